@@ -1,0 +1,139 @@
+"""What a component is: a frozen configuration that is also the mathematics, in one of five kinds."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from enum import StrEnum
+from typing import ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from prefopt.tokens import TokenBatch
+
+__all__ = [
+    "Component",
+    "Divergence",
+    "PreferenceLoss",
+    "Regularizer",
+    "RewardShaping",
+    "Signal",
+    "TokenWeighting",
+    "WeightFunction",
+]
+
+WeightFunction = Callable[[TokenBatch], Tensor]
+
+
+class Signal(StrEnum):
+    """The costly fields of TokenBatch, collected only where a component requires them."""
+
+    DIVERGENCE = "divergence"
+    REF_HIDDEN_STATES = "ref_hidden_states"
+    REF_TOKEN_STATES = "ref_token_states"
+    REF_ACTIVATIONS = "ref_activations"
+
+
+class Component(BaseModel, ABC):
+    """A part of an objective, as a value: its fields are its hyper-parameters, its call is its mathematics.
+
+    A concrete component fixes `name: Literal["..."] = "..."`, under which it is found. It is frozen and refuses unknown
+    fields, compares and hashes by value, and round-trips through JSON and YAML.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+    kind: ClassVar[str]
+    """The kind in words, such as "token weighting"; set by the five kinds below."""
+
+    name: str
+
+    @property
+    def requires(self) -> frozenset[Signal]:
+        """The signals that this component reads, as configured. None unless it says so."""
+        return frozenset()
+
+    @property
+    def activation_kinds(self) -> frozenset[str]:
+        """The kinds of activation site to collect where `requires` holds REF_ACTIVATIONS."""
+        return frozenset()
+
+
+class TokenWeighting(Component):
+    """How much each response token counts: (TokenBatch) -> [N, T], finite, >= 0, and 0 off the response.
+
+    A weighting with learned parameters returns an `nn.Module` of the same signature from `build`; it must not pass
+    gradient to the policy.
+    """
+
+    kind: ClassVar[str] = "token weighting"
+
+    def build(self, *, num_layers: int, hidden_size: int) -> WeightFunction:
+        """The function that weighs tokens: this component itself, unless it has parameters to learn."""
+        if not callable(self):
+            raise TypeError(f"{type(self).__name__} neither is callable nor overrides build()")
+        return self
+
+
+class Divergence(Component):
+    """How far the policy is from the reference at one position: (logps, ref_logps: [..., V]) -> [...], >= 0, 0 iff
+    equal.
+
+    Both arguments are log-probabilities over the whole vocabulary.
+    """
+
+    kind: ClassVar[str] = "divergence"
+
+    @abstractmethod
+    def __call__(self, logps: Tensor, ref_logps: Tensor) -> Tensor:
+        """logps, ref_logps [..., V] -> [...]."""
+
+    def logit_gradient(self, logps: Tensor, ref_logps: Tensor, value: Tensor) -> Tensor:
+        """dD/dlogits of the policy, [..., V], where `value` [...] is D itself.
+
+        This differentiates `__call__`; a divergence that knows the closed form gives it, which saves memory and time.
+        """
+        with torch.enable_grad():
+            logits = logps.detach().requires_grad_()
+            divergence = self(logits.log_softmax(-1), ref_logps)
+            (gradient,) = torch.autograd.grad(divergence.sum(), logits)
+        return gradient
+
+
+class RewardShaping(Component):
+    """From token rewards to the response's reward: (rewards [N, T], mask [N, T], is_chosen [N]) -> [N]."""
+
+    kind: ClassVar[str] = "reward shaping"
+
+    @abstractmethod
+    def __call__(self, rewards: Tensor, mask: Tensor, is_chosen: Tensor) -> Tensor:
+        """rewards [N, T], mask [N, T] bool, is_chosen [N] bool -> [N]."""
+
+
+class PreferenceLoss(Component):
+    """The loss of a pair of response rewards: (chosen [B], rejected [B]) -> [B].
+
+    `couples_pairs` says that the loss of one pair depends on the other pairs of its batch.
+    """
+
+    kind: ClassVar[str] = "preference loss"
+    couples_pairs: ClassVar[bool] = False
+
+    @abstractmethod
+    def __call__(self, chosen: Tensor, rejected: Tensor) -> Tensor:
+        """chosen, rejected [B] -> [B]."""
+
+
+class Regularizer(Component):
+    """A term added to the loss of each pair: (TokenBatch, w [N, T], v [N, T]) -> [B].
+
+    w weighs the log-ratios, v the divergence; without a divergence term v is zero.
+    """
+
+    kind: ClassVar[str] = "regularizer"
+
+    @abstractmethod
+    def __call__(self, tokens: TokenBatch, weights: Tensor, divergence_weights: Tensor) -> Tensor:
+        """-> [B]."""

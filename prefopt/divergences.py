@@ -1,0 +1,118 @@
+"""Divergences of the policy from the reference at one position, exact over the vocabulary.
+
+p is the policy's distribution and q the reference's. The names say which way round: "forward" is KL(reference ||
+policy), the one that TDPO, MaPO and SparsePO use.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from prefopt.component import Divergence
+from prefopt.hookspecs import hookimpl
+
+__all__ = ["AlphaDivergence", "ForwardKL", "JensenShannon", "ReverseKL"]
+
+
+def _expectation(log_weights: Tensor, values: Tensor) -> Tensor:
+    """sum_v exp(log_weights)_v values_v, [..., V] -> [...]; a weight of zero silences any value, even infinity."""
+    weights = log_weights.exp()
+    return torch.where(weights > 0, weights * values, 0).sum(-1)
+
+
+class ForwardKL(Divergence):
+    """D = KL(q || p) = sum_v q_v (log q_v - log p_v), the reference's expectation.
+
+    dD/dz = p - q. Infinite where the policy excludes a token that the reference allows.
+    Source: TDPO (arXiv 2404.11999) eq. 9, its sequential KL, token by token.
+    """
+
+    name: Literal["forward_kl"] = "forward_kl"
+
+    def __call__(self, logps: Tensor, ref_logps: Tensor) -> Tensor:
+        """logps, ref_logps [..., V] -> [...]."""
+        return _expectation(ref_logps, ref_logps - logps).clamp(min=0)
+
+    def logit_gradient(self, logps: Tensor, ref_logps: Tensor, value: Tensor) -> Tensor:
+        """p - q, [..., V]."""
+        return logps.exp().sub_(ref_logps.exp())
+
+
+class ReverseKL(Divergence):
+    """D = KL(p || q) = sum_v p_v (log p_v - log q_v), the policy's expectation.
+
+    dD/dz_v = p_v (log p_v - log q_v - D). Infinite where the policy allows a token that the reference excludes.
+    Source: the KL of the RLHF objective, DPO (arXiv 2305.18290) eq. 3, token by token.
+    """
+
+    name: Literal["reverse_kl"] = "reverse_kl"
+
+    def __call__(self, logps: Tensor, ref_logps: Tensor) -> Tensor:
+        """logps, ref_logps [..., V] -> [...]."""
+        return _expectation(logps, logps - ref_logps).clamp(min=0)
+
+    def logit_gradient(self, logps: Tensor, ref_logps: Tensor, value: Tensor) -> Tensor:
+        """p (log p - log q - D), [..., V]."""
+        return _weighted(logps, logps - ref_logps - value[..., None])
+
+
+class JensenShannon(Divergence):
+    """D = KL(p || m) / 2 + KL(q || m) / 2 with m = (p + q) / 2; at most ln 2, and finite whatever the logits.
+
+    dD/dz_v = p_v (log p_v - log m_v - KL(p || m)) / 2.
+    Source: Lin 1991, Divergence measures based on the Shannon entropy, eq. 3.3.
+    """
+
+    name: Literal["jensen_shannon"] = "jensen_shannon"
+
+    def __call__(self, logps: Tensor, ref_logps: Tensor) -> Tensor:
+        """logps, ref_logps [..., V] -> [...]."""
+        mixture = torch.logaddexp(logps, ref_logps) - math.log(2)
+        policy = _expectation(logps, logps - mixture)
+        reference = _expectation(ref_logps, ref_logps - mixture)
+        return ((policy + reference) / 2).clamp(min=0)
+
+    def logit_gradient(self, logps: Tensor, ref_logps: Tensor, value: Tensor) -> Tensor:
+        """p (log p - log m - KL(p || m)) / 2, [..., V]."""
+        ratio = logps - torch.logaddexp(logps, ref_logps) + math.log(2)
+        return _weighted(logps, ratio - _expectation(logps, ratio)[..., None]) / 2
+
+
+class AlphaDivergence(Divergence):
+    """D = (1 - sum_v q_v^a p_v^(1-a)) / (a (1 - a)), with 0 < a < 1; forward KL as a -> 1, reverse KL as a -> 0.
+
+    dD/dz_v = (p_v S - q_v^a p_v^(1-a)) / a with S = sum_v q_v^a p_v^(1-a).
+    Source: Amari 1985, Differential-geometrical methods in statistics, eq. 3.31, up to the naming of a.
+    """
+
+    name: Literal["alpha"] = "alpha"
+    a: float = Field(default=0.5, gt=0, lt=1)
+
+    def __call__(self, logps: Tensor, ref_logps: Tensor) -> Tensor:
+        """logps, ref_logps [..., V] -> [...]."""
+        overlap = self._mixed(logps, ref_logps).logsumexp(-1)
+        return -torch.expm1(overlap).clamp(max=0) / (self.a * (1 - self.a))
+
+    def logit_gradient(self, logps: Tensor, ref_logps: Tensor, value: Tensor) -> Tensor:
+        """(p S - q^a p^(1-a)) / a, [..., V]."""
+        overlap = 1 - self.a * (1 - self.a) * value
+        return (logps.exp() * overlap[..., None] - self._mixed(logps, ref_logps).exp()) / self.a
+
+    def _mixed(self, logps: Tensor, ref_logps: Tensor) -> Tensor:
+        return self.a * ref_logps + (1 - self.a) * logps
+
+
+def _weighted(logps: Tensor, values: Tensor) -> Tensor:
+    """p_v values_v, [..., V], where p_v = 0 makes any value count nothing."""
+    probs = logps.exp()
+    return torch.where(probs > 0, probs * values, 0)
+
+
+@hookimpl
+def prefopt_divergences() -> list[type[Divergence]]:
+    return [ForwardKL, ReverseKL, JensenShannon, AlphaDivergence]

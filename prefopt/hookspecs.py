@@ -1,0 +1,79 @@
+"""The extension points. A plugin implements some of these hooks, each of which returns a list of component classes.
+
+    from prefopt.hookspecs import hookimpl
+
+    @hookimpl
+    def prefopt_token_weightings():
+        return [DecayWeighting]
+
+and names its module under the entry-point group `prefopt`. The built-in components come in through the same hooks.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+import pluggy
+
+from prefopt.component import (
+    Component,
+    Divergence,
+    PreferenceLoss,
+    Regularizer,
+    RewardShaping,
+    TokenWeighting,
+)
+
+__all__ = [
+    "HOOKS",
+    "PROJECT",
+    "hookimpl",
+    "prefopt_divergences",
+    "prefopt_preference_losses",
+    "prefopt_regularizers",
+    "prefopt_reward_shapings",
+    "prefopt_token_weightings",
+]
+
+PROJECT = "prefopt"
+"""The name of the plugin project and of the entry-point group."""
+
+hookimpl = pluggy.HookimplMarker(PROJECT)
+hookspec = pluggy.HookspecMarker(PROJECT)
+
+
+@hookspec
+def prefopt_token_weightings() -> list[type[TokenWeighting]]:  # type: ignore[empty-body]
+    """The token weightings that this plugin brings."""
+
+
+@hookspec
+def prefopt_divergences() -> list[type[Divergence]]:  # type: ignore[empty-body]
+    """The divergences that this plugin brings."""
+
+
+@hookspec
+def prefopt_reward_shapings() -> list[type[RewardShaping]]:  # type: ignore[empty-body]
+    """The reward shapings that this plugin brings."""
+
+
+@hookspec
+def prefopt_preference_losses() -> list[type[PreferenceLoss]]:  # type: ignore[empty-body]
+    """The preference losses that this plugin brings."""
+
+
+@hookspec
+def prefopt_regularizers() -> list[type[Regularizer]]:  # type: ignore[empty-body]
+    """The regularisers that this plugin brings."""
+
+
+HOOKS: MappingProxyType[type[Component], str] = MappingProxyType(
+    {
+        TokenWeighting: prefopt_token_weightings.__name__,
+        Divergence: prefopt_divergences.__name__,
+        RewardShaping: prefopt_reward_shapings.__name__,
+        PreferenceLoss: prefopt_preference_losses.__name__,
+        Regularizer: prefopt_regularizers.__name__,
+    }
+)
+"""Which hook brings which kind."""

@@ -1,0 +1,234 @@
+"""The one equation.
+
+    r_t  = w_t log(pi / pi_ref)_t + alpha v_t D_t                           per-token reward
+    r(y) = beta shaping(r_1 .. r_T)                                         response reward
+    loss = mean over pairs of link(r(y_chosen), r(y_rejected)) + regularisers
+
+TDPO writes the divergence as a difference between the two responses; regrouped, each response carries its own, so that
+every component but the preference loss sees single responses, and the margin that is reported is the one that is
+trained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial, reduce
+from pathlib import Path
+from typing import Annotated, NamedTuple, Self
+
+import torch
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from prefopt.component import Component, Divergence, PreferenceLoss, Regularizer, RewardShaping, Signal, TokenWeighting
+from prefopt.losses import LogisticLoss
+from prefopt.registry import resolve
+from prefopt.shapings import SumShaping
+from prefopt.tokens import TokenBatch, masked_sum
+from prefopt.weightings import UniformWeighting
+
+__all__ = ["DivergenceTerm", "Mean", "Objective", "ObjectiveConfig", "ObjectiveOutput"]
+
+WeightingSlot = Annotated[SerializeAsAny[TokenWeighting], BeforeValidator(partial(resolve, TokenWeighting))]
+DivergenceSlot = Annotated[SerializeAsAny[Divergence], BeforeValidator(partial(resolve, Divergence))]
+ShapingSlot = Annotated[SerializeAsAny[RewardShaping], BeforeValidator(partial(resolve, RewardShaping))]
+LossSlot = Annotated[SerializeAsAny[PreferenceLoss], BeforeValidator(partial(resolve, PreferenceLoss))]
+RegularizerSlot = Annotated[SerializeAsAny[Regularizer], BeforeValidator(partial(resolve, Regularizer))]
+
+
+class DivergenceTerm(BaseModel):
+    """alpha v_t D_t: which divergence, how much of it, and under which weights.
+
+    weighting      None: v = w, the weights of the log-ratios
+    detach_chosen  no gradient to the policy through the chosen response's divergence (TDPO2, arXiv 2404.11999 eq. 16)
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    measure: DivergenceSlot
+    alpha: float = Field(default=1.0, ge=0)
+    weighting: WeightingSlot | None = None
+    detach_chosen: bool = False
+
+
+class ObjectiveConfig(BaseModel):
+    """An objective as a value: the five slots and beta. Round-trips through JSON and YAML; a slot takes a component, a
+    mapping with its `name` and fields, or just its name.
+
+    beta            strength of the rewards
+    reference_free  r_t = w_t log pi_t, and no reference model is run
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    beta: float = Field(default=0.1, gt=0)
+    weighting: WeightingSlot = UniformWeighting()
+    divergence: DivergenceTerm | None = None
+    shaping: ShapingSlot = SumShaping()
+    loss: LossSlot = LogisticLoss()
+    regularizers: tuple[RegularizerSlot, ...] = ()
+    reference_free: bool = False
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """Every component in a slot."""
+        term = self.divergence
+        of_term = () if term is None else (term.measure, *((term.weighting,) if term.weighting else ()))
+        return (self.weighting, *of_term, self.shaping, self.loss, *self.regularizers)
+
+    @property
+    def requires(self) -> frozenset[Signal]:
+        """The signals that the scorer must collect."""
+        own = frozenset({Signal.DIVERGENCE}) if self.divergence else frozenset()
+        return reduce(frozenset.union, (component.requires for component in self.components), own)
+
+    @property
+    def activation_kinds(self) -> frozenset[str]:
+        """The kinds of activation site that the scorer must collect."""
+        return reduce(frozenset.union, (component.activation_kinds for component in self.components))
+
+    @model_validator(mode="after")
+    def _can_be_scored(self) -> Self:
+        for component in self.components:
+            if Signal.DIVERGENCE in component.requires and self.divergence is None:
+                raise ValueError(
+                    f"{component.kind} {component.name!r} reads the divergence, but `divergence` is not set"
+                )
+            if component.requires and self.reference_free:
+                raise ValueError(
+                    f"{component.kind} {component.name!r} reads signals of the reference, but `reference_free` is true"
+                )
+        if self.divergence is not None and self.reference_free:
+            raise ValueError("`divergence` measures the distance from the reference, but `reference_free` is true")
+        return self
+
+
+class Mean(NamedTuple):
+    """A metric as a sum and a count, so that it can be added up over batches and processes before it is divided."""
+
+    total: Tensor
+    number: Tensor
+
+    @property
+    def value(self) -> float:
+        """The mean; nan where nothing was counted."""
+        return float(self.total / self.number)
+
+    @classmethod
+    def of(cls, values: Tensor) -> Mean:
+        """The mean of all entries."""
+        values = values.detach().float()
+        return cls(values.sum(), values.new_tensor(values.numel()))
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectiveOutput:
+    """What an objective says of a batch. Rewards, weights and metrics are detached.
+
+    loss []  mean of losses [B]; rewards [N], the trained ones; weights, divergence_weights [N, T] (the latter None
+    without a divergence term); mask [N, T]; metrics by name
+    """
+
+    loss: Tensor
+    losses: Tensor
+    rewards: Tensor
+    weights: Tensor
+    divergence_weights: Tensor | None
+    tokens: TokenBatch
+    metrics: dict[str, Mean]
+
+
+class Objective(nn.Module):
+    """The objective as a function: (TokenBatch) -> ObjectiveOutput, with whatever parameters its weightings learn.
+
+    num_layers and hidden_size describe the reference, for weightings that learn from its states.
+    """
+
+    def __init__(self, config: ObjectiveConfig, *, num_layers: int, hidden_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.shape = {"num_layers": num_layers, "hidden_size": hidden_size}
+        self.weighting = config.weighting.build(**self.shape)
+        term = config.divergence
+        own = term.weighting if term is not None else None
+        self.divergence_weighting = own.build(**self.shape) if own is not None else None
+
+    def forward(self, tokens: TokenBatch) -> ObjectiveOutput:
+        """The one equation, in float32 even under autocast."""
+        config, mask = self.config, tokens.mask
+        with torch.autocast(mask.device.type, enabled=False):
+            w = self.weighting(tokens)
+            log_ratios = tokens.logps if config.reference_free else tokens.logps - tokens.ref_logps
+            token_rewards = torch.where(mask, w * torch.where(mask, log_ratios, 0), 0)
+            v = None
+            if config.divergence is not None:
+                assert tokens.divergence is not None
+                v = w if self.divergence_weighting is None else self.divergence_weighting(tokens)
+                divergence = torch.where(mask, tokens.divergence, 0)
+                if config.divergence.detach_chosen:
+                    divergence = torch.where(tokens.is_chosen[:, None], divergence.detach(), divergence)
+                token_rewards = token_rewards + config.divergence.alpha * v * divergence
+            rewards = config.beta * config.shaping(token_rewards, mask, tokens.is_chosen)
+            losses = config.loss(*rewards.chunk(2))
+            for regularizer in config.regularizers:
+                losses = losses + regularizer(tokens, w, torch.zeros_like(w) if v is None else v)
+        return ObjectiveOutput(
+            loss=losses.mean(),
+            losses=losses,
+            rewards=rewards.detach(),
+            weights=w.detach(),
+            divergence_weights=None if v is None else v.detach(),
+            tokens=tokens,
+            metrics=_metrics(config.beta, tokens, rewards, w, v),
+        )
+
+    def at_reference(self, tokens: TokenBatch) -> ObjectiveOutput:
+        """What this objective says where the policy is the reference: ln 2 for the logistic loss, plus regularisers."""
+        divergence = None if tokens.divergence is None else torch.zeros_like(tokens.divergence)
+        return self.forward(tokens.replace(logps=tokens.ref_logps, divergence=divergence))
+
+    def save(self, folder: str | Path) -> None:
+        """Write objective.yaml and, where parameters are learned, objective.safetensors."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        description = {"objective": self.config.model_dump(mode="json"), **self.shape}
+        (folder / "objective.yaml").write_text(yaml.safe_dump(description, sort_keys=False), encoding="utf-8")
+        if state := {name: tensor.contiguous() for name, tensor in self.state_dict().items()}:
+            save_file(state, folder / "objective.safetensors")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """The inverse of `save`. Raises FileNotFoundError where the folder holds no objective or not its weights."""
+        folder = Path(folder)
+        description = yaml.safe_load((folder / "objective.yaml").read_text(encoding="utf-8"))
+        config = ObjectiveConfig.model_validate(description.pop("objective"))
+        objective = cls(config, **description)
+        if objective.state_dict():
+            objective.load_state_dict(load_file(folder / "objective.safetensors"))
+        return objective
+
+
+@torch.no_grad()
+def _metrics(beta: float, tokens: TokenBatch, rewards: Tensor, w: Tensor, v: Tensor | None) -> dict[str, Mean]:
+    chosen, rejected = rewards.chunk(2)
+    metrics = {
+        "rewards/chosen": Mean.of(chosen),
+        "rewards/rejected": Mean.of(rejected),
+        "rewards/margins": Mean.of(chosen - rejected),
+        "rewards/accuracies": Mean.of(chosen > rejected),
+        "weights/mean": Mean.of(w[tokens.mask]),
+        "weights/sparsity": Mean.of(w[tokens.mask] == 0),
+        "beta/effective": Mean.of(beta * w[tokens.mask]),
+    }
+    if v is not None:
+        metrics["divergence_weights/mean"] = Mean.of(v[tokens.mask])
+        metrics["divergence_weights/sparsity"] = Mean.of(v[tokens.mask] == 0)
+    per_response = {"logps": masked_sum(tokens.logps, tokens.mask), "lengths": tokens.mask.sum(-1)}
+    if tokens.divergence is not None:
+        per_response["divergence"] = masked_sum(tokens.divergence, tokens.mask)
+    for name, values in per_response.items():
+        for side, part in zip(("chosen", "rejected"), values.chunk(2), strict=True):
+            metrics[f"{name}/{side}"] = Mean.of(part)
+    return metrics

@@ -1,0 +1,157 @@
+"""Finds components: the built-in ones and those of installed plugins, through the same hooks."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+import pluggy
+from pydantic import ValidationError
+
+from prefopt import divergences, hookspecs, losses, regularizers, shapings, weightings
+from prefopt.component import Component
+from prefopt.hookspecs import HOOKS, PROJECT
+from prefopt.validation import did_you_mean, explain
+
+__all__ = ["ComponentError", "Owner", "PluginError", "available", "installed", "owner", "resolve"]
+
+C = TypeVar("C", bound=Component)
+
+_BUILT_INS = (weightings, divergences, shapings, losses, regularizers)
+
+
+class ComponentError(ValueError):
+    """No component of that name, or one that does not accept its fields."""
+
+
+class PluginError(RuntimeError):
+    """A plugin that cannot be used: it names the plugin, what is wrong and how to mend it."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who brings a component: the distribution, its version, and the plugin as `distribution:entry-point`."""
+
+    distribution: str
+    version: str
+    plugin: str
+
+
+def available(kind: type[C]) -> Mapping[str, type[C]]:
+    """The installed components of a kind, by name."""
+    return types.MappingProxyType({name: cast("type[C]", cls) for name, (cls, _) in _components(kind).items()})
+
+
+def owner(component: type[Component]) -> Owner:
+    """Who brings this installed component."""
+    for kind in HOOKS:
+        if issubclass(component, kind):
+            return _components(kind)[_name(component)][1]
+    raise ComponentError(f"{component.__name__} is of no kind that prefopt knows")
+
+
+def installed() -> Iterator[tuple[type[Component], Owner]]:
+    """Every installed component with its owner, kind by kind, then by name."""
+    for kind in HOOKS:
+        for _, entry in sorted(_components(kind).items()):
+            yield entry
+
+
+def resolve(kind: type[C], value: object) -> C:
+    """A component of that kind from its name, from a mapping with `name` and fields, or from a component itself.
+
+    Raises ComponentError with the nearest right name where there is none so called, or where a field does not fit.
+    """
+    if isinstance(value, kind):
+        return value
+    fields = {"name": value} if isinstance(value, str) else value
+    if not isinstance(fields, Mapping) or not isinstance(fields.get("name"), str):
+        raise ComponentError(
+            f"a {kind.kind} is given by name, by a mapping with 'name' and its fields, or as a {kind.__name__}; "
+            f"got {value!r}"
+        )
+    known = available(kind)
+    name = fields["name"]
+    if name not in known:
+        raise ComponentError(
+            f"no {kind.__name__} named {name!r}.{did_you_mean(name, known)} Installed: {', '.join(sorted(known))}."
+        )
+    try:
+        return known[name].model_validate(dict(fields))
+    except ValidationError as error:
+        raise ComponentError(f"{name}: {' '.join(explain(error, known[name]))}") from error
+
+
+@functools.cache
+def _manager() -> pluggy.PluginManager:
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(hookspecs)
+    for module in _BUILT_INS:
+        manager.register(module, name=f"{PROJECT}:{module.__name__.rpartition('.')[2]}")
+    for distribution in importlib.metadata.distributions():
+        for entry_point in distribution.entry_points.select(group=PROJECT):
+            name = f"{distribution.name}:{entry_point.name}"
+            if manager.has_plugin(name):  # the same distribution, seen again further down sys.path
+                continue
+            try:
+                module = entry_point.load()
+            except Exception as error:
+                raise PluginError(
+                    f"plugin {name} cannot be imported ({type(error).__name__}: {error}). "
+                    f"Mend {entry_point.value}, or uninstall {distribution.name}."
+                ) from error
+            manager.register(module, name=name)
+    _refuse_misspelt_hooks(manager)
+    return manager
+
+
+def _refuse_misspelt_hooks(manager: pluggy.PluginManager) -> None:
+    try:
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        plugin = manager.get_name(error.plugin)
+        unknown = next(hook for hook in vars(manager.hook) if hook not in HOOKS.values() and hook.startswith(PROJECT))
+        raise PluginError(
+            f"plugin {plugin} implements {unknown!r}, which is no hook of prefopt."
+            f"{did_you_mean(unknown, HOOKS.values())} Hooks: {', '.join(sorted(HOOKS.values()))}."
+        ) from error
+
+
+@functools.cache
+def _components(kind: type[Component]) -> Mapping[str, tuple[type[Component], Owner]]:
+    manager = _manager()
+    found: dict[str, tuple[type[Component], Owner]] = {}
+    hook = getattr(manager.hook, HOOKS[kind])
+    for implementation in hook.get_hookimpls():
+        bringer = _owner_of(implementation.plugin_name)
+        for component in implementation.function():
+            if not (isinstance(component, type) and issubclass(component, kind)):
+                raise PluginError(
+                    f"plugin {bringer.plugin}: {hook.name} returned {component!r}, "
+                    f"which is not a subclass of {kind.__name__}"
+                )
+            name = _name(component)
+            if name in found:
+                raise PluginError(
+                    f"two components of kind {kind.kind} are named {name!r}: one from plugin {found[name][1].plugin}, "
+                    f"one from plugin {bringer.plugin}. Rename one, or uninstall one of the two distributions."
+                )
+            found[name] = (component, bringer)
+    return types.MappingProxyType(found)
+
+
+def _owner_of(plugin: str) -> Owner:
+    distribution = plugin.partition(":")[0]
+    return Owner(distribution, importlib.metadata.version(distribution), plugin)
+
+
+def _name(component: type[Component]) -> str:
+    name = component.model_fields["name"].default
+    if not isinstance(name, str):
+        where = f"{component.__module__}.{component.__name__}"
+        raise PluginError(f'{where} has no name; give it `name: Literal["..."] = "..."`')
+    return name

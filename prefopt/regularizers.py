@@ -1,0 +1,37 @@
+"""Regularisers: terms added to the loss of each pair."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from prefopt.component import Regularizer
+from prefopt.hookspecs import hookimpl
+from prefopt.tokens import TokenBatch, masked_sum
+
+__all__ = ["MaskL1"]
+
+
+class MaskL1(Regularizer):
+    """reward (sum_t w_t) + divergence (sum_t v_t), each sum over the tokens of both responses of the pair.
+
+    Weights are non-negative, so the sum is the L1 norm. Where one mask serves both terms it is charged for both.
+    Source: SparsePO (arXiv 2410.05102), the L1 penalty on its masks.
+    """
+
+    name: Literal["mask_l1"] = "mask_l1"
+    reward: float = Field(default=0.0, ge=0)
+    divergence: float = Field(default=0.0, ge=0)
+
+    def __call__(self, tokens: TokenBatch, weights: Tensor, divergence_weights: Tensor) -> Tensor:
+        """weights, divergence_weights [N, T] -> [B]."""
+        charge = self.reward * weights + self.divergence * divergence_weights
+        chosen, rejected = masked_sum(charge, tokens.mask).chunk(2)
+        return chosen + rejected
+
+
+@hookimpl
+def prefopt_regularizers() -> list[type[Regularizer]]:
+    return [MaskL1]

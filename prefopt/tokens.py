@@ -1,0 +1,163 @@
+"""The records that flow through prefopt, and the one legend of tensor shapes.
+
+B  preference pairs                 N = 2B  responses, the B chosen rows first
+P  prompt tokens (padded)           T       response tokens (padded)
+V  vocabulary                       H       hidden size
+L  transformer layers               S       activation sites
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+__all__ = ["PreferenceBatch", "TokenBatch", "masked_mean", "masked_sum"]
+
+
+def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
+    """Sum over the last axis of the entries that the mask keeps; whatever lies under a false mask, even nan, is
+    ignored.
+
+    values [..., T] any float, mask [..., T] bool -> [...].
+    """
+    return torch.where(mask, values, 0).sum(-1)
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the last axis of the entries that the mask keeps; 0 where it keeps none.
+
+    values [..., T] any float, mask [..., T] bool -> [...].
+    """
+    return masked_sum(values, mask) / mask.sum(-1).clamp(min=1)
+
+
+@dataclass(frozen=True, eq=False)
+class PreferenceBatch:
+    """Tokenised preference pairs, each field padded on the right to the longest of the batch.
+
+    prompt_ids [B, P], chosen_ids [B, Tc], rejected_ids [B, Tr]     int64
+    prompt_mask, chosen_mask, rejected_mask                         bool, of the same shapes
+    chosen_truncated, rejected_truncated [B]                        bool: the response was cut, its end is not in it
+    rows [B]                                                        int64: where the pair stands in its data set
+    """
+
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+    chosen_ids: Tensor
+    chosen_mask: Tensor
+    rejected_ids: Tensor
+    rejected_mask: Tensor
+    chosen_truncated: Tensor
+    rejected_truncated: Tensor
+    rows: Tensor
+
+    @classmethod
+    def from_ids(
+        cls,
+        prompts: Sequence[Sequence[int]],
+        chosen: Sequence[Sequence[int]],
+        rejected: Sequence[Sequence[int]],
+        *,
+        pad_token_id: int,
+        chosen_truncated: Sequence[bool] | None = None,
+        rejected_truncated: Sequence[bool] | None = None,
+        rows: Sequence[int] | None = None,
+    ) -> Self:
+        """Pad lists of token ids, one prompt and two responses a pair, into a batch.
+
+        Raises ValueError where the lists differ in number, or a prompt or a response is empty: the first response token
+        needs a token before it to be predicted from.
+        """
+        count = len(prompts)
+        if not count or len(chosen) != count or len(rejected) != count:
+            raise ValueError(
+                f"a batch needs as many chosen and rejected responses as prompts, and at least one: "
+                f"got {count} prompts, {len(chosen)} chosen, {len(rejected)} rejected"
+            )
+        padded = {}
+        for field, sequences in (("prompt", prompts), ("chosen", chosen), ("rejected", rejected)):
+            padded[f"{field}_ids"], padded[f"{field}_mask"] = _pad(field, sequences, pad_token_id)
+        none = [False] * count
+        return cls(
+            **padded,
+            chosen_truncated=torch.tensor(list(chosen_truncated or none), dtype=torch.bool),
+            rejected_truncated=torch.tensor(list(rejected_truncated or none), dtype=torch.bool),
+            rows=torch.tensor(list(rows if rows is not None else range(count)), dtype=torch.long),
+        )
+
+    @classmethod
+    def from_mapping(cls, fields: Mapping[str, Tensor]) -> Self:
+        """The inverse of `as_mapping`."""
+        return cls(**fields)
+
+    def as_mapping(self) -> dict[str, Tensor]:
+        """The fields by name: the form in which data loaders, accelerate and DistributedDataParallel move a batch."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same batch on another device."""
+        return type(self)(**{name: value.to(device) for name, value in self.as_mapping().items()})
+
+    @property
+    def pairs(self) -> int:
+        """B."""
+        return self.prompt_ids.shape[0]
+
+
+@dataclass(frozen=True, eq=False)
+class TokenBatch:
+    """What the two models said about every response token; prompts are not in it. Components must not write to it.
+
+    logps, ref_logps        [N, T]        float32   log-probability of each response token; `logps` carries the policy
+                                                    gradient, `ref_logps` is zero where no reference was asked
+    mask                    [N, T]        bool      true on response tokens, which stand at the left of their row
+    token_ids               [N, T]        int64     the response's own tokens
+    divergence              [N, T]        float32   D(reference, policy) at each response token, >= 0; carries gradient
+    ref_hidden_states       [L, N, T, H]            reference states at the position that predicts y_t
+    ref_token_states        [L, N, T, H]            reference states at y_t's own position
+    ref_activations         [S, N, T]     float32   mean activation of the reference at each site, where y_t is
+    predicted activation_kinds        S names                 the kind of each site, such as "mlp"
+
+    Rows 0..B-1 are the chosen responses and rows B..N-1 the rejected ones of the same pairs, in the same order. The
+    fields after `token_ids` are None unless some component of the objective requires them (see `Signal`).
+    """
+
+    logps: Tensor
+    ref_logps: Tensor
+    mask: Tensor
+    token_ids: Tensor
+    divergence: Tensor | None = None
+    ref_hidden_states: Tensor | None = None
+    ref_token_states: Tensor | None = None
+    ref_activations: Tensor | None = None
+    activation_kinds: tuple[str, ...] = ()
+
+    @property
+    def pairs(self) -> int:
+        """B."""
+        return self.mask.shape[0] // 2
+
+    @property
+    def is_chosen(self) -> Tensor:
+        """[N] bool: true on the chosen rows."""
+        return torch.arange(self.mask.shape[0], device=self.mask.device) < self.pairs
+
+    def replace(self, **fields: Tensor | None) -> Self:
+        """The same batch with some fields replaced."""
+        return dataclasses.replace(self, **fields)  # type: ignore[arg-type]
+
+
+def _pad(field: str, sequences: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Tensor, Tensor]:
+    lengths = torch.tensor([len(sequence) for sequence in sequences])
+    if int(lengths.min()) == 0:
+        pair = int(lengths.argmin())
+        raise ValueError(f"{field} of pair {pair} is empty; every prompt and response needs at least one token")
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]
+    ids = torch.full(mask.shape, pad_token_id, dtype=torch.long)
+    ids[mask] = torch.tensor([token for sequence in sequences for token in sequence], dtype=torch.long)
+    return ids, mask

@@ -1,0 +1,28 @@
+"""Preference data: rows of files, folders and the hub -> validated pairs -> token ids -> batches."""
+
+from prefopt.data.collate import PreferenceCollator
+from prefopt.data.dataset import DataReport, LengthReport, OnBadRows, prepare
+from prefopt.data.encode import EncodedPair, EncodingConfig, encode_pair
+from prefopt.data.pairs import ChatPair, Message, Pair, TextPair, to_pair
+from prefopt.data.rows import BadRow, DataError, SourceRow, read_rows, rows_of
+
+__all__ = [
+    "BadRow",
+    "ChatPair",
+    "DataError",
+    "DataReport",
+    "EncodedPair",
+    "EncodingConfig",
+    "LengthReport",
+    "Message",
+    "OnBadRows",
+    "Pair",
+    "PreferenceCollator",
+    "SourceRow",
+    "TextPair",
+    "encode_pair",
+    "prepare",
+    "read_rows",
+    "rows_of",
+    "to_pair",
+]

@@ -1,0 +1,39 @@
+"""From rows of the prepared data set to a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+from torch import Tensor
+
+from prefopt.tokens import PreferenceBatch
+
+__all__ = ["PreferenceCollator"]
+
+
+@final
+@dataclass(frozen=True)
+class PreferenceCollator:
+    """Rows of `prepare`'s data set -> the fields of a PreferenceBatch, in the form that data loaders move.
+
+    `pad_token_id` fills the padding, which the masks keep out of everything.
+    """
+
+    pad_token_id: int
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """B rows -> prompt_ids [B, P], chosen_ids [B, Tc], rejected_ids [B, Tr] and the other fields, by name.
+
+        Raises ValueError where there is no row, KeyError where a row lacks a column of `prepare`.
+        """
+        return PreferenceBatch.from_ids(
+            [row["prompt_ids"] for row in rows],
+            [row["chosen_ids"] for row in rows],
+            [row["rejected_ids"] for row in rows],
+            pad_token_id=self.pad_token_id,
+            chosen_truncated=[row["chosen_truncated"] for row in rows],
+            rejected_truncated=[row["rejected_truncated"] for row in rows],
+            rows=[row["row"] for row in rows],
+        ).as_mapping()

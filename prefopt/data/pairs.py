@@ -1,0 +1,230 @@
+"""Validation: from a row in any of the common forms to one canonical pair, or to the reason why not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from prefopt.data.rows import BadRow, DataError, SourceRow, describe
+
+__all__ = ["ChatPair", "Message", "Messages", "Pair", "TextPair", "check_columns", "common_length", "to_pair"]
+
+Message = dict[str, str]
+"""A turn of a conversation: {"role": ..., "content": ...}."""
+
+Messages = tuple[Message, ...]
+
+FIELDS = ("prompt", "chosen", "rejected")
+
+# The last line that a transcript in the manner of Anthropic's HH data has before the response.
+TRANSCRIPT_MARKER = "\n\nAssistant:"
+
+SHAREGPT_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+    "tool": "tool",
+    "observation": "tool",
+}
+
+
+@dataclass(frozen=True)
+class TextPair:
+    """A prompt and two responses as plain text; prompt + response is the whole text."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+    source: SourceRow
+
+
+@dataclass(frozen=True)
+class ChatPair:
+    """A prompt and two responses as messages; prompt + response is the whole conversation."""
+
+    prompt: Messages
+    chosen: Messages
+    rejected: Messages
+    source: SourceRow
+
+
+Pair = TextPair | ChatPair
+
+
+class _RowError(Exception):
+    """What `to_pair` reports as a BadRow: field, problem, remedy."""
+
+    def __init__(self, field: str, problem: str, remedy: str) -> None:
+        super().__init__(field, problem, remedy)
+        self.report = (field, problem, remedy)
+
+
+def check_columns(columns: Mapping[str, str]) -> None:
+    """Raises DataError unless the keys are among prompt, chosen and rejected."""
+    if unknown := sorted(set(columns) - set(FIELDS)):
+        raise DataError(f"columns: no field '{unknown[0]}'; it renames only {', '.join(FIELDS)}")
+
+
+def to_pair(row: SourceRow, columns: Mapping[str, str]) -> Pair | BadRow:
+    """The pair that a row holds.
+
+    `columns` says under which name the row holds a field where that is not its own: {"prompt": "conversations"}.
+    Responses are text, a message, or a list of messages; messages have "role" and "content", or "from" and "value"
+    (sharegpt). A row without a prompt, or whose responses repeat it as their first messages, is split where the
+    responses part: messages after the last one in common; text after the last "Assistant:" turn in common, else before
+    the last whitespace in common.
+    """
+    try:
+        return _pair(row, columns)
+    except _RowError as problem:
+        return row.bad(*problem.report)
+
+
+def common_length(first: Sequence[object], *others: Sequence[object]) -> int:
+    """The number of items with which all the sequences begin."""
+    for position, (item, *rest) in enumerate(zip(first, *others, strict=False)):
+        if rest.count(item) < len(rest):
+            return position
+    return min(map(len, (first, *others)))
+
+
+def _pair(row: SourceRow, columns: Mapping[str, str]) -> Pair:
+    prompt_field, chosen_field, rejected_field = (columns.get(field, field) for field in FIELDS)
+    chosen = _read(row, "chosen", chosen_field)
+    rejected = _read(row, "rejected", rejected_field)
+    # A prompt column that the user names must be there; one that nobody named may be left out.
+    given = prompt_field in row.fields or "prompt" in columns
+    prompt = _read(row, "prompt", prompt_field) if given else None
+
+    _require_text(chosen_field, chosen)
+    _require_text(rejected_field, rejected)
+    if chosen == rejected:
+        raise _RowError(
+            rejected_field,
+            f"found the same response as in '{chosen_field}'",
+            "remove the row: two equal responses say nothing about what is preferred",
+        )
+    if isinstance(chosen, str) and isinstance(rejected, str) and (prompt is None or isinstance(prompt, str)):
+        if prompt is None:
+            prompt = _common_text(chosen, rejected)
+            chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
+        pair: Pair = TextPair(prompt, chosen, rejected, row)
+    elif isinstance(chosen, tuple) and isinstance(rejected, tuple):
+        common = chosen[: common_length(chosen, rejected)]
+        if prompt is None or _repeats(common, prompt):
+            prompt, chosen, rejected = common, chosen[len(common) :], rejected[len(common) :]
+        if isinstance(prompt, str):
+            raise _mixed(prompt_field, prompt, chosen_field, chosen)
+        pair = ChatPair(prompt, chosen, rejected, row)
+        if not prompt:
+            raise _RowError(
+                prompt_field if given else chosen_field,
+                f"found no prompt: '{chosen_field}' and '{rejected_field}' have no first message in common",
+                "add a prompt of at least one message",
+            )
+    elif type(chosen) is not type(rejected):
+        raise _mixed(rejected_field, rejected, chosen_field, chosen)
+    else:
+        raise _mixed(prompt_field, prompt, chosen_field, chosen)
+
+    for field, response in ((chosen_field, pair.chosen), (rejected_field, pair.rejected)):
+        _require_text(field, response)
+        if isinstance(response, tuple) and response[0]["role"] in ("user", "system"):
+            raise _RowError(
+                field,
+                f"found a response that begins with a message of the {response[0]['role']}",
+                "let both responses answer the same conversation, and put what they answer into the prompt",
+            )
+    return pair
+
+
+def _read(row: SourceRow, role: str, field: str) -> str | Messages:
+    if field not in row.fields:
+        raise _RowError(
+            field,
+            f"found no such field, only {', '.join(sorted(row.fields)) or 'an empty row'}",
+            f"add it, or say which column holds it with columns: {{{role}: NAME}}",
+        )
+    value = row.fields[field]
+    match value:
+        case str():
+            return _text(field, value)
+        case Mapping():
+            return (_message(field, "the message", value),)
+        case list() | tuple():
+            return tuple(_message(field, f"message {number}", item) for number, item in enumerate(value, start=1))
+        case _:
+            raise _RowError(field, f"found {describe(value)}", "give text or a list of messages")
+
+
+def _text(field: str, text: str) -> str:
+    if not text.isascii():
+        # JSON can spell half of a UTF-16 pair, as in "\ud83d", which no tokenizer takes.
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise _RowError(
+                field, f"found a broken character at position {error.start}", "remove it, or write the file as UTF-8"
+            ) from error
+    return text
+
+
+def _message(field: str, name: str, message: object) -> Message:
+    if not isinstance(message, Mapping):
+        raise _RowError(field, f"found {describe(message)} as {name}", "give messages as objects with role and content")
+    # Arrow and Parquet fill the keys that a message lacks with null, so null and absent are the same.
+    present = {key: value for key, value in message.items() if value is not None}
+    if present.get("tool_calls"):
+        raise _RowError(field, f"found tool calls in {name}", "write them into the content: only text is trained on")
+    sharegpt = "from" in present or "value" in present
+    role_key, content_key = ("from", "value") if sharegpt else ("role", "content")
+    for key in (role_key, content_key):
+        if key not in present:
+            keys = ", ".join(sorted(map(str, present))) or "none"
+            remedy = "give every message a role and a content (or from and value)"
+            raise _RowError(field, f"found no '{key}' in {name}, whose keys are: {keys}", remedy)
+        if not isinstance(present[key], str):
+            raise _RowError(field, f"found {describe(present[key])} as '{key}' of {name}", "give text")
+    role, content = present[role_key], _text(field, present[content_key])
+    if sharegpt:
+        if role not in SHAREGPT_ROLES:
+            raise _RowError(field, f"found '{role}' as the 'from' of {name}", f"use one of {', '.join(SHAREGPT_ROLES)}")
+        role = SHAREGPT_ROLES[role]
+    return {"role": role, "content": content}
+
+
+def _require_text(field: str, response: str | Messages) -> None:
+    contents = [response] if isinstance(response, str) else [message["content"] for message in response]
+    if not contents or not all(content.strip() for content in contents):
+        raise _RowError(field, "found an empty response", "write one, or remove the row")
+
+
+def _mixed(field: str, value: str | Messages | None, other: str, other_value: str | Messages) -> _RowError:
+    form, other_form = ("text" if isinstance(each, str) else "messages" for each in (value, other_value))
+    return _RowError(
+        field,
+        f"found {form} although '{other}' is {other_form}",
+        "give the prompt and both responses as text, or all three as messages",
+    )
+
+
+def _common_text(chosen: str, rejected: str) -> str:
+    common = chosen[: common_length(chosen, rejected)]
+    marker = common.rfind(TRANSCRIPT_MARKER)
+    if marker >= 0:
+        return common[: marker + len(TRANSCRIPT_MARKER)]
+    # The whitespace goes with the response, as tokenizers join a space to the word after it.
+    if common[-1:].isspace():
+        return common.rstrip()
+    words = common.rsplit(maxsplit=1)
+    return words[0] if len(words) == 2 else ""
+
+
+def _repeats(common: Messages, prompt: str | Messages) -> bool:
+    """Whether the responses are whole conversations that begin with the prompt, so that it is given twice."""
+    if isinstance(prompt, str):
+        return any(message["content"] == prompt for message in common)
+    return common[: len(prompt)] == prompt

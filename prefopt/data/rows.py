@@ -1,0 +1,185 @@
+"""Reading rows of preference data from files, folders, the Hugging Face hub and memory."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast
+
+import datasets
+
+__all__ = ["BadRow", "DataError", "SourceRow", "describe", "read_rows", "rows_of"]
+
+
+class DataError(ValueError):
+    """The data cannot be used as it is; the message says where, what was found, and what to do."""
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be used.
+
+    where      the file and line, or the number of the row and the name of its data set
+    field      the field at fault, by its name in the source; "" where it is the row as a whole
+    problem    what was found
+    remedy     what to do about it
+    content    the row as it was read, for the quarantine file
+    """
+
+    where: str
+    field: str
+    problem: str
+    remedy: str
+    content: object
+
+    def __str__(self) -> str:
+        field = f"field '{self.field}': " if self.field else ""
+        return f"{self.where}: {field}{self.problem}; {self.remedy}"
+
+
+@dataclass(frozen=True)
+class SourceRow:
+    """A row as it was read: where it stands, and its fields by name."""
+
+    where: str
+    fields: Mapping[str, object]
+
+    def bad(self, field: str, problem: str, remedy: str) -> BadRow:
+        """This row, found unusable."""
+        return BadRow(self.where, field, problem, remedy, self.fields)
+
+
+def read_rows(source: str | Path, *, split: str = "train") -> Iterator[SourceRow | BadRow]:
+    """The rows of a file, a folder or a hub data set, one by one.
+
+    Files: `.jsonl`, `.jsonl.gz` (one JSON object a line; blank lines are skipped), `.json`, `.json.gz` (a list of
+    objects), `.parquet`. Folders: written by `save_to_disk`, or of data files. Any other name is one of the hub.
+    `split` chooses among the splits of a folder or a hub data set; a file, and a folder that `Dataset.save_to_disk`
+    wrote, is read whole. A line that is not a JSON object comes as a BadRow.
+
+    Raises DataError, at once, where the source does not exist or cannot be read, and while reading where a compressed
+    file is damaged.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return rows_of(_folder(path, split), name=str(source))
+    reader = next((reader for suffix, reader in _READERS.items() if path.name.lower().endswith(suffix)), None)
+    if path.is_file():
+        if reader is None:
+            raise DataError(f"{source}: cannot tell the format from the name; give a file in {', '.join(_READERS)}")
+        return reader(path)
+    # A mistyped file name must not turn into a question to the hub, whose answer would be about accounts and tokens.
+    name = str(source)
+    if isinstance(source, Path) or reader is not None or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise DataError(f"{source}: no such file or folder; it was looked for at {path.absolute()}")
+    return rows_of(_load(name, split), name=name)
+
+
+def rows_of(dataset: Iterable[Mapping[str, object]], *, name: str) -> Iterator[SourceRow | BadRow]:
+    """The rows of a data set in memory, counted from 0, so that row 17 is `dataset[17]`; `name` is for messages."""
+    for number, value in enumerate(dataset):
+        yield _row(f"row {number} of {name}", value)
+
+
+def describe(value: object) -> str:
+    """What a value of JSON is, in words, for messages."""
+    match value:
+        case None:
+            return "nothing (null)"
+        case bool() | int() | float():
+            return f"the value {json.dumps(value)}"
+        case str():
+            return "text"
+        case Mapping():
+            return "an object"
+        case list() | tuple():
+            return "a list"
+        case _:
+            return f"a value of type {type(value).__name__}"
+
+
+def _row(where: str, value: object) -> SourceRow | BadRow:
+    if isinstance(value, Mapping):
+        return SourceRow(where, value)
+    return BadRow(where, "", f"found {describe(value)} where a row should be", "make each row an object", value)
+
+
+def _json_lines(path: Path) -> Iterator[SourceRow | BadRow]:
+    with _opened(path) as file:
+        for number, line in enumerate(_guarded(path, file), start=1):
+            if not line.strip():
+                continue
+            where = f"{path}:{number}"
+            try:
+                value = json.loads(line)
+            except ValueError as error:
+                content = line.decode("utf-8", errors="replace").rstrip("\r\n")
+                yield BadRow(where, "", f"found a line that is not JSON ({error})", "mend or remove the line", content)
+            else:
+                yield _row(where, value)
+
+
+def _json_list(path: Path) -> Iterator[SourceRow | BadRow]:
+    with _opened(path) as file:
+        text = b"".join(_guarded(path, file))
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise DataError(
+            f"{path}: not a JSON document ({error}); if it holds one object a line, name it .jsonl"
+        ) from error
+    if not isinstance(values, list):
+        raise DataError(f"{path}: found {describe(values)}; a .json file must hold a list of objects")
+    return rows_of(values, name=str(path))
+
+
+def _parquet(path: Path) -> Iterator[SourceRow | BadRow]:
+    # Streaming reads the file itself; otherwise `datasets` would first copy it into its cache.
+    stream = datasets.load_dataset("parquet", data_files=str(path.absolute()), split="train", streaming=True)
+    return rows_of(stream, name=str(path))
+
+
+def _folder(path: Path, split: str) -> Iterable[Mapping[str, object]]:
+    if not any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        return _load(str(path), split)
+    saved = datasets.load_from_disk(str(path))
+    if isinstance(saved, datasets.Dataset):
+        return saved
+    if split not in saved:
+        raise DataError(f"{path}: no split '{split}'; it has {', '.join(map(repr, saved))}")
+    return saved[split]
+
+
+def _load(name: str, split: str) -> Iterable[Mapping[str, object]]:
+    try:
+        return datasets.load_dataset(name, split=split)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(
+            f"{name}: load_dataset(..., split='{split}') found no data set: {error}; "
+            "give a file or folder that exists here, or the name of a data set on the hub"
+        ) from error
+
+
+def _opened(path: Path) -> IO[bytes]:
+    return cast("IO[bytes]", gzip.open(path)) if path.name.lower().endswith(".gz") else path.open("rb")
+
+
+def _guarded(path: Path, file: IO[bytes]) -> Iterator[bytes]:
+    """The lines of the file; a damaged archive is named, which the errors of gzip do not do."""
+    try:
+        yield from file
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path}: the compressed file is damaged ({error}); fetch or write it again") from error
+
+
+_READERS: Mapping[str, Callable[[Path], Iterator[SourceRow | BadRow]]] = {
+    ".jsonl": _json_lines,
+    ".jsonl.gz": _json_lines,
+    ".json": _json_list,
+    ".json.gz": _json_list,
+    ".parquet": _parquet,
+}

@@ -1,0 +1,105 @@
+"""Runs a causal LM over a layout and gathers what is wanted at the response tokens, before or after its head."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from prefopt.component import Signal
+from prefopt.scoring.head import Head, wide
+from prefopt.scoring.layout import Layout
+from prefopt.scoring.sites import LOGITS, record
+
+__all__ = ["ModelStates", "causal_lm", "run", "turn_dropout_off"]
+
+
+@dataclass(frozen=True, eq=False)
+class ModelStates:
+    """What one model said at the M response tokens.
+
+    final [M, H]  last hidden states at the predicting positions, or [M, V] logits there where the plain call was asked
+    hidden_states, token_states [L, N, T, H]; activations [S, N, T] with their kinds; None unless asked for
+    """
+
+    final: Tensor
+    hidden_states: Tensor | None = None
+    token_states: Tensor | None = None
+    activations: Tensor | None = None
+    activation_kinds: tuple[str, ...] = ()
+
+
+def causal_lm(model: nn.Module) -> PreTrainedModel:
+    """The Hugging Face causal LM itself, with an adapter's layers in place but without the adapter's wrapper."""
+    unwrap = getattr(model, "get_base_model", None)
+    inner = model if unwrap is None else unwrap()
+    if not isinstance(inner, PreTrainedModel) or inner.get_output_embeddings() is None:
+        raise TypeError(f"{type(inner).__name__} is not a Hugging Face causal language model")
+    return inner
+
+
+def run(
+    model: nn.Module,
+    layout: Layout,
+    *,
+    plain: bool,
+    signals: frozenset[Signal] = frozenset(),
+    activation_kinds: frozenset[str] = frozenset(),
+) -> ModelStates:
+    """One forward pass. `plain` calls the model as anyone would and takes its logits; otherwise the head is left
+    out."""
+    lm = causal_lm(model)
+    config = lm.config.get_text_config()
+    wants_states = bool(signals & {Signal.REF_HIDDEN_STATES, Signal.REF_TOKEN_STATES})
+    listening = Signal.REF_ACTIVATIONS in signals
+    recording = record(
+        lm.base_model,
+        activation_kinds,
+        shape=layout.input_ids.shape,
+        hidden_size=config.hidden_size,
+        heads=config.num_attention_heads,
+    )
+    with recording if listening else nullcontext() as recorder:
+        output = (model if plain else lm.base_model)(
+            input_ids=layout.input_ids,
+            attention_mask=layout.attention_mask,
+            output_hidden_states=wants_states,
+            use_cache=False,
+        )
+    layers = output.hidden_states[1:] if wants_states else ()
+    activations: list[tuple[str, Tensor]] = []
+    final = layout.gather(output.logits if plain else output.last_hidden_state, layout.predicting)
+    if recorder is not None:
+        activations = [(kind, layout.gather(values, layout.predicting)) for kind, values in recorder.collect()]
+        if LOGITS in activation_kinds:
+            mean_logits = final.to(wide(final.dtype)).mean(-1) if plain else Head.of(lm).mean_logits(final)
+            activations.append((LOGITS, mean_logits))
+    return ModelStates(
+        final=final,
+        hidden_states=_layers(layout, layers, layout.predicting, Signal.REF_HIDDEN_STATES in signals),
+        token_states=_layers(layout, layers, layout.own, Signal.REF_TOKEN_STATES in signals),
+        activations=torch.stack([layout.scatter(values) for _, values in activations]) if listening else None,
+        activation_kinds=tuple(kind for kind, _ in activations),
+    )
+
+
+def turn_dropout_off(model: nn.Module) -> None:
+    """Set every dropout probability of the model to zero: of dropout layers, and of modules that hand theirs to a
+    function."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
+def _layers(layout: Layout, layers: tuple[Tensor, ...], positions: Tensor, wanted: bool) -> Tensor | None:
+    if not wanted:
+        return None
+    if len({layer.shape[-1] for layer in layers}) > 1:
+        raise ValueError("the reference's layers have states of different sizes, which no mask over layers can read")
+    return torch.stack([layout.scatter(layout.gather(layer, positions)) for layer in layers])

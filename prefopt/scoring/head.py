@@ -1,0 +1,85 @@
+"""The LM head of a causal LM as plain numbers: logits = softcap(scale (W h + b))."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+__all__ = ["Head", "UnsupportedHeadError", "wide"]
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The precision in which statistics over the vocabulary are taken: float32, or the dtype itself where it is
+    wider."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+class UnsupportedHeadError(ValueError):
+    """The model's head is not a linear map that can be applied to gathered hidden states."""
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """z = softcap tanh(scale (W h + b) / softcap), without the tanh where softcap is None.
+
+    weight [V, H]; bias [V] or None
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> Head:
+        """The head of a Hugging Face causal LM. Raises UnsupportedHeadError where it is not a plain linear layer (an
+        adapter sits on it, or it is quantised).
+
+        Scale and softcap come from the configuration, under the names that the library's models use; a model with
+        one of its own is found out by the comparison at start-up.
+        """
+        layer = model.get_output_embeddings()
+        if type(layer) is not nn.Linear:
+            raise UnsupportedHeadError(
+                f"the head of {type(model).__name__} is a {type(layer).__name__}, not a plain nn.Linear"
+            )
+        config = model.config.get_text_config()
+        scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+        return cls(layer.weight, layer.bias, scale, getattr(config, "final_logit_softcapping", None))
+
+    def to(self, dtype: torch.dtype) -> Head:
+        """The same head with its weights in another precision."""
+        return replace(self, weight=self.weight.to(dtype), bias=None if self.bias is None else self.bias.to(dtype))
+
+    def logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
+        """hidden [C, H] -> [C, V], in float32 or wider, written to `out` where it is given."""
+        if out is not None and out.dtype == hidden.dtype:
+            product = torch.mm(hidden, self.weight.T, out=out)
+        else:
+            narrow = hidden @ self.weight.T
+            product = out.copy_(narrow) if out is not None else narrow.to(wide(narrow.dtype))
+        if self.bias is not None:
+            product = product.add_(self.bias)
+        if self.scale != 1.0:
+            product = product.mul_(self.scale)
+        if self.softcap is not None:
+            product = product.div_(self.softcap).tanh_().mul_(self.softcap)
+        return product
+
+    def through(self, gradient: Tensor, log_probs: Tensor, normaliser: Tensor) -> Tensor:
+        """dL/d(W h + b) from dL/dz, both [C, V], in place; z = log_probs [C, V] + normaliser [C, 1]."""
+        if self.softcap is not None:
+            gradient = gradient.mul_(1 - ((log_probs + normaliser) / self.softcap).square())
+        return gradient.mul_(self.scale) if self.scale != 1.0 else gradient
+
+    @torch.no_grad()
+    def mean_logits(self, hidden: Tensor) -> Tensor:
+        """The mean of z over the vocabulary, hidden [M, H] -> [M], without the [M, V] logits where z is linear."""
+        if self.softcap is None:
+            dtype = wide(hidden.dtype)
+            bias = 0.0 if self.bias is None else self.bias.to(dtype).mean()
+            return self.scale * (hidden.to(dtype) @ self.weight.to(dtype).mean(0) + bias)
+        return torch.cat([self.logits(chunk).mean(-1) for chunk in torch.split(hidden, 128)])

@@ -1,0 +1,168 @@
+"""PreferenceModel: policy, reference and objective as one module, whose forward is everything that a step does."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from prefopt.component import Signal
+from prefopt.objective import Objective, ObjectiveConfig, ObjectiveOutput
+from prefopt.scoring.backbone import ModelStates, causal_lm, run, turn_dropout_off
+from prefopt.scoring.checks import disagreement, require_finite
+from prefopt.scoring.head import Head, UnsupportedHeadError
+from prefopt.scoring.layout import Layout
+from prefopt.scoring.statistics import DEFAULT_BUDGET, TokenStatistics, Workspace, dense_statistics, token_statistics
+from prefopt.tokens import PreferenceBatch, TokenBatch
+
+__all__ = ["PreferenceModel"]
+
+
+class PreferenceModel(nn.Module):
+    """(PreferenceBatch) -> ObjectiveOutput, for anyone's own training loop and for PreferenceTrainer.
+
+    policy, reference  Hugging Face causal LMs. Without a reference, a policy with a PEFT adapter is its own with the
+                       adapter off; an objective that is reference-free needs none; any other raises ValueError. The
+                       reference is frozen. Dropout is turned off in both, so that they agree while their weights do.
+    objective          a configuration, or an Objective that was loaded
+    logits_budget      bytes of logits that may be kept for backward; the rest are computed again
+
+    The first batch is also run through the plain model call. Where the two disagree, or the head is not a plain linear
+    layer, a warning says so and the plain call is used from then on.
+    """
+
+    def __init__(
+        self,
+        policy: nn.Module,
+        reference: nn.Module | None = None,
+        objective: ObjectiveConfig | Objective | None = None,
+        *,
+        logits_budget: int = DEFAULT_BUDGET,
+    ) -> None:
+        super().__init__()
+        if objective is None:
+            raise ValueError("an objective is needed, such as prefopt.zoo.dpo()")
+        self.policy = policy
+        self.reference = reference
+        if isinstance(objective, ObjectiveConfig):
+            config = self.config.get_text_config()
+            objective = Objective(objective, num_layers=config.num_hidden_layers, hidden_size=config.hidden_size)
+        self.objective = objective
+        self.logits_budget = logits_budget
+        self._workspace = Workspace()
+        self._plain: bool | None = None
+        if reference is None and not self.reference_free and not hasattr(policy, "disable_adapter"):
+            raise ValueError(
+                "this objective needs a reference: pass one, or a policy with a PEFT adapter, whose base is then the "
+                "reference"
+            )
+        turn_dropout_off(policy)
+        if reference is not None:
+            turn_dropout_off(reference)
+            reference.requires_grad_(False)
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """The policy's configuration."""
+        return causal_lm(self.policy).config
+
+    @property
+    def reference_free(self) -> bool:
+        """Whether the objective asks no reference."""
+        return self.objective.config.reference_free
+
+    @property
+    def plain(self) -> bool:
+        """Whether the models are called as anyone would call them, because the gathered head did not agree."""
+        return bool(self._plain)
+
+    def forward(self, batch: PreferenceBatch) -> ObjectiveOutput:
+        """Score the batch and apply the objective. Raises FloatingPointError, naming tensor and pair, on NaN or
+        infinity."""
+        output: ObjectiveOutput = self.objective(self.score(batch))
+        require_finite(output, batch)
+        return output
+
+    def score(self, batch: PreferenceBatch) -> TokenBatch:
+        """What both models say about every response token, with the signals that the objective requires."""
+        layout = Layout.of(batch)
+        if self._plain is None:
+            self._plain = self._must_be_plain(layout)
+        requires = self.objective.config.requires
+        reference = None if self.reference_free else self._run_reference(layout, requires)
+        policy = run(self.policy, layout, plain=self.plain)
+        statistics = self._statistics(policy, reference, layout.labels, with_divergence=Signal.DIVERGENCE in requires)
+        return TokenBatch(
+            logps=layout.scatter(statistics.logps),
+            ref_logps=layout.scatter(statistics.ref_logps),
+            mask=layout.mask,
+            token_ids=layout.token_ids,
+            divergence=None if statistics.divergence is None else layout.scatter(statistics.divergence),
+            ref_hidden_states=None if reference is None else reference.hidden_states,
+            ref_token_states=None if reference is None else reference.token_states,
+            ref_activations=None if reference is None else reference.activations,
+            activation_kinds=() if reference is None else reference.activation_kinds,
+        )
+
+    def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
+        """Recompute the policy's activations in backward; the reference keeps none in any case."""
+        causal_lm(self.policy).gradient_checkpointing_enable(**kwargs)
+
+    def _statistics(
+        self, policy: ModelStates, reference: ModelStates | None, labels: Tensor, *, with_divergence: bool
+    ) -> TokenStatistics:
+        term = self.objective.config.divergence
+        measure = term.measure if with_divergence and term is not None else None
+        ref_final = None if reference is None else reference.final
+        if self.plain:
+            return dense_statistics(policy.final, ref_final, labels, measure)
+        return token_statistics(
+            policy.final,
+            Head.of(causal_lm(self.policy)),
+            ref_final,
+            None if reference is None else Head.of(self._reference_lm),
+            labels,
+            measure,
+            budget=self.logits_budget,
+            workspace=self._workspace,
+        )
+
+    @property
+    def _reference_lm(self) -> PreTrainedModel:
+        return causal_lm(self.reference if self.reference is not None else self.policy)
+
+    def _as_reference(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self.reference is not None else self.policy.disable_adapter()  # type: ignore[operator]
+
+    @torch.no_grad()
+    def _run_reference(self, layout: Layout, requires: frozenset[Signal]) -> ModelStates:
+        model = self.reference if self.reference is not None else self.policy
+        kinds = self.objective.config.activation_kinds
+        with self._as_reference():
+            return run(model, layout, plain=self.plain, signals=requires, activation_kinds=kinds)
+
+    @torch.no_grad()
+    def _must_be_plain(self, layout: Layout) -> bool:
+        """Compare the gathered head with the plain call, model by model, and say so where they disagree."""
+        models: list[tuple[str, nn.Module, AbstractContextManager[Any]]] = [("policy", self.policy, nullcontext())]
+        if not self.reference_free:
+            model = self.reference if self.reference is not None else self.policy
+            models.append(("reference", model, self._as_reference()))
+        for role, model, context in models:
+            with context:
+                try:
+                    problem = disagreement(model, layout)
+                except UnsupportedHeadError as error:
+                    problem = str(error)
+            if problem:
+                warnings.warn(
+                    f"{role}: {problem}. Calling the models plainly from now on: right, but slower and with whole "
+                    f"logits.",
+                    stacklevel=2,
+                )
+                return True
+        return False

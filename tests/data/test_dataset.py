@@ -1,0 +1,247 @@
+import json
+from datetime import date
+
+import pytest
+from transformers import AutoTokenizer
+
+from prefopt.data import BadRow, DataError, EncodingConfig, prepare, read_rows, rows_of
+
+GOOD = {"prompt": "abc", "chosen": "dd", "rejected": "e"}
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<{{ message.role }}>{{ message.content }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def rows(*fields):
+    return rows_of(fields, name="pairs")
+
+
+def test_the_data_set(plain):
+    dataset, report = prepare(
+        rows(GOOD, GOOD | {"rejected": "f" * 9}), plain, EncodingConfig(max_length=8), description="pairs"
+    )
+    eos = plain.eos_token_id
+    assert dataset[0] == {
+        "row": 0,
+        "where": "row 0 of pairs",
+        "prompt_ids": plain("abc").input_ids,
+        "chosen_ids": [*plain("dd").input_ids, eos],
+        "rejected_ids": [*plain("e").input_ids, eos],
+        "chosen_truncated": False,
+        "rejected_truncated": False,
+    }
+    assert dataset[1]["prompt_ids"] == plain("c").input_ids
+    assert dataset[1]["rejected_ids"] == plain("f" * 7).input_ids
+    assert (dataset[1]["chosen_truncated"], dataset[1]["rejected_truncated"]) == (False, True)
+    assert dataset["row"][:] == [0, 1]
+    assert report.rows == report.kept == 2
+
+
+def test_rows_are_numbered_through_all_chunks(plain):
+    count = 2345
+    dataset, report = prepare(rows(*[GOOD] * count), plain, EncodingConfig(), description="pairs", total=count)
+    assert report.kept == len(dataset) == count
+    assert dataset["row"][:] == list(range(count))
+    assert dataset[2344]["where"] == "row 2344 of pairs"
+
+
+def test_the_report(make_tokenizer, tmp_path):
+    tokenizer = make_tokenizer(("c", "x"), adds_bos=True)
+    source = rows(
+        GOOD,
+        GOOD | {"chosen": ""},
+        GOOD | {"prompt": "a" * 20},
+        GOOD | {"prompt": "a" * 20, "chosen": "d" * 30},
+        GOOD | {"chosen": "d" * 30, "rejected": "e" * 30},
+        GOOD | {"chosen": "x"},
+        GOOD | {"chosen": "d" * 30, "rejected": "d" * 31},
+        3,
+    )
+    _, report = prepare(
+        source,
+        tokenizer,
+        EncodingConfig(max_length=12),
+        description="pairs",
+        on_bad_rows="quarantine",
+        quarantine=tmp_path / "bad.jsonl",
+    )
+    assert report.to_dict() == {
+        "rows": 8,
+        "kept": 5,
+        "quarantined": 2,
+        "dropped_identical": 1,
+        "prompts_truncated": 3,
+        "responses_truncated": 2,
+        "boundaries_moved": 1,
+        "prompt_length": {"minimum": 1, "median": 3, "quantile_95": 9, "maximum": 9},
+        "chosen_length": {"minimum": 2, "median": 3, "quantile_95": 11, "maximum": 11},
+        "rejected_length": {"minimum": 2, "median": 2, "quantile_95": 11, "maximum": 11},
+    }
+    assert report.rows == report.kept + report.quarantined + report.dropped_identical
+    assert json.loads(json.dumps(report.to_dict())) == report.to_dict()
+    assert report.lines() == [
+        "8 rows read, 5 pairs kept",
+        "2 bad rows set aside in the quarantine file",
+        "1 pairs dropped: both responses are the same tokens",
+        "3 prompts cut at their beginning",
+        "2 pairs with a response cut at its end",
+        "1 pairs whose prompt ends inside a token of a response; the boundary was moved",
+        "tokens of prompt: 1 to 9, half up to 3, 95% up to 9",
+        "tokens of chosen: 2 to 11, half up to 3, 95% up to 11",
+        "tokens of rejected: 2 to 11, half up to 2, 95% up to 11",
+    ]
+
+
+def test_lines_leave_out_what_did_not_happen(plain):
+    _, report = prepare(rows(*[GOOD] * 1200), plain, EncodingConfig(), description="pairs")
+    assert report.lines()[0] == "1,200 rows read, 1,200 pairs kept"
+    assert len(report.lines()) == 4
+
+
+def test_lengths_are_nearest_rank_quantiles(plain):
+    _, report = prepare(
+        rows(*(GOOD | {"prompt": "a" * length} for length in range(100, 0, -1))),
+        plain,
+        EncodingConfig(),
+        description="pairs",
+    )
+    lengths = report.prompt_length
+    assert (lengths.minimum, lengths.median, lengths.quantile_95, lengths.maximum) == (1, 50, 95, 100)
+
+
+def test_stop_reads_to_the_end_and_lists_the_first_ten(plain, tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    lines = [json.dumps(GOOD), "{", *[json.dumps(GOOD | {"chosen": number}) for number in range(1200)]]
+    path.write_text("\n".join(lines))
+    with pytest.raises(DataError) as error:
+        prepare(read_rows(path), plain, EncodingConfig(), description="train data")
+    first, *listed = str(error.value).splitlines()
+    assert first.startswith("train data: 1,201 of 1,202 rows cannot be used; mend them, or set them aside with")
+    assert len(listed) == 11
+    assert listed[0].startswith(f"  {path}:2: found a line that is not JSON (")
+    assert listed[1] == f"  {path}:3: field 'chosen': found the value 0; give text or a list of messages"
+    assert listed[-1] == "  ... and 1,191 more"
+
+
+def test_a_bad_row_of_the_encoding_stops_too(make_tokenizer):
+    with pytest.raises(DataError, match=r"1 of 1 rows.*\n  row 0 of pairs: field 'prompt': found no prompt"):
+        prepare(rows(GOOD | {"prompt": ""}), make_tokenizer(eos=False), EncodingConfig(), description="pairs")
+
+
+def test_quarantine(plain, tmp_path):
+    path = tmp_path / "runs" / "bad.jsonl"
+    source = [
+        GOOD,
+        BadRow("a.jsonl:2", "", "found a line that is not JSON (...)", "mend or remove the line", "{"),
+        *rows(GOOD | {"chosen": None, "on": date(2024, 5, 1), "note": "é"}, GOOD | {"rejected": "\ud83d"}),
+    ]
+    source[0] = next(rows(GOOD))
+    for _ in range(2):  # a second run replaces the file
+        dataset, report = prepare(
+            source, plain, EncodingConfig(), description="pairs", on_bad_rows="quarantine", quarantine=path
+        )
+    assert (len(dataset), report.quarantined) == (1, 3)
+    text = path.read_text(encoding="utf-8")
+    assert "é" in text
+    assert [json.loads(line) for line in text.splitlines()] == [
+        {
+            "where": "a.jsonl:2",
+            "field": "",
+            "problem": "found a line that is not JSON (...)",
+            "remedy": "mend or remove the line",
+            "row": "{",
+        },
+        {
+            "where": "row 0 of pairs",
+            "field": "chosen",
+            "problem": "found nothing (null)",
+            "remedy": "give text or a list of messages",
+            "row": GOOD | {"chosen": None, "on": "2024-05-01", "note": "é"},
+        },
+        {
+            "where": "row 1 of pairs",
+            "field": "rejected",
+            "problem": "found a broken character at position 0",
+            "remedy": "remove it, or write the file as UTF-8",
+            "row": GOOD | {"rejected": "\ud83d"},
+        },
+    ]
+
+
+def test_quarantine_without_bad_rows_leaves_an_empty_file(plain, tmp_path):
+    path = tmp_path / "bad.jsonl"
+    path.write_text("of an earlier run")
+    _, report = prepare(
+        rows(GOOD), plain, EncodingConfig(), description="pairs", on_bad_rows="quarantine", quarantine=path
+    )
+    assert report.quarantined == 0
+    assert path.read_text() == ""
+
+
+def test_no_usable_row(plain, tmp_path):
+    quarantine = {"on_bad_rows": "quarantine", "quarantine": tmp_path / "bad.jsonl"}
+    for mode in ({}, quarantine):
+        with pytest.raises(DataError, match="pairs: no usable pair in 0 rows; it is empty"):
+            prepare(rows(), plain, EncodingConfig(), description="pairs", **mode)
+        with pytest.raises(DataError, match="in 1 rows; 1 have two responses that are the same tokens"):
+            prepare(rows(GOOD | {"rejected": "ddd"}), plain, EncodingConfig(max_length=2), description="pairs", **mode)
+    with pytest.raises(DataError, match=r"in 1 rows; 1 are in .*bad.jsonl\n  row 0 of pairs: field 'chosen': found no"):
+        prepare(rows({"a": 1}), plain, EncodingConfig(), description="pairs", **quarantine)
+
+
+def test_arguments_that_do_not_fit(plain):
+    with pytest.raises(ValueError, match="no quarantine file is named"):
+        prepare(rows(GOOD), plain, EncodingConfig(), description="pairs", on_bad_rows="quarantine")
+    with pytest.raises(ValueError, match="'skip' is none of stop, quarantine"):
+        prepare(rows(GOOD), plain, EncodingConfig(), description="pairs", on_bad_rows="skip")
+    with pytest.raises(DataError, match="no field 'choice'"):
+        prepare(rows(GOOD), plain, EncodingConfig(), description="pairs", columns={"choice": "a"})
+
+
+def test_nothing_is_printed_without_a_terminal(plain, capsys):
+    prepare(rows(GOOD), plain, EncodingConfig(), description="[pairs]")
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
+def test_hh_transcripts(shared, tmp_path):
+    """Anthropic's harmless-base test set: 2,312 transcripts, in four of which a response is empty."""
+    tokenizer = AutoTokenizer.from_pretrained(shared / "models" / "stories260K")
+    source = read_rows(shared / "data" / "hh_harmless_base_test.jsonl.gz")
+    dataset, report = prepare(
+        source,
+        tokenizer,
+        EncodingConfig(max_length=512),
+        description="hh",
+        on_bad_rows="quarantine",
+        quarantine=tmp_path / "bad.jsonl",
+    )
+    assert (report.rows, report.kept + report.dropped_identical, report.quarantined) == (2312, 2308, 4)
+    assert report.boundaries_moved == 0
+    bad = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
+    assert {line["problem"] for line in bad} == {"found an empty response"}
+    for pair in dataset.select(range(200)):
+        prompt = tokenizer.decode(pair["prompt_ids"], skip_special_tokens=True)
+        assert prompt.endswith("Assistant:") or "Assistant:".endswith(prompt)  # the latter where little of it is left
+        for side in ("chosen", "rejected"):
+            assert len(pair["prompt_ids"]) + len(pair[f"{side}_ids"]) <= 512
+            assert (pair[f"{side}_ids"][-1] == tokenizer.eos_token_id) is not pair[f"{side}_truncated"]
+
+
+def test_sharegpt_conversations(shared):
+    """LLaMA-Factory's demonstration set: 300 pairs, of which 186 begin with a system message or have several turns."""
+    tokenizer = AutoTokenizer.from_pretrained(shared / "models" / "stories260K")
+    tokenizer.chat_template = CHAT_TEMPLATE
+    dataset, report = prepare(
+        read_rows(shared / "data" / "lf_dpo_en_demo.json"),
+        tokenizer,
+        EncodingConfig(max_length=None),
+        columns={"prompt": "conversations"},
+        description="demo",
+    )
+    assert (report.rows, report.kept, report.prompts_truncated, report.responses_truncated) == (300, 300, 0, 0)
+    assert sum("<system>" in tokenizer.decode(pair["prompt_ids"]) for pair in dataset) == 80
+    for pair in dataset:
+        assert tokenizer.decode(pair["prompt_ids"]).endswith("<assistant>")
+        assert tokenizer.decode(pair["chosen_ids"]).rstrip().endswith("</s>")

@@ -199,10 +199,21 @@ def test_arguments_that_do_not_fit(plain):
         prepare(rows(GOOD), plain, EncodingConfig(), description="pairs", columns={"choice": "a"})
 
 
-def test_nothing_is_printed_without_a_terminal(plain, capsys):
+def test_nothing_is_printed_without_a_terminal(plain, capsys, monkeypatch):
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
     prepare(rows(GOOD), plain, EncodingConfig(), description="[pairs]")
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "")
+
+
+def test_a_terminal_shows_progress(plain, capsys, monkeypatch):
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    prepare(rows(GOOD), plain, EncodingConfig(), description="[pairs]", total=1)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "[pairs]" in captured.err
+    assert "100%" in captured.err
 
 
 def test_hh_transcripts(shared, tmp_path):

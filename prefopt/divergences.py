@@ -20,13 +20,15 @@ __all__ = ["AlphaDivergence", "ForwardKL", "JensenShannon", "ReverseKL"]
 
 
 def _expectation(log_weights: Tensor, values: Tensor) -> Tensor:
-    """sum_v exp(log_weights)_v values_v, [..., V] -> [...]; a weight of zero silences any value, even infinity."""
+    """sum_v exp(log_weights)_v values_v, [..., V] -> [...]; a weight of zero silences any value, even infinity, and its
+    gradient.
+    """
     weights = log_weights.exp()
-    return torch.where(weights > 0, weights * values, 0).sum(-1)
+    return (weights * torch.where(weights > 0, values, 0)).sum(-1)
 
 
 class ForwardKL(Divergence):
-    """D = KL(q || p) = sum_v q_v (log q_v - log p_v), the reference's expectation.
+    """D = KL(q || p) = sum_v q_v (log q_v - log p_v).
 
     dD/dz = p - q. Infinite where the policy excludes a token that the reference allows.
     Source: TDPO (arXiv 2404.11999) eq. 9, its sequential KL, token by token.
@@ -44,7 +46,7 @@ class ForwardKL(Divergence):
 
 
 class ReverseKL(Divergence):
-    """D = KL(p || q) = sum_v p_v (log p_v - log q_v), the policy's expectation.
+    """D = KL(p || q) = sum_v p_v (log p_v - log q_v).
 
     dD/dz_v = p_v (log p_v - log q_v - D). Infinite where the policy allows a token that the reference excludes.
     Source: the KL of the RLHF objective, DPO (arXiv 2305.18290) eq. 3, token by token.
@@ -62,8 +64,9 @@ class ReverseKL(Divergence):
 
 
 class JensenShannon(Divergence):
-    """D = KL(p || m) / 2 + KL(q || m) / 2 with m = (p + q) / 2; at most ln 2, and finite whatever the logits.
+    """D = KL(p || m) / 2 + KL(q || m) / 2 with m = (p + q) / 2.
 
+    At most ln 2, and finite whatever the logits.
     dD/dz_v = p_v (log p_v - log m_v - KL(p || m)) / 2.
     Source: Lin 1991, Divergence measures based on the Shannon entropy, eq. 3.3.
     """
@@ -72,7 +75,8 @@ class JensenShannon(Divergence):
 
     def __call__(self, logps: Tensor, ref_logps: Tensor) -> Tensor:
         """logps, ref_logps [..., V] -> [...]."""
-        mixture = torch.logaddexp(logps, ref_logps) - math.log(2)
+        # The clamp moves no value; where both models exclude a token, logaddexp has no derivative without it.
+        mixture = torch.logaddexp(logps.clamp(min=torch.finfo(logps.dtype).min), ref_logps) - math.log(2)
         policy = _expectation(logps, logps - mixture)
         reference = _expectation(ref_logps, ref_logps - mixture)
         return ((policy + reference) / 2).clamp(min=0)
@@ -84,8 +88,9 @@ class JensenShannon(Divergence):
 
 
 class AlphaDivergence(Divergence):
-    """D = (1 - sum_v q_v^a p_v^(1-a)) / (a (1 - a)), with 0 < a < 1; forward KL as a -> 1, reverse KL as a -> 0.
+    """D = (1 - sum_v q_v^a p_v^(1-a)) / (a (1 - a)).
 
+    0 < a < 1; forward KL as a -> 1, reverse KL as a -> 0.
     dD/dz_v = (p_v S - q_v^a p_v^(1-a)) / a with S = sum_v q_v^a p_v^(1-a).
     Source: Amari 1985, Differential-geometrical methods in statistics, eq. 3.31, up to the naming of a.
     """

@@ -50,7 +50,10 @@ def owner(component: type[Component]) -> Owner:
     """Who brings this installed component."""
     for kind in HOOKS:
         if issubclass(component, kind):
-            return _components(kind)[_name(component)][1]
+            found, bringer = _components(kind).get(_name(component), (None, None))
+            if found is component and bringer is not None:
+                return bringer
+            raise ComponentError(f"{component.__name__} is not installed: no plugin brings it")
     raise ComponentError(f"{component.__name__} is of no kind that prefopt knows")
 
 
@@ -104,7 +107,10 @@ def _manager() -> pluggy.PluginManager:
                     f"plugin {name} cannot be imported ({type(error).__name__}: {error}). "
                     f"Mend {entry_point.value}, or uninstall {distribution.name}."
                 ) from error
-            manager.register(module, name=name)
+            try:
+                manager.register(module, name=name)
+            except (ValueError, pluggy.PluginValidationError) as error:
+                raise PluginError(f"plugin {name} cannot be registered: {error}") from error
     _refuse_misspelt_hooks(manager)
     return manager
 
@@ -114,7 +120,8 @@ def _refuse_misspelt_hooks(manager: pluggy.PluginManager) -> None:
         manager.check_pending()
     except pluggy.PluginValidationError as error:
         plugin = manager.get_name(error.plugin)
-        unknown = next(hook for hook in vars(manager.hook) if hook not in HOOKS.values() and hook.startswith(PROJECT))
+        callers = manager.get_hookcallers(error.plugin) or []
+        unknown = next(hook.name for hook in callers if not hook.has_spec())
         raise PluginError(
             f"plugin {plugin} implements {unknown!r}, which is no hook of prefopt."
             f"{did_you_mean(unknown, HOOKS.values())} Hooks: {', '.join(sorted(HOOKS.values()))}."
@@ -128,7 +135,14 @@ def _components(kind: type[Component]) -> Mapping[str, tuple[type[Component], Ow
     hook = getattr(manager.hook, HOOKS[kind])
     for implementation in hook.get_hookimpls():
         bringer = _owner_of(implementation.plugin_name)
-        for component in implementation.function():
+        try:
+            components = list(implementation.function())
+        except Exception as error:
+            raise PluginError(
+                f"plugin {bringer.plugin}: {hook.name} must return a list of subclasses of {kind.__name__}, "
+                f"but it failed ({type(error).__name__}: {error})"
+            ) from error
+        for component in components:
             if not (isinstance(component, type) and issubclass(component, kind)):
                 raise PluginError(
                     f"plugin {bringer.plugin}: {hook.name} returned {component!r}, "

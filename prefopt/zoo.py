@@ -7,18 +7,23 @@ response, j the rejected one, and sums run over response tokens.
 
 from __future__ import annotations
 
+import inspect
 import types
 from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import ValidationError, validate_call
 
 from prefopt.divergences import ForwardKL
 from prefopt.losses import HingeLoss, LogisticLoss, SquaredLoss
 from prefopt.objective import DivergenceTerm, ObjectiveConfig
 from prefopt.regularizers import MaskL1
 from prefopt.shapings import MeanShaping, PositiveShaping
+from prefopt.validation import did_you_mean, explain
 from prefopt.weightings import ActivationWeighting, SparseWeighting
 from prefopt.weightings.activation import SiteKind
 
-__all__ = ["ZOO", "cdpo", "dpo", "dpop", "hinge", "ipo", "mapo", "simpo", "sparsepo", "tdpo1", "tdpo2"]
+__all__ = ["ZOO", "build", "cdpo", "dpo", "dpop", "hinge", "ipo", "mapo", "simpo", "sparsepo", "tdpo1", "tdpo2"]
 
 
 def dpo(beta: float = 0.1) -> ObjectiveConfig:
@@ -115,6 +120,58 @@ def sparsepo(
         divergence=DivergenceTerm(measure=ForwardKL(), weighting=None if shared else SparseWeighting()),
         regularizers=(MaskL1(reward=share * l1_reward, divergence=share * l1_divergence),),
     )
+
+
+def build(spec: object) -> ObjectiveConfig:
+    """The objective that a run file describes: a name of the zoo, a mapping, or an ObjectiveConfig itself.
+
+    A mapping with `zoo: NAME` is that row; its other keys are the row's parameters, then fields of ObjectiveConfig
+    laid over it, slot by slot: `{zoo: sparsepo, beta: 0.5, weighting: {position: token}}`. A slot that names another
+    component is replaced whole. A mapping without `zoo` is an ObjectiveConfig. Raises ValueError with the names that
+    would be right.
+    """
+    if isinstance(spec, ObjectiveConfig):
+        return spec
+    fields = {"zoo": spec} if isinstance(spec, str) else spec
+    if not isinstance(fields, Mapping):
+        raise ValueError(f"an objective is a name of the zoo or a mapping, got {spec!r}")
+    if "zoo" not in fields:
+        return _validated(fields)
+    name = fields["zoo"]
+    if name not in ZOO:
+        raise ValueError(
+            f"no objective named {name!r} in the zoo.{did_you_mean(str(name), ZOO)} Zoo: {', '.join(ZOO)}."
+        )
+    parameters = inspect.signature(ZOO[name]).parameters
+    own = {key: value for key, value in fields.items() if key in parameters}
+    slots = {key: value for key, value in fields.items() if key not in parameters and key != "zoo"}
+    names = [*parameters, *ObjectiveConfig.model_fields]
+    if unknown := [key for key in slots if key not in names]:
+        raise ValueError(
+            f"{unknown[0]}: {name} has no such parameter, and objectives no such slot."
+            f"{did_you_mean(unknown[0], names)} Parameters: {', '.join(parameters)}. "
+            f"Slots: {', '.join(ObjectiveConfig.model_fields)}."
+        )
+    row = validate_call(ZOO[name])(**own)
+    return _validated(_laid_over(row.model_dump(), slots)) if slots else row
+
+
+def _validated(fields: Mapping[str, object]) -> ObjectiveConfig:
+    try:
+        return ObjectiveConfig.model_validate(dict(fields))
+    except ValidationError as error:
+        raise ValueError(" ".join(explain(error, ObjectiveConfig))) from error
+
+
+def _laid_over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, change in changes.items():
+        below = base.get(key)
+        merged[key] = change
+        if isinstance(below, Mapping) and isinstance(change, Mapping):
+            same_component = change.get("name", below.get("name")) == below.get("name")
+            merged[key] = _laid_over(below, change) if same_component else change
+    return merged
 
 
 ZOO: Mapping[str, Callable[..., ObjectiveConfig]] = types.MappingProxyType(

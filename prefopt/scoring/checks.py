@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from prefopt.objective import ObjectiveOutput
 from prefopt.scoring.backbone import causal_lm, run
@@ -12,7 +12,22 @@ from prefopt.scoring.layout import Layout
 from prefopt.scoring.statistics import dense_statistics, token_statistics
 from prefopt.tokens import PreferenceBatch
 
-__all__ = ["disagreement", "require_finite"]
+__all__ = ["NonFiniteError", "disagreement", "require_finite"]
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss that is NaN or infinite. `row` is the number of the pair in its data set."""
+
+    def __init__(self, name: str, value: float, batch: PreferenceBatch, response: int, token: str = "") -> None:
+        pair = response % batch.pairs
+        self.row = int(batch.rows[pair])
+        super().__init__(
+            f"`{name}` is {value} for the {'chosen' if response < batch.pairs else 'rejected'} response of pair "
+            f"{self.row}"
+            f"{token}; the loss is not finite. A learning rate that is too high, half precision without headroom, or a "
+            f"token that a model excludes (a logit of -inf) are the usual causes."
+        )
+
 
 _TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-3}
 _HALF_TOLERANCE = 0.1
@@ -60,23 +75,10 @@ def require_finite(output: ObjectiveOutput, batch: PreferenceBatch) -> None:
         bad = tokens.mask & ~torch.isfinite(values)
         if bool(bad.any()):
             row, step = (int(index) for index in bad.nonzero()[0])
-            where = f"{_response(row, batch)}, response token {step} (id {int(tokens.token_ids[row, step])})"
-            raise FloatingPointError(_message(name, values[row, step], where))
+            token = f", at its token {step} (id {int(tokens.token_ids[row, step])})"
+            raise NonFiniteError(name, values[row, step].item(), batch, row, token)
     for name, values in (("rewards", output.rewards), ("losses", output.losses)):
         bad = ~torch.isfinite(values)
         if bool(bad.any()):
             row = int(bad.nonzero()[0])
-            raise FloatingPointError(_message(name, values[row], _response(row, batch)))
-
-
-def _response(row: int, batch: PreferenceBatch) -> str:
-    pair = row % batch.pairs
-    return f"pair {int(batch.rows[pair])}, {'chosen' if row < batch.pairs else 'rejected'} response"
-
-
-def _message(name: str, value: Tensor, where: str) -> str:
-    return (
-        f"`{name}` is {value.item()} for {where}; the loss is not finite. Training stopped. A learning rate that is "
-        f"too high, "
-        f"half precision without headroom, or a token that a model excludes (a logit of -inf) are the usual causes."
-    )
+            raise NonFiniteError(name, values[row].item(), batch, row)

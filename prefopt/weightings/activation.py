@@ -17,7 +17,7 @@ SiteKind = Literal["mlp", "attn", "resid", "logits"]
 
 
 class ActivationWeighting(TokenWeighting):
-    """w_t = mean over kinds of (mean over the sites of a kind of minmax_t(a_t)), with a_t a site's mean activation.
+    """w_t = mean over kinds, of the mean over a kind's sites, of minmax(a)_t, a_t a site's mean activation.
 
     minmax maps the response's smallest activation to 0 and its largest to 1. (The paper standardises before that; an
     affine map changes nothing under minmax.) A response whose activations are all equal at a site, one token among

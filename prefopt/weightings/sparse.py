@@ -23,7 +23,8 @@ class SparseWeighting(TokenWeighting):
     The parameters u, b, c and those of LN (one LayerNorm for all layers) are learned.
     `position` says whose states h are: those at the position that predicts y_t (the paper: a function of the context
     that cannot see y_t) or those at y_t's own ("token"). `init` is "published" (u and c from N(0, 0.02): weights
-    start near 0, some seeds all-zero) or "near_one" (u = 0, b = 1, c = 1/L: every weight starts at exactly 1).
+    start near 0, some seeds all-zero) or "near_one" (u = 0, b = 1, c = 1/L up to 2^-20 with sum c = 1: every weight
+    starts at exactly 1).
     Weights are unbounded above, and exact zeros come from the outer relu. Dropout acts on a_l and on w in training.
     Source: SparsePO (arXiv 2410.05102), section 3, its mask over all layers.
     """
@@ -80,7 +81,11 @@ def _published(mask: SparseMask) -> None:
 @torch.no_grad()
 def _near_one(mask: SparseMask) -> None:
     mask.bias.fill_(1)
-    mask.mixer.fill_(1 / len(mask.mixer))
+    # Multiples of 2^-20 add up to 1 exactly, in any order; 1 / L of 12 layers, say, does not in float32.
+    layers, parts = len(mask.mixer), 2**20
+    shares = torch.full((layers,), parts // layers)
+    shares[: parts % layers] += 1
+    mask.mixer.copy_(shares / parts)
 
 
 _INITIALISERS = MappingProxyType({"published": _published, "near_one": _near_one})

@@ -1,0 +1,22 @@
+"""The command line. Each command imports what it needs when it runs, so that help and the zoo come at once."""
+
+from __future__ import annotations
+
+import typer
+
+from prefopt.cli import data, demo, train, zoo
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="prefopt",
+    help="Preference optimisation for language models: objectives as settings of five slots.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(train.train)
+app.command()(zoo.zoo)
+app.command()(zoo.components)
+app.command()(demo.demo)
+app.add_typer(data.app, name="data")

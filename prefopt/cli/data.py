@@ -1,0 +1,81 @@
+"""prefopt data"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from prefopt.cli.console import console, plainly
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["app", "check"]
+
+app = typer.Typer(help="Look at preference data.", no_args_is_help=True)
+
+_SHOWN = 3
+
+
+@app.callback()
+def _group() -> None:
+    """Look at preference data."""
+
+
+@app.command()
+def check(
+    sources: Annotated[list[str], typer.Argument(help="Files, folders or hub names.", metavar="FILE...")],
+    tokenizer: Annotated[
+        str | None,
+        typer.Option("--tokenizer", "-t", help="A model's name or folder. Without one, lengths are in bytes."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Of a hub data set or a saved DatasetDict.")] = "train",
+    max_length: Annotated[int | None, typer.Option(help="Most tokens of prompt and response together.")] = None,
+    max_prompt_length: Annotated[int | None, typer.Option(help="Most tokens of the prompt.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="Our field=the data set's column, such as prompt=question.")
+    ] = None,
+) -> None:
+    """Read data as training would: counts, lengths and three pairs, or the errors (exit code 2)."""
+    from prefopt.data import DataError, EncodingConfig, prepare, read_rows
+
+    with plainly(DataError, ValueError, OSError):
+        columns = dict(_renaming(text) for text in column or ())
+        words = _tokenizer(tokenizer)
+        config = EncodingConfig(max_length=max_length, max_prompt_length=max_prompt_length)
+        for source in sources:
+            dataset, report = prepare(
+                read_rows(source, split=split), words, config, description=source, columns=columns
+            )
+            console.print(f"[bold]{escape(source)}")
+            for line in report.lines():
+                console.print(f"  {escape(line if tokenizer else line.replace('tokens of', 'bytes of'))}")
+            for row in dataset.select(range(min(_SHOWN, len(dataset)))):
+                _show(row, words)
+
+
+def _renaming(text: str) -> tuple[str, str]:
+    ours, equals, theirs = text.partition("=")
+    if not equals:
+        raise ValueError(f"--column {text}: write it as field=column, such as prompt=question")
+    return ours, theirs
+
+
+def _tokenizer(name: str | None) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer, ByT5Tokenizer
+
+    if name is not None:
+        return AutoTokenizer.from_pretrained(name)
+    tokenizer = ByT5Tokenizer()  # bytes are its tokens, so it needs no files
+    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    return tokenizer
+
+
+def _show(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> None:
+    console.print(f"\n  [dim]{escape(row['where'])}")
+    for field, style in (("prompt", "dim"), ("chosen", "green"), ("rejected", "red")):
+        text = tokenizer.decode(row[f"{field}_ids"])
+        cut = " [yellow](cut)[/]" if row.get(f"{field}_truncated") else ""
+        console.print(f"  [bold]{field:>8}[/] [{style}]{escape(repr(text))}[/]{cut}")

@@ -1,0 +1,20 @@
+"""Training: PreferenceTrainer, its configuration, and the run file."""
+
+from __future__ import annotations
+
+from prefopt.training.config import PreferenceConfig
+from prefopt.training.run import RunResult, start, train
+from prefopt.training.runfile import DataSection, ModelSection, RunFile, RunFileError
+from prefopt.training.trainer import PreferenceTrainer
+
+__all__ = [
+    "DataSection",
+    "ModelSection",
+    "PreferenceConfig",
+    "PreferenceTrainer",
+    "RunFile",
+    "RunFileError",
+    "RunResult",
+    "start",
+    "train",
+]

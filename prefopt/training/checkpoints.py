@@ -1,0 +1,46 @@
+"""Checkpoints: a plain `save_pretrained` policy, and the objective with its learned weights beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+from torch import Tensor, nn
+
+from prefopt.objective import Objective
+
+__all__ = ["load_objective", "load_policy", "save_policy"]
+
+_POLICY = "policy."
+
+
+def save_policy(policy: nn.Module, folder: str | Path, state: dict[str, Tensor] | None) -> None:
+    """Write the policy as its own `save_pretrained` does. `state` is that of the whole PreferenceModel, where a sharded
+    one had to be gathered.
+    """
+    own = None if state is None else {k.removeprefix(_POLICY): v for k, v in state.items() if k.startswith(_POLICY)}
+    policy.save_pretrained(folder, state_dict=own)  # type: ignore[operator]
+
+
+@torch.no_grad()
+def load_policy(policy: nn.Module, folder: str | Path) -> None:
+    """Put a checkpoint's weights into the policy: its adapter's where it has one, otherwise all."""
+    if isinstance(policy, PeftModel):
+        weights = load_peft_weights(str(folder), device="cpu")
+        set_peft_model_state_dict(policy, weights, adapter_name=policy.active_adapter)
+        return
+    saved = type(policy).from_pretrained(folder, dtype=policy.dtype)  # type: ignore[attr-defined]
+    policy.load_state_dict(saved.state_dict())
+
+
+def load_objective(objective: Objective, folder: str | Path) -> None:
+    """Put a checkpoint's weights into the objective. Raises ValueError where it was saved with another
+    configuration."""
+    saved = Objective.load(folder)
+    if saved.config != objective.config:
+        raise ValueError(
+            f"{folder} was trained with another objective than this run's, so it cannot be resumed.\n"
+            f"  there: {saved.config.model_dump_json()}\n  here:  {objective.config.model_dump_json()}"
+        )
+    objective.load_state_dict(saved.state_dict())

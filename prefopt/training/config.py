@@ -1,0 +1,53 @@
+"""The arguments of a preference-training run: transformers' TrainingArguments and what prefopt adds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from prefopt.data import EncodingConfig, OnBadRows
+from prefopt.scoring.statistics import DEFAULT_BUDGET
+
+__all__ = ["PreferenceConfig"]
+
+
+@dataclass
+class PreferenceConfig(TrainingArguments):
+    """TrainingArguments, all of which work, and these fields.
+
+    max_length, max_prompt_length  in tokens; the prompt is cut from the left first, then the responses from the right
+    on_bad_rows                    "stop", or "quarantine": set unusable rows aside in OUTPUT_DIR/quarantine-*.jsonl
+    columns                        our field -> the data set's column, where the names differ
+    mask_learning_rate             of the objective's own parameters; None: `learning_rate`
+    mask_weight_decay              of their weight matrices; biases and norms have none
+    logits_budget_mb               MiB of logits that may be kept for backward; the rest are computed again
+    model_init_kwargs              for `from_pretrained`, where a model is given by name
+
+    Defaults that differ from TrainingArguments: learning_rate 1e-6 and logging_steps 10, as is usual for preferences.
+    """
+
+    learning_rate: float = field(default=1e-6, metadata={"help": "Learning rate of the policy."})
+    logging_steps: float = field(default=10, metadata={"help": "Log every so many steps, or this share of them."})
+    max_length: int | None = field(default=1024, metadata={"help": "Most tokens of prompt and response together."})
+    max_prompt_length: int | None = field(default=None, metadata={"help": "Most tokens of the prompt."})
+    on_bad_rows: OnBadRows = field(default="stop", metadata={"help": "'stop' or 'quarantine'."})
+    columns: dict[str, str] | None = field(default=None, metadata={"help": "Our field -> the data set's column."})
+    mask_learning_rate: float | None = field(default=None, metadata={"help": "Of the objective's own parameters."})
+    mask_weight_decay: float = field(default=0.01, metadata={"help": "Of the objective's own weight matrices."})
+    logits_budget_mb: int = field(default=DEFAULT_BUDGET // 2**20, metadata={"help": "MiB of logits kept."})
+    model_init_kwargs: dict[str, Any] | None = field(default=None, metadata={"help": "For from_pretrained."})
+
+    def __post_init__(self) -> None:
+        # Trainer would drop the columns of the data set, whose names are the collator's business and not the model's.
+        self.remove_unused_columns = False
+        if not torch.accelerator.is_available():
+            self.dataloader_pin_memory = False  # there is no device memory to copy to, and torch would warn of it
+        super().__post_init__()
+
+    @property
+    def encoding(self) -> EncodingConfig:
+        """How pairs become token ids."""
+        return EncodingConfig(max_length=self.max_length, max_prompt_length=self.max_prompt_length)

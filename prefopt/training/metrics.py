@@ -1,0 +1,34 @@
+"""Metrics as sums and counts, added up over batches and processes before they are divided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from accelerate import Accelerator
+
+from prefopt.objective import Mean
+
+__all__ = ["MetricSums"]
+
+
+class MetricSums:
+    """Adds up the metrics of batches until they are asked for."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, torch.Tensor] = {}
+
+    def add(self, metrics: Mapping[str, Mean]) -> None:
+        """Add the sums and counts of a batch."""
+        for name, mean in metrics.items():
+            pair = torch.stack([mean.total, mean.number]).double()
+            self._sums[name] = self._sums[name] + pair if name in self._sums else pair
+
+    def flush(self, accelerator: Accelerator) -> dict[str, float]:
+        """The means over all batches of all processes since the last call. Every process must call this."""
+        if not self._sums:
+            return {}
+        names = sorted(self._sums)
+        sums = accelerator.reduce(torch.stack([self._sums[name] for name in names]), reduction="sum")
+        self._sums.clear()
+        return {name: (total / number).item() for name, (total, number) in zip(names, sums, strict=True)}

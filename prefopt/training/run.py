@@ -1,0 +1,105 @@
+"""Carries out a run file: data first, so that bad rows stop the run before any weights are loaded; then models; then
+training."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+from peft import LoraConfig
+from transformers import AutoTokenizer
+from transformers.trainer_utils import get_last_checkpoint
+
+from prefopt.data import DataReport, read_rows
+from prefopt.objective import ObjectiveConfig
+from prefopt.registry import owner
+from prefopt.training.config import PreferenceConfig
+from prefopt.training.runfile import RunFile, RunFileError
+from prefopt.training.start import prepared, with_padding
+from prefopt.training.trainer import PreferenceTrainer
+
+__all__ = ["RunResult", "start", "train"]
+
+_LIBRARIES = ("prefopt", "torch", "transformers", "accelerate", "datasets", "peft", "tokenizers")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to: its folder, the last evaluation where there was one, and the training log."""
+
+    folder: Path
+    evaluation: dict[str, float]
+    log: list[dict[str, float]]
+
+
+def start(run: RunFile) -> PreferenceTrainer:
+    """Everything up to the first step. The run folder then holds the resolved run file, versions and data reports.
+
+    Raises RunFileError, DataError (bad rows) and whatever `from_pretrained` raises.
+    """
+    args = run.preference_config()
+    tokenizer = with_padding(AutoTokenizer.from_pretrained(run.model.tokenizer or run.model.name))
+    sources = {"train": (run.data.train, run.data.split), "eval": (run.data.eval, run.data.eval_split)}
+    data, reports = {}, {}
+    for name, (source, split) in sources.items():
+        if source is not None:
+            data[name], reports[name] = prepared(read_rows(source, split=split), tokenizer, args, name)
+    trainer = PreferenceTrainer(
+        run.model.name,
+        run.model.reference,
+        objective=run.objective,
+        args=args,
+        train_dataset=data["train"],
+        eval_dataset=data.get("eval"),
+        processing_class=tokenizer,
+        peft_config=_lora(run),
+    )
+    trainer.data_reports = {name: report for name, report in reports.items() if report is not None}
+    if args.should_save:
+        _write_down(run, args, trainer.data_reports)
+    return trainer
+
+
+def train(trainer: PreferenceTrainer) -> RunResult:
+    """Train, evaluate where there is something to evaluate on, and save the policy and the objective in the run
+    folder."""
+    args = trainer.args
+    resume = args.resume_from_checkpoint
+    if resume in (True, "true", "True"):
+        resume = get_last_checkpoint(args.output_dir)
+    trainer.train(resume_from_checkpoint=resume or None)
+    evaluation = trainer.evaluate() if trainer.eval_dataset is not None else {}
+    trainer.save_model()
+    trainer.save_state()
+    return RunResult(Path(args.output_dir), evaluation, trainer.state.log_history)
+
+
+def _lora(run: RunFile) -> LoraConfig | None:
+    if run.model.peft is None:
+        return None
+    try:
+        return LoraConfig(**{"task_type": "CAUSAL_LM"} | run.model.peft)
+    except (TypeError, ValueError) as error:
+        raise RunFileError(f"model.peft: {error}") from error
+
+
+def _write_down(run: RunFile, args: PreferenceConfig, reports: dict[str, DataReport]) -> None:
+    folder = Path(args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "run.yaml").write_text(run.to_yaml(), encoding="utf-8")
+    about = {
+        "python": platform.python_version(),
+        "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        "components": _components(run.objective),
+        "seeds": {"seed": args.seed, "data_seed": args.data_seed},
+        "data": {name: report.to_dict() for name, report in reports.items()},
+    }
+    (folder / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def _components(objective: ObjectiveConfig) -> dict[str, str]:
+    owners = {f"{part.kind} {part.name}": owner(type(part)) for part in objective.components}
+    return {name: f"{bringer.distribution} {bringer.version}" for name, bringer in owners.items()}

@@ -1,0 +1,138 @@
+"""The run file: one YAML document that says what to train, on what, for which objective and how."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Self, get_type_hints
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+
+from prefopt import zoo
+from prefopt.data import OnBadRows
+from prefopt.objective import ObjectiveConfig
+from prefopt.training.config import PreferenceConfig
+from prefopt.validation import did_you_mean, explain
+
+__all__ = ["DataSection", "ModelSection", "RunFile", "RunFileError"]
+
+_HERE = {"max_length", "max_prompt_length", "on_bad_rows", "columns", "model_init_kwargs"}
+"""Fields of PreferenceConfig that a run file says under `data` and `model`."""
+
+
+class RunFileError(ValueError):
+    """A run file that cannot be used: one line for each problem."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ModelSection(_Section):
+    """`model`: a name or folder, or a mapping.
+
+    name       the policy, for `from_pretrained`
+    reference  another model as the reference; null: the policy's own weights at the start
+    tokenizer  null: the policy's
+    init       keyword arguments for `from_pretrained`, such as dtype or attn_implementation
+    peft       fields of a peft LoraConfig; null: all weights train
+    """
+
+    name: str
+    reference: str | None = None
+    tokenizer: str | None = None
+    init: dict[str, Any] = Field(default_factory=dict)
+    peft: dict[str, Any] | None = None
+
+
+class DataSection(_Section):
+    """`data`: a file, folder or hub name, or a mapping.
+
+    train, eval         what to read; eval may be left out
+    split, eval_split   of a hub data set or a saved DatasetDict
+    columns             our field -> the data set's column
+    max_length, max_prompt_length   in tokens
+    on_bad_rows         stop, or quarantine
+    """
+
+    train: str
+    eval: str | None = None
+    split: str = "train"
+    eval_split: str = "test"
+    columns: dict[str, str] = Field(default_factory=dict)
+    max_length: int | None = Field(default=1024, ge=2)
+    max_prompt_length: int | None = Field(default=None, ge=1)
+    on_bad_rows: OnBadRows = "stop"
+
+
+def _named(field: str) -> BeforeValidator:
+    return BeforeValidator(lambda value: {field: value} if isinstance(value, str) else value)
+
+
+class RunFile(_Section):
+    """A run, resolved: `model`, `data`, `objective` (see `prefopt.zoo.build`) and `training` (PreferenceConfig's
+    fields)."""
+
+    model: Annotated[ModelSection, _named("name")]
+    data: Annotated[DataSection, _named("train")]
+    objective: Annotated[ObjectiveConfig, BeforeValidator(zoo.build)]
+    training: dict[str, Any] = Field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
+        """Read a run file and lay dotted overrides such as `objective.beta=0.5` over it. Raises RunFileError."""
+        try:
+            read = OmegaConf.load(path)
+            merged = OmegaConf.to_container(
+                OmegaConf.merge(read, OmegaConf.from_dotlist(list(overrides))), resolve=True
+            )
+        except FileNotFoundError:
+            raise RunFileError(f"{path}: there is no such file") from None
+        except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+            raise RunFileError(f"{path}: not a readable run file: {error}") from error
+        if not isinstance(merged, dict):
+            raise RunFileError(f"{path}: a run file is a mapping with model, data, objective and training")
+        if wrong := [text for text in overrides if "=" not in text]:
+            raise RunFileError(f"override {wrong[0]!r}: write it as section.field=value")
+        try:
+            return cls.model_validate(merged)
+        except ValidationError as error:
+            raise RunFileError("\n".join(f"{path}: {line}" for line in explain(error, cls))) from error
+
+    @field_validator("training")
+    @classmethod
+    def _known_arguments(cls, training: Mapping[str, Any]) -> dict[str, Any]:
+        hints = get_type_hints(PreferenceConfig)
+        names = sorted({field.name for field in dataclasses.fields(PreferenceConfig) if field.init} - _HERE)
+        checked = {}
+        for name, value in training.items():
+            if name in _HERE:
+                raise ValueError(f"{name} belongs under `{'model.init' if name == 'model_init_kwargs' else 'data'}`")
+            if name not in names:
+                raise ValueError(f"{name}: no such training argument.{did_you_mean(name, names)}")
+            try:
+                checked[name] = TypeAdapter(hints[name]).validate_python(value)
+            except ValidationError as error:
+                raise ValueError(f"{name}: {error.errors()[0]['msg']}, got {value!r}") from error
+        return checked
+
+    def preference_config(self) -> PreferenceConfig:
+        """The trainer's arguments. Raises RunFileError where transformers refuses them."""
+        fields = {name: getattr(self.data, name) for name in ("max_length", "max_prompt_length", "on_bad_rows")}
+        try:
+            return PreferenceConfig(
+                **{"output_dir": "runs/train"} | self.training,
+                **fields,
+                columns=dict(self.data.columns),
+                model_init_kwargs=dict(self.model.init),
+            )
+        except (TypeError, ValueError, ImportError) as error:
+            raise RunFileError(f"training: {error}") from error
+
+    def to_yaml(self) -> str:
+        """The resolved run, from which the same run can be started again."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -1,0 +1,83 @@
+"""What goes into a trainer: models, tokenizer and data, from whatever form the user has them in."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from pathlib import Path
+from typing import Any
+
+import datasets
+from peft import PeftConfig, get_peft_model
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from prefopt.data import BadRow, DataReport, SourceRow, prepare, rows_of
+from prefopt.objective import Objective, ObjectiveConfig
+from prefopt.scoring import PreferenceModel
+from prefopt.training.config import PreferenceConfig
+
+__all__ = ["preference_model", "prepared", "tokenizer_for", "with_padding"]
+
+_TOKEN_COLUMNS = {"row", "where", "prompt_ids", "chosen_ids", "rejected_ids", "chosen_truncated", "rejected_truncated"}
+
+
+def preference_model(
+    model: str | nn.Module,
+    ref_model: str | nn.Module | None,
+    objective: ObjectiveConfig | Objective,
+    peft_config: PeftConfig | None,
+    args: PreferenceConfig,
+) -> PreferenceModel:
+    """Policy, reference and objective as one module.
+
+    A name is loaded with `from_pretrained`. Without a reference the policy's own weights, as they are now, are it:
+    with the adapter off where there is one, otherwise as a frozen copy.
+    """
+    kwargs = args.model_init_kwargs or {}
+    policy = AutoModelForCausalLM.from_pretrained(model, **kwargs) if isinstance(model, str) else model
+    reference = AutoModelForCausalLM.from_pretrained(ref_model, **kwargs) if isinstance(ref_model, str) else ref_model
+    if peft_config is not None:
+        policy = get_peft_model(policy, peft_config)
+    config = objective.config if isinstance(objective, Objective) else objective
+    if reference is None and not config.reference_free and not hasattr(policy, "disable_adapter"):
+        reference = copy.deepcopy(policy)
+    return PreferenceModel(policy, reference, objective, logits_budget=args.logits_budget_mb * 2**20)
+
+
+def tokenizer_for(model: PreferenceModel, tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
+    """The tokenizer given, or that of the policy's name."""
+    return with_padding(tokenizer or AutoTokenizer.from_pretrained(model.config._name_or_path))
+
+
+def with_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer itself, padding with its end-of-text token where it has none for that."""
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise ValueError("the tokenizer has neither a padding nor an end-of-text token; set tokenizer.pad_token")
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def prepared(
+    rows: Iterable[Mapping[str, Any]] | Iterator[SourceRow | BadRow] | datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    args: PreferenceConfig,
+    name: str,
+) -> tuple[datasets.Dataset, DataReport | None]:
+    """Rows in memory, or those of `read_rows`, as a data set of token ids, and what became of them.
+
+    A data set that holds token ids already is taken as it is, and has no report.
+    """
+    if isinstance(rows, datasets.Dataset) and set(rows.column_names) >= _TOKEN_COLUMNS:
+        return rows, None
+    return prepare(
+        rows if isinstance(rows, Iterator) else rows_of(rows, name=name),
+        tokenizer,
+        args.encoding,
+        description=name,
+        columns=args.columns,
+        on_bad_rows=args.on_bad_rows,
+        quarantine=Path(args.output_dir) / f"quarantine-{name}.jsonl",
+        total=len(rows) if isinstance(rows, Sized) else None,
+    )

@@ -1,0 +1,238 @@
+"""PreferenceTrainer: a transformers.Trainer over a PreferenceModel."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import datasets
+import torch
+from peft import PeftConfig
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers.integrations import TensorBoardCallback
+
+from prefopt.data import DataReport, PreferenceCollator
+from prefopt.objective import Mean, Objective, ObjectiveConfig, ObjectiveOutput
+from prefopt.scoring import NonFiniteError, PreferenceModel
+from prefopt.tokens import PreferenceBatch
+from prefopt.training.checkpoints import load_objective, load_policy, save_policy
+from prefopt.training.config import PreferenceConfig
+from prefopt.training.metrics import MetricSums
+from prefopt.training.start import preference_model, prepared, tokenizer_for
+
+__all__ = ["PreferenceTrainer"]
+
+_LOG = logging.getLogger(__name__)
+
+_STEP_0_TOLERANCE = 1e-4
+
+
+class PreferenceTrainer(Trainer):
+    """Trains a policy on preference pairs under any objective.
+
+        trainer = PreferenceTrainer("gpt2", objective=zoo.sparsepo(), args=PreferenceConfig("out"), train_dataset=rows)
+        trainer.train()
+
+    model, ref_model      causal LMs, or their names. Without `ref_model` the policy's weights at the start are the
+    reference
+    objective             an ObjectiveConfig, or an Objective that was loaded
+    train_dataset         rows with prompt, chosen and rejected (see the page on data formats), or a data set of
+    `prepare`
+    eval_dataset          the same, or a mapping of several by name
+    processing_class      the tokenizer; None: that of the model's name
+    peft_config           trains an adapter; the reference is then the base with the adapter off
+    data_collator         None: PreferenceCollator
+
+    All else is Trainer's. Losses are means over the pairs of the whole step, whatever the accumulation.
+    `trainer.model` is the PreferenceModel and `trainer.model.policy` the policy; what is saved is the policy, as it
+    saves itself, and the objective beside it. `data_reports` tells, by name, what became of the rows.
+    """
+
+    def __init__(
+        self,
+        model: str | nn.Module,
+        ref_model: str | nn.Module | None = None,
+        *,
+        objective: ObjectiveConfig | Objective,
+        args: PreferenceConfig | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        peft_config: PeftConfig | None = None,
+        data_collator: Any = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+    ) -> None:
+        args = args or PreferenceConfig()
+        module = preference_model(model, ref_model, objective, peft_config, args)
+        tokenizer = tokenizer_for(module, processing_class)
+        self.data_reports: dict[str, DataReport] = {}
+        with args.main_process_first(desc="preparing the data"):
+            train = self._prepare(train_dataset, tokenizer, args, "train")
+            if isinstance(eval_dataset, Mapping):
+                evaluation: Any = {
+                    name: self._prepare(rows, tokenizer, args, f"eval-{name}") for name, rows in eval_dataset.items()
+                }
+            else:
+                evaluation = self._prepare(eval_dataset, tokenizer, args, "eval")
+        super().__init__(
+            model=module,
+            args=args,
+            data_collator=data_collator or PreferenceCollator(tokenizer.pad_token_id),
+            train_dataset=train,
+            eval_dataset=evaluation,
+            processing_class=tokenizer,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        # `compute_loss` divides by the pairs of the whole step itself, so that 1 x 8 and 8 x 1 give the same gradient.
+        self.loss_is_scaled_for_ga = True
+        self._sums = {"train": MetricSums(), "eval": MetricSums()}
+        self._last: ObjectiveOutput | None = None
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The sum of the batch's losses over the pairs of the whole step; outside training, the batch's mean."""
+        batch = PreferenceBatch.from_mapping(inputs)
+        with self._naming_the_row(model.training):
+            output: ObjectiveOutput = model(batch)
+        truncated = torch.cat([batch.chosen_truncated, batch.rejected_truncated])
+        self._sums["train" if model.training else "eval"].add(output.metrics | {"truncated/share": Mean.of(truncated)})
+        loss = output.loss
+        if num_items_in_batch is not None:
+            # Gradients are averaged over processes, the count is over all of them.
+            loss = output.losses.sum() / num_items_in_batch * self.accelerator.num_processes
+        if model.training:
+            if self.state.global_step == 0 and self._last is None:
+                self._check_step_0(output)
+            self._last = output
+        return (loss, output) if return_outputs else loss
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor, None, None]:
+        """Loss and metrics of an evaluation batch; a preference model predicts nothing else."""
+        with torch.no_grad(), self.compute_loss_context_manager():
+            return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+        """Trainer's, with the objective's metrics added."""
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        means = self._sums["eval"].flush(self.accelerator)
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
+        return output
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Trainer's, with the objective's metrics added to what is logged of training, and histograms to
+        TensorBoard."""
+        if "loss" in logs:
+            logs |= self._sums["train"].flush(self.accelerator)
+            self._log_histograms()
+        super().log(logs, start_time)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Trainer's optimizer for the policy, with groups of their own for what the objective learns."""
+        if self.optimizer is None:
+            whole = self.accelerator.unwrap_model(model or self.model)
+            learned = {n: p for n, p in whole.objective.named_parameters() if p.requires_grad}
+            for parameter in learned.values():
+                parameter.requires_grad_(False)
+            optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+            decayed = set(self.get_decay_parameter_names(whole.objective))
+            for parameter in learned.values():
+                parameter.requires_grad_(True)
+            rate = self.args.mask_learning_rate
+            for decay, names in ((self.args.mask_weight_decay, decayed), (0.0, set(learned) - decayed)):
+                if parameters := [learned[name] for name in sorted(names)]:
+                    group = {"params": parameters, "weight_decay": decay}
+                    optimizer.add_param_group(group | ({} if rate is None else {"lr": rate}))
+        return self.optimizer
+
+    def _prepare(
+        self, rows: Any, tokenizer: PreTrainedTokenizerBase, args: PreferenceConfig, name: str
+    ) -> datasets.Dataset | None:
+        if rows is None:
+            return None
+        dataset, report = prepared(rows, tokenizer, args, name)
+        if report is not None:
+            self.data_reports[name] = report
+            _LOG.info("%s data: %s", name, "; ".join(report.lines()))
+        return dataset
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
+        """The pairs of the whole step, over all processes."""
+        pairs = torch.tensor([sum(len(batch["rows"]) for batch in batch_samples)], device=device)
+        return self.accelerator.gather(pairs).sum()
+
+    def _check_step_0(self, output: ObjectiveOutput) -> None:
+        """Before the first step the loss is what theory says it is at policy = reference, or the log says why not."""
+        objective = self.accelerator.unwrap_model(self.model).objective
+        if objective.config.reference_free:
+            _LOG.info("step 0: loss %.6f; reference-free, so theory does not fix it", output.loss.item())
+            return
+        with torch.no_grad():
+            expected = objective.at_reference(output.tokens).loss
+        if abs(output.loss.item() - expected.item()) <= _STEP_0_TOLERANCE * max(1.0, abs(expected.item())):
+            _LOG.info("step 0: loss %.6f, as it must be where the policy is the reference", output.loss.item())
+            return
+        tokens = output.tokens
+        gap = (tokens.logps - tokens.ref_logps)[tokens.mask].abs()
+        _LOG.warning(
+            "step 0: loss %.6f, but %.6f where the policy is the reference. The two differ by up to %.2g nats a token "
+            "(%.2g on average): they are different models, or were loaded in different precision.",
+            *(output.loss.item(), expected.item(), gap.max().item(), gap.mean().item()),
+        )
+
+    @contextmanager
+    def _naming_the_row(self, training: bool) -> Iterator[None]:
+        try:
+            yield
+        except NonFiniteError as error:
+            if training:
+                error.add_note(f"That pair was read from {self.train_dataset[error.row]['where']}.")
+            raise
+
+    def _log_histograms(self) -> None:
+        writers = [
+            callback.tb_writer
+            for callback in self.callback_handler.callbacks
+            if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None
+        ]
+        if self._last is None or not writers:
+            return
+        mask = self._last.tokens.mask
+        named = {"weights": self._last.weights, "divergence_weights": self._last.divergence_weights}
+        for name, weights in named.items():
+            if weights is not None:
+                for writer in writers:
+                    writer.add_histogram(f"train/{name}", weights[mask].float(), self.state.global_step)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        if not self.args.should_save:
+            return
+        folder = output_dir or self.args.output_dir
+        model: PreferenceModel = self.accelerator.unwrap_model(self.model)
+        save_policy(model.policy, folder, state_dict)
+        model.objective.save(folder)
+        self.processing_class.save_pretrained(folder)
+        torch.save(self.args, f"{folder}/training_args.bin")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        whole: PreferenceModel = self.accelerator.unwrap_model(model or self.model)
+        load_objective(whole.objective, resume_from_checkpoint)
+        load_policy(whole.policy, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(self.state.best_model_checkpoint)

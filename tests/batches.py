@@ -1,0 +1,95 @@
+"""Random TokenBatches made from logits with plain torch, with rubbish wherever there is padding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
+
+import torch
+from torch import Tensor
+
+from prefopt import TokenBatch
+
+RUBBISH = (float("nan"), float("inf"), -float("inf"), 1e30, -1e30)
+KINDS = ("mlp", "attn", "resid", "mlp", "logits", "attn", "attn")
+
+
+def rubbish(like: Tensor) -> Tensor:
+    """A tensor of that shape made of nan, infinities and huge numbers."""
+    return like.new_tensor(list(islice(cycle(RUBBISH), like.numel()))).view_as(like)
+
+
+@dataclass
+class Case:
+    """What two models say of N responses. The lengths of the chosen ones come first; T exceeds every length."""
+
+    lengths: tuple[int, ...]
+    logits: Tensor  # [N, T, V], a leaf that takes gradient
+    ref_logits: Tensor  # [N, T, V]
+    token_ids: Tensor  # [N, T]
+    states: Tensor  # [L, N, T, H]
+    token_states: Tensor  # [L, N, T, H]
+    activations: Tensor  # [S, N, T]
+    dirty: bool = True
+
+    @property
+    def pairs(self) -> int:
+        return len(self.lengths) // 2
+
+    @property
+    def mask(self) -> Tensor:
+        return torch.arange(self.logits.shape[1]) < torch.tensor(self.lengths)[:, None]
+
+    def but(self, **fields: object) -> Case:
+        """The same case with some fields replaced, and the policy a fresh leaf."""
+        fields = {"logits": self.logits, **fields}
+        return replace(self, **{**fields, "logits": fields["logits"].detach().clone().requires_grad_()})  # type: ignore[attr-defined, arg-type]
+
+    def tokens(self) -> TokenBatch:
+        """As a TokenBatch, with the forward KL as its divergence."""
+        mask, ids = self.mask, torch.where(self.mask, self.token_ids, 0)[..., None]
+        logps, ref_logps = self.logits.log_softmax(-1), self.ref_logits.log_softmax(-1)
+        divergence = (ref_logps.exp() * (ref_logps - logps)).sum(-1)
+
+        def padded(values: Tensor, where: Tensor) -> Tensor:
+            return torch.where(where, values, rubbish(values)) if self.dirty else values
+
+        return TokenBatch(
+            logps=padded(logps.gather(-1, ids)[..., 0], mask),
+            ref_logps=padded(ref_logps.gather(-1, ids)[..., 0], mask),
+            mask=mask,
+            token_ids=torch.where(mask, self.token_ids, -(10**9)),
+            divergence=padded(divergence, mask),
+            ref_hidden_states=padded(self.states, mask[None, :, :, None]),
+            ref_token_states=padded(self.token_states, mask[None, :, :, None]),
+            ref_activations=padded(self.activations, mask[None]),
+            activation_kinds=KINDS,
+        )
+
+
+def random_case(
+    seed: int = 0,
+    lengths: tuple[int, ...] = (4, 1, 6, 2, 5, 3),
+    *,
+    vocabulary: int = 7,
+    layers: int = 3,
+    hidden: int = 5,
+    width: int = 8,
+    dtype: torch.dtype = torch.float64,
+) -> Case:
+    """A case of random logits, states and activations."""
+    draw = torch.Generator().manual_seed(seed)
+    rows = len(lengths)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=draw, dtype=dtype)
+
+    return Case(
+        lengths=lengths,
+        logits=(2 * normal(rows, width, vocabulary)).requires_grad_(),
+        ref_logits=2 * normal(rows, width, vocabulary),
+        token_ids=torch.randint(vocabulary, (rows, width), generator=draw),
+        states=normal(layers, rows, width, hidden),
+        token_states=normal(layers, rows, width, hidden),
+        activations=normal(len(KINDS), rows, width),
+    )

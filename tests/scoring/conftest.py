@@ -1,0 +1,149 @@
+"""Tiny models built offline, and the token quantities of the papers computed one row at a time, without padding."""
+
+from __future__ import annotations
+
+import copy
+import random
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from prefopt import PreferenceBatch
+
+VOCABULARY = 64
+
+SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+}
+GATED = {"intermediate_size": 48, "num_key_value_heads": 2}
+
+ARCHITECTURES = {
+    "gpt2": {},
+    "gpt_neox": {"intermediate_size": 48},
+    "llama": GATED,
+    "qwen3": {**GATED, "head_dim": 8},
+    # transformers' eager attention is nan in float64 on rows whose whole window is padding, hence the wide window.
+    "gemma2": {**GATED, "head_dim": 8, "final_logit_softcapping": 3.0, "sliding_window": 12},
+    "gptj": {"rotary_dim": 4},
+    "gpt_bigcode": {},
+    "phi": {"intermediate_size": 48},
+    "cohere": {**GATED, "logit_scale": 0.3},
+    "granite": {**GATED, "logits_scaling": 3.0},
+    "mistral": {**GATED, "sliding_window": 4},
+    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32, "activation_function": "gelu"},
+    "falcon": {},
+    "gpt_neo": {"num_layers": 2, "attention_types": [[["global"], 2]], "intermediate_size": 48},
+}
+
+
+@pytest.fixture(scope="session")
+def jolt():
+    """Adds noise to every parameter, of norms too: what a fresh LayerNorm gives has the same mean everywhere."""
+
+    def change(module, seed=0, noise=0.1):
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                noises = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                parameter.add_(noise * noises.to(parameter.dtype))
+        return module
+
+    return change
+
+
+@pytest.fixture(scope="session")
+def tiny(jolt):
+    """A causal language model of two layers: tiny("llama", seed=1, tie_word_embeddings=True)."""
+
+    def make(name, *, seed=0, dtype=torch.float64, **changes):
+        config = AutoConfig.for_model(name, **{**SHAPE, **ARCHITECTURES[name], **changes})
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = AutoModelForCausalLM.from_config(config)
+        return jolt(model, seed).to(dtype)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def moved(jolt):
+    """A copy of a model some way off, as a policy is after some training."""
+
+    def make(model, seed=7, noise=0.1):
+        return jolt(copy.deepcopy(model), seed, noise)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pairs():
+    """Token ids of (prompt, chosen, rejected), of different lengths, one with a response of one token."""
+    draw = random.Random(0)
+    lengths = [(3, 6, 4), (5, 1, 7), (1, 4, 4)]
+    return [tuple([draw.randrange(1, VOCABULARY) for _ in range(length)] for length in pair) for pair in lengths]
+
+
+@pytest.fixture(scope="session")
+def make_batch():
+    def make(pairs, pad_token_id=0, **more):
+        return PreferenceBatch.from_ids(*zip(*pairs, strict=True), pad_token_id=pad_token_id, **more)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def batch(make_batch, pairs):
+    return make_batch(pairs)
+
+
+@pytest.fixture(scope="session")
+def log_probs():
+    """log pi(. | prompt, response so far) at each token of the response, [T, V], by calling the model as anyone does."""
+
+    def compute(model, prompt, response):
+        logits = model(input_ids=torch.tensor([prompt + response])).logits[0]
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)[len(prompt) - 1 : -1]
+
+    return compute
+
+
+@pytest.fixture(scope="session")
+def by_hand(log_probs):
+    """r_t = log pi / ref of the response's tokens, and k_t = KL(ref || pi) there, [T] each."""
+
+    def compute(policy, reference, prompt, response):
+        policy_log_probs = log_probs(policy, prompt, response)
+        with torch.no_grad():
+            ref_log_probs = log_probs(reference, prompt, response)
+        at = torch.tensor(response)[:, None]
+        ratios = (policy_log_probs.gather(-1, at) - ref_log_probs.gather(-1, at))[:, 0]
+        return ratios, (ref_log_probs.exp() * (ref_log_probs - policy_log_probs)).sum(-1)
+
+    return compute
+
+
+@pytest.fixture(scope="session")
+def same_gradients():
+    """Asserts that two models have the same gradient at every parameter, and that it is not zero throughout."""
+
+    def check(model, other, *, rtol, atol):
+        gradients, others = (
+            {name: p.grad for name, p in module.named_parameters() if p.grad is not None} for module in (model, other)
+        )
+        assert any(bool((gradient != 0).any()) for gradient in gradients.values())
+        for name in gradients.keys() | others.keys():
+            zero = torch.zeros_like(dict(model.named_parameters())[name])
+            ours, theirs = gradients.get(name, zero), others.get(name, zero)
+            torch.testing.assert_close(
+                ours, theirs, rtol=rtol, atol=atol, msg=lambda text, name=name: f"{name}: {text}"
+            )
+
+    return check

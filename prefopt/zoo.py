@@ -152,7 +152,10 @@ def build(spec: object) -> ObjectiveConfig:
             f"{did_you_mean(unknown[0], names)} Parameters: {', '.join(parameters)}. "
             f"Slots: {', '.join(ObjectiveConfig.model_fields)}."
         )
-    row = validate_call(ZOO[name])(**own)
+    try:
+        row = validate_call(ZOO[name])(**own)
+    except ValidationError as error:
+        raise ValueError(" ".join(explain(error, ObjectiveConfig))) from error
     return _validated(_laid_over(row.model_dump(), slots)) if slots else row
 
 

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 
 import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+torch.set_num_threads(1)  # the models of the tests are so small that a second thread only gets in the way
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +19,53 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"no folder of shared data at {folder}; set PREFOPT_SHARED to one")
     return folder
+
+
+WORDS = "the a film was good bad fine dull and very plot actor scene it they saw liked hated story end".split()  # noqa: SIM905
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    vocabulary = {word: index for index, word in enumerate(["<pad>", "<unk>", "<eos>", *WORDS])}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", unk_token="<unk>", eos_token="<eos>")
+
+
+@pytest.fixture(scope="session")
+def model_folder(tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny causal LM with its tokenizer, as `from_pretrained` finds it."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    folder = tmp_path_factory.mktemp("model")
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def rows() -> list[dict[str, str]]:
+    """32 preference pairs of unequal lengths."""
+    draw = random.Random(0)
+
+    def words(low: int, high: int) -> str:
+        return " ".join(draw.choices(WORDS, k=draw.randint(low, high)))
+
+    return [
+        {"prompt": words(1, 4), "chosen": f" {words(1, 9)} good", "rejected": f" {words(1, 9)} bad"} for _ in range(32)
+    ]
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> str:
+    return str(tmp_path / "run")

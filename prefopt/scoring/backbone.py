@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from copy import copy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from prefopt.component import Signal
 from prefopt.scoring.head import Head, wide
@@ -71,7 +72,9 @@ def run(
         )
     layers = output.hidden_states[1:] if wants_states else ()
     activations: list[tuple[str, Tensor]] = []
-    final = layout.gather(output.logits if plain else output.last_hidden_state, layout.predicting)
+    states = output.logits if plain else output.last_hidden_state
+    length = layout.input_ids.shape[1]  # an adapter may have put tokens of its own before each row
+    final = layout.gather(states[:, -length:], layout.predicting)
     if recorder is not None:
         activations = [(kind, layout.gather(values, layout.predicting)) for kind, values in recorder.collect()]
         if LOGITS in activation_kinds:
@@ -87,14 +90,25 @@ def run(
 
 
 def turn_dropout_off(model: nn.Module) -> None:
-    """Set every dropout probability of the model to zero: of dropout layers, and of modules that hand theirs to a
-    function."""
+    """Set every dropout probability of the model to zero: of dropout layers, of modules that hand theirs to a function,
+    and of those that read it from the configuration. These get a copy to read: the model's own is saved with it."""
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
-        for name, value in vars(module).items():
-            if "dropout" in name and isinstance(value, float):
-                setattr(module, name, 0.0)
+        for name in _dropouts(module):
+            setattr(module, name, 0.0)
+    quiet: dict[int, PreTrainedConfig] = {}
+    for module in causal_lm(model).modules():
+        config = vars(module).get("config")
+        if isinstance(config, PreTrainedConfig) and not isinstance(module, PreTrainedModel) and _dropouts(config):
+            module.config = quiet.setdefault(id(config), copy(config))
+            for name in _dropouts(module.config):
+                setattr(module.config, name, 0.0)
+
+
+def _dropouts(holder: object) -> list[str]:
+    """The attributes that are dropout or layerdrop probabilities above zero."""
+    return [name for name, value in vars(holder).items() if "drop" in name and isinstance(value, float) and value > 0]
 
 
 def _layers(layout: Layout, layers: tuple[Tensor, ...], positions: Tensor, wanted: bool) -> Tensor | None:

@@ -39,6 +39,8 @@ def disagreement(model: nn.Module, layout: Layout) -> str | None:
 
     Raises UnsupportedHeadError where the head cannot be applied on its own.
     """
+    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+        return "its adapter acts before the first token, where only the model's own call takes it in"
     head = Head.of(causal_lm(model))
     gathered = token_statistics(run(model, layout, plain=False).final, head, None, None, layout.labels).logps
     plain = dense_statistics(run(model, layout, plain=True).final, None, layout.labels).logps

@@ -49,7 +49,7 @@ class PreferenceModel(nn.Module):
         self.policy = policy
         self.reference = reference
         if isinstance(objective, ObjectiveConfig):
-            config = self.config.get_text_config()
+            config = self._reference_lm.config.get_text_config()  # masks read the reference's states
             objective = Objective(objective, num_layers=config.num_hidden_layers, hidden_size=config.hidden_size)
         self.objective = objective
         self.logits_budget = logits_budget
@@ -108,9 +108,9 @@ class PreferenceModel(nn.Module):
             activation_kinds=() if reference is None else reference.activation_kinds,
         )
 
-    def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
+    def activation_checkpointing_enable(self, **kwargs: Any) -> None:
         """Recompute the policy's activations in backward; the reference keeps none in any case."""
-        causal_lm(self.policy).gradient_checkpointing_enable(**kwargs)
+        causal_lm(self.policy).activation_checkpointing_enable(**kwargs)
 
     def _statistics(
         self, policy: ModelStates, reference: ModelStates | None, labels: Tensor, *, with_divergence: bool

@@ -14,7 +14,7 @@ The gradients g arrive from ordinary autograd on [N, T] tensors: no objective ev
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -44,10 +44,18 @@ class TokenStatistics(NamedTuple):
 
 @dataclass(eq=False)
 class Workspace:
-    """Logit buffers that outlive a step: allocating big ones anew in every step costs dear in page faults."""
+    """Logit buffers that outlive a step: allocating big ones anew in every step costs dear in page faults.
+
+    They are plain tensors even in inference mode, so that a training step can take over those of an evaluation. A copy
+    or a pickle of a workspace starts empty.
+    """
 
     free: list[Tensor] = field(default_factory=list)
 
+    def __reduce__(self) -> tuple[type[Self], tuple[()]]:
+        return type(self), ()
+
+    @torch.inference_mode(False)
     def take(self, rows: int, columns: int, like: Tensor) -> Tensor:
         """A buffer [rows, columns] of any content."""
         size = rows * columns
@@ -57,6 +65,7 @@ class Workspace:
                 return self.free.pop(index)[:size].view(rows, columns)
         return torch.empty(size, dtype=dtype, device=like.device).view(rows, columns)
 
+    @torch.inference_mode(False)
     def give(self, *buffers: Tensor | None) -> None:
         """Put buffers back, to be taken again."""
         for buffer in buffers:

@@ -68,7 +68,7 @@ def train(trainer: PreferenceTrainer) -> RunResult:
     folder."""
     args = trainer.args
     resume = args.resume_from_checkpoint
-    if resume in (True, "true", "True"):
+    if resume == "true":
         resume = get_last_checkpoint(args.output_dir)
     trainer.train(resume_from_checkpoint=resume or None)
     evaluation = trainer.evaluate() if trainer.eval_dataset is not None else {}

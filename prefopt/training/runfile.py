@@ -69,6 +69,17 @@ class DataSection(_Section):
     on_bad_rows: OnBadRows = "stop"
 
 
+def _as_declared(hint: Any, value: object) -> Any:
+    """The value as the argument's type has it. YAML takes `no` and `true` for truth values where words are meant."""
+    adapter = TypeAdapter(hint)
+    try:
+        return adapter.validate_python(value)
+    except ValidationError:
+        if not isinstance(value, bool):
+            raise
+        return adapter.validate_python("true" if value else "no")
+
+
 def _named(field: str) -> BeforeValidator:
     return BeforeValidator(lambda value: {field: value} if isinstance(value, str) else value)
 
@@ -85,21 +96,20 @@ class RunFile(_Section):
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
         """Read a run file and lay dotted overrides such as `objective.beta=0.5` over it. Raises RunFileError."""
-        try:
-            read = OmegaConf.load(path)
-            merged = OmegaConf.to_container(
-                OmegaConf.merge(read, OmegaConf.from_dotlist(list(overrides))), resolve=True
-            )
-        except FileNotFoundError:
-            raise RunFileError(f"{path}: there is no such file") from None
-        except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
-            raise RunFileError(f"{path}: not a readable run file: {error}") from error
-        if not isinstance(merged, dict):
-            raise RunFileError(f"{path}: a run file is a mapping with model, data, objective and training")
         if wrong := [text for text in overrides if "=" not in text]:
             raise RunFileError(f"override {wrong[0]!r}: write it as section.field=value")
         try:
-            return cls.model_validate(merged)
+            read = OmegaConf.load(path)
+            if not OmegaConf.is_dict(read):
+                raise RunFileError(f"{path}: a run file is a mapping with model, data, objective and training")
+            merged = OmegaConf.merge(read, OmegaConf.from_dotlist(list(overrides)))
+            fields = OmegaConf.to_container(merged, resolve=True)
+        except FileNotFoundError:
+            raise RunFileError(f"{path}: there is no such file") from None
+        except (yaml.YAMLError, OmegaConfBaseException, OSError) as error:
+            raise RunFileError(f"{path}: not a readable run file: {error}") from error
+        try:
+            return cls.model_validate(fields)
         except ValidationError as error:
             raise RunFileError("\n".join(f"{path}: {line}" for line in explain(error, cls))) from error
 
@@ -115,7 +125,7 @@ class RunFile(_Section):
             if name not in names:
                 raise ValueError(f"{name}: no such training argument.{did_you_mean(name, names)}")
             try:
-                checked[name] = TypeAdapter(hints[name]).validate_python(value)
+                checked[name] = _as_declared(hints[name], value)
             except ValidationError as error:
                 raise ValueError(f"{name}: {error.errors()[0]['msg']}, got {value!r}") from error
         return checked

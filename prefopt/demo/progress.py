@@ -1,0 +1,109 @@
+"""What the console shows: numbered stages, with a bar on a terminal and plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import datasets
+import transformers
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from transformers import PrinterCallback, Trainer, TrainerCallback
+
+__all__ = ["Stage", "Stages", "quiet", "show_training"]
+
+
+class Stage:
+    """A stage under way. `advance` moves its bar, `note` says a few words beside it."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress = progress
+        self._task = task
+
+    def advance(self, steps: int = 1) -> None:
+        """So many steps further."""
+        self._progress.advance(self._task, steps)
+
+    def note(self, text: str) -> None:
+        """What to show beside the bar and, at the end, beside the time."""
+        self._progress.update(self._task, note=escape(text))
+
+    @property
+    def last_note(self) -> str:
+        """The last note."""
+        return str(self._progress.tasks[0].fields["note"])
+
+
+class Stages:
+    """The stages of a run, numbered; `seconds` holds how long each took."""
+
+    def __init__(self, console: Console, count: int) -> None:
+        self.console = console
+        self.count = count
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str, total: int) -> Iterator[Stage]:
+        """Show a stage of `total` steps while the block runs."""
+        label = f"{len(self.seconds) + 1}/{self.count} {name}"
+        columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
+        terminal = self.console.is_terminal
+        if not terminal:
+            self.console.print(f"{label} ...", highlight=False)
+        start = time.perf_counter()
+        with Progress(
+            *columns, TextColumn("{task.fields[note]}"), console=self.console, transient=True, disable=not terminal
+        ) as progress:
+            stage = Stage(progress, progress.add_task(escape(label), total=total, note=""))
+            yield stage
+        self.seconds[name] = time.perf_counter() - start
+        note = f"  {stage.last_note}" if stage.last_note else ""
+        self.console.print(f"[green]done[/] {label}: {self.seconds[name]:.0f} s{note}", highlight=False)
+
+
+class _Bar(TrainerCallback):
+    """Moves a stage with a Trainer, and notes what it logs."""
+
+    def __init__(self, stage: Stage, shown: dict[str, str]) -> None:
+        self.stage = stage
+        self.shown = shown
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.stage.advance()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        known = [f"{label} {float(logs[key]):.3f}" for key, label in self.shown.items() if logs and key in logs]
+        if known:
+            self.stage.note("  ".join(known))
+
+
+def show_training(trainer: Trainer, stage: Stage, shown: dict[str, str]) -> None:
+    """Let the stage follow the trainer, in place of printed dictionaries; `shown` maps logged names to labels."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_Bar(stage, shown))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the bars and hints of transformers and datasets while the block runs; their errors still come through."""
+    hints = transformers.logging
+    verbosity, bars, data_bars = (
+        hints.get_verbosity(),
+        hints.is_progress_bar_enabled(),
+        datasets.are_progress_bars_disabled(),
+    )
+    hints.set_verbosity_error()
+    hints.disable_progress_bar()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        hints.set_verbosity(verbosity)
+        if bars:
+            hints.enable_progress_bar()
+        if not data_bars:
+            datasets.enable_progress_bars()

@@ -1,0 +1,104 @@
+"""The command line, as typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from prefopt import zoo
+from prefopt.cli import app
+
+RUNNER = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
+
+
+def run(*arguments: str, exit_code: int = 0) -> str:
+    result = RUNNER.invoke(app, arguments)
+    assert result.exit_code == exit_code, result.output
+    return result.output
+
+
+def test_help_names_every_command() -> None:
+    output = run("--help")
+    for command in ("train", "zoo", "components", "data", "demo"):
+        assert command in output
+
+
+def test_the_zoo_is_a_table_of_equations() -> None:
+    output = run("zoo")
+    for name in zoo.ZOO:
+        assert name in output
+    assert "-log sigmoid(beta (sum r_c - sum r_j))" in output
+
+
+@pytest.mark.parametrize("name", zoo.ZOO)
+def test_a_row_in_full_holds_yaml_that_gives_the_row_back(name: str) -> None:
+    output = run("zoo", name)
+    assert "Source" in output
+    text = output.partition("in a run file:")[2]
+    assert zoo.build(yaml.safe_load(text)) == zoo.ZOO[name]()
+
+
+def test_a_wrong_name_is_an_error_with_the_right_one() -> None:
+    assert "Did you mean 'sparsepo'?" in run("zoo", "sparspo", exit_code=2)
+    assert "Did you mean 'divergence'?" in run("components", "divergance", exit_code=2)
+
+
+def test_components_of_one_kind() -> None:
+    output = run("components", "divergence")
+    assert "forward_kl" in output
+    assert "prefopt" in output
+    assert "logistic" not in output
+
+
+def test_data_check_counts_and_shows(tmp_path: Path, rows: list[dict[str, str]], model_folder: str) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    output = run("data", "check", str(file), "--tokenizer", model_folder)
+    assert "32 rows read, 32 pairs kept" in output
+    assert output.count("rejected") >= 3
+    assert "tokens of prompt" in output
+    assert "bytes of prompt" in run("data", "check", str(file))
+
+
+def test_data_check_lists_what_is_unusable(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": "a", "chosen": 3, "rejected": "c"}\n')
+    output = run("data", "check", str(file), exit_code=2)
+    assert "pairs.jsonl:2" in output
+    assert "chosen" in output
+    assert "no such file" in run("data", "check", str(tmp_path / "absent.jsonl"), exit_code=2)
+
+
+def test_columns_are_renamed(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text('{"question": "a", "better": " b", "worse": " c"}\n')
+    names = ("--column", "prompt=question", "--column", "chosen=better", "--column", "rejected=worse")
+    assert "1 pairs kept" in run("data", "check", str(file), *names)
+    assert "write it as field=column" in run("data", "check", str(file), "--column", "prompt", exit_code=2)
+
+
+def test_train_end_to_end(tmp_path: Path, rows: list[dict[str, str]], model_folder: str) -> None:
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file = tmp_path / "run.yaml"
+    training = {"max_steps": 2, "report_to": "none", "use_cpu": True, "output_dir": str(tmp_path / "out")}
+    run_fields = {
+        "model": model_folder,
+        "data": {"train": str(data), "eval": str(data)},
+        "objective": "dpo",
+        "training": training,
+    }
+    file.write_text(yaml.safe_dump(run_fields))
+    output = run("train", str(file), "objective.beta=0.5", "training.save_strategy=no")
+    assert "rewards/accuracies" in output
+    assert "Saved in" in output
+    resolved = yaml.safe_load((tmp_path / "out" / "run.yaml").read_text())
+    assert resolved["objective"]["beta"] == 0.5
+    wrong = run("train", str(file), "objective.betta=1", "training.seeed=1", exit_code=2)
+    assert "Did you mean 'beta'?" in wrong
+    assert "Did you mean 'seed'?" in wrong
+    assert "error:" in run("train", str(file), f"model={tmp_path / 'no-model'}", exit_code=2)

@@ -1,0 +1,50 @@
+"""Two processes give what one gives: the same weights, the same mask, the same metrics."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+SCRIPT = "tests.training.two_processes"
+
+
+def _run(processes: int, model: str, rows: Path, out: Path, batch: int) -> dict[str, object]:
+    launcher = (
+        [] if processes == 1 else ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    )
+    command = [sys.executable, "-m", *launcher, SCRIPT, model, str(rows), str(out), str(batch)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(
+        command,
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((out / "found.json").read_text())
+
+
+def test_two_processes_are_as_one(model_folder: str, rows: list[dict[str, str]], tmp_path: Path) -> None:
+    data = tmp_path / "rows.json"
+    data.write_text(json.dumps(rows))
+    one = _run(1, model_folder, data, tmp_path / "one", batch=8)
+    two = _run(2, model_folder, data, tmp_path / "two", batch=4)
+    for file in ("model.safetensors", "objective.safetensors"):
+        expected = load_file(tmp_path / "one" / file)
+        for name, tensor in load_file(tmp_path / "two" / file).items():
+            torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=1e-5, msg=f"{file}: {name}")
+    timings = ("runtime", "per_second", "total_flos")
+    for logs, expected_logs in zip([*two["log"], two["eval"]], [*one["log"], one["eval"]], strict=True):
+        for name, value in logs.items():
+            if not any(word in name for word in timings):
+                assert value == pytest.approx(expected_logs[name], rel=2e-3, abs=1e-5), name

@@ -1,0 +1,78 @@
+"""A run that was interrupted goes on as an uninterrupted one would."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig
+from transformers import TrainerCallback
+
+from prefopt import zoo
+from prefopt.training import PreferenceTrainer
+from tests.training.test_trainer import NEAR_ONE, config
+
+
+class Interrupt(TrainerCallback):
+    """Stops the run, as a signal would, at the step after a checkpoint."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 5:
+            raise KeyboardInterrupt
+
+
+def _trainer(model: str, rows: list[dict[str, str]], out: str, adapter: bool, *callbacks: TrainerCallback) -> Any:
+    objective = zoo.build({"zoo": "sparsepo", **NEAR_ONE, "weighting": {**NEAR_ONE["weighting"], "dropout": 0.2}})
+    return PreferenceTrainer(
+        model,
+        objective=objective,
+        args=config(out, max_steps=8, save_strategy="steps", save_steps=4, mask_learning_rate=0.05),
+        train_dataset=rows,
+        peft_config=LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM") if adapter else None,
+        callbacks=list(callbacks),
+    )
+
+
+@pytest.mark.parametrize("adapter", [False, True], ids=["all weights", "adapter"])
+def test_resumed_is_as_uninterrupted(adapter: bool, model_folder: str, rows: list[dict[str, str]], out: str) -> None:
+    whole = _trainer(model_folder, rows, f"{out}-whole", adapter)
+    whole.train()
+    broken = _trainer(model_folder, rows, out, adapter, Interrupt())
+    with pytest.raises(KeyboardInterrupt):
+        broken.train()
+    resumed = _trainer(model_folder, rows, out, adapter)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 8
+    expected = dict(whole.model.named_parameters())
+    for name, parameter in resumed.model.named_parameters():
+        torch.testing.assert_close(parameter, expected[name], rtol=0, atol=0, msg=name)
+    tail = [entry for entry in whole.state.log_history if entry["step"] > 4 and "loss" in entry]
+    again = [entry for entry in resumed.state.log_history if entry["step"] > 4 and "loss" in entry]
+    assert [entry["loss"] for entry in again] == [entry["loss"] for entry in tail]
+    assert [entry["weights/mean"] for entry in again] == [entry["weights/mean"] for entry in tail]
+
+
+def test_the_best_checkpoint_is_put_back(model_folder: str, rows: list[dict[str, str]], out: str) -> None:
+    args = config(
+        out,
+        max_steps=6,
+        learning_rate=0.3,  # so high that later steps are worse than earlier ones
+        save_strategy="steps",
+        save_steps=2,
+        eval_strategy="steps",
+        eval_steps=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_rewards/accuracies",
+    )
+    trainer = PreferenceTrainer(model_folder, objective=zoo.dpo(), args=args, train_dataset=rows, eval_dataset=rows)
+    trainer.train()
+    assert trainer.evaluate()["eval_rewards/accuracies"] == pytest.approx(trainer.state.best_metric)
+
+
+def test_another_objective_does_not_resume(model_folder: str, rows: list[dict[str, str]], out: str) -> None:
+    args = config(out, max_steps=2, save_strategy="steps", save_steps=2)
+    PreferenceTrainer(model_folder, objective=zoo.dpo(), args=args, train_dataset=rows).train()
+    other = PreferenceTrainer(model_folder, objective=zoo.dpo(beta=0.5), args=args, train_dataset=rows)
+    with pytest.raises(ValueError, match="trained with another objective"):
+        other.train(resume_from_checkpoint=True)

@@ -31,7 +31,7 @@ class ForwardKL(Divergence):
     """D = KL(q || p) = sum_v q_v (log q_v - log p_v).
 
     dD/dz = p - q. Infinite where the policy excludes a token that the reference allows.
-    Source: TDPO (arXiv 2404.11999) eq. 9, its sequential KL, token by token.
+    Source: the sequential KL of TDPO (arXiv 2404.11999), token by token.
     """
 
     name: Literal["forward_kl"] = "forward_kl"
@@ -68,7 +68,7 @@ class JensenShannon(Divergence):
 
     At most ln 2, and finite whatever the logits.
     dD/dz_v = p_v (log p_v - log m_v - KL(p || m)) / 2.
-    Source: Lin 1991, Divergence measures based on the Shannon entropy, eq. 3.3.
+    Source: Lin 1991, Divergence measures based on the Shannon entropy.
     """
 
     name: Literal["jensen_shannon"] = "jensen_shannon"
@@ -92,7 +92,7 @@ class AlphaDivergence(Divergence):
 
     0 < a < 1; forward KL as a -> 1, reverse KL as a -> 0.
     dD/dz_v = (p_v S - q_v^a p_v^(1-a)) / a with S = sum_v q_v^a p_v^(1-a).
-    Source: Amari 1985, Differential-geometrical methods in statistics, eq. 3.31, up to the naming of a.
+    Source: Amari 1985, Differential-geometrical methods in statistics, up to the naming of a.
     """
 
     name: Literal["alpha"] = "alpha"

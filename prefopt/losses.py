@@ -35,7 +35,7 @@ class LogisticLoss(PreferenceLoss):
 class HingeLoss(PreferenceLoss):
     """loss = max(0, m - d), with target margin m.
 
-    Source: SLiC-HF (arXiv 2305.10425) eq. 2 on DPO's rewards, as in RSO (arXiv 2309.06657) eq. 8.
+    Source: the rank calibration loss of SLiC-HF (arXiv 2305.10425) on DPO's rewards, as in RSO (arXiv 2309.06657).
     """
 
     name: Literal["hinge"] = "hinge"

@@ -42,7 +42,7 @@ class DivergenceTerm(BaseModel):
     """alpha v_t D_t: which divergence, how much of it, and under which weights.
 
     weighting      None: v = w, the weights of the log-ratios
-    detach_chosen  no gradient to the policy through the chosen response's divergence (TDPO2, arXiv 2404.11999 eq. 16)
+    detach_chosen  no gradient to the policy through the chosen response's divergence (TDPO2, arXiv 2404.11999)
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

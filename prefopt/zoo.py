@@ -46,7 +46,8 @@ def cdpo(beta: float = 0.1, label_smoothing: float = 0.1) -> ObjectiveConfig:
 def hinge(beta: float = 0.1) -> ObjectiveConfig:
     """loss = max(0, 1 - beta (sum r_c - sum r_j)).
 
-    SLiC-HF's hinge on DPO's rewards. Source: arXiv 2305.10425 eq. 2; on rewards, RSO, arXiv 2309.06657 eq. 8.
+    SLiC-HF's hinge on DPO's rewards. Source: arXiv 2305.10425, its rank calibration loss; on rewards, RSO, arXiv
+    2309.06657.
     """
     return ObjectiveConfig(beta=beta, loss=HingeLoss())
 
@@ -81,7 +82,7 @@ def dpop(beta: float = 0.3, lam: float = 50.0) -> ObjectiveConfig:
 def tdpo1(beta: float = 0.1) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (sum r_c - sum r_j) - beta (sum k_j - sum k_c)).
 
-    Token-level DPO with the sequential KL of both responses. Source: arXiv 2404.11999 eq. 14.
+    Token-level DPO with the sequential KL of both responses. Source: arXiv 2404.11999, its L_TDPO1.
     """
     return ObjectiveConfig(beta=beta, divergence=DivergenceTerm(measure=ForwardKL()))
 
@@ -89,7 +90,8 @@ def tdpo1(beta: float = 0.1) -> ObjectiveConfig:
 def tdpo2(beta: float = 0.1, alpha: float = 0.5) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (sum r_c - sum r_j) - alpha beta (sum k_j - stopgrad(sum k_c))).
 
-    Token-level DPO whose chosen KL passes no gradient. Source: arXiv 2404.11999 eq. 16-17; alpha 0.5 is its setting.
+    Token-level DPO whose chosen KL passes no gradient. Source: arXiv 2404.11999, its L_TDPO2; alpha 0.5
+    is its setting.
     """
     return ObjectiveConfig(beta=beta, divergence=DivergenceTerm(measure=ForwardKL(), alpha=alpha, detach_chosen=True))
 
@@ -97,7 +99,7 @@ def tdpo2(beta: float = 0.1, alpha: float = 0.5) -> ObjectiveConfig:
 def mapo(beta: float = 0.1, sites: tuple[SiteKind, ...] = ("mlp", "attn", "resid", "logits")) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (sum m r_c - sum m r_j) - beta (sum m k_j - sum m k_c)).
 
-    The weights m come from the reference's activations. Source: MaPO in arXiv 2410.05102, section 3.
+    The weights m come from the reference's activations. Source: MaPO, in arXiv 2410.05102.
     """
     return ObjectiveConfig(
         beta=beta, weighting=ActivationWeighting(sites=sites), divergence=DivergenceTerm(measure=ForwardKL())
@@ -111,7 +113,7 @@ def sparsepo(
 
     shared=True is SparsePO-common (v = w, one mask), False is SparsePO-independent (a mask each). L1 charges l1_reward
     for w and l1_divergence for v, over both responses of the pair; a common mask is charged the mean of the two, once.
-    Source: arXiv 2410.05102, section 3; the L1 weights are those of its dialogue setting.
+    Source: arXiv 2410.05102; the L1 weights are those of its dialogue setting.
     """
     share = 0.5 if shared else 1.0
     return ObjectiveConfig(

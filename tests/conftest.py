@@ -21,7 +21,7 @@ def shared() -> Path:
     return folder
 
 
-WORDS = "the a film was good bad fine dull and very plot actor scene it they saw liked hated story end".split()  # noqa: SIM905
+WORDS = "the a film was good bad fine dull and very plot actor scene it they saw liked hated story end".split()
 
 
 @pytest.fixture(scope="session")

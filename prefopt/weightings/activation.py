@@ -22,7 +22,7 @@ class ActivationWeighting(TokenWeighting):
     minmax maps the response's smallest activation to 0 and its largest to 1. (The paper standardises before that; an
     affine map changes nothing under minmax.) A response whose activations are all equal at a site, one token among
     them, says nothing about which token matters: its weights there are 1. No gradient reaches any model.
-    Source: MaPO in SparsePO (arXiv 2410.05102), section 3.
+    Source: MaPO, in the SparsePO paper (arXiv 2410.05102).
     """
 
     name: Literal["activation"] = "activation"

@@ -26,7 +26,7 @@ class SparseWeighting(TokenWeighting):
     start near 0, some seeds all-zero) or "near_one" (u = 0, b = 1, c = 1/L up to 2^-20 with sum c = 1: every weight
     starts at exactly 1).
     Weights are unbounded above, and exact zeros come from the outer relu. Dropout acts on a_l and on w in training.
-    Source: SparsePO (arXiv 2410.05102), section 3, its mask over all layers.
+    Source: SparsePO (arXiv 2410.05102), its mask over all layers.
     """
 
     name: Literal["sparse"] = "sparse"

@@ -7,7 +7,7 @@ policy), the one that TDPO, MaPO and SparsePO use.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, final
 
 import torch
 from pydantic import Field
@@ -27,6 +27,7 @@ def _expectation(log_weights: Tensor, values: Tensor) -> Tensor:
     return (weights * torch.where(weights > 0, values, 0)).sum(-1)
 
 
+@final
 class ForwardKL(Divergence):
     """D = KL(q || p) = sum_v q_v (log q_v - log p_v).
 
@@ -45,6 +46,7 @@ class ForwardKL(Divergence):
         return logps.exp().sub_(ref_logps.exp())
 
 
+@final
 class ReverseKL(Divergence):
     """D = KL(p || q) = sum_v p_v (log p_v - log q_v).
 
@@ -63,6 +65,7 @@ class ReverseKL(Divergence):
         return _weighted(logps, logps - ref_logps - value[..., None])
 
 
+@final
 class JensenShannon(Divergence):
     """D = KL(p || m) / 2 + KL(q || m) / 2 with m = (p + q) / 2.
 
@@ -87,6 +90,7 @@ class JensenShannon(Divergence):
         return _weighted(logps, ratio - _expectation(logps, ratio)[..., None]) / 2
 
 
+@final
 class AlphaDivergence(Divergence):
     """D = (1 - sum_v q_v^a p_v^(1-a)) / (a (1 - a)).
 

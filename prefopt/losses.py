@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, final
 
 import torch
 from pydantic import Field
@@ -15,6 +15,7 @@ from prefopt.hookspecs import hookimpl
 __all__ = ["HingeLoss", "LogisticLoss", "SquaredLoss"]
 
 
+@final
 class LogisticLoss(PreferenceLoss):
     """loss = -(1 - e) log sigmoid(d - m) - e log sigmoid(-(d - m)), with label smoothing e and target margin m.
 
@@ -32,6 +33,7 @@ class LogisticLoss(PreferenceLoss):
         return -(1 - self.label_smoothing) * logsigmoid(z) - self.label_smoothing * logsigmoid(-z)
 
 
+@final
 class HingeLoss(PreferenceLoss):
     """loss = max(0, m - d), with target margin m.
 
@@ -46,6 +48,7 @@ class HingeLoss(PreferenceLoss):
         return torch.relu(self.margin - (chosen - rejected))
 
 
+@final
 class SquaredLoss(PreferenceLoss):
     """loss = (d - m)^2, with target margin m.
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial, reduce
 from pathlib import Path
-from typing import Annotated, NamedTuple, Self
+from typing import Annotated, NamedTuple, Self, final
 
 import torch
 import yaml
@@ -38,6 +38,7 @@ LossSlot = Annotated[SerializeAsAny[PreferenceLoss], BeforeValidator(partial(res
 RegularizerSlot = Annotated[SerializeAsAny[Regularizer], BeforeValidator(partial(resolve, Regularizer))]
 
 
+@final
 class DivergenceTerm(BaseModel):
     """alpha v_t D_t: which divergence, how much of it, and under which weights.
 
@@ -53,6 +54,7 @@ class DivergenceTerm(BaseModel):
     detach_chosen: bool = False
 
 
+@final
 class ObjectiveConfig(BaseModel):
     """An objective as a value: the five slots and beta. Round-trips through JSON and YAML; a slot takes a component, a
     mapping with its `name` and fields, or just its name.
@@ -123,6 +125,7 @@ class Mean(NamedTuple):
         return cls(values.sum(), values.new_tensor(values.numel()))
 
 
+@final
 @dataclass(frozen=True, eq=False)
 class ObjectiveOutput:
     """What an objective says of a batch. Rewards, weights and metrics are detached.
@@ -140,6 +143,7 @@ class ObjectiveOutput:
     metrics: dict[str, Mean]
 
 
+@final
 class Objective(nn.Module):
     """The objective as a function: (TokenBatch) -> ObjectiveOutput, with whatever parameters its weightings learn.
 

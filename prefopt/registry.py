@@ -7,7 +7,7 @@ import importlib.metadata
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import TypeVar, cast, final
 
 import pluggy
 from pydantic import ValidationError
@@ -24,14 +24,17 @@ C = TypeVar("C", bound=Component)
 _BUILT_INS = (weightings, divergences, shapings, losses, regularizers)
 
 
+@final
 class ComponentError(ValueError):
     """No component of that name, or one that does not accept its fields."""
 
 
+@final
 class PluginError(RuntimeError):
     """A plugin that cannot be used: it names the plugin, what is wrong and how to mend it."""
 
 
+@final
 @dataclass(frozen=True)
 class Owner:
     """Who brings a component: the distribution, its version, and the plugin as `distribution:entry-point`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, final
 
 from pydantic import Field
 from torch import Tensor
@@ -14,6 +14,7 @@ from prefopt.tokens import TokenBatch, masked_sum
 __all__ = ["MaskL1"]
 
 
+@final
 class MaskL1(Regularizer):
     """reward (sum_t w_t) + divergence (sum_t v_t), each sum over the tokens of both responses of the pair.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, final
 
 import torch
 from pydantic import Field
@@ -15,6 +15,7 @@ from prefopt.tokens import masked_mean, masked_sum
 __all__ = ["MeanShaping", "PositiveShaping", "SumShaping"]
 
 
+@final
 class SumShaping(RewardShaping):
     """r(y) = sum_t r_t, over the response's tokens, never length-normalised.
 
@@ -28,6 +29,7 @@ class SumShaping(RewardShaping):
         return masked_sum(rewards, mask)
 
 
+@final
 class MeanShaping(RewardShaping):
     """r(y) = (1 / T) sum_t r_t, over the T tokens of the response.
 
@@ -41,6 +43,7 @@ class MeanShaping(RewardShaping):
         return masked_mean(rewards, mask)
 
 
+@final
 class PositiveShaping(RewardShaping):
     """r(y) = s - lam max(0, -s) for the chosen response, s for the rejected one, with s = sum_t r_t.
 

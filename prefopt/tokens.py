@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, final
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return masked_sum(values, mask) / mask.sum(-1).clamp(min=1)
 
 
+@final
 @dataclass(frozen=True, eq=False)
 class PreferenceBatch:
     """Tokenised preference pairs, each field padded on the right to the longest of the batch.
@@ -109,6 +110,7 @@ class PreferenceBatch:
         return self.prompt_ids.shape[0]
 
 
+@final
 @dataclass(frozen=True, eq=False)
 class TokenBatch:
     """What the two models said about every response token; prompts are not in it. Components must not write to it.

@@ -6,13 +6,13 @@ import math
 
 import pytest
 import torch
-from batches import Case, random_case
 from torch import Tensor
 
 from prefopt import DivergenceTerm, Objective, ObjectiveConfig, zoo
 from prefopt.divergences import ForwardKL
 from prefopt.regularizers import MaskL1
 from prefopt.weightings import SparseWeighting, UniformWeighting
+from tests.batches import Case, random_case
 
 EXACT = {"rtol": 1e-11, "atol": 1e-12}
 NEAR_ONE = SparseWeighting(init="near_one")

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from batches import KINDS, Case, random_case
 from torch import Tensor
 
 from prefopt import Objective, ObjectiveConfig, zoo
+from tests.batches import KINDS, Case, random_case
 
 EXACT = {"rtol": 1e-11, "atol": 1e-12}
 

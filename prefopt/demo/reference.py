@@ -1,4 +1,4 @@
-"""The small reference: a word-level tokenizer and a GPT-2 of a few layers, trained on the generated corpus."""
+"""The small reference: a word-level tokenizer and a Llama of three layers, trained on the generated corpus."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import datasets
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     DataCollatorForLanguageModeling,
-    GPT2Config,
-    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
     PreTrainedTokenizerFast,
     Trainer,
     TrainingArguments,
@@ -22,8 +22,8 @@ from prefopt.demo.progress import Stage, show_training
 
 __all__ = ["train_reference", "word_tokenizer"]
 
-_LAYERS, _WIDTH, _HEADS, _POSITIONS = 4, 128, 4, 128
-_BATCH, _LEARNING_RATE = 64, 2e-3
+_LAYERS, _WIDTH, _HEADS, _POSITIONS = 3, 96, 4, 256
+_BATCH, _LEARNING_RATE = 32, 3e-3
 
 
 def word_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
@@ -44,17 +44,15 @@ def train_reference(texts: Sequence[str], folder: Path, *, steps: int, seed: int
     """Train the small model on the texts and write it, with its tokenizer, to the folder."""
     set_seed(seed)
     tokenizer = word_tokenizer(texts)
-    model = GPT2LMHeadModel(
-        GPT2Config(
+    model = LlamaForCausalLM(
+        LlamaConfig(
             vocab_size=len(tokenizer),
-            n_layer=_LAYERS,
-            n_embd=_WIDTH,
-            n_head=_HEADS,
-            n_positions=_POSITIONS,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            bos_token_id=tokenizer.eos_token_id,
+            num_hidden_layers=_LAYERS,
+            hidden_size=_WIDTH,
+            intermediate_size=2 * _WIDTH,
+            num_attention_heads=_HEADS,
+            max_position_embeddings=_POSITIONS,
+            bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
@@ -72,6 +70,7 @@ def train_reference(texts: Sequence[str], folder: Path, *, steps: int, seed: int
             weight_decay=0.01,
             logging_steps=max(1, steps // 20),
             save_strategy="no",
+            dataloader_pin_memory=False,
             report_to="none",
             disable_tqdm=True,
             seed=seed,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from prefopt.scoring.sites import LOGITS, record
 __all__ = ["ModelStates", "causal_lm", "run", "turn_dropout_off"]
 
 
+@final
 @dataclass(frozen=True, eq=False)
 class ModelStates:
     """What one model said at the M response tokens.

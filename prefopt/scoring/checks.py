@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import final
+
 import torch
 from torch import nn
 
@@ -15,6 +17,7 @@ from prefopt.tokens import PreferenceBatch
 __all__ = ["NonFiniteError", "disagreement", "require_finite"]
 
 
+@final
 class NonFiniteError(FloatingPointError):
     """A loss that is NaN or infinite. `row` is the number of the pair in its data set."""
 

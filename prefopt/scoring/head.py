@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +18,12 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+@final
 class UnsupportedHeadError(ValueError):
     """The model's head is not a linear map that can be applied to gathered hidden states."""
 
 
+@final
 @dataclass(frozen=True, eq=False)
 class Head:
     """z = softcap tanh(scale (W h + b) / softcap), without the tanh where softcap is None.
@@ -43,9 +46,8 @@ class Head:
         """
         layer = model.get_output_embeddings()
         if type(layer) is not nn.Linear:
-            raise UnsupportedHeadError(
-                f"the head of {type(model).__name__} is a {type(layer).__name__}, not a plain nn.Linear"
-            )
+            kind = f"{type(layer).__module__}.{type(layer).__qualname__}"  # an adapter's is called Linear too
+            raise UnsupportedHeadError(f"the head of {type(model).__name__} is a {kind}, not a plain nn.Linear")
         config = model.config.get_text_config()
         scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
         return cls(layer.weight, layer.bias, scale, getattr(config, "final_logit_softcapping", None))

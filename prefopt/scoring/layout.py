@@ -4,6 +4,7 @@ right."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from prefopt.tokens import PreferenceBatch
 __all__ = ["Layout"]
 
 
+@final
 @dataclass(frozen=True, eq=False)
 class Layout:
     """Rows for the models, and where the M response tokens of the batch stand in them.

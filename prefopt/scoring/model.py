@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from prefopt.tokens import PreferenceBatch, TokenBatch
 __all__ = ["PreferenceModel"]
 
 
+@final
 class PreferenceModel(nn.Module):
     """(PreferenceBatch) -> ObjectiveOutput, for anyone's own training loop and for PreferenceTrainer.
 

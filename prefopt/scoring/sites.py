@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -38,10 +38,19 @@ def _query_first(states: Tensor, hidden_size: int, heads: int) -> Sequence[Tenso
 
 
 def _by_head(states: Tensor, hidden_size: int, heads: int) -> Sequence[Tensor]:
-    """Fused q, k, v, interleaved head by head, as in GPT-NeoX."""
+    """Fused q, k, v, interleaved head by head, as in GPT-NeoX; with one key for all heads, queries first, as in
+    Falcon."""
+    if states.shape[-1] == hidden_size + 2 * (hidden_size // heads):
+        return _query_first(states, hidden_size, heads)
+    if states.shape[-1] != 3 * hidden_size:
+        raise ValueError(
+            f"activation sites: how a fused projection of {states.shape[-1]} features for {heads} heads of a model of "
+            f"size {hidden_size} splits into queries, keys and values is not known. Leave 'attn' out of `sites`."
+        )
     return states.view(*states.shape[:-1], heads, 3, -1).unbind(-2)
 
 
+@final
 @dataclass(frozen=True)
 class Site:
     """A place to listen: modules whose name within the backbone matches, on their way in or out.
@@ -71,6 +80,7 @@ SITES = (
 )
 
 
+@final
 @dataclass
 class ActivationRecorder:
     """What the hooks heard in one pass: for each site, in model order, its kind and its mean activation [N, S]."""

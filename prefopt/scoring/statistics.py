@@ -14,7 +14,7 @@ The gradients g arrive from ordinary autograd on [N, T] tensors: no objective ev
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, final
 
 import torch
 from torch import Tensor
@@ -42,6 +42,7 @@ class TokenStatistics(NamedTuple):
     divergence: Tensor | None
 
 
+@final
 @dataclass(eq=False)
 class Workspace:
     """Logit buffers that outlive a step: allocating big ones anew in every step costs dear in page faults.

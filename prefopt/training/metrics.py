@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import final
 
 import torch
 from accelerate import Accelerator
@@ -12,6 +13,7 @@ from prefopt.objective import Mean
 __all__ = ["MetricSums"]
 
 
+@final
 class MetricSums:
     """Adds up the metrics of batches until they are asked for."""
 

@@ -8,6 +8,7 @@ import json
 import platform
 from dataclasses import dataclass
 from pathlib import Path
+from typing import final
 
 from peft import LoraConfig
 from transformers import AutoTokenizer
@@ -26,6 +27,7 @@ __all__ = ["RunResult", "start", "train"]
 _LIBRARIES = ("prefopt", "torch", "transformers", "accelerate", "datasets", "peft", "tokenizers")
 
 
+@final
 @dataclass(frozen=True)
 class RunResult:
     """What a run came to: its folder, the last evaluation where there was one, and the training log."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self, get_type_hints
+from typing import Annotated, Any, Self, final, get_type_hints
 
 import yaml
 from omegaconf import OmegaConf
@@ -24,6 +24,7 @@ _HERE = {"max_length", "max_prompt_length", "on_bad_rows", "columns", "model_ini
 """Fields of PreferenceConfig that a run file says under `data` and `model`."""
 
 
+@final
 class RunFileError(ValueError):
     """A run file that cannot be used: one line for each problem."""
 
@@ -32,6 +33,7 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
+@final
 class ModelSection(_Section):
     """`model`: a name or folder, or a mapping.
 
@@ -49,6 +51,7 @@ class ModelSection(_Section):
     peft: dict[str, Any] | None = None
 
 
+@final
 class DataSection(_Section):
     """`data`: a file, folder or hub name, or a mapping.
 
@@ -84,6 +87,7 @@ def _named(field: str) -> BeforeValidator:
     return BeforeValidator(lambda value: {field: value} if isinstance(value, str) else value)
 
 
+@final
 class RunFile(_Section):
     """A run, resolved: `model`, `data`, `objective` (see `prefopt.zoo.build`) and `training` (PreferenceConfig's
     fields)."""

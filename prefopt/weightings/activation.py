@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, final
 
 import torch
 from pydantic import Field
@@ -16,6 +16,7 @@ __all__ = ["ActivationWeighting"]
 SiteKind = Literal["mlp", "attn", "resid", "logits"]
 
 
+@final
 class ActivationWeighting(TokenWeighting):
     """w_t = mean over kinds, of the mean over a kind's sites, of minmax(a)_t, a_t a site's mean activation.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, final
 
 import torch
 from pydantic import Field
@@ -17,6 +17,7 @@ __all__ = ["SparseMask", "SparseWeighting"]
 _STATES = MappingProxyType({"predicting": Signal.REF_HIDDEN_STATES, "token": Signal.REF_TOKEN_STATES})
 
 
+@final
 class SparseWeighting(TokenWeighting):
     """w_t = relu(sum_l c_l relu(u_l . LN(h_l) + b_l)) over the reference's layers l = 1..L.
 
@@ -45,6 +46,7 @@ class SparseWeighting(TokenWeighting):
         return mask
 
 
+@final
 class SparseMask(nn.Module):
     """The network of SparseWeighting: (TokenBatch) -> [N, T]. Parameters are float32 whatever the models' precision."""
 

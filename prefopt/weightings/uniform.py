@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, final
 
 from pydantic import Field
 from torch import Tensor
@@ -13,6 +13,7 @@ from prefopt.tokens import TokenBatch
 __all__ = ["UniformWeighting"]
 
 
+@final
 class UniformWeighting(TokenWeighting):
     """w_t = value, on every response token.
 

@@ -106,7 +106,7 @@ def batch(make_batch, pairs):
 
 @pytest.fixture(scope="session")
 def log_probs():
-    """log pi(. | prompt, response so far) at each token of the response, [T, V], by calling the model as anyone does."""
+    """log pi(. | prompt, response so far) at each token of the response, [T, V], by a plain call of the model."""
 
     def compute(model, prompt, response):
         logits = model(input_ids=torch.tensor([prompt + response])).logits[0]
@@ -131,6 +131,21 @@ def by_hand(log_probs):
 
 
 @pytest.fixture(scope="session")
+def tdpo2_by_hand(by_hand):
+    """TDPO2's loss, the mean over pairs."""
+
+    def compute(policy, reference, pairs, beta, alpha):
+        losses = []
+        for prompt, chosen, rejected in pairs:
+            (rc, kc), (rj, kj) = (by_hand(policy, reference, prompt, response) for response in (chosen, rejected))
+            z = beta * (rc.sum() - rj.sum()) - alpha * beta * (kj.sum() - kc.sum().detach())
+            losses.append(-torch.nn.functional.logsigmoid(z))
+        return torch.stack(losses).mean()
+
+    return compute
+
+
+@pytest.fixture(scope="session")
 def same_gradients():
     """Asserts that two models have the same gradient at every parameter, and that it is not zero throughout."""
 
@@ -138,12 +153,11 @@ def same_gradients():
         gradients, others = (
             {name: p.grad for name, p in module.named_parameters() if p.grad is not None} for module in (model, other)
         )
+        assert gradients.keys() == others.keys()
         assert any(bool((gradient != 0).any()) for gradient in gradients.values())
-        for name in gradients.keys() | others.keys():
-            zero = torch.zeros_like(dict(model.named_parameters())[name])
-            ours, theirs = gradients.get(name, zero), others.get(name, zero)
+        for name, ours in gradients.items():
             torch.testing.assert_close(
-                ours, theirs, rtol=rtol, atol=atol, msg=lambda text, name=name: f"{name}: {text}"
+                ours, others[name], rtol=rtol, atol=atol, msg=lambda text, at=name: f"{at}: {text}"
             )
 
     return check

@@ -1,0 +1,211 @@
+"""The layers of the library, kept by reading its imports: see "Layout and layers" in the design."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import prefopt
+
+PACKAGE = Path(prefopt.__file__).parent
+FACADE = "prefopt/__init__"
+
+# A unit imports only units of lower layers, and never another of its own.
+LAYERS: list[set[str]] = [
+    {"tokens", "validation"},
+    {"component", "data"},
+    {"hookspecs"},
+    {"weightings", "divergences", "shapings", "losses", "regularizers"},
+    {"registry"},
+    {"objective"},
+    {"zoo", "scoring", "testing"},
+    {"training"},
+    {"comparison", "demo"},
+    {"cli"},
+    {FACADE},  # re-exports; nothing inside the library imports through it
+]
+LAYER = {unit: height for height, units in enumerate(LAYERS) for unit in units}
+
+# Where each third-party library may be imported. One that is not here has to be given a place first.
+ANYWHERE = set(LAYER)
+OUTSIDE: dict[str, set[str]] = {
+    "torch": ANYWHERE,
+    "pydantic": ANYWHERE,
+    "pydantic_core": ANYWHERE,
+    "yaml": {"objective", "training", "comparison", "demo", "cli"},
+    "safetensors": {"objective", "scoring", "training"},
+    "pluggy": {"hookspecs", "registry"},
+    "pytest": {"testing"},
+    "transformers": {"data", "scoring", "training", "comparison", "demo", "cli"},
+    "tokenizers": {"data", "demo"},
+    "datasets": {"data", "scoring", "training", "comparison", "demo"},
+    "pyarrow": {"data", "scoring"},
+    "accelerate": {"training"},
+    "tensorboard": {"training"},
+    "peft": {"scoring", "training", "comparison"},
+    "jinja2": {"data", "comparison", "cli"},
+    "omegaconf": {"training", "comparison", "cli"},
+    "rich": {"data", "training", "comparison", "demo", "cli"},
+    "typer": {"cli"},
+    "matplotlib": {"comparison"},
+    "numpy": {"data", "training", "comparison", "demo"},
+}
+
+# `import prefopt` costs torch and pydantic, not these.
+HEAVY = ("transformers", "datasets", "accelerate", "peft", "matplotlib", "typer", "rich", "tensorboard", "pytest")
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+each_file = pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+
+
+def unit_of(file: Path) -> str:
+    part = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return FACADE if part == "__init__" else part
+
+
+@cache
+def tree_of(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Every dotted name that is imported anywhere in the tree, functions and type checking included."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide what is imported"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def inner(name: str) -> str | None:
+    """The unit of the library that a dotted name leads to; None for other libraries."""
+    first, *rest = name.split(".")
+    if first != "prefopt":
+        return None
+    return rest[0] if rest and rest[0] in LAYER else FACADE
+
+
+def outer(name: str) -> str | None:
+    """The third-party library that a dotted name leads to; None for prefopt and the standard library."""
+    if name.startswith("torch.utils.tensorboard"):
+        return "tensorboard"
+    first = name.partition(".")[0]
+    return None if first == "prefopt" or first in sys.stdlib_module_names else first
+
+
+def climbing(unit: str, names: Iterator[str]) -> list[str]:
+    """Those imports that do not point down."""
+    units = {name: inner(name) for name in names}
+    return [name for name, other in units.items() if other not in (None, unit) and LAYER[other] >= LAYER[unit]]
+
+
+def misplaced(unit: str, names: Iterator[str]) -> list[str]:
+    """Those imports of third-party libraries that do not belong there."""
+    return [name for name in names if outer(name) and unit not in OUTSIDE.get(outer(name) or "", set())]
+
+
+def test_every_file_has_a_layer() -> None:
+    assert {unit_of(file) for file in FILES} <= set(LAYER)
+    assert len(FILES) > 20
+
+
+@each_file
+def test_imports_point_down(file: Path) -> None:
+    assert climbing(unit_of(file), imports(tree_of(file))) == []
+
+
+@each_file
+def test_libraries_stay_in_their_place(file: Path) -> None:
+    assert misplaced(unit_of(file), imports(tree_of(file))) == []
+    if unit_of(file) == "scoring" and "cache" not in file.name:
+        assert not {"datasets", "pyarrow"} & {outer(name) for name in imports(tree_of(file))}
+
+
+def test_these_checks_bite() -> None:
+    def names(source: str) -> Iterator[str]:
+        return imports(ast.parse(source))
+
+    assert climbing("losses", names("from prefopt.shapings import SumShaping"))
+    assert climbing("component", names("def f():\n    from prefopt import zoo"))
+    assert climbing("objective", names("from prefopt import ObjectiveConfig"))
+    assert climbing("demo", names("import prefopt.comparison.report"))
+    assert not climbing("objective", names("import prefopt.registry\nfrom prefopt.objective import Mean"))
+    assert misplaced("objective", names("import torch.utils.tensorboard"))
+    assert misplaced("data", names("import os\nimport a_new_library"))
+    assert not misplaced("data", names("import os\nfrom datasets import Dataset\nfrom prefopt.tokens import x"))
+
+
+def exported(tree: ast.Module) -> list[str] | None:
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
+            return ast.literal_eval(node.value)
+    return None
+
+
+@each_file
+def test_public_names_are_listed_in_order(file: Path) -> None:
+    """CONSTANTS, then Classes, then functions, each in alphabetical order, as ruff sorts them."""
+    names = exported(tree_of(file))
+    if file.name == "__init__.py" and any(inner(name) for name in imports(tree_of(file))):
+        assert names, "a package that gathers names says which it exports"
+    names = names or []
+    assert names == sorted(names, key=lambda name: (not name.isupper(), not name[0].isupper(), name))
+    assert len(set(names)) == len(names)
+
+
+@each_file
+def test_files_are_short(file: Path) -> None:
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= 280
+
+
+def run(code: str, *options: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *options, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_importing_prefopt_is_light_and_silent() -> None:
+    code = f"import sys, prefopt; print([name for name in {HEAVY!r} if name in sys.modules])"
+    heavy = run(code, "-W", "error")
+    assert heavy.strip() == "[]"
+
+
+ALONE = """
+import importlib, sys, types, warnings
+modules, package, heavy = {modules!r}, {package!r}, {heavy!r}
+for name in heavy:  # once, with whatever they have to say about one another: only our own warnings are errors
+    importlib.import_module(name)
+warnings.simplefilter("error")
+for module in modules:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "prefopt"]:
+        del sys.modules[name]
+    # A bare package in place of prefopt/__init__.py, which would import its neighbours in an order that works.
+    sys.modules["prefopt"] = types.ModuleType("prefopt")
+    sys.modules["prefopt"].__path__ = [package]
+    try:
+        found = importlib.import_module(module)
+    except BaseException as error:
+        sys.exit(f"{{module}}: {{type(error).__name__}}: {{error}}")
+    absent = [name for name in getattr(found, "__all__", ()) if not hasattr(found, name)]
+    if absent:
+        sys.exit(f"{{module}}: __all__ names {{absent}}, which it does not have")
+"""
+
+
+def test_every_module_imports_alone_and_in_silence() -> None:
+    """One process for them all, since torch alone takes seconds; prefopt's own modules are forgotten in between."""
+    modules = []
+    for file in FILES:
+        parts = file.relative_to(PACKAGE).with_suffix("").parts
+        modules.append(".".join(("prefopt", *(part for part in parts if part != "__init__"))))
+    used = {outer(name) for file in FILES for name in imports(tree_of(file))} - {None}
+    run(ALONE.format(modules=[m for m in modules if m != "prefopt"], package=str(PACKAGE), heavy=sorted(used)))

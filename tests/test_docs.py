@@ -1,0 +1,54 @@
+"""Every example of the documentation and the README runs, with a tiny model in the place of the named one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from prefopt import zoo
+from prefopt.training import RunFile
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("**/*.md")])
+NAMED_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks of a language, with as many blank lines before them as bring errors to the page's own lines."""
+    text = page.read_text(encoding="utf-8")
+    found = re.finditer(rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    return ["\n" * text.count("\n", 0, match.start(1)) + match[1] for match in found]
+
+
+def test_there_are_pages() -> None:
+    assert len(PAGES) >= 6
+    assert sum(len(blocks(page, "python")) for page in PAGES) >= 10
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_examples_run(page: Path, model_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": f"docs_{page.stem}"}
+    for block in blocks(page, "python"):
+        code = block.replace(NAMED_MODEL, model_folder)
+        exec(compile(code, str(page), "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_yaml_examples_are_run_files_or_objectives(page: Path, tmp_path: Path) -> None:
+    for block in blocks(page, "yaml"):
+        fields = yaml.safe_load(block)
+        if "model" in fields:
+            file = tmp_path / "run.yaml"
+            file.write_text(block)
+            RunFile.load(file)
+        else:
+            zoo.build(fields)
+
+
+def test_every_row_of_the_zoo_is_in_the_readme() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert all(f"| `{name}` |" in text for name in zoo.ZOO)

@@ -1,0 +1,200 @@
+"""What must not change an objective: padding, the order of pairs, how a batch is split, autocast."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prefopt import Objective, ObjectiveConfig, ObjectiveOutput, TokenBatch, zoo
+from prefopt.component import RewardShaping, TokenWeighting
+from prefopt.objective import Mean
+from prefopt.weightings import SparseWeighting
+from tests.batches import Case, random_case, rubbish
+
+ROWS = {name: row() for name, row in zoo.ZOO.items()} | {"independent": zoo.sparsepo(shared=False)}
+each_row = pytest.mark.parametrize("config", ROWS.values(), ids=ROWS)
+
+
+def build(config: ObjectiveConfig, *, layers: int = 3) -> Objective:
+    torch.manual_seed(3)
+    return Objective(config, num_layers=layers, hidden_size=5)
+
+
+def near_one(config: ObjectiveConfig) -> ObjectiveConfig:
+    """The same with masks that are 1, so that sums of dyadic numbers stay exact."""
+    if not isinstance(config.weighting, SparseWeighting):
+        return config
+    weighting, term = SparseWeighting(init="near_one"), config.divergence
+    own = None if term.weighting is None else weighting
+    return config.model_copy(
+        update={"weighting": weighting, "divergence": term.model_copy(update={"weighting": own}), "regularizers": ()}
+    )
+
+
+def rows_of(case: Case, rows: list[int]) -> Case:
+    return case.but(
+        lengths=tuple(case.lengths[row] for row in rows),
+        logits=case.logits[rows],
+        ref_logits=case.ref_logits[rows],
+        token_ids=case.token_ids[rows],
+        states=case.states[:, rows],
+        token_states=case.token_states[:, rows],
+        activations=case.activations[:, rows],
+    )
+
+
+def dyadic(tokens: TokenBatch, kinds: tuple[str, ...] = ("mlp", "attn", "resid", "logits")) -> TokenBatch:
+    """The batch with eighths and quarters for numbers: their sums are exact in whatever order they are added."""
+    draw = torch.Generator().manual_seed(8)
+
+    def eighths(*shape: int) -> Tensor:
+        values = torch.randint(-16, 17, shape, generator=draw) / 8
+        return torch.where(tokens.mask, values, rubbish(values))
+
+    activations = torch.randint(0, 5, (len(kinds), *tokens.mask.shape), generator=draw) / 4
+    activations[..., 0], activations[..., 1] = 0, 1  # every row of two tokens or more spans 0 to 1
+    return TokenBatch(
+        logps=eighths(*tokens.mask.shape).requires_grad_(),
+        ref_logps=eighths(*tokens.mask.shape),
+        mask=tokens.mask,
+        token_ids=tokens.token_ids,
+        divergence=eighths(*tokens.mask.shape).abs().requires_grad_(),
+        ref_hidden_states=tokens.ref_hidden_states,
+        ref_activations=torch.where(tokens.mask, activations, rubbish(activations)),
+        activation_kinds=kinds,
+    )
+
+
+def widened(tokens: TokenBatch, columns: int) -> TokenBatch:
+    """The batch with more columns of padding, which hold rubbish."""
+
+    def more(values: Tensor) -> Tensor:
+        states = values.ndim == 4
+        shape = list(values.shape)
+        shape[2 if states else -1] = columns
+        tail = rubbish(values.new_empty(shape)) if values.is_floating_point() else values.new_zeros(shape)
+        return torch.cat([values, tail], dim=2 if states else -1)
+
+    names = ("ref_logps", "mask", "token_ids", "ref_hidden_states", "ref_activations")
+    fields = {name: more(getattr(tokens, name)) for name in names}
+    for name in ("logps", "divergence"):
+        fields[name] = more(getattr(tokens, name).detach()).requires_grad_()
+    return tokens.replace(**fields)
+
+
+@each_row
+def test_more_padding_changes_not_a_bit(config: ObjectiveConfig) -> None:
+    objective = build(near_one(config))
+    tokens = dyadic(random_case(7, dtype=torch.float32).tokens())
+    wider = widened(tokens, 9)
+    one, two = objective(tokens), objective(wider)
+    width = tokens.mask.shape[1]
+    assert two.weights.shape[1] == width + 9
+    assert torch.equal(one.weights, two.weights[:, :width])
+    assert torch.equal(one.rewards, two.rewards)
+    assert torch.equal(one.losses, two.losses)
+    assert one.metrics.keys() == two.metrics.keys()
+    for name, metric in one.metrics.items():
+        assert metric.value == pytest.approx(two.metrics[name].value, rel=1e-6), name
+    one.loss.backward()
+    two.loss.backward()
+    assert torch.equal(tokens.logps.grad, wider.logps.grad[:, :width])
+    assert not wider.logps.grad[:, width:].any()
+    if config.divergence is not None:
+        assert torch.equal(tokens.divergence.grad, wider.divergence.grad[:, :width])
+
+
+@each_row
+def test_published_weights_do_not_see_padding(config: ObjectiveConfig) -> None:
+    objective, tokens = build(config), dyadic(random_case(7, dtype=torch.float32).tokens())
+    one, two = objective(tokens), objective(widened(tokens, 9))
+    assert torch.equal(one.weights, two.weights[:, : tokens.mask.shape[1]])
+    torch.testing.assert_close(one.losses, two.losses, rtol=1e-6, atol=1e-6)
+
+
+class LearnedScale(TokenWeighting):
+    """w_t = theta on the response, by a product with the mask: what a plugin's author writes first."""
+
+    name: Literal["learned_scale"] = "learned_scale"
+
+    def build(self, *, num_layers: int, hidden_size: int) -> nn.Module:
+        class Scale(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.theta = nn.Parameter(torch.ones(()))
+
+            def forward(self, tokens: TokenBatch) -> Tensor:
+                return self.theta * tokens.mask
+
+        return Scale()
+
+
+class UnmaskedSum(RewardShaping):
+    """Sums the whole row, and so relies on token rewards that are 0 off the response."""
+
+    name: Literal["unmasked_sum"] = "unmasked_sum"
+
+    def __call__(self, rewards: Tensor, mask: Tensor, is_chosen: Tensor) -> Tensor:
+        return rewards.sum(-1)
+
+
+def test_rubbish_on_padding_does_not_reach_plugins() -> None:
+    config = zoo.tdpo1().model_copy(update={"weighting": LearnedScale(), "shaping": UnmaskedSum()})
+    case = random_case(11, dtype=torch.float32)
+    objective = build(config)
+    output = objective(case.tokens())
+    torch.testing.assert_close(output.rewards, build(zoo.tdpo1())(case.tokens()).rewards)
+    output.loss.backward()
+    assert objective.weighting.theta.grad.isfinite()
+    assert objective.weighting.theta.grad != 0
+
+
+@each_row
+def test_the_order_of_pairs_changes_nothing(config: ObjectiveConfig) -> None:
+    case, objective = random_case(8), build(config).double()
+    order = [2, 0, 1]
+    other = objective(rows_of(case, [*order, *(row + 3 for row in order)]).tokens())
+    one = objective(case.tokens())
+    exact = {"rtol": 1e-13, "atol": 1e-13}
+    assert not torch.equal(one.losses, other.losses)
+    torch.testing.assert_close(other.losses, one.losses[order], **exact)
+    torch.testing.assert_close(other.rewards.view(2, 3), one.rewards.view(2, 3)[:, order], **exact)
+    torch.testing.assert_close(other.loss, one.loss, **exact)
+
+
+@each_row
+def test_metrics_add_up_over_batches(config: ObjectiveConfig) -> None:
+    """Batches of two pairs and one: a mean of their means would be wrong, the sum of totals over numbers is not."""
+    case, objective = random_case(9, dtype=torch.float32), build(config)
+    whole = objective(case.tokens())
+    parts: list[ObjectiveOutput] = [
+        objective(rows_of(case, [0, 1, 3, 4]).tokens()),
+        objective(rows_of(case, [2, 5]).tokens()),
+    ]
+    for name, metric in whole.metrics.items():
+        first, second = (part.metrics[name] for part in parts)
+        added = Mean(first.total + second.total, first.number + second.number)
+        assert added.number == metric.number
+        assert added.value == pytest.approx(metric.value, rel=1e-5, abs=1e-7), name
+
+
+def test_a_mean_of_nothing_is_nan() -> None:
+    assert torch.tensor(Mean.of(torch.zeros(0)).value).isnan()
+    assert Mean.of(torch.tensor([True, False])).value == 0.5
+
+
+@each_row
+def test_autocast_leaves_the_objective_in_float32(config: ObjectiveConfig) -> None:
+    objective, case = build(config), random_case(10, dtype=torch.float32)
+    tokens = case.tokens()
+    plain = objective(tokens)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+        output = objective(tokens)
+    assert output.losses.dtype == output.rewards.dtype == output.weights.dtype == torch.float32
+    assert torch.equal(output.losses, plain.losses)
+    output.loss.backward()
+    assert case.logits.grad.isfinite().all()

@@ -49,7 +49,7 @@ OUTSIDE: dict[str, set[str]] = {
     "accelerate": {"training"},
     "tensorboard": {"training"},
     "peft": {"scoring", "training", "comparison"},
-    "jinja2": {"data", "comparison", "cli"},
+    "jinja2": {"data", "comparison", "demo", "cli"},
     "omegaconf": {"training", "comparison", "cli"},
     "rich": {"data", "training", "comparison", "demo", "cli"},
     "typer": {"cli"},

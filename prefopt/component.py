@@ -119,7 +119,11 @@ class PreferenceLoss(Component):
     """
 
     kind: ClassVar[str] = "preference loss"
-    couples_pairs: ClassVar[bool] = False
+
+    @property
+    def couples_pairs(self) -> bool:
+        """Whether, as configured, it couples pairs. It does not unless it says so."""
+        return False
 
     @abstractmethod
     def __call__(self, chosen: Tensor, rejected: Tensor) -> Tensor:

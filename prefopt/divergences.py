@@ -16,7 +16,7 @@ from torch import Tensor
 from prefopt.component import Divergence
 from prefopt.hookspecs import hookimpl
 
-__all__ = ["AlphaDivergence", "ForwardKL", "JensenShannon", "ReverseKL"]
+__all__ = ["AlphaDivergence", "ForwardKL", "JensenShannon", "ReverseKL", "TotalVariation"]
 
 
 def _expectation(log_weights: Tensor, values: Tensor) -> Tensor:
@@ -116,6 +116,28 @@ class AlphaDivergence(Divergence):
         return self.a * ref_logps + (1 - self.a) * logps
 
 
+@final
+class TotalVariation(Divergence):
+    """D = (1/2) sum_v |p_v - q_v|.
+
+    At most 1, and finite whatever the logits.
+    dD/dz_v = p_v (s_v - sum_u p_u s_u) / 2, with s_v the sign of p_v - q_v.
+    Source: its definition, as in Gibbs and Su 2002, On choosing and bounding probability metrics.
+    """
+
+    name: Literal["total_variation"] = "total_variation"
+
+    def __call__(self, logps: Tensor, ref_logps: Tensor) -> Tensor:
+        """logps, ref_logps [..., V] -> [...]."""
+        return (logps.exp() - ref_logps.exp()).abs().sum(-1) / 2
+
+    def logit_gradient(self, logps: Tensor, ref_logps: Tensor, value: Tensor) -> Tensor:
+        """p (s - sum p s) / 2, [..., V]."""
+        probs = logps.exp()
+        signs = (probs - ref_logps.exp()).sign()
+        return probs * (signs - (probs * signs).sum(-1, keepdim=True)) / 2
+
+
 def _weighted(logps: Tensor, values: Tensor) -> Tensor:
     """p_v values_v, [..., V], where p_v = 0 makes any value count nothing."""
     probs = logps.exp()
@@ -124,4 +146,4 @@ def _weighted(logps: Tensor, values: Tensor) -> Tensor:
 
 @hookimpl
 def prefopt_divergences() -> list[type[Divergence]]:
-    return [ForwardKL, ReverseKL, JensenShannon, AlphaDivergence]
+    return [ForwardKL, ReverseKL, JensenShannon, AlphaDivergence, TotalVariation]

@@ -87,6 +87,11 @@ class ObjectiveConfig(BaseModel):
         return reduce(frozenset.union, (component.requires for component in self.components), own)
 
     @property
+    def couples_pairs(self) -> bool:
+        """Whether the loss of a pair depends on the other pairs of its batch."""
+        return self.loss.couples_pairs
+
+    @property
     def activation_kinds(self) -> frozenset[str]:
         """The kinds of activation site that the scorer must collect."""
         return reduce(frozenset.union, (component.activation_kinds for component in self.components))

@@ -7,7 +7,7 @@ import importlib.metadata
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar, cast, final
+from typing import TypeVar, cast, final, get_args
 
 import pluggy
 from pydantic import ValidationError
@@ -70,6 +70,7 @@ def installed() -> Iterator[tuple[type[Component], Owner]]:
 def resolve(kind: type[C], value: object) -> C:
     """A component of that kind from its name, from a mapping with `name` and fields, or from a component itself.
 
+    Fields that hold components take the same forms.
     Raises ComponentError with the nearest right name where there is none so called, or where a field does not fit.
     """
     if isinstance(value, kind):
@@ -86,10 +87,31 @@ def resolve(kind: type[C], value: object) -> C:
         raise ComponentError(
             f"no {kind.__name__} named {name!r}.{did_you_mean(name, known)} Installed: {', '.join(sorted(known))}."
         )
+    inner = _inner_slots(known[name])
+    filled = {key: _filled(inner[key], part) if key in inner else part for key, part in fields.items()}
     try:
-        return known[name].model_validate(dict(fields))
+        return known[name].model_validate(filled)
     except ValidationError as error:
         raise ComponentError(f"{name}: {' '.join(explain(error, known[name]))}") from error
+
+
+def _inner_slots(component: type[Component]) -> dict[str, type[Component]]:
+    """The fields of a component that hold components themselves, one or several, and of which kind."""
+    found = {}
+    for name, field in component.model_fields.items():
+        parts = [field.annotation, *(part for argument in get_args(field.annotation) for part in _unwrapped(argument))]
+        kinds = [part for part in parts if isinstance(part, type) and part in HOOKS]
+        if kinds:
+            found[name] = kinds[0]
+    return found
+
+
+def _unwrapped(annotation: object) -> tuple[object, ...]:
+    return (annotation, *get_args(annotation))
+
+
+def _filled(kind: type[Component], value: object) -> object:
+    return [resolve(kind, part) for part in value] if isinstance(value, list | tuple) else resolve(kind, value)
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Literal, final
 
 from pydantic import Field
@@ -9,9 +10,9 @@ from torch import Tensor
 
 from prefopt.component import Regularizer
 from prefopt.hookspecs import hookimpl
-from prefopt.tokens import TokenBatch, masked_sum
+from prefopt.tokens import TokenBatch, masked_mean, masked_sum
 
-__all__ = ["MaskL1"]
+__all__ = ["MaskL1", "NegativeLogLikelihood"]
 
 
 @final
@@ -33,6 +34,27 @@ class MaskL1(Regularizer):
         return chosen + rejected
 
 
+@final
+class NegativeLogLikelihood(Regularizer):
+    """weight * -(1 / T) sum_t log pi(y_t) over the chosen response, or its plain sum.
+
+    The mean is over the tokens of each response, then over pairs. Source: RPO (arXiv 2404.19733), where it is a mean;
+    CPO (arXiv 2401.08417) and ORPO (arXiv 2403.07691) write it as a sum and compute a mean.
+    """
+
+    name: Literal["nll"] = "nll"
+    weight: float = Field(default=1.0, ge=0)
+    reduction: Literal["mean", "sum"] = "mean"
+
+    def __call__(self, tokens: TokenBatch, weights: Tensor, divergence_weights: Tensor) -> Tensor:
+        """-> [B]."""
+        reduced = _REDUCTIONS[self.reduction](tokens.logps, tokens.mask)
+        return -self.weight * reduced[: tokens.pairs]
+
+
+_REDUCTIONS = MappingProxyType({"mean": masked_mean, "sum": masked_sum})
+
+
 @hookimpl
 def prefopt_regularizers() -> list[type[Regularizer]]:
-    return [MaskL1]
+    return [MaskL1, NegativeLogLikelihood]

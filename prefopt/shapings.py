@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, final
 
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from prefopt.component import RewardShaping
 from prefopt.hookspecs import hookimpl
+from prefopt.stable import capped_exp, log1mexp
 from prefopt.tokens import masked_mean, masked_sum
 
-__all__ = ["MeanShaping", "PositiveShaping", "SumShaping"]
+__all__ = [
+    "AlphaShaping",
+    "ForwardKLShaping",
+    "JensenShannonShaping",
+    "LogOddsShaping",
+    "MeanShaping",
+    "PositiveShaping",
+    "SumShaping",
+]
 
 
 @final
@@ -60,6 +71,77 @@ class PositiveShaping(RewardShaping):
         return torch.where(is_chosen, total - self.lam * torch.relu(-total), total)
 
 
+@final
+class LogOddsShaping(RewardShaping):
+    """r(y) = log(p / (1 - p)), log p = (1 / T) sum_t r_t: the log-odds of the response's mean probability.
+
+    Source: ORPO (arXiv 2403.07691) eq. 4-5.
+    """
+
+    name: Literal["log_odds"] = "log_odds"
+
+    def __call__(self, rewards: Tensor, mask: Tensor, is_chosen: Tensor) -> Tensor:
+        """rewards [N, T] log-probabilities, mask [N, T], is_chosen [N] -> [N]."""
+        mean = masked_mean(rewards, mask)
+        return mean - log1mexp(mean)
+
+
+@final
+class ForwardKLShaping(RewardShaping):
+    """r(y) = 1 - exp(-u), u = sum_t r_t: f'(pi / pi_ref) of the forward KL.
+
+    Where -u > cap the exponential goes on as its tangent, which the paper does not do and no float can do without.
+    Source: f-DPO (arXiv 2309.16240), table 1.
+    """
+
+    name: Literal["f_forward_kl"] = "f_forward_kl"
+    cap: float = Field(default=30.0, gt=0)
+
+    def __call__(self, rewards: Tensor, mask: Tensor, is_chosen: Tensor) -> Tensor:
+        """rewards [N, T], mask [N, T], is_chosen [N] -> [N]."""
+        return 1 - capped_exp(-masked_sum(rewards, mask), self.cap)
+
+
+@final
+class JensenShannonShaping(RewardShaping):
+    """r(y) = log 2 + log sigmoid(u), u = sum_t r_t: f'(pi / pi_ref) of the Jensen-Shannon divergence.
+
+    Source: f-DPO (arXiv 2309.16240), table 1.
+    """
+
+    name: Literal["f_jensen_shannon"] = "f_jensen_shannon"
+
+    def __call__(self, rewards: Tensor, mask: Tensor, is_chosen: Tensor) -> Tensor:
+        """rewards [N, T], mask [N, T], is_chosen [N] -> [N]."""
+        return math.log(2) + logsigmoid(masked_sum(rewards, mask))
+
+
+@final
+class AlphaShaping(RewardShaping):
+    """r(y) = (exp((a - 1) u) - 1) / (a - 1), u = sum_t r_t: f'(pi / pi_ref) of an alpha divergence.
+
+    a = 0 is the forward KL's, a -> 1 the reverse KL's. Where the exponent passes cap it goes on as its tangent.
+    Source: f-DPO (arXiv 2309.16240), table 1, with the exponent written as TRL writes it.
+    """
+
+    name: Literal["f_alpha"] = "f_alpha"
+    a: float = Field(default=0.5, ge=0, lt=1)
+    cap: float = Field(default=30.0, gt=0)
+
+    def __call__(self, rewards: Tensor, mask: Tensor, is_chosen: Tensor) -> Tensor:
+        """rewards [N, T], mask [N, T], is_chosen [N] -> [N]."""
+        slope = self.a - 1
+        return (capped_exp(slope * masked_sum(rewards, mask), self.cap) - 1) / slope
+
+
 @hookimpl
 def prefopt_reward_shapings() -> list[type[RewardShaping]]:
-    return [SumShaping, MeanShaping, PositiveShaping]
+    return [
+        SumShaping,
+        MeanShaping,
+        PositiveShaping,
+        LogOddsShaping,
+        ForwardKLShaping,
+        JensenShannonShaping,
+        AlphaShaping,
+    ]

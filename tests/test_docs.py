@@ -51,4 +51,5 @@ def test_yaml_examples_are_run_files_or_objectives(page: Path, tmp_path: Path) -
 
 def test_every_row_of_the_zoo_is_in_the_readme() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert all(f"| `{name}` |" in text for name in zoo.ZOO)
+    table = [line for line in text.splitlines() if line.startswith("| `")]
+    assert all(any(f"`{name}`" in line for line in table) for name in zoo.ZOO)

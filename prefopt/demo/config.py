@@ -23,7 +23,7 @@ class DemoConfig(BaseModel):
     seed     of the corpus, of every initialisation and of every sample
 
     reviews, reference_steps          size of the generated corpus; steps of training the small model on it
-    train_prompts, held_out_prompts   at most so many; of a short list, a fifth is held out
+    train_prompts, held_out_prompts   at most so many; of a short list, a quarter is held out
     samples_per_prompt                for sampled pairs and for evaluation; even
     max_new_tokens                    most tokens of a sample
     steps, batch_size                 of each preference training; the batch in pairs
@@ -50,9 +50,9 @@ class DemoConfig(BaseModel):
     steps: int = Field(default=200, ge=1)
     batch_size: int = Field(default=32, ge=1)
     learning_rate: float | None = Field(default=None, gt=0)
-    beta: float = Field(default=0.2, gt=0)
-    mask_learning_rate: float = Field(default=1e-2, gt=0)
-    l1_reward: float = Field(default=2e-3, ge=0)
+    beta: float = Field(default=0.1, gt=0)
+    mask_learning_rate: float = Field(default=3e-3, gt=0)
+    l1_reward: float = Field(default=1e-3, ge=0)
     l1_divergence: float = Field(default=2e-3, ge=0)
 
     @property

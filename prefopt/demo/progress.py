@@ -11,31 +11,35 @@ import datasets
 import transformers
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 __all__ = ["Stage", "Stages", "quiet", "show_training"]
 
 
 class Stage:
-    """A stage under way. `advance` moves its bar, `note` says a few words beside it."""
+    """A stage under way: on a terminal a bar with a few words beside it, elsewhere a line at every quarter."""
 
-    def __init__(self, progress: Progress, task: TaskID) -> None:
+    def __init__(self, console: Console, progress: Progress, label: str, total: int) -> None:
+        self.last_note = ""
+        self._console = console
         self._progress = progress
-        self._task = task
+        self._task = progress.add_task(escape(label), total=total, note="")
+        self._total = total
+        self._done = self._told = 0
 
     def advance(self, steps: int = 1) -> None:
         """So many steps further."""
+        self._done += steps
         self._progress.advance(self._task, steps)
 
     def note(self, text: str) -> None:
-        """What to show beside the bar and, at the end, beside the time."""
+        """What is to be said of the stage by now."""
+        self.last_note = text
         self._progress.update(self._task, note=escape(text))
-
-    @property
-    def last_note(self) -> str:
-        """The last note."""
-        return str(self._progress.tasks[0].fields["note"])
+        if not self._console.is_terminal and (quarter := 4 * self._done // self._total) > self._told:
+            self._told = quarter
+            self._console.print(f"  {self._done}/{self._total}  {text}", highlight=False, markup=False)
 
 
 class Stages:
@@ -53,16 +57,18 @@ class Stages:
         columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
         terminal = self.console.is_terminal
         if not terminal:
-            self.console.print(f"{label} ...", highlight=False)
+            self.console.print(label, highlight=False, markup=False)
         start = time.perf_counter()
         with Progress(
             *columns, TextColumn("{task.fields[note]}"), console=self.console, transient=True, disable=not terminal
         ) as progress:
-            stage = Stage(progress, progress.add_task(escape(label), total=total, note=""))
+            stage = Stage(self.console, progress, label, total)
             yield stage
         self.seconds[name] = time.perf_counter() - start
-        note = f"  {stage.last_note}" if stage.last_note else ""
-        self.console.print(f"[green]done[/] {label}: {self.seconds[name]:.0f} s{note}", highlight=False)
+        if terminal:
+            self.console.print(f"{label}: {self.seconds[name]:.0f} s  {stage.last_note}", highlight=False, markup=False)
+        else:
+            self.console.print(f"  {self.seconds[name]:.0f} s", highlight=False, markup=False)
 
 
 class _Bar(TrainerCallback):

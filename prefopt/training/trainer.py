@@ -30,6 +30,17 @@ _LOG = logging.getLogger(__name__)
 _STEP_0_TOLERANCE = 1e-4
 
 
+def _refuse_to_cut_coupled_pairs(objective: ObjectiveConfig | Objective, args: PreferenceConfig) -> None:
+    """Raise ValueError where the loss compares the pairs of a step with each other, but no device sees them all."""
+    config = objective.config if isinstance(objective, Objective) else objective
+    if config.couples_pairs and (args.gradient_accumulation_steps > 1 or args.world_size > 1):
+        raise ValueError(
+            f"the loss {config.loss.name!r} compares the pairs of a step with each other, so a step cannot be cut into "
+            f"{args.gradient_accumulation_steps} batches on {args.world_size} processes. Set "
+            "gradient_accumulation_steps to 1, the batch to the size of the step, and use one process."
+        )
+
+
 class PreferenceTrainer(Trainer):
     """Trains a policy on preference pairs under any objective.
 
@@ -67,6 +78,7 @@ class PreferenceTrainer(Trainer):
         optimizers: tuple[Any, Any] = (None, None),
     ) -> None:
         args = args or PreferenceConfig()
+        _refuse_to_cut_coupled_pairs(objective, args)
         module = preference_model(model, ref_model, objective, peft_config, args)
         tokenizer = tokenizer_for(module, processing_class)
         self.data_reports: dict[str, DataReport] = {}

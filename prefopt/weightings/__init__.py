@@ -5,12 +5,13 @@ from __future__ import annotations
 from prefopt.component import TokenWeighting
 from prefopt.hookspecs import hookimpl
 from prefopt.weightings.activation import ActivationWeighting
+from prefopt.weightings.desensitised import LengthDesensitisedWeighting
 from prefopt.weightings.sparse import SparseMask, SparseWeighting
 from prefopt.weightings.uniform import UniformWeighting
 
-__all__ = ["ActivationWeighting", "SparseMask", "SparseWeighting", "UniformWeighting"]
+__all__ = ["ActivationWeighting", "LengthDesensitisedWeighting", "SparseMask", "SparseWeighting", "UniformWeighting"]
 
 
 @hookimpl
 def prefopt_token_weightings() -> list[type[TokenWeighting]]:
-    return [UniformWeighting, ActivationWeighting, SparseWeighting]
+    return [UniformWeighting, ActivationWeighting, SparseWeighting, LengthDesensitisedWeighting]

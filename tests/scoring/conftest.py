@@ -44,6 +44,12 @@ ARCHITECTURES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _same_draws():
+    """Fresh masks and adapters are drawn at random: in each test, the same ones whatever ran before."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def jolt():
     """Adds noise to every parameter, of norms too: what a fresh LayerNorm gives has the same mean everywhere."""
@@ -78,7 +84,7 @@ def moved(jolt):
     """A copy of a model some way off, as a policy is after some training."""
 
     def make(model, seed=7, noise=0.1):
-        return jolt(copy.deepcopy(model), seed, noise)
+        return jolt(copy.deepcopy(model).requires_grad_(True), seed, noise)
 
     return make
 

@@ -1,0 +1,43 @@
+"""Preference losses: from the rewards of the two responses to the loss of the pair. d = r(y_chosen) - r(y_rejected)."""
+
+from __future__ import annotations
+
+from prefopt.component import PreferenceLoss
+from prefopt.hookspecs import hookimpl
+from prefopt.losses.absolute import ApoDownLoss, ApoZeroLoss, NcaLoss, SppoLoss
+from prefopt.losses.composed import MixtureLoss
+from prefopt.losses.coupled import AotLoss
+from prefopt.losses.margin import DiscoPopLoss, ExoLoss, HingeLoss, LogisticLoss, RobustLoss, SquaredLoss
+
+__all__ = [
+    "AotLoss",
+    "ApoDownLoss",
+    "ApoZeroLoss",
+    "DiscoPopLoss",
+    "ExoLoss",
+    "HingeLoss",
+    "LogisticLoss",
+    "MixtureLoss",
+    "NcaLoss",
+    "RobustLoss",
+    "SppoLoss",
+    "SquaredLoss",
+]
+
+
+@hookimpl
+def prefopt_preference_losses() -> list[type[PreferenceLoss]]:
+    return [
+        LogisticLoss,
+        HingeLoss,
+        SquaredLoss,
+        RobustLoss,
+        ExoLoss,
+        DiscoPopLoss,
+        NcaLoss,
+        SppoLoss,
+        ApoZeroLoss,
+        ApoDownLoss,
+        AotLoss,
+        MixtureLoss,
+    ]

@@ -1,0 +1,125 @@
+"""Losses of the margin alone: d = r(y_chosen) - r(y_rejected)."""
+
+from __future__ import annotations
+
+from math import log, log1p
+from typing import Literal, final
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from prefopt.component import PreferenceLoss
+
+__all__ = [
+    "DiscoPopLoss",
+    "ExoLoss",
+    "HingeLoss",
+    "LogisticLoss",
+    "RobustLoss",
+    "SquaredLoss",
+]
+
+
+@final
+class LogisticLoss(PreferenceLoss):
+    """loss = -(1 - e) log sigmoid(d - m) - e log sigmoid(-(d - m)), with label smoothing e and target margin m.
+
+    e = m = 0 is DPO's (arXiv 2305.18290 eq. 7); e > 0 is conservative DPO's (Mitchell 2023, "A note on DPO with noisy
+    preferences and relationship to IPO", eq. 3); m > 0 is SimPO's (arXiv 2405.14734 eq. 6).
+    """
+
+    name: Literal["logistic"] = "logistic"
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    margin: float = 0.0
+
+    def __call__(self, chosen: Tensor, rejected: Tensor) -> Tensor:
+        """chosen, rejected [B] -> [B]."""
+        z = chosen - rejected - self.margin
+        return -(1 - self.label_smoothing) * logsigmoid(z) - self.label_smoothing * logsigmoid(-z)
+
+
+@final
+class RobustLoss(PreferenceLoss):
+    """loss = (-(1 - e) log sigmoid(d) + e log sigmoid(-d)) / (1 - 2 e), with e the share of flipped labels.
+
+    Its expectation under flipped labels is the logistic loss of the clean ones. Not bounded below: a pair whose margin
+    is very negative has a loss that is. Source: robust DPO (arXiv 2403.00409).
+    """
+
+    name: Literal["robust"] = "robust"
+    label_smoothing: float = Field(default=0.1, ge=0, lt=0.5)
+
+    def __call__(self, chosen: Tensor, rejected: Tensor) -> Tensor:
+        """chosen, rejected [B] -> [B]."""
+        d = chosen - rejected
+        flipped = self.label_smoothing * logsigmoid(-d)
+        return (flipped - (1 - self.label_smoothing) * logsigmoid(d)) / (1 - 2 * self.label_smoothing)
+
+
+@final
+class HingeLoss(PreferenceLoss):
+    """loss = max(0, m - d), with target margin m.
+
+    Source: the rank calibration loss of SLiC-HF (arXiv 2305.10425) on DPO's rewards, as in RSO (arXiv 2309.06657).
+    """
+
+    name: Literal["hinge"] = "hinge"
+    margin: float = Field(default=1.0, gt=0)
+
+    def __call__(self, chosen: Tensor, rejected: Tensor) -> Tensor:
+        """chosen, rejected [B] -> [B]."""
+        return torch.relu(self.margin - (chosen - rejected))
+
+
+@final
+class SquaredLoss(PreferenceLoss):
+    """loss = (d - m)^2, with target margin m.
+
+    Source: IPO (arXiv 2310.12036) eq. 17, where d is a difference of log-ratios and m = 1 / (2 tau).
+    """
+
+    name: Literal["squared"] = "squared"
+    margin: float = Field(default=5.0, gt=0)
+
+    def __call__(self, chosen: Tensor, rejected: Tensor) -> Tensor:
+        """chosen, rejected [B] -> [B]."""
+        return (chosen - rejected - self.margin).square()
+
+
+@final
+class ExoLoss(PreferenceLoss):
+    """loss = s (log s - log(1 - e)) + (1 - s) (log(1 - s) - log e), with s = sigmoid(d): KL of (s, 1 - s) to (1 - e,
+    e).
+
+    Source: EXO (arXiv 2402.00856) eq. 16, for pairs.
+    """
+
+    name: Literal["exo"] = "exo"
+    label_smoothing: float = Field(default=1e-3, gt=0, lt=0.5)
+
+    def __call__(self, chosen: Tensor, rejected: Tensor) -> Tensor:
+        """chosen, rejected [B] -> [B]."""
+        d = chosen - rejected
+        preferred = d.sigmoid() * (logsigmoid(d) - log1p(-self.label_smoothing))
+        other = (-d).sigmoid() * (logsigmoid(-d) - log(self.label_smoothing))
+        return preferred + other
+
+
+@final
+class DiscoPopLoss(PreferenceLoss):
+    """loss = -(1 - m) log sigmoid(d) + m exp(-d), with m = sigmoid(d / tau).
+
+    A blend of logistic and exponential losses, found by search; computed so that exp(-d) cannot overflow where its
+    share vanishes. Source: DiscoPOP (arXiv 2406.08414) eq. 5.
+    """
+
+    name: Literal["discopop"] = "discopop"
+    tau: float = Field(default=0.05, gt=0, lt=1)
+
+    def __call__(self, chosen: Tensor, rejected: Tensor) -> Tensor:
+        """chosen, rejected [B] -> [B]."""
+        d = chosen - rejected
+        exponential = (logsigmoid(d / self.tau) - d).exp()
+        return exponential - (-d / self.tau).sigmoid() * logsigmoid(d)

@@ -1,0 +1,20 @@
+"""Elementary functions that stay finite, in value and gradient, where the plain ones overflow."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["capped_exp", "log1mexp"]
+
+
+def capped_exp(x: Tensor, cap: float) -> Tensor:
+    """exp(x) up to x = cap, and its tangent from there on: growing, but neither it nor its gradient overflows."""
+    return torch.where(x > cap, (1 + x - cap) * torch.exp(x.new_tensor(cap)), torch.exp(x.clamp(max=cap)))
+
+
+def log1mexp(x: Tensor) -> Tensor:
+    """log(1 - exp(x)) for x < 0, accurate near 0 and far from it; x is taken as at most the dtype's -tiny."""
+    x = x.clamp(max=-torch.finfo(x.dtype).tiny)
+    near = x > -0.6931471805599453
+    return torch.where(near, torch.log(-torch.expm1(torch.where(near, x, -1.0))), torch.log1p(-torch.exp(x)))

@@ -1,0 +1,138 @@
+"""Named objectives: each function is a row of the table and returns an ObjectiveConfig, with parameters in its paper's
+words.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import ValidationError, validate_call
+
+from prefopt.objective import ObjectiveConfig
+from prefopt.validation import did_you_mean, explain
+from prefopt.zoo.reference_free import cpo, cpo_simpo, orpo, simpo
+from prefopt.zoo.sequence_level import (
+    aot,
+    apo_down,
+    apo_zero,
+    cdpo,
+    discopop,
+    dpo,
+    dpo_norm,
+    dpop,
+    exo,
+    f_dpo_alpha,
+    f_dpo_forward_kl,
+    f_dpo_jensen_shannon,
+    hinge,
+    ipo,
+    ipo_sum,
+    nca,
+    robust,
+    rpo,
+    rso,
+    sppo,
+)
+from prefopt.zoo.token_level import ld_dpo, mapo, sparsepo, tdpo1, tdpo2
+
+_ROWS = (
+    *(dpo, tdpo1, tdpo2, mapo, sparsepo, ld_dpo),
+    *(cdpo, robust, hinge, rso, ipo, ipo_sum, exo, nca, sppo, apo_zero, apo_down, aot, discopop),
+    *(dpop, dpo_norm, rpo, f_dpo_forward_kl, f_dpo_jensen_shannon, f_dpo_alpha),
+    *(simpo, cpo, cpo_simpo, orpo),
+)
+
+ZOO: Mapping[str, Callable[..., ObjectiveConfig]] = types.MappingProxyType({row.__name__: row for row in _ROWS})
+"""Every named objective, by name."""
+
+__all__ = [
+    "ZOO",
+    "aot",
+    "apo_down",
+    "apo_zero",
+    "build",
+    "cdpo",
+    "cpo",
+    "cpo_simpo",
+    "discopop",
+    "dpo",
+    "dpo_norm",
+    "dpop",
+    "exo",
+    "f_dpo_alpha",
+    "f_dpo_forward_kl",
+    "f_dpo_jensen_shannon",
+    "hinge",
+    "ipo",
+    "ipo_sum",
+    "ld_dpo",
+    "mapo",
+    "nca",
+    "orpo",
+    "robust",
+    "rpo",
+    "rso",
+    "simpo",
+    "sparsepo",
+    "sppo",
+    "tdpo1",
+    "tdpo2",
+]
+
+
+def build(spec: object) -> ObjectiveConfig:
+    """The objective that a run file describes: a name of the zoo, a mapping, or an ObjectiveConfig itself.
+
+    A mapping with `zoo: NAME` is that row; its other keys are the row's parameters, then fields of ObjectiveConfig
+    laid over it, slot by slot: `{zoo: sparsepo, beta: 0.5, weighting: {position: token}}`. A slot that names another
+    component is replaced whole. A mapping without `zoo` is an ObjectiveConfig. Raises ValueError with the names that
+    would be right.
+    """
+    if isinstance(spec, ObjectiveConfig):
+        return spec
+    fields = {"zoo": spec} if isinstance(spec, str) else spec
+    if not isinstance(fields, Mapping):
+        raise ValueError(f"an objective is a name of the zoo or a mapping, got {spec!r}")
+    if "zoo" not in fields:
+        return _validated(fields)
+    name = fields["zoo"]
+    if name not in ZOO:
+        raise ValueError(
+            f"no objective named {name!r} in the zoo.{did_you_mean(str(name), ZOO)} Zoo: {', '.join(ZOO)}."
+        )
+    parameters = inspect.signature(ZOO[name]).parameters
+    own = {key: value for key, value in fields.items() if key in parameters}
+    slots = {key: value for key, value in fields.items() if key not in parameters and key != "zoo"}
+    names = [*parameters, *ObjectiveConfig.model_fields]
+    if unknown := [key for key in slots if key not in names]:
+        raise ValueError(
+            f"{unknown[0]}: {name} has no such parameter, and objectives no such slot."
+            f"{did_you_mean(unknown[0], names)} Parameters: {', '.join(parameters)}. "
+            f"Slots: {', '.join(ObjectiveConfig.model_fields)}."
+        )
+    try:
+        row = validate_call(ZOO[name])(**own)
+    except ValidationError as error:
+        raise ValueError(" ".join(explain(error, ObjectiveConfig))) from error
+    return _validated(_laid_over(row.model_dump(), slots)) if slots else row
+
+
+def _validated(fields: Mapping[str, object]) -> ObjectiveConfig:
+    try:
+        return ObjectiveConfig.model_validate(dict(fields))
+    except ValidationError as error:
+        raise ValueError(" ".join(explain(error, ObjectiveConfig))) from error
+
+
+def _laid_over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, change in changes.items():
+        below = base.get(key)
+        merged[key] = change
+        if isinstance(below, Mapping) and isinstance(change, Mapping):
+            same_component = change.get("name", below.get("name")) == below.get("name")
+            merged[key] = _laid_over(below, change) if same_component else change
+    return merged

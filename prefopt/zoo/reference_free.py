@@ -1,0 +1,61 @@
+"""Rows without a reference model: rewards are log-probabilities.
+
+Written out below, log pi is that of a response token under the policy, c the chosen response, j the rejected one, and
+sums and means run over response tokens.
+"""
+
+from __future__ import annotations
+
+from prefopt.losses import LogisticLoss, MixtureLoss
+from prefopt.objective import ObjectiveConfig
+from prefopt.regularizers import NegativeLogLikelihood
+from prefopt.shapings import LogOddsShaping, MeanShaping
+
+__all__ = ["cpo", "cpo_simpo", "orpo", "simpo"]
+
+
+def simpo(beta: float = 2.0, gamma: float = 1.0) -> ObjectiveConfig:
+    """loss = -log sigmoid(beta (mean log pi_c - mean log pi_j) - gamma), with means over each response's tokens.
+
+    Simple preference optimisation, without a reference. Source: arXiv 2405.14734 eq. 6; beta 2 and gamma 1 lie in the
+    range of its settings.
+    """
+    return ObjectiveConfig(beta=beta, shaping=MeanShaping(), loss=LogisticLoss(margin=gamma), reference_free=True)
+
+
+def cpo(beta: float = 0.1, nll_weight: float = 1.0) -> ObjectiveConfig:
+    """loss = -log sigmoid(beta (sum log pi_c - sum log pi_j)) - nll_weight mean log pi_c.
+
+    Contrastive preference optimisation. The second term is a mean over the chosen response's tokens, as its code has
+    it. Source: arXiv 2401.08417.
+    """
+    return ObjectiveConfig(beta=beta, regularizers=(NegativeLogLikelihood(weight=nll_weight),), reference_free=True)
+
+
+def cpo_simpo(beta: float = 2.0, gamma: float = 1.0, nll_weight: float = 1.0) -> ObjectiveConfig:
+    """loss = -log sigmoid(beta (mean log pi_c - mean log pi_j) - gamma) - nll_weight mean log pi_c.
+
+    SimPO with CPO's likelihood term. Source: SimPO arXiv 2405.14734 eq. 6 and CPO arXiv 2401.08417.
+    """
+    return ObjectiveConfig(
+        beta=beta,
+        shaping=MeanShaping(),
+        loss=LogisticLoss(margin=gamma),
+        regularizers=(NegativeLogLikelihood(weight=nll_weight),),
+        reference_free=True,
+    )
+
+
+def orpo(lam: float = 0.1) -> ObjectiveConfig:
+    """loss = -mean log pi_c - lam log sigmoid(o_c - o_j), o = log(p / (1 - p)), log p = mean log pi.
+
+    Odds-ratio preference optimisation: likelihood and preference in one. The likelihood is that of the chosen response
+    alone; TRL adds the prompt's. Source: arXiv 2403.07691; lam 0.1 is its setting.
+    """
+    return ObjectiveConfig(
+        beta=1.0,
+        shaping=LogOddsShaping(),
+        loss=MixtureLoss(losses=(LogisticLoss(),), weights=(lam,)),
+        regularizers=(NegativeLogLikelihood(),),
+        reference_free=True,
+    )

@@ -1,0 +1,223 @@
+"""Rows of whole responses against a reference: DPO and what other losses make of its rewards.
+
+Written out below, r is log pi - log pi_ref of a response token, k = KL(pi_ref || pi) at its position, c the chosen
+response, j the rejected one, z = beta (sum r_c - sum r_j), and sums run over response tokens.
+"""
+
+from __future__ import annotations
+
+from prefopt.losses import (
+    AotLoss,
+    ApoDownLoss,
+    ApoZeroLoss,
+    DiscoPopLoss,
+    ExoLoss,
+    HingeLoss,
+    LogisticLoss,
+    NcaLoss,
+    RobustLoss,
+    SppoLoss,
+    SquaredLoss,
+)
+from prefopt.objective import ObjectiveConfig
+from prefopt.regularizers import NegativeLogLikelihood
+from prefopt.shapings import AlphaShaping, ForwardKLShaping, JensenShannonShaping, MeanShaping, PositiveShaping
+
+__all__ = [
+    "aot",
+    "apo_down",
+    "apo_zero",
+    "cdpo",
+    "discopop",
+    "dpo",
+    "dpo_norm",
+    "dpop",
+    "exo",
+    "f_dpo_alpha",
+    "f_dpo_forward_kl",
+    "f_dpo_jensen_shannon",
+    "hinge",
+    "ipo",
+    "ipo_sum",
+    "nca",
+    "robust",
+    "rpo",
+    "rso",
+    "sppo",
+]
+
+
+def dpo(beta: float = 0.1) -> ObjectiveConfig:
+    """loss = -log sigmoid(beta (sum r_c - sum r_j)).
+
+    Direct preference optimisation. Source: arXiv 2305.18290 eq. 7; beta 0.1 is its default.
+    """
+    return ObjectiveConfig(beta=beta)
+
+
+def cdpo(beta: float = 0.1, label_smoothing: float = 0.1) -> ObjectiveConfig:
+    """loss = -(1 - e) log sigmoid(z) - e log sigmoid(-z), z = beta (sum r_c - sum r_j), e = label_smoothing.
+
+    Conservative DPO: labels are wrong with probability e. Source: Mitchell 2023, "A note on DPO with noisy preferences
+    and relationship to IPO", eq. 3.
+    """
+    return ObjectiveConfig(beta=beta, loss=LogisticLoss(label_smoothing=label_smoothing))
+
+
+def robust(beta: float = 0.1, label_smoothing: float = 0.1) -> ObjectiveConfig:
+    """loss = (-(1 - e) log sigmoid(z) + e log sigmoid(-z)) / (1 - 2 e), e = label_smoothing.
+
+    Robust DPO: the loss whose expectation under labels flipped with probability e is DPO's under the true ones. Not
+    bounded below. Source: arXiv 2403.00409.
+    """
+    return ObjectiveConfig(beta=beta, loss=RobustLoss(label_smoothing=label_smoothing))
+
+
+def hinge(beta: float = 0.1) -> ObjectiveConfig:
+    """loss = max(0, 1 - beta (sum r_c - sum r_j)).
+
+    SLiC-HF's hinge on DPO's rewards. Source: arXiv 2305.10425, its rank calibration loss; on rewards, RSO, arXiv
+    2309.06657.
+    """
+    return ObjectiveConfig(beta=beta, loss=HingeLoss())
+
+
+def rso(gamma: float = 0.05) -> ObjectiveConfig:
+    """loss = max(0, 1 - gamma (sum r_c - sum r_j)).
+
+    The hinge loss of RSO, which is SLiC's on DPO's rewards: the row `hinge` under its paper's name for beta. Its
+    rejection sampling is a matter of data, not of the loss. Source: arXiv 2309.06657.
+    """
+    return hinge(beta=gamma)
+
+
+def ipo(beta: float = 0.1) -> ObjectiveConfig:
+    """loss = (mean r_c - mean r_j - 1 / (2 beta))^2, with means over each response's tokens.
+
+    Identity preference optimisation, length-averaged, as its authors confirm. beta is the paper's tau and enters the
+    loss alone: rewards and margins are reported as plain mean log-ratios. Source: arXiv 2310.12036 eq. 17.
+    """
+    return ObjectiveConfig(beta=1.0, shaping=MeanShaping(), loss=SquaredLoss(margin=1 / (2 * beta)))
+
+
+def ipo_sum(beta: float = 0.1) -> ObjectiveConfig:
+    """loss = (sum r_c - sum r_j - 1 / (2 beta))^2.
+
+    IPO as its paper writes it, without length-averaging; some libraries call this one IPO. Rewards and margins are
+    reported as plain log-ratios. Source: arXiv 2310.12036 eq. 17.
+    """
+    return ObjectiveConfig(beta=1.0, loss=SquaredLoss(margin=1 / (2 * beta)))
+
+
+def exo(beta: float = 0.1, label_smoothing: float = 1e-3) -> ObjectiveConfig:
+    """loss = s (log s - log(1 - e)) + (1 - s) (log(1 - s) - log e), s = sigmoid(z), e = label_smoothing.
+
+    Efficient exact optimisation, for pairs: the reverse KL where DPO has the forward. Source: arXiv 2402.00856 eq. 16;
+    e 0.001 is TRL's stand-in for 0.
+    """
+    return ObjectiveConfig(beta=beta, loss=ExoLoss(label_smoothing=label_smoothing))
+
+
+def nca(beta: float = 0.1) -> ObjectiveConfig:
+    """loss = -log sigmoid(b_c) - log sigmoid(-b_c) / 2 - log sigmoid(-b_j) / 2, b = beta sum r.
+
+    Noise contrastive alignment, for pairs: it keeps the chosen reward from falling. Source: arXiv 2402.05369.
+    """
+    return ObjectiveConfig(beta=beta, loss=NcaLoss())
+
+
+def sppo(beta: float = 0.1) -> ObjectiveConfig:
+    """loss = (sum r_c - 1 / (2 beta))^2 + (sum r_j + 1 / (2 beta))^2.
+
+    Self-play preference optimisation with hard labels. beta enters the loss alone: rewards and margins are reported as
+    plain log-ratios. Source: arXiv 2405.00675 eq. 4.7, with P 1 for the winner and 0 for the loser.
+    """
+    return ObjectiveConfig(beta=1.0, loss=SppoLoss(target=1 / (2 * beta)))
+
+
+def apo_zero(beta: float = 0.1) -> ObjectiveConfig:
+    """loss = 1 - sigmoid(b_c) + sigmoid(b_j), b = beta sum r.
+
+    Anchored preference optimisation, for chosen responses better than the model's own. Source: arXiv 2408.06266 eq. 7.
+    """
+    return ObjectiveConfig(beta=beta, loss=ApoZeroLoss())
+
+
+def apo_down(beta: float = 0.1) -> ObjectiveConfig:
+    """loss = sigmoid(b_c) + 1 - sigmoid(b_c - b_j), b = beta sum r.
+
+    Anchored preference optimisation, for chosen responses worse than the model's own. Source: arXiv 2408.06266 eq. 8.
+    """
+    return ObjectiveConfig(beta=beta, loss=ApoDownLoss())
+
+
+def aot(beta: float = 0.1, label_smoothing: float = 0.0) -> ObjectiveConfig:
+    """loss_i = -log sigmoid(sorted(b_c)_i - sorted(b_j)_i), b = beta sum r, over the pairs i of a batch.
+
+    Alignment by optimal transport, unpaired: chosen rewards are to dominate rejected ones as distributions. Pairs are
+    coupled: batches cannot be cut into smaller ones. TRL's name for it is aot_unpaired. Source: arXiv 2406.05882.
+    """
+    return ObjectiveConfig(beta=beta, loss=AotLoss(label_smoothing=label_smoothing))
+
+
+def discopop(beta: float = 0.05, tau: float = 0.05) -> ObjectiveConfig:
+    """loss = -(1 - m) log sigmoid(z) + m exp(-z), m = sigmoid(z / tau).
+
+    A loss found by search, log-ratio modulated. Source: arXiv 2406.08414 eq. 5; beta and tau 0.05 are its settings.
+    """
+    return ObjectiveConfig(beta=beta, loss=DiscoPopLoss(tau=tau))
+
+
+def dpop(beta: float = 0.3, lam: float = 50.0) -> ObjectiveConfig:
+    """loss = -log sigmoid(beta (sum r_c - sum r_j - lam max(0, -sum r_c))).
+
+    DPO-Positive (Smaug): the chosen response may not fall below the reference. Source: arXiv 2402.13228 eq. 3; beta 0.3
+    and lam 50 are its settings.
+    """
+    return ObjectiveConfig(beta=beta, shaping=PositiveShaping(lam=lam))
+
+
+def dpo_norm(beta: float = 5.0) -> ObjectiveConfig:
+    """loss = -log sigmoid(beta (mean r_c - mean r_j)), with means over each response's tokens.
+
+    Length-normalised DPO with a reference; TRL's sigmoid_norm. Unlike SimPO it has a reference and no margin.
+    Source: SimPO's ablation, arXiv 2405.14734; Tulu 3, arXiv 2411.15124, whose
+    setting is beta 5.
+    """
+    return ObjectiveConfig(beta=beta, shaping=MeanShaping())
+
+
+def rpo(beta: float = 0.1, alpha: float = 1.0) -> ObjectiveConfig:
+    """loss = -log sigmoid(z) - alpha mean log pi_c, with the mean over the chosen response's tokens.
+
+    DPO with a likelihood term (DPO-NLL). The mean is taken response by response, then over pairs; TRL takes one over
+    all tokens of the batch. Source: iterative reasoning preference optimisation, arXiv 2404.19733; alpha 1 is its
+    setting.
+    """
+    return ObjectiveConfig(beta=beta, regularizers=(NegativeLogLikelihood(weight=alpha),))
+
+
+def f_dpo_forward_kl(beta: float = 0.1) -> ObjectiveConfig:
+    """loss = -log sigmoid(beta (exp(-sum r_j) - exp(-sum r_c))).
+
+    f-DPO with the forward KL. Beyond an exponent of 30 the exponential goes on as its tangent, so that nothing
+    overflows; TRL lets it. Source: arXiv 2309.16240, table 1.
+    """
+    return ObjectiveConfig(beta=beta, shaping=ForwardKLShaping())
+
+
+def f_dpo_jensen_shannon(beta: float = 0.1) -> ObjectiveConfig:
+    """loss = -log sigmoid(beta (log sigmoid(sum r_c) - log sigmoid(sum r_j))).
+
+    f-DPO with the Jensen-Shannon divergence. Source: arXiv 2309.16240, table 1.
+    """
+    return ObjectiveConfig(beta=beta, shaping=JensenShannonShaping())
+
+
+def f_dpo_alpha(beta: float = 0.1, alpha: float = 0.5) -> ObjectiveConfig:
+    """loss = -log sigmoid(beta (f_c - f_j)), f = (exp((alpha - 1) sum r) - 1) / (alpha - 1).
+
+    f-DPO with an alpha divergence: the forward KL's at alpha 0, DPO as alpha -> 1. Beyond an exponent of 30 the
+    exponential goes on as its tangent; TRL cuts it off at 80. Source: arXiv 2309.16240, table 1.
+    """
+    return ObjectiveConfig(beta=beta, shaping=AlphaShaping(a=alpha))

@@ -8,6 +8,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 0
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_DISABLE_TELEMETRY ?= 1
+export NO_MKDOCS_2_WARNING ?= 1
 
 .PHONY: help demo test lint docs clean
 

@@ -19,7 +19,7 @@ __all__ = ["components", "zoo"]
 
 def zoo(name: Annotated[str | None, typer.Argument(help="One objective, in full.")] = None) -> None:
     """The named objectives; with a NAME, its equation, source, slots and YAML."""
-    from prefopt.zoo import ZOO, build
+    from prefopt.zoo import ZOO
 
     if name is None:
         table = Table("name", "equation", box=None, padding=(0, 2, 0, 0))
@@ -31,17 +31,23 @@ def zoo(name: Annotated[str | None, typer.Argument(help="One objective, in full.
             "tokens."
         )
         return
+    from prefopt.zoo.cards import card
+
     with plainly(ValueError):
-        config = build(name)
-    defaults = ", ".join(f"{p.name}={p.default}" for p in inspect.signature(ZOO[name]).parameters.values())
-    console.print(f"[bold]{name}[/]({escape(defaults)})\n")
-    console.print(Padding(escape(inspect.getdoc(ZOO[name]) or ""), (0, 0, 1, 2)))
-    table = Table("slot", "component", "equation", box=None, padding=(0, 2, 0, 0))
-    for component in config.components:
-        table.add_row(component.kind, component.name, escape(_equation(type(component))))
+        found = card(name)
+    console.print(f"[bold]{name}[/]({escape(found.defaults)})\n")
+    for paragraph in (found.equation, *found.about):
+        console.print(Padding(escape(paragraph), (0, 0, 1, 2)))
+    facts = {"reduction": found.reduction, "reference": found.reference, "differs": found.differs}
+    for fact, text in facts.items():
+        if text:
+            console.print(f"[bold]{fact:>9}[/]  {escape(text)}")
+    table = Table("slot", "component", "equation", box=None, padding=(1, 2, 0, 0))
+    for kind, component, equation in found.slots:
+        table.add_row(kind, component, escape(equation))
     console.print(table)
     console.print("\nas YAML, for `objective` in a run file:")
-    console.print(Syntax(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), "yaml"))
+    console.print(Syntax(yaml.safe_dump(found.config.model_dump(mode="json"), sort_keys=False), "yaml"))
 
 
 def components(kind: Annotated[str | None, typer.Argument(help="One kind, such as token-weighting.")] = None) -> None:
@@ -49,6 +55,7 @@ def components(kind: Annotated[str | None, typer.Argument(help="One kind, such a
     from prefopt.hookspecs import HOOKS
     from prefopt.registry import PluginError, installed
     from prefopt.validation import did_you_mean
+    from prefopt.zoo.cards import equation_of
 
     kinds = [known.kind.replace(" ", "-") for known in HOOKS]
     with plainly(ValueError, PluginError):
@@ -60,9 +67,5 @@ def components(kind: Annotated[str | None, typer.Argument(help="One kind, such a
         words = component.kind.replace(" ", "-")
         if kind in (None, words):
             name = component.model_fields["name"].default
-            table.add_row(words, name, owner.distribution, owner.version, escape(_equation(component)))
+            table.add_row(words, name, owner.distribution, owner.version, escape(equation_of(component)))
     console.print(table)
-
-
-def _equation(component: type) -> str:
-    return (inspect.getdoc(component) or "").partition("\n")[0]

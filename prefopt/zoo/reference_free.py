@@ -49,8 +49,10 @@ def cpo_simpo(beta: float = 2.0, gamma: float = 1.0, nll_weight: float = 1.0) ->
 def orpo(lam: float = 0.1) -> ObjectiveConfig:
     """loss = -mean log pi_c - lam log sigmoid(o_c - o_j), o = log(p / (1 - p)), log p = mean log pi.
 
-    Odds-ratio preference optimisation: likelihood and preference in one. The likelihood is that of the chosen response
-    alone; TRL adds the prompt's. Source: arXiv 2403.07691; lam 0.1 is its setting.
+    Odds-ratio preference optimisation: likelihood and preference in one. Source: arXiv 2403.07691; lam 0.1 is its
+    setting.
+
+    Differs: TRL's likelihood takes in the prompt; here it is that of the chosen response alone, as in the paper.
     """
     return ObjectiveConfig(
         beta=1.0,

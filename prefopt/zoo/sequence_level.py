@@ -60,6 +60,8 @@ def cdpo(beta: float = 0.1, label_smoothing: float = 0.1) -> ObjectiveConfig:
 
     Conservative DPO: labels are wrong with probability e. Source: Mitchell 2023, "A note on DPO with noisy preferences
     and relationship to IPO", eq. 3.
+
+    Differs: TRL reads label smoothing in some losses only: with its sigmoid loss it is ignored, without an error.
     """
     return ObjectiveConfig(beta=beta, loss=LogisticLoss(label_smoothing=label_smoothing))
 
@@ -96,6 +98,8 @@ def ipo(beta: float = 0.1) -> ObjectiveConfig:
 
     Identity preference optimisation, length-averaged, as its authors confirm. beta is the paper's tau and enters the
     loss alone: rewards and margins are reported as plain mean log-ratios. Source: arXiv 2310.12036 eq. 17.
+
+    Differs: OpenRLHF sums where this averages; here that is `ipo_sum`.
     """
     return ObjectiveConfig(beta=1.0, shaping=MeanShaping(), loss=SquaredLoss(margin=1 / (2 * beta)))
 
@@ -105,6 +109,8 @@ def ipo_sum(beta: float = 0.1) -> ObjectiveConfig:
 
     IPO as its paper writes it, without length-averaging; some libraries call this one IPO. Rewards and margins are
     reported as plain log-ratios. Source: arXiv 2310.12036 eq. 17.
+
+    Differs: TRL, LLaMA-Factory and ms-swift mean the averaged form when they say IPO; here that is `ipo`.
     """
     return ObjectiveConfig(beta=1.0, loss=SquaredLoss(margin=1 / (2 * beta)))
 
@@ -113,7 +119,9 @@ def exo(beta: float = 0.1, label_smoothing: float = 1e-3) -> ObjectiveConfig:
     """loss = s (log s - log(1 - e)) + (1 - s) (log(1 - s) - log e), s = sigmoid(z), e = label_smoothing.
 
     Efficient exact optimisation, for pairs: the reverse KL where DPO has the forward. Source: arXiv 2402.00856 eq. 16;
-    e 0.001 is TRL's stand-in for 0.
+    e 0.001 stands in for 0.
+
+    Differs: TRL's default is 0, which it refuses for this loss; here the default is 0.001.
     """
     return ObjectiveConfig(beta=beta, loss=ExoLoss(label_smoothing=label_smoothing))
 
@@ -155,7 +163,9 @@ def aot(beta: float = 0.1, label_smoothing: float = 0.0) -> ObjectiveConfig:
     """loss_i = -log sigmoid(sorted(b_c)_i - sorted(b_j)_i), b = beta sum r, over the pairs i of a batch.
 
     Alignment by optimal transport, unpaired: chosen rewards are to dominate rejected ones as distributions. Pairs are
-    coupled: batches cannot be cut into smaller ones. TRL's name for it is aot_unpaired. Source: arXiv 2406.05882.
+    coupled: batches cannot be cut into smaller ones. Source: arXiv 2406.05882.
+
+    Differs: TRL calls this one aot_unpaired, and aot the paired form, which is not here yet.
     """
     return ObjectiveConfig(beta=beta, loss=AotLoss(label_smoothing=label_smoothing))
 
@@ -180,9 +190,12 @@ def dpop(beta: float = 0.3, lam: float = 50.0) -> ObjectiveConfig:
 def dpo_norm(beta: float = 5.0) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (mean r_c - mean r_j)), with means over each response's tokens.
 
-    Length-normalised DPO with a reference; TRL's sigmoid_norm. Unlike SimPO it has a reference and no margin.
+    Length-normalised DPO with a reference. Unlike SimPO it has a reference and no margin.
     Source: SimPO's ablation, arXiv 2405.14734; Tulu 3, arXiv 2411.15124, whose
     setting is beta 5.
+
+    Differs: TRL's sigmoid_norm is this row, though its documentation offers it as SimPO, which has no reference and a
+    margin.
     """
     return ObjectiveConfig(beta=beta, shaping=MeanShaping())
 
@@ -190,9 +203,11 @@ def dpo_norm(beta: float = 5.0) -> ObjectiveConfig:
 def rpo(beta: float = 0.1, alpha: float = 1.0) -> ObjectiveConfig:
     """loss = -log sigmoid(z) - alpha mean log pi_c, with the mean over the chosen response's tokens.
 
-    DPO with a likelihood term (DPO-NLL). The mean is taken response by response, then over pairs; TRL takes one over
-    all tokens of the batch. Source: iterative reasoning preference optimisation, arXiv 2404.19733; alpha 1 is its
-    setting.
+    DPO with a likelihood term (DPO-NLL). Source: iterative reasoning preference optimisation, arXiv 2404.19733; alpha
+    1 is its setting.
+
+    Differs: TRL's sft term is a mean over all chosen tokens of the batch; here it is a mean over each response, then
+    over pairs.
     """
     return ObjectiveConfig(beta=beta, regularizers=(NegativeLogLikelihood(weight=alpha),))
 
@@ -201,7 +216,9 @@ def f_dpo_forward_kl(beta: float = 0.1) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (exp(-sum r_j) - exp(-sum r_c))).
 
     f-DPO with the forward KL. Beyond an exponent of 30 the exponential goes on as its tangent, so that nothing
-    overflows; TRL lets it. Source: arXiv 2309.16240, table 1.
+    overflows. Source: arXiv 2309.16240, table 1.
+
+    Differs: TRL has no bound on the exponential: a log-ratio of -100 gives it an infinite loss or NaN in float32.
     """
     return ObjectiveConfig(beta=beta, shaping=ForwardKLShaping())
 
@@ -218,6 +235,8 @@ def f_dpo_alpha(beta: float = 0.1, alpha: float = 0.5) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (f_c - f_j)), f = (exp((alpha - 1) sum r) - 1) / (alpha - 1).
 
     f-DPO with an alpha divergence: the forward KL's at alpha 0, DPO as alpha -> 1. Beyond an exponent of 30 the
-    exponential goes on as its tangent; TRL cuts it off at 80. Source: arXiv 2309.16240, table 1.
+    exponential goes on as its tangent. Source: arXiv 2309.16240, table 1.
+
+    Differs: TRL cuts the exponent off at 80, where the gradient ends.
     """
     return ObjectiveConfig(beta=beta, shaping=AlphaShaping(a=alpha))

@@ -28,6 +28,9 @@ def tdpo2(beta: float = 0.1, alpha: float = 0.5) -> ObjectiveConfig:
 
     Token-level DPO whose chosen KL passes no gradient. Source: arXiv 2404.11999, its L_TDPO2; alpha 0.5
     is its setting.
+
+    Differs: the authors' code logs rewards with coefficient 1 on the KL where it trains on alpha; here what is logged
+    is what is trained.
     """
     return ObjectiveConfig(beta=beta, divergence=DivergenceTerm(measure=ForwardKL(), alpha=alpha, detach_chosen=True))
 
@@ -36,6 +39,9 @@ def mapo(beta: float = 0.1, sites: tuple[SiteKind, ...] = ("mlp", "attn", "resid
     """loss = -log sigmoid(beta (sum m r_c - sum m r_j) - beta (sum m k_j - sum m k_c)).
 
     The weights m come from the reference's activations. Source: MaPO, in arXiv 2410.05102.
+
+    Differs: the published code gives NaN for a response of one token and for constant activations; here such weights
+    are 1.
     """
     return ObjectiveConfig(
         beta=beta, weighting=ActivationWeighting(sites=sites), divergence=DivergenceTerm(measure=ForwardKL())
@@ -50,6 +56,9 @@ def sparsepo(
     shared=True is SparsePO-common (v = w, one mask), False is SparsePO-independent (a mask each). L1 charges l1_reward
     for w and l1_divergence for v, over both responses of the pair; a common mask is charged the mean of the two, once.
     Source: arXiv 2410.05102; the L1 weights are those of its dialogue setting.
+
+    Differs: the published code logs rewards with the opposite sign of the divergence from the one it trains on,
+    silently zeroes the masks' dropout, and freezes the masks under LoRA; here none of that is so.
     """
     share = 0.5 if shared else 1.0
     return ObjectiveConfig(
@@ -65,5 +74,7 @@ def ld_dpo(beta: float = 0.1, alpha: float = 0.5) -> ObjectiveConfig:
 
     Length-desensitised DPO: what one response says beyond the length of the other counts less, under policy and
     reference alike. Source: arXiv 2409.06411; alpha 0.5 is the middle of the range that it tunes over.
+
+    Differs: LLaMA-Factory and ms-swift weigh the policy alone; TRL both, as here.
     """
     return ObjectiveConfig(beta=beta, weighting=LengthDesensitisedWeighting(alpha=alpha))

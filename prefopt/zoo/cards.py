@@ -1,0 +1,94 @@
+"""Formula cards: what a row of the zoo is, in full, read off the row itself."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import final
+
+from prefopt.component import Component, Signal
+from prefopt.objective import ObjectiveConfig
+from prefopt.zoo import ZOO, build
+
+__all__ = ["Card", "card", "markdown"]
+
+_READS = {
+    Signal.DIVERGENCE: "its whole distribution at every response token",
+    Signal.REF_HIDDEN_STATES: "its hidden states where response tokens are predicted",
+    Signal.REF_TOKEN_STATES: "its hidden states at response tokens",
+    Signal.REF_ACTIVATIONS: "its activations where response tokens are predicted",
+}
+
+_DIFFERS = "Differs: "
+
+
+@final
+@dataclass(frozen=True)
+class Card:
+    """A row in full. `slots` are (kind, name, equation); `differs` is empty where no difference is known."""
+
+    name: str
+    equation: str
+    about: tuple[str, ...]
+    differs: str
+    defaults: str
+    slots: tuple[tuple[str, str, str], ...]
+    reduction: str
+    reference: str
+    config: ObjectiveConfig
+
+
+def card(name: str) -> Card:
+    """The card of a named objective. Raises ValueError with the nearest right name where there is none so called."""
+    config = build(name)
+    paragraphs = [" ".join(text.split()) for text in (inspect.getdoc(ZOO[name]) or "").split("\n\n")]
+    parameters = inspect.signature(ZOO[name]).parameters.values()
+    return Card(
+        name=name,
+        equation=paragraphs[0],
+        about=tuple(text for text in paragraphs[1:] if not text.startswith(_DIFFERS)),
+        differs=" ".join(text.removeprefix(_DIFFERS) for text in paragraphs if text.startswith(_DIFFERS)),
+        defaults=", ".join(f"{parameter.name}={parameter.default}" for parameter in parameters),
+        slots=tuple((part.kind, part.name, equation_of(type(part))) for part in config.components),
+        reduction=_reduction(config),
+        reference=_reference(config),
+        config=config,
+    )
+
+
+def markdown(name: str) -> str:
+    """The card as a section of a page."""
+    found = card(name)
+    lines = [
+        f"## {name}",
+        f"    {found.equation}",
+        *found.about,
+        f"- **Defaults**: {found.defaults}",
+        f"- **Reduction**: {found.reduction}",
+        f"- **Reference**: {found.reference}",
+        *([f"- **Differs**: {found.differs}"] if found.differs else []),
+        "\n".join(["| slot | component | equation |", "|---|---|---|"] + [_table_row(slot) for slot in found.slots]),
+    ]
+    return "\n\n".join(lines) + "\n"
+
+
+def equation_of(component: type[Component]) -> str:
+    """The first line of a component's docstring, which is its equation."""
+    return (inspect.getdoc(component) or "").partition("\n")[0]
+
+
+def _table_row(slot: tuple[str, str, str]) -> str:
+    kind, name, equation = (part.replace("|", "\\|") for part in slot)
+    return f"| {kind} | `{name}` | {equation} |"
+
+
+def _reduction(config: ObjectiveConfig) -> str:
+    over = "the pairs of a step, which it compares with each other" if config.couples_pairs else "pairs"
+    return f"{equation_of(type(config.shaping))} Then a mean over {over}."
+
+
+def _reference(config: ObjectiveConfig) -> str:
+    if config.reference_free:
+        return "none is run."
+    reads = ["its log-probabilities of response tokens", *(_READS[signal] for signal in sorted(config.requires))]
+    return "; ".join(reads) + "."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from prefopt.cli import data, demo, train, zoo
+from prefopt.cli import data, demo, migrate, train, zoo
 
 __all__ = ["app"]
 
@@ -19,4 +19,5 @@ app.command()(train.train)
 app.command()(zoo.zoo)
 app.command()(zoo.components)
 app.command()(demo.demo)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(migrate.migrate)
 app.add_typer(data.app, name="data")

@@ -1,0 +1,134 @@
+"""TRL's DPO settings as run files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from prefopt import zoo
+from prefopt.cli import app
+from prefopt.training import RunFile
+from prefopt.training.migrate import migrate
+
+BASE = {"model_name_or_path": "some/model", "dataset_name": "some/data", "gradient_checkpointing": False, "bf16": False}
+
+
+def objective(**settings: Any) -> Any:
+    return RunFile.model_validate(migrate(BASE | settings).run).objective
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, zoo.dpo()),
+        ({"loss_type": "sigmoid", "beta": 0.3}, zoo.dpo(beta=0.3)),
+        ({"loss_type": ["hinge"]}, zoo.hinge()),
+        ({"loss_type": "ipo", "beta": 0.2}, zoo.ipo(beta=0.2)),
+        ({"loss_type": "exo_pair", "label_smoothing": 0.01}, zoo.exo(label_smoothing=0.01)),
+        ({"loss_type": "nca_pair"}, zoo.nca()),
+        ({"loss_type": "robust", "label_smoothing": 0.2}, zoo.robust(label_smoothing=0.2)),
+        ({"loss_type": "sppo_hard", "beta": 0.01}, zoo.sppo(beta=0.01)),
+        ({"loss_type": "aot_unpaired"}, zoo.aot()),
+        ({"loss_type": "apo_zero"}, zoo.apo_zero()),
+        ({"loss_type": "apo_down"}, zoo.apo_down()),
+        ({"loss_type": "discopop", "discopop_tau": 0.1}, zoo.discopop(beta=0.1, tau=0.1)),
+        ({"loss_type": "sigmoid_norm", "beta": 2.0}, zoo.dpo_norm(beta=2.0)),
+        ({"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5]}, zoo.rpo(alpha=0.5)),
+        ({"ld_alpha": 0.3}, zoo.ld_dpo(alpha=0.3)),
+        ({"f_divergence_type": "forward_kl"}, zoo.f_dpo_forward_kl()),
+        ({"f_divergence_type": "js_divergence"}, zoo.f_dpo_jensen_shannon()),
+        ({"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.3}, zoo.f_dpo_alpha(alpha=0.3)),
+    ],
+)
+def test_each_loss_becomes_its_row(settings: dict[str, Any], expected: Any) -> None:
+    assert objective(**settings) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"loss_type": "bco_pair"}, "no row here"),
+        ({"loss_type": "aot"}, "no row here"),
+        ({"loss_type": ["sigmoid", "hinge"]}, "one loss of weight 1"),
+        ({"f_divergence_type": "chi"}, "is none of"),
+        ({"loss_type": "ipo", "f_divergence_type": "forward_kl"}, "averaged"),
+        ({"learning_rate": "fast"}, "learning_rate"),
+    ],
+)
+def test_what_has_no_equivalent_is_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        migrate(BASE | settings)
+
+
+def test_the_rest_lands_in_its_section() -> None:
+    found = migrate(
+        BASE
+        | {
+            "dtype": "float32",
+            "dataset_train_split": "train_prefs",
+            "dataset_test_split": "test_prefs",
+            "eval_strategy": "steps",
+            "max_length": 512,
+            "use_peft": True,
+            "lora_r": 8,
+            "learning_rate": 5e-6,
+            "gradient_checkpointing": True,
+        }
+    )
+    run = RunFile.model_validate(found.run)
+    assert (run.model.name, run.model.init) == ("some/model", {"dtype": "float32"})
+    assert run.model.peft == {"r": 8, "lora_alpha": 32, "lora_dropout": 0.05}
+    assert (run.data.train, run.data.eval) == ("some/data", "some/data")
+    assert (run.data.split, run.data.eval_split, run.data.max_length) == ("train_prefs", "test_prefs", 512)
+    assert run.training == {
+        "bf16": False,
+        "eval_strategy": "steps",
+        "learning_rate": 5e-6,
+        "activation_checkpointing": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"label_smoothing": 0.1}, "TRL ignores it with sigmoid"),
+        ({"sync_ref_model": True}, "no equivalent yet"),
+        ({"precompute_ref_log_probs": True}, "the reference runs in every step"),
+        ({"use_peft": True}, "dropout is always off"),
+        ({"lora_r": 4}, "read only with use_peft"),
+        ({"some_new_setting": 3}, "not a setting that is known here"),
+        ({"loss_type": ["sigmoid", "sft"]}, "mean over all chosen tokens"),
+    ],
+)
+def test_what_differs_is_listed(settings: dict[str, Any], words: str) -> None:
+    assert migrate(BASE).notes == ()
+    assert any(words in note for note in migrate(BASE | settings).notes)
+
+
+def test_defaults_that_trl_sets_otherwise_are_listed() -> None:
+    notes = migrate({"model_name_or_path": "m", "dataset_name": "d"}).notes
+    assert [note.split(":")[0] for note in notes] == ["gradient_checkpointing", "bf16"]
+
+
+def test_from_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "trl.yaml"
+    file.write_text(yaml.safe_dump(BASE | {"loss_type": "ipo"}))
+    out = tmp_path / "run.yaml"
+    words = ["migrate", str(file), "--beta", "0.2", "--max_length=256", "--use_peft", "--out", str(out)]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    run = RunFile.load(out)
+    assert run.objective == zoo.ipo(beta=0.2)
+    assert run.data.max_length == 256
+    assert run.model.peft is not None
+    lists = CliRunner().invoke(
+        app, ["migrate", str(file), "--loss_type", "sigmoid", "sft", "--loss_weights", "1.0", "0.5"]
+    )
+    assert "weight: 0.5" in lists.output
+    refused = CliRunner().invoke(app, ["migrate", str(file), "--loss_type", "bco_pair"])
+    assert refused.exit_code == 2
+    assert "no row here" in refused.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prefopt.training.config import PreferenceConfig
+from prefopt.training.reference_update import ReferenceUpdate
 from prefopt.training.run import RunResult, start, train
 from prefopt.training.runfile import DataSection, ModelSection, RunFile, RunFileError
 from prefopt.training.trainer import PreferenceTrainer
@@ -12,6 +13,7 @@ __all__ = [
     "ModelSection",
     "PreferenceConfig",
     "PreferenceTrainer",
+    "ReferenceUpdate",
     "RunFile",
     "RunFileError",
     "RunResult",

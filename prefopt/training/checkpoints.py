@@ -9,10 +9,12 @@ from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from torch import Tensor, nn
 
 from prefopt.objective import Objective
+from prefopt.scoring import PreferenceModel
 
-__all__ = ["load_objective", "load_policy", "save_policy"]
+__all__ = ["load_objective", "load_policy", "load_reference", "save_policy", "save_reference"]
 
 _POLICY = "policy."
+_REFERENCE = "reference"
 
 
 def save_policy(policy: nn.Module, folder: str | Path, state: dict[str, Tensor] | None) -> None:
@@ -32,6 +34,18 @@ def load_policy(policy: nn.Module, folder: str | Path) -> None:
         return
     saved = type(policy).from_pretrained(folder, dtype=policy.dtype)  # type: ignore[attr-defined]
     policy.load_state_dict(saved.state_dict())
+
+
+def save_reference(model: PreferenceModel, folder: str | Path) -> None:
+    """Write a reference that changes in training to FOLDER/reference, so that a resumed run finds it as it was."""
+    assert model.reference is not None
+    model.reference.save_pretrained(Path(folder) / _REFERENCE)  # type: ignore[operator]
+
+
+def load_reference(model: PreferenceModel, folder: str | Path) -> None:
+    """The inverse of `save_reference`."""
+    assert model.reference is not None
+    load_policy(model.reference, Path(folder) / _REFERENCE)
 
 
 def load_objective(objective: Objective, folder: str | Path) -> None:

@@ -23,6 +23,8 @@ class PreferenceConfig(TrainingArguments):
     columns                        our field -> the data set's column, where the names differ
     mask_learning_rate             of the objective's own parameters; None: `learning_rate`
     mask_weight_decay              of their weight matrices; biases and norms have none
+    sync_ref_model                 TR-DPO: every ref_model_sync_steps steps the reference turns ref_model_mixup_alpha
+                                   of the policy and the rest of itself (see `ReferenceUpdate`)
     logits_budget_mb               MiB of logits that may be kept for backward; the rest are computed again
     model_init_kwargs              for `from_pretrained`, where a model is given by name
 
@@ -37,6 +39,9 @@ class PreferenceConfig(TrainingArguments):
     columns: dict[str, str] | None = field(default=None, metadata={"help": "Our field -> the data set's column."})
     mask_learning_rate: float | None = field(default=None, metadata={"help": "Of the objective's own parameters."})
     mask_weight_decay: float = field(default=0.01, metadata={"help": "Of the objective's own weight matrices."})
+    sync_ref_model: bool = field(default=False, metadata={"help": "Let the reference follow the policy (TR-DPO)."})
+    ref_model_mixup_alpha: float = field(default=0.6, metadata={"help": "The policy's share in an updated reference."})
+    ref_model_sync_steps: int = field(default=512, metadata={"help": "Steps between updates of the reference."})
     logits_budget_mb: int = field(default=DEFAULT_BUDGET // 2**20, metadata={"help": "MiB of logits kept."})
     model_init_kwargs: dict[str, Any] | None = field(default=None, metadata={"help": "For from_pretrained."})
 

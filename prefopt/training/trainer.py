@@ -18,9 +18,10 @@ from prefopt.data import DataReport, PreferenceCollator
 from prefopt.objective import Mean, Objective, ObjectiveConfig, ObjectiveOutput
 from prefopt.scoring import NonFiniteError, PreferenceModel
 from prefopt.tokens import PreferenceBatch
-from prefopt.training.checkpoints import load_objective, load_policy, save_policy
+from prefopt.training.checkpoints import load_objective, load_policy, load_reference, save_policy, save_reference
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.metrics import MetricSums
+from prefopt.training.reference_update import ReferenceUpdate
 from prefopt.training.start import preference_model, prepared, tokenizer_for
 
 __all__ = ["PreferenceTrainer"]
@@ -100,6 +101,10 @@ class PreferenceTrainer(Trainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        if args.sync_ref_model:
+            self.add_callback(
+                ReferenceUpdate(module, mixup=args.ref_model_mixup_alpha, every=args.ref_model_sync_steps)
+            )
         # `compute_loss` divides by the pairs of the whole step itself, so that 1 x 8 and 8 x 1 give the same gradient.
         self.loss_is_scaled_for_ga = True
         self._sums = {"train": MetricSums(), "eval": MetricSums()}
@@ -238,6 +243,8 @@ class PreferenceTrainer(Trainer):
         model: PreferenceModel = self.accelerator.unwrap_model(self.model)
         save_policy(model.policy, folder, state_dict)
         model.objective.save(folder)
+        if self.args.sync_ref_model:
+            save_reference(model, folder)
         self.processing_class.save_pretrained(folder)
         torch.save(self.args, f"{folder}/training_args.bin")
 
@@ -245,6 +252,8 @@ class PreferenceTrainer(Trainer):
         whole: PreferenceModel = self.accelerator.unwrap_model(model or self.model)
         load_objective(whole.objective, resume_from_checkpoint)
         load_policy(whole.policy, resume_from_checkpoint)
+        if self.args.sync_ref_model:
+            load_reference(whole, resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(self.state.best_model_checkpoint)

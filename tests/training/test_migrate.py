@@ -96,7 +96,7 @@ def test_the_rest_lands_in_its_section() -> None:
     ("settings", "words"),
     [
         ({"label_smoothing": 0.1}, "TRL ignores it with sigmoid"),
-        ({"sync_ref_model": True}, "no equivalent yet"),
+        ({"use_weighting": True}, "no equivalent yet"),
         ({"precompute_ref_log_probs": True}, "the reference runs in every step"),
         ({"use_peft": True}, "dropout is always off"),
         ({"lora_r": 4}, "read only with use_peft"),

@@ -19,6 +19,7 @@ from prefopt.objective import Mean, Objective, ObjectiveConfig, ObjectiveOutput
 from prefopt.scoring import NonFiniteError, PreferenceModel
 from prefopt.tokens import PreferenceBatch
 from prefopt.training.checkpoints import load_objective, load_policy, load_reference, save_policy, save_reference
+from prefopt.training.checks import check_step_0, refuse_to_cut_coupled_pairs
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.metrics import MetricSums
 from prefopt.training.reference_update import ReferenceUpdate
@@ -27,19 +28,6 @@ from prefopt.training.start import preference_model, prepared, tokenizer_for
 __all__ = ["PreferenceTrainer"]
 
 _LOG = logging.getLogger(__name__)
-
-_STEP_0_TOLERANCE = 1e-4
-
-
-def _refuse_to_cut_coupled_pairs(objective: ObjectiveConfig | Objective, args: PreferenceConfig) -> None:
-    """Raise ValueError where the loss compares the pairs of a step with each other, but no device sees them all."""
-    config = objective.config if isinstance(objective, Objective) else objective
-    if config.couples_pairs and (args.gradient_accumulation_steps > 1 or args.world_size > 1):
-        raise ValueError(
-            f"the loss {config.loss.name!r} compares the pairs of a step with each other, so a step cannot be cut into "
-            f"{args.gradient_accumulation_steps} batches on {args.world_size} processes. Set "
-            "gradient_accumulation_steps to 1, the batch to the size of the step, and use one process."
-        )
 
 
 class PreferenceTrainer(Trainer):
@@ -79,7 +67,7 @@ class PreferenceTrainer(Trainer):
         optimizers: tuple[Any, Any] = (None, None),
     ) -> None:
         args = args or PreferenceConfig()
-        _refuse_to_cut_coupled_pairs(objective, args)
+        refuse_to_cut_coupled_pairs(objective, args)
         module = preference_model(model, ref_model, objective, peft_config, args)
         tokenizer = tokenizer_for(module, processing_class)
         self.data_reports: dict[str, DataReport] = {}
@@ -129,7 +117,7 @@ class PreferenceTrainer(Trainer):
             loss = output.losses.sum() / num_items_in_batch * self.accelerator.num_processes
         if model.training:
             if self.state.global_step == 0 and self._last is None:
-                self._check_step_0(output)
+                check_step_0(self.accelerator.unwrap_model(self.model).objective, output)
             self._last = output
         return (loss, output) if return_outputs else loss
 
@@ -192,25 +180,6 @@ class PreferenceTrainer(Trainer):
         """The pairs of the whole step, over all processes."""
         pairs = torch.tensor([sum(len(batch["rows"]) for batch in batch_samples)], device=device)
         return self.accelerator.gather(pairs).sum()
-
-    def _check_step_0(self, output: ObjectiveOutput) -> None:
-        """Before the first step the loss is what theory says it is at policy = reference, or the log says why not."""
-        objective = self.accelerator.unwrap_model(self.model).objective
-        if objective.config.reference_free:
-            _LOG.info("step 0: loss %.6f; reference-free, so theory does not fix it", output.loss.item())
-            return
-        with torch.no_grad():
-            expected = objective.at_reference(output.tokens).loss
-        if abs(output.loss.item() - expected.item()) <= _STEP_0_TOLERANCE * max(1.0, abs(expected.item())):
-            _LOG.info("step 0: loss %.6f, as it must be where the policy is the reference", output.loss.item())
-            return
-        tokens = output.tokens
-        gap = (tokens.logps - tokens.ref_logps)[tokens.mask].abs()
-        _LOG.warning(
-            "step 0: loss %.6f, but %.6f where the policy is the reference. The two differ by up to %.2g nats a token "
-            "(%.2g on average): they are different models, or were loaded in different precision.",
-            *(output.loss.item(), expected.item(), gap.max().item(), gap.mean().item()),
-        )
 
     @contextmanager
     def _naming_the_row(self, training: bool) -> Iterator[None]:

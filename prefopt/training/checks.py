@@ -1,0 +1,47 @@
+"""What is checked before training: that a step may be cut into batches, and that it starts where theory says."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from prefopt.objective import Objective, ObjectiveConfig, ObjectiveOutput
+from prefopt.training.config import PreferenceConfig
+
+__all__ = ["check_step_0", "refuse_to_cut_coupled_pairs"]
+
+_LOG = logging.getLogger(__name__)
+
+_TOLERANCE = 1e-4
+
+
+def refuse_to_cut_coupled_pairs(objective: ObjectiveConfig | Objective, args: PreferenceConfig) -> None:
+    """Raise ValueError where the loss compares the pairs of a step with each other, but no device sees them all."""
+    config = objective.config if isinstance(objective, Objective) else objective
+    if config.couples_pairs and (args.gradient_accumulation_steps > 1 or args.world_size > 1):
+        raise ValueError(
+            f"the loss {config.loss.name!r} compares the pairs of a step with each other, so a step cannot be cut into "
+            f"{args.gradient_accumulation_steps} batches on {args.world_size} processes. Set "
+            "gradient_accumulation_steps to 1, the batch to the size of the step, and use one process."
+        )
+
+
+def check_step_0(objective: Objective, output: ObjectiveOutput) -> None:
+    """Before the first step the loss is what theory says it is at policy = reference, or the log says why not."""
+    loss = output.loss.item()
+    if objective.config.reference_free:
+        _LOG.info("step 0: loss %.6f; reference-free, so theory does not fix it", loss)
+        return
+    with torch.no_grad():
+        expected = objective.at_reference(output.tokens).loss.item()
+    if abs(loss - expected) <= _TOLERANCE * max(1.0, abs(expected)):
+        _LOG.info("step 0: loss %.6f, as it must be where the policy is the reference", loss)
+        return
+    tokens = output.tokens
+    gap = (tokens.logps - tokens.ref_logps)[tokens.mask].detach().abs()
+    _LOG.warning(
+        "step 0: loss %.6f, but %.6f where the policy is the reference. The two differ by up to %.2g nats a token "
+        "(%.2g on average): they are different models, or were loaded in different precision.",
+        *(loss, expected, gap.max().item(), gap.mean().item()),
+    )

@@ -1,0 +1,17 @@
+"""What the trainer refuses before it starts."""
+
+from __future__ import annotations
+
+import pytest
+
+from prefopt import zoo
+from prefopt.training import PreferenceTrainer
+from tests.training.test_trainer import config
+
+
+def test_coupled_pairs_are_not_cut_into_batches(model_folder: str, rows: list[dict[str, str]], out: str) -> None:
+    cut = config(out, gradient_accumulation_steps=2)
+    with pytest.raises(ValueError, match="'aot' compares the pairs of a step with each other"):
+        PreferenceTrainer(model_folder, objective=zoo.aot(), args=cut, train_dataset=rows)
+    PreferenceTrainer(model_folder, objective=zoo.dpo(), args=cut, train_dataset=rows)
+    PreferenceTrainer(model_folder, objective=zoo.aot(), args=config(out), train_dataset=rows)

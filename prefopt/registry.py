@@ -7,7 +7,7 @@ import importlib.metadata
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar, cast, final, get_args
+from typing import TypeVar, cast, final, get_args, get_origin
 
 import pluggy
 from pydantic import ValidationError
@@ -88,21 +88,23 @@ def resolve(kind: type[C], value: object) -> C:
             f"no {kind.__name__} named {name!r}.{did_you_mean(name, known)} Installed: {', '.join(sorted(known))}."
         )
     inner = _inner_slots(known[name])
-    filled = {key: _filled(inner[key], part) if key in inner else part for key, part in fields.items()}
+    filled = {
+        key: _filled(*inner[key], part, f"{name}: {key}") if key in inner else part for key, part in fields.items()
+    }
     try:
         return known[name].model_validate(filled)
     except ValidationError as error:
         raise ComponentError(f"{name}: {' '.join(explain(error, known[name]))}") from error
 
 
-def _inner_slots(component: type[Component]) -> dict[str, type[Component]]:
-    """The fields of a component that hold components themselves, one or several, and of which kind."""
+def _inner_slots(component: type[Component]) -> dict[str, tuple[type[Component], bool]]:
+    """The fields of a component that hold components themselves: of which kind, and whether several."""
     found = {}
     for name, field in component.model_fields.items():
         parts = [field.annotation, *(part for argument in get_args(field.annotation) for part in _unwrapped(argument))]
         kinds = [part for part in parts if isinstance(part, type) and part in HOOKS]
         if kinds:
-            found[name] = kinds[0]
+            found[name] = (kinds[0], get_origin(field.annotation) in (list, tuple))
     return found
 
 
@@ -110,8 +112,15 @@ def _unwrapped(annotation: object) -> tuple[object, ...]:
     return (annotation, *get_args(annotation))
 
 
-def _filled(kind: type[Component], value: object) -> object:
-    return [resolve(kind, part) for part in value] if isinstance(value, list | tuple) else resolve(kind, value)
+def _filled(kind: type[Component], several: bool, value: object, where: str) -> object:
+    if several and isinstance(value, list | tuple):
+        return [_filled(kind, False, part, f"{where}.{index}") for index, part in enumerate(value)]
+    if several or value is None:  # for the field itself to take or to refuse
+        return value
+    try:
+        return resolve(kind, value)
+    except ComponentError as error:
+        raise ComponentError(f"{where}: {error}") from error
 
 
 @functools.cache

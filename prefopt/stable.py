@@ -17,4 +17,7 @@ def log1mexp(x: Tensor) -> Tensor:
     """log(1 - exp(x)) for x < 0, accurate near 0 and far from it; x is taken as at most the dtype's -tiny."""
     x = x.clamp(max=-torch.finfo(x.dtype).tiny)
     near = x > -0.6931471805599453
-    return torch.where(near, torch.log(-torch.expm1(torch.where(near, x, -1.0))), torch.log1p(-torch.exp(x)))
+    # Each branch sees only what is its own: the gradient of one that is not taken is 0 times its slope, nan at a pole.
+    close = torch.log(-torch.expm1(torch.where(near, x, -1.0)))
+    far = torch.log1p(-torch.exp(torch.where(near, -1.0, x)))
+    return torch.where(near, close, far)

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from prefopt import available
 from prefopt.component import Divergence
-from prefopt.divergences import AlphaDivergence, ForwardKL, JensenShannon, ReverseKL
+from prefopt.divergences import AlphaDivergence, ForwardKL, JensenShannon, ReverseKL, TotalVariation
 
-ALL = [ForwardKL(), ReverseKL(), JensenShannon(), AlphaDivergence(), AlphaDivergence(a=0.1), AlphaDivergence(a=0.9)]
+ALPHAS = [AlphaDivergence(), AlphaDivergence(a=0.1), AlphaDivergence(a=0.9)]
+ALL = [ForwardKL(), ReverseKL(), JensenShannon(), *ALPHAS, TotalVariation()]
 each_divergence = pytest.mark.parametrize("divergence", ALL, ids=str)
 INF = math.inf
 
@@ -38,6 +39,8 @@ def dense(divergence: Divergence, p: list[float], q: list[float]) -> float:
             return sum(a * math.log(2 * a / (a + b)) + b * math.log(2 * b / (a + b)) for a, b in pairs) / 2
         case AlphaDivergence(a=alpha):
             return (1 - sum(b**alpha * a ** (1 - alpha) for a, b in pairs)) / (alpha * (1 - alpha))
+        case TotalVariation():
+            return sum(max(a - b, 0) for a, b in pairs)
     raise AssertionError(f"no formula for {divergence!r}")
 
 
@@ -117,6 +120,30 @@ def test_bounds_of_disjoint_distributions() -> None:
     logps, ref_logps = log_probs(0, -INF, -INF), log_probs(-INF, 0, 1)
     assert float(JensenShannon()(logps, ref_logps)) == pytest.approx(math.log(2), rel=1e-12)
     assert float(AlphaDivergence(a=0.2)(logps, ref_logps)) == pytest.approx(1 / (0.2 * 0.8), rel=1e-12)
+    assert float(TotalVariation()(logps, ref_logps)) == pytest.approx(1, rel=1e-12)
+
+
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(logits=LOGITS)
+def test_total_variation_is_a_bounded_distance_below_both_kls(logits: object) -> None:
+    logps, ref_logps = torch.tensor(logits).log_softmax(-1)
+    distance = TotalVariation()(logps, ref_logps)
+    assert distance <= 1 + 1e-12
+    assert distance == TotalVariation()(ref_logps, logps)
+    for kl in (ForwardKL(), ReverseKL()):
+        assert distance**2 <= kl(logps, ref_logps) / 2 + 1e-12, "Pinsker's inequality"
+
+
+def test_total_variation_by_hand() -> None:
+    """(0.5, 0.3, 0.2) and (0.2, 0.3, 0.5): the mass that has to move; a tie takes no side."""
+    logps, ref_logps = log_probs(*map(math.log, (0.5, 0.3, 0.2))), log_probs(*map(math.log, (0.2, 0.3, 0.5)))
+    value = TotalVariation()(logps, ref_logps)
+    assert float(value) == pytest.approx(0.3, rel=1e-14)
+    by_hand = torch.tensor([0.5 * (1 - 0.3), 0.3 * (0 - 0.3), 0.2 * (-1 - 0.3)], dtype=torch.float64) / 2
+    exact = torch.tensor([0.5, 0.25, 0.25]).log(), torch.tensor([0.25, 0.25, 0.5]).log()  # whose tie is one of floats
+    torch.testing.assert_close(TotalVariation().logit_gradient(logps, ref_logps, value)[[0, 2]], by_hand[[0, 2]])
+    tied = TotalVariation().logit_gradient(*exact, TotalVariation()(*exact))
+    torch.testing.assert_close(tied, torch.tensor([0.5 * 0.75, 0.25 * -0.25, 0.25 * -1.25]) / 2)
 
 
 @each_divergence

@@ -6,11 +6,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import Tensor
 
 from prefopt import TokenBatch
 from prefopt.component import Signal, TokenWeighting
-from prefopt.weightings import ActivationWeighting, SparseMask, SparseWeighting, UniformWeighting
+from prefopt.weightings import (
+    ActivationWeighting,
+    LengthDesensitisedWeighting,
+    SparseMask,
+    SparseWeighting,
+    UniformWeighting,
+)
 from tests.batches import KINDS, random_case
 
 
@@ -36,7 +43,14 @@ def test_uniform_weights_are_its_value_on_the_response_alone(value: float) -> No
 
 @pytest.mark.parametrize(
     "weighting",
-    [UniformWeighting(value=0.5), ActivationWeighting(), SparseWeighting(), SparseWeighting(position="token")],
+    [
+        UniformWeighting(value=0.5),
+        ActivationWeighting(),
+        SparseWeighting(),
+        SparseWeighting(position="token"),
+        LengthDesensitisedWeighting(),
+        LengthDesensitisedWeighting(alpha=0),
+    ],
     ids=str,
 )
 def test_weights_are_finite_not_negative_and_zero_off_the_response(weighting: TokenWeighting) -> None:
@@ -49,6 +63,22 @@ def test_weights_are_finite_not_negative_and_zero_off_the_response(weighting: To
     assert (weights >= 0).all()
     assert (weights[~tokens.mask] == 0).all()
     assert weights[tokens.mask].any()
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.25, 1.0])
+def test_length_desensitised_weights_by_hand(alpha: float) -> None:
+    """Pairs of lengths (3, 1), (2, 4) and (2, 2): only what outruns the other response weighs alpha."""
+    tokens = batch([], (), [[1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1], [1, 1, 0, 0]])
+    expected = [[1, alpha, alpha, 0], [1, 1, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0], [1, 1, alpha, alpha], [1, 1, 0, 0]]
+    weights = LengthDesensitisedWeighting(alpha=alpha)(tokens)
+    assert torch.equal(weights, torch.tensor(expected, dtype=torch.float32))
+    assert alpha < 1 or torch.equal(weights, UniformWeighting()(tokens)), "at alpha 1 it is DPO"
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.1])
+def test_length_desensitised_weights_lie_between_nothing_and_all(alpha: float) -> None:
+    with pytest.raises(ValidationError, match="alpha"):
+        LengthDesensitisedWeighting(alpha=alpha)
 
 
 def test_activation_weights_by_hand() -> None:

@@ -27,7 +27,7 @@ class DemoConfig(BaseModel):
     samples_per_prompt                for sampled pairs and for evaluation; even
     max_new_tokens                    most tokens of a sample
     steps, batch_size                 of each preference training; the batch in pairs
-    learning_rate                     None: 3e-4 for the small model, 1e-5 for a model of yours
+    learning_rate                     None: 4e-4 for the small model, 1e-5 for a model of yours
     beta                              of both objectives
     mask_learning_rate, l1_reward, l1_divergence   of SparsePO's masks
     """
@@ -47,12 +47,12 @@ class DemoConfig(BaseModel):
     held_out_prompts: int = Field(default=96, ge=1)
     samples_per_prompt: int = Field(default=8, ge=2, multiple_of=2)
     max_new_tokens: int = Field(default=48, ge=1)
-    steps: int = Field(default=200, ge=1)
+    steps: int = Field(default=160, ge=1)
     batch_size: int = Field(default=32, ge=1)
     learning_rate: float | None = Field(default=None, gt=0)
     beta: float = Field(default=0.1, gt=0)
     mask_learning_rate: float = Field(default=3e-3, gt=0)
-    l1_reward: float = Field(default=1e-3, ge=0)
+    l1_reward: float = Field(default=5e-4, ge=0)
     l1_divergence: float = Field(default=2e-3, ge=0)
 
     @property
@@ -60,7 +60,7 @@ class DemoConfig(BaseModel):
         """The learning rate of the policies, as given or by default."""
         if self.learning_rate is not None:
             return self.learning_rate
-        return 3e-4 if self.model is None else 1e-5
+        return 4e-4 if self.model is None else 1e-5
 
     @model_validator(mode="after")
     def _can_run(self) -> Self:

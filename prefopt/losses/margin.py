@@ -44,8 +44,8 @@ class LogisticLoss(PreferenceLoss):
 class RobustLoss(PreferenceLoss):
     """loss = (-(1 - e) log sigmoid(d) + e log sigmoid(-d)) / (1 - 2 e), with e the share of flipped labels.
 
-    Its expectation under flipped labels is the logistic loss of the clean ones. Not bounded below: a pair whose margin
-    is very negative has a loss that is. Source: robust DPO (arXiv 2403.00409).
+    Its expectation under flipped labels is the logistic loss of the clean ones. Not bounded below: with e > 0 it falls
+    without end as the margin grows. Source: robust DPO (arXiv 2403.00409).
     """
 
     name: Literal["robust"] = "robust"

@@ -56,7 +56,6 @@ class Workspace:
     def __reduce__(self) -> tuple[type[Self], tuple[()]]:
         return type(self), ()
 
-    @torch.inference_mode(False)
     def take(self, rows: int, columns: int, like: Tensor) -> Tensor:
         """A buffer [rows, columns] of any content."""
         size = rows * columns

@@ -184,7 +184,7 @@ def test_under_autocast(divergence):
         loss = loss_of(at, found)
     assert {statistic.dtype for statistic in found if statistic is not None} == {torch.float32}
     assert_same(found, expected, rtol=0.02, atol=0.05)
-    assert not torch.equal(found.logps, fused(at, divergence).logps)  # the products did run in half precision
+    assert not torch.allclose(found.logps, expected[0], rtol=0, atol=1e-3)  # the products did run in half precision
     for ours, theirs in zip(gradients(at, loss), gradients(at, loss_of(at, expected)), strict=True):
         assert ours.dtype == torch.float32
         assert float((ours - theirs).norm() / theirs.norm()) < 0.02

@@ -118,10 +118,6 @@ def weights_by_hand(model, prompt, response, kinds):
     return torch.stack([((sites - lowest) / (highest - lowest)).mean(0) for sites, lowest, highest in ranges]).mean(0)
 
 
-def responses_of(pairs):
-    return [(pair[0], pair[side]) for side in (1, 2) for pair in pairs]
-
-
 @pytest.mark.parametrize("architecture", BY_HAND)
 def test_sites_are_what_the_layers_say(tiny, moved, batch, pairs, architecture):
     reference = tiny(architecture)
@@ -131,7 +127,7 @@ def test_sites_are_what_the_layers_say(tiny, moved, batch, pairs, architecture):
     assert tokens.ref_activations.dtype == torch.float64
     assert not tokens.ref_activations.requires_grad
     assert bool((tokens.ref_activations[:, ~tokens.mask] == 0).all())
-    for row, (prompt, response) in enumerate(responses_of(pairs)):
+    for row, (prompt, response) in enumerate((pair[0], pair[side]) for side in (1, 2) for pair in pairs):
         for kind, expected in means_by_hand(reference, prompt, response).items():
             rows = [index for index, name in enumerate(kinds) if name == kind]
             heard = tokens.ref_activations[rows, row, : len(response)].sort(0).values  # the order of sites is no matter
@@ -145,16 +141,19 @@ def test_sites_are_what_the_layers_say(tiny, moved, batch, pairs, architecture):
 def test_weights_are_those_by_hand(tiny, moved, batch, pairs, architecture, sites):
     reference = tiny(architecture)
     output = PreferenceModel(moved(reference), reference, zoo.mapo(sites=sites))(batch)
-    for row, (prompt, response) in enumerate(responses_of(pairs)):
+    for row, (prompt, response) in enumerate((pair[0], pair[side]) for side in (1, 2) for pair in pairs):
         expected = weights_by_hand(reference, prompt, response, sites)
         torch.testing.assert_close(output.weights[row, : len(response)], expected, rtol=1e-4, atol=1e-4)
     assert bool((output.weights[~output.tokens.mask] == 0).all())
 
 
 @pytest.mark.parametrize("architecture", ["qwen3", "gptj", "gpt_bigcode", "phi", "cohere", "granite", "mistral", "opt"])
-def test_every_layer_has_sites_of_every_kind(tiny, moved, batch, architecture):
+def test_every_layer_has_sites_of_every_kind(tiny, moved, batch, pairs, architecture):
     reference = tiny(architecture)
     tokens = PreferenceModel(moved(reference), reference, zoo.mapo()).score(batch)
+    prompt, response, _ = pairs[0]
+    mean_logits = reference(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1].mean(-1)
+    torch.testing.assert_close(tokens.ref_activations[-1, 0, : len(response)], mean_logits, rtol=1e-6, atol=1e-6)
     counts = {kind: tokens.activation_kinds.count(kind) for kind in KINDS}
     assert counts["mlp"] == LAYERS
     assert counts["attn"] == 4 * LAYERS  # queries, keys, values, output

@@ -1,0 +1,71 @@
+"""Single responses written out token by token, from which the tests of the papers' formulas are made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prefopt import Objective, ObjectiveConfig
+from tests.batches import Case
+
+EXACT = {"rtol": 1e-11, "atol": 1e-12}
+
+
+@dataclass
+class Response:
+    """One response by hand, a list entry per token: log-probability, log-ratio, KL(reference || policy), and masks."""
+
+    logp: list[Tensor]
+    r: list[Tensor]
+    k: list[Tensor]
+    m: list[Tensor]
+    d: list[Tensor]
+
+
+def log_sigmoid(z: Tensor) -> Tensor:
+    return -torch.log(1 + torch.exp(-z))
+
+
+def mean(values: list[Tensor]) -> Tensor:
+    return sum(values[1:], start=values[0]) / len(values)
+
+
+def ones(case: Case, row: int) -> list[Tensor]:
+    """The mask of a method that has none."""
+    return [torch.ones((), dtype=torch.float64)] * case.lengths[row]
+
+
+def respond(case: Case, row: int, m: list[Tensor], d: list[Tensor]) -> Response:
+    logp, r, k = [], [], []
+    for t in range(case.lengths[row]):
+        p, q = torch.log_softmax(case.logits[row, t], 0), torch.log_softmax(case.ref_logits[row, t], 0)
+        y = case.token_ids[row, t]
+        logp.append(p[y])
+        r.append(p[y] - q[y])
+        k.append(sum(q[v].exp() * (q[v] - p[v]) for v in range(len(q))))
+    return Response(logp, r, k, m, d)
+
+
+def build(config: ObjectiveConfig, seed: int = 5) -> Objective:
+    """The objective in float64, with every learned parameter random and the mask's units mostly alive."""
+    objective = Objective(config, num_layers=3, hidden_size=5).double()
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in objective.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=draw).abs() + 0.1)
+            parameter[..., -1] *= -1
+    return objective
+
+
+def assert_equal_with_gradients(case: Case, objective: Objective, by_hand: Tensor) -> None:
+    """The objective's losses, and the gradients of their mean in every leaf, are those of the losses by hand [B]."""
+    output = objective(case.tokens())
+    leaves = [case.logits, *objective.parameters()]
+    ours = torch.autograd.grad(output.loss, leaves)
+    theirs = torch.autograd.grad(by_hand.mean(), leaves)
+    torch.testing.assert_close(output.losses, by_hand, **EXACT)
+    for our, their in zip(ours, theirs, strict=True):
+        assert their.abs().max() > 1e-9, "a gradient of zero compares nothing"
+        torch.testing.assert_close(our, their, **EXACT)

@@ -1,0 +1,58 @@
+"""A loss made of losses: how it is written, what it says, and its errors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import yaml
+
+from prefopt import ObjectiveConfig, resolve
+from prefopt.component import PreferenceLoss
+from prefopt.losses import AotLoss, ApoZeroLoss, ExoLoss, HingeLoss, MixtureLoss, NcaLoss
+from prefopt.registry import ComponentError
+from tests.test_components import double
+
+NESTED = {"name": "mixture", "losses": ["apo_zero", {"name": "hinge", "margin": 2.0}, NcaLoss()], "weights": [1, 0, 3]}
+
+
+def test_a_mixture_takes_names_mappings_and_losses() -> None:
+    mixture = resolve(PreferenceLoss, NESTED)
+    assert mixture == MixtureLoss(losses=(ApoZeroLoss(), HingeLoss(margin=2), NcaLoss()), weights=(1, 0, 3))
+    inside = resolve(PreferenceLoss, {"name": "mixture", "losses": [NESTED, "exo"], "weights": [0.5, 0.5]})
+    assert inside.losses == (mixture, ExoLoss())
+    config = ObjectiveConfig(loss=inside)
+    text = yaml.safe_dump(config.model_dump(mode="json"))
+    assert ObjectiveConfig.model_validate(yaml.safe_load(text)) == config
+    assert ObjectiveConfig.model_validate_json(config.model_dump_json()) == config
+    assert hash(ObjectiveConfig(loss=inside)) == hash(config)
+
+
+def test_a_mixture_is_the_weighted_sum() -> None:
+    chosen, rejected = double(1, -2, 0.5), double(0.3, 1, -1)
+    expected = ApoZeroLoss()(chosen, rejected) + 3 * NcaLoss()(chosen, rejected)
+    torch.testing.assert_close(resolve(PreferenceLoss, NESTED)(chosen, rejected), expected, rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"losses": ["hinge", "hing"]}, "mixture: losses.1: no PreferenceLoss named 'hing'. Did you mean 'hinge'? "),
+        ({"losses": [{"name": "exo", "tau": 1}]}, "mixture: losses.0: exo: tau: no such field in ExoLoss. "),
+        ({"losses": ["hinge"], "weights": [1, 2]}, "mixture: 1 losses need as many weights, got 2"),
+        ({"losses": []}, "mixture: losses: Tuple should have at least 1 item"),
+        ({"losses": "hinge"}, "mixture: losses: Input should be a valid tuple, got 'hinge'"),
+        ({"losses": [None]}, "mixture: losses.0: Input should be a valid dictionary or instance of PreferenceLoss"),
+        ({"losses": [3]}, "mixture: losses.0: a preference loss is given by name"),
+    ],
+    ids=str,
+)
+def test_a_mixture_says_what_is_wrong_with_it(fields: dict[str, object], complaint: str) -> None:
+    with pytest.raises(ComponentError) as error:
+        resolve(PreferenceLoss, {"name": "mixture", "weights": [1.0] * len(fields["losses"]), **fields})
+    assert str(error.value).startswith(complaint)
+
+
+def test_a_mixture_couples_pairs_however_deep_aot_lies() -> None:
+    deep = MixtureLoss(losses=(HingeLoss(), MixtureLoss(losses=(AotLoss(),), weights=(1,))), weights=(1, 1))
+    assert ObjectiveConfig(loss=deep).couples_pairs
+    assert not ObjectiveConfig().couples_pairs

@@ -1,0 +1,253 @@
+"""Every loss of TRL's DPOTrainer that has a row in the zoo, run through both trainers on the same model and rows: the
+same token ids, loss, gradients and rewards. Where the two differ, the difference and its size are stated.
+
+TRL scores in float32 whatever the model's precision, so this is float32 too.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from prefopt import ObjectiveConfig, TokenBatch, masked_mean, masked_sum, zoo
+from prefopt.losses import ApoZeroLoss, HingeLoss, MixtureLoss, NcaLoss
+from prefopt.shapings import AlphaShaping, ForwardKLShaping, MeanShaping
+from prefopt.training import PreferenceConfig, PreferenceTrainer
+from prefopt.weightings import LengthDesensitisedWeighting
+
+trl = pytest.importorskip("trl", reason="parity with TRL needs TRL: pip install trl==1.16.0")
+
+PAIRS = 8
+CLOSE = {"rtol": 2e-5, "atol": 2e-6}
+ARGUMENTS = {"report_to": "none", "use_cpu": True, "max_length": None, "per_device_eval_batch_size": PAIRS}
+
+Rows = list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """TRL's arguments and the objective that says the same.
+
+    same_rewards: whether the rewards that we report, which are those that the loss is given, are TRL's, which are beta
+    times the sum of the log-ratios whatever is made of them.
+    """
+
+    arguments: dict[str, Any]
+    objective: ObjectiveConfig
+    same_rewards: bool = True
+
+
+def same(row: Callable[..., ObjectiveConfig], *, beta: float = 0.5, **fields: Any) -> ObjectiveConfig:
+    return row(beta=beta, **fields)
+
+
+def with_sigmoid(**arguments: Any) -> dict[str, Any]:
+    return {"loss_type": "sigmoid", **arguments}
+
+
+LD = LengthDesensitisedWeighting(alpha=0.25)
+CASES = {
+    "sigmoid": Case(with_sigmoid(), same(zoo.dpo)),
+    "hinge": Case({}, same(zoo.hinge)),
+    "ipo": Case({}, same(zoo.ipo), same_rewards=False),
+    "exo_pair": Case({"label_smoothing": 0.01}, same(zoo.exo, label_smoothing=0.01)),
+    "nca_pair": Case({}, same(zoo.nca)),
+    "robust": Case({"label_smoothing": 0.2}, same(zoo.robust, label_smoothing=0.2)),
+    "sppo_hard": Case({}, same(zoo.sppo), same_rewards=False),
+    "aot_unpaired": Case({"label_smoothing": 0.2}, same(zoo.aot, label_smoothing=0.2)),
+    "apo_zero": Case({}, same(zoo.apo_zero)),
+    "apo_down": Case({}, same(zoo.apo_down)),
+    "discopop": Case({"discopop_tau": 0.4}, same(zoo.discopop, tau=0.4)),
+    "sigmoid_norm": Case({}, same(zoo.dpo_norm), same_rewards=False),
+    "forward_kl": Case(with_sigmoid(f_divergence_type="forward_kl"), same(zoo.f_dpo_forward_kl), same_rewards=False),
+    "js_divergence": Case(
+        with_sigmoid(f_divergence_type="js_divergence"), same(zoo.f_dpo_jensen_shannon), same_rewards=False
+    ),
+    "alpha_divergence": Case(
+        with_sigmoid(f_divergence_type="alpha_divergence", f_alpha_divergence_coef=0.3),
+        same(zoo.f_dpo_alpha, alpha=0.3),
+        same_rewards=False,
+    ),
+    "ld_alpha": Case(with_sigmoid(ld_alpha=0.25), same(zoo.ld_dpo, alpha=0.25)),
+    # Combinations, which TRL has as options and we as slots.
+    "hinge under forward_kl": Case(
+        {"loss_type": "hinge", "f_divergence_type": "forward_kl"},
+        ObjectiveConfig(beta=0.5, shaping=ForwardKLShaping(), loss=HingeLoss()),
+        same_rewards=False,
+    ),
+    "exo_pair under alpha_divergence": Case(
+        {"loss_type": "exo_pair", "f_divergence_type": "alpha_divergence", "label_smoothing": 0.01},
+        same(zoo.exo, label_smoothing=0.01).model_copy(update={"shaping": AlphaShaping(a=0.5)}),
+        same_rewards=False,
+    ),
+    "sigmoid_norm with ld_alpha": Case(
+        {"loss_type": "sigmoid_norm", "ld_alpha": 0.25},
+        ObjectiveConfig(beta=0.5, weighting=LD, shaping=MeanShaping()),
+        same_rewards=False,
+    ),
+    "a sum of three losses": Case(
+        {"loss_type": ["hinge", "apo_zero", "nca_pair"], "loss_weights": [0.5, 1.0, 0.25]},
+        ObjectiveConfig(
+            beta=0.5, loss=MixtureLoss(losses=(HingeLoss(), ApoZeroLoss(), NcaLoss()), weights=(0.5, 1.0, 0.25))
+        ),
+    ),
+}
+
+TRL_ONLY = {
+    "bco_pair": "binary classifier optimisation, without its running baseline",
+    "aot": "AOT, paired: sorts the policy's margins against the reference's, so it is no function of rewards",
+}
+AS_REGULARISER = {"sft"}
+
+
+@dataclass
+class Result:
+    """What a trainer says of the batch of all rows."""
+
+    loss: Tensor
+    gradients: dict[str, Tensor]
+    metrics: dict[str, float]
+    ids: list[list[list[int]]]
+
+
+METRICS = [f"rewards/{name}" for name in ("chosen", "rejected", "margins", "accuracies")]
+
+
+@dataclass
+class Both:
+    """The two trainers on the same rows, from the same policy and reference."""
+
+    folder: str
+    tokenizer: PreTrainedTokenizerFast
+    rows: Rows
+    out: Path
+
+    def theirs(self, **arguments: Any) -> Result:
+        fields = {"beta": 0.5, "bf16": False, "gradient_checkpointing": False} | ARGUMENTS | arguments
+        data, args = datasets.Dataset.from_list(self.rows), trl.DPOConfig(str(self.out / "trl"), **fields)
+        trainer = trl.DPOTrainer(self.policy(), self.reference(), args, None, data, data, self.tokenizer)
+        trainer.model.eval()  # so that the metrics are those of evaluation; there is no dropout
+        (batch,) = trainer.get_eval_dataloader()
+        loss = trainer.compute_loss(trainer.model, batch)
+        metrics = {name: trainer._metrics["eval"][name][0] for name in METRICS}
+        return self.result(loss, trainer.model, metrics, trainer.eval_dataset)
+
+    def ours(self, objective: ObjectiveConfig) -> tuple[Result, TokenBatch]:
+        trainer = PreferenceTrainer(
+            self.policy(),
+            self.reference(),
+            objective=objective,
+            args=PreferenceConfig(str(self.out / "prefopt"), **ARGUMENTS),
+            train_dataset=self.rows,
+            eval_dataset=self.rows,
+            processing_class=self.tokenizer,
+        )
+        trainer.model.eval()
+        (batch,) = trainer.get_eval_dataloader()
+        loss, output = trainer.compute_loss(trainer.model, batch, return_outputs=True)
+        metrics = {name: output.metrics[name].value for name in METRICS}
+        return self.result(loss, trainer.model.policy, metrics, trainer.eval_dataset), output.tokens
+
+    def reference(self) -> LlamaForCausalLM:
+        return AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32)
+
+    def policy(self) -> LlamaForCausalLM:
+        """The reference with every weight moved by a wave."""
+        model = self.reference()
+        with torch.no_grad():
+            for index, parameter in enumerate(model.parameters()):
+                wave = torch.sin(1.7 * torch.arange(parameter.numel(), dtype=torch.float32) + index)
+                parameter.add_(0.06 * wave.view_as(parameter))
+        return model
+
+    @staticmethod
+    def result(loss: Tensor, policy: torch.nn.Module, metrics: dict[str, float], data: datasets.Dataset) -> Result:
+        loss.backward()
+        gradients = {name: parameter.grad for name, parameter in policy.named_parameters()}
+        ids = [[row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]] for row in data]
+        return Result(loss.detach(), gradients, metrics, ids)
+
+
+@pytest.fixture
+def both(model_folder: str, tokenizer: PreTrainedTokenizerFast, rows: Rows, tmp_path: Path) -> Both:
+    return Both(model_folder, tokenizer, rows[:PAIRS], tmp_path)
+
+
+def assert_same_step(theirs: Result, ours: Result) -> None:
+    """The same loss and gradients."""
+    torch.testing.assert_close(ours.loss, theirs.loss, **CLOSE)
+    assert ours.gradients.keys() == theirs.gradients.keys()
+    largest = max(float(gradient.abs().max()) for gradient in theirs.gradients.values())
+    assert largest > 1e-3, "a gradient of zero compares nothing"
+    for name, gradient in theirs.gradients.items():
+        torch.testing.assert_close(ours.gradients[name], gradient, rtol=1e-4, atol=1e-5 * largest, msg=name)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_same_tokens_loss_gradients_and_rewards(name: str, both: Both) -> None:
+    case = CASES[name]
+    theirs = both.theirs(**{"loss_type": name} | case.arguments)
+    ours, tokens = both.ours(case.objective)
+    assert ours.ids == theirs.ids
+    assert all(response[-1] == both.tokenizer.eos_token_id for _, *pair in ours.ids for response in pair)
+    gap = (tokens.logps - tokens.ref_logps)[tokens.mask].abs()
+    assert gap.mean() > 0.05, "a policy that is the reference compares little"
+    assert_same_step(theirs, ours)
+    assert (ours.metrics == pytest.approx(theirs.metrics, rel=1e-4, abs=1e-5)) == case.same_rewards
+    weights = case.objective.weighting(tokens)
+    sums = masked_sum(weights * torch.where(tokens.mask, tokens.logps - tokens.ref_logps, 0), tokens.mask)
+    assert theirs.metrics["rewards/chosen"] == pytest.approx(0.5 * float(sums[:PAIRS].mean()), rel=1e-4)
+
+
+def test_every_loss_of_trl_is_here_or_listed_as_theirs_alone() -> None:
+    source = inspect.getsource(trl.DPOTrainer._compute_loss)
+    known = set(re.findall(r'loss_type == "(\w+)"', source))
+    assert {"sigmoid", "sigmoid_norm", "sft"} <= known
+    covered = {case.arguments.get("loss_type", name) for name, case in CASES.items() if " " not in name}
+    assert covered | TRL_ONLY.keys() | AS_REGULARISER == known
+    assert not covered & TRL_ONLY.keys()
+    divergences = set(re.findall(r'f_divergence_type == "(\w+)"', source))
+    assert divergences - {"reverse_kl"} == {case.arguments.get("f_divergence_type") for case in CASES.values()} - {None}
+
+
+def test_label_smoothing_on_sigmoid_is_ignored_by_trl(both: Both) -> None:
+    """Without a word: its loss stays that of DPO. Ours is cDPO's, which lies above by e times the mean margin."""
+    smoothed, plain = (both.theirs(loss_type="sigmoid", label_smoothing=e) for e in (0.2, 0.0))
+    assert torch.equal(smoothed.loss, plain.loss)
+    ours, _ = both.ours(zoo.cdpo(beta=0.5, label_smoothing=0.2))
+    difference = float(ours.loss - smoothed.loss)
+    assert difference == pytest.approx(0.2 * ours.metrics["rewards/margins"], rel=1e-3)
+    assert abs(difference) > 0.01
+
+
+def test_the_likelihood_term_is_a_mean_over_tokens_there_and_over_responses_here(both: Both) -> None:
+    """[sigmoid, sft] is RPO. TRL averages over all chosen tokens of the batch, so that a long response counts more; we
+    average over each response, then over pairs."""
+    theirs = both.theirs(loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.7])
+    ours, tokens = both.ours(zoo.rpo(beta=0.5, alpha=0.7))
+    logps, mask = tokens.logps[:PAIRS], tokens.mask[:PAIRS]
+    over_tokens, over_responses = -logps[mask].mean(), -masked_mean(logps, mask).mean()
+    difference = ours.loss - theirs.loss
+    torch.testing.assert_close(difference, 0.7 * (over_responses - over_tokens).detach(), rtol=1e-3, atol=1e-5)
+    assert difference.abs() > 0.005
+
+
+def test_the_likelihood_terms_are_equal_where_lengths_are(both: Both) -> None:
+    words = " ".join(row["chosen"] for row in both.rows).split()
+    for index, row in enumerate(both.rows):
+        row["chosen"] = " " + " ".join(words[index : index + 4]) + " story"
+    theirs = both.theirs(loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.7])
+    ours, tokens = both.ours(zoo.rpo(beta=0.5, alpha=0.7))
+    assert len(set(tokens.mask[:PAIRS].sum(-1).tolist())) == 1
+    assert ours.ids == theirs.ids
+    assert_same_step(theirs, ours)

@@ -42,7 +42,7 @@ class DemoConfig(BaseModel):
     seed: int = Field(default=0, ge=0)
 
     reviews: int = Field(default=20_000, ge=10)
-    reference_steps: int = Field(default=800, ge=1)
+    reference_steps: int = Field(default=600, ge=1)
     train_prompts: int = Field(default=320, ge=1)
     held_out_prompts: int = Field(default=96, ge=1)
     samples_per_prompt: int = Field(default=8, ge=2, multiple_of=2)
@@ -52,7 +52,7 @@ class DemoConfig(BaseModel):
     learning_rate: float | None = Field(default=None, gt=0)
     beta: float = Field(default=0.1, gt=0)
     mask_learning_rate: float = Field(default=3e-3, gt=0)
-    l1_reward: float = Field(default=5e-4, ge=0)
+    l1_reward: float = Field(default=7e-4, ge=0)
     l1_divergence: float = Field(default=2e-3, ge=0)
 
     @property

@@ -75,17 +75,21 @@ _PRODUCT = _Kind(
 )
 _KINDS = (_FILM, _PRODUCT)
 
-_SENTENCES = (
-    "The {noun} was {degree} {adjective}.",
-    "I thought the {noun} was {adjective} and {adjective2}.",
-    "We found the {noun} {degree} {adjective}.",
-    "My {person} said the {noun} was {adjective}.",
-    "After {number} days the {noun} was still {adjective}.",
-    "In the end the {noun} was {degree} {adjective}.",
-    "I {verb} the {noun}.",
-    "My {person} {verb} the {noun}.",
-    "The {noun} {effect} my {person}.",
+_REMARKS = (
+    "The {noun} was {degree} {adjective}",
+    "I thought the {noun} was {adjective} and {adjective2}",
+    "We found the {noun} {degree} {adjective}",
+    "My {person} said the {noun} was {adjective}",
+    "After {number} days the {noun} was still {adjective}",
+    "In the end the {noun} was {degree} {adjective}",
+    "It was a {degree} {adjective} {noun}",
+    "The {adjective} {noun} {effect} my {person}",
+    "My {person} {verb} that {adjective} {noun}",
+    "I {verb} the {noun}",
+    "The {noun} {effect} my {person}",
 )
+# After some remarks, so that a word that takes a side is not told by its place before the full stop.
+_TAILS = (" {when}", " in {place}", " for {number} days")
 _PROMPTS = (
     "The {noun} was",
     "I thought the {noun} was",
@@ -102,7 +106,7 @@ _FILLERS = MappingProxyType(
         "when": ["on Monday", "on Friday", "last week", "last month", "in the evening", "this morning"],
         "place": "Paris Bristol London Madrid Athens Boston".split(),
         "colour": "red blue green white yellow brown".split(),
-        "degree": "very really quite rather so".split(),
+        "degree": "very really rather truly fairly".split(),
     }
 )
 
@@ -144,10 +148,11 @@ def _sentence(rng: random.Random, kind: _Kind, mood: int) -> str:
     """A fact, or a remark that is neutral, of the mood, or against it."""
     if rng.random() < 0.25:
         return rng.choice(kind.facts).format(**_fill(rng))
-    sign = 0 if rng.random() < 0.15 else (mood or rng.choice((1, -1))) * (1 if rng.random() < 0.85 else -1)
+    sign = 0 if rng.random() < 0.2 else (mood or rng.choice((1, -1))) * (1 if rng.random() < 0.85 else -1)
     own = {1: kind.positive, -1: kind.negative, 0: kind.neutral}[sign].split()
     first, second = rng.sample(_ADJECTIVES[sign] + own, 2)
-    return rng.choice(_SENTENCES).format(
+    remark = rng.choice(_REMARKS) + (rng.choice(_TAILS) if rng.random() < 0.4 else "") + "."
+    return remark.format(
         noun=rng.choice(kind.nouns.split()),
         adjective=first,
         adjective2=second,

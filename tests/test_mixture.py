@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 import yaml
+from torch import Tensor
 
-from prefopt import ObjectiveConfig, resolve
+from prefopt import ObjectiveConfig, registry, resolve
 from prefopt.component import PreferenceLoss
 from prefopt.losses import AotLoss, ApoZeroLoss, ExoLoss, HingeLoss, MixtureLoss, NcaLoss
 from prefopt.registry import ComponentError
@@ -56,3 +59,25 @@ def test_a_mixture_couples_pairs_however_deep_aot_lies() -> None:
     deep = MixtureLoss(losses=(HingeLoss(), MixtureLoss(losses=(AotLoss(),), weights=(1,))), weights=(1, 1))
     assert ObjectiveConfig(loss=deep).couples_pairs
     assert not ObjectiveConfig().couples_pairs
+
+
+class Scaled(PreferenceLoss):
+    """A plugin's loss with one loss inside, which may be absent."""
+
+    name: Literal["scaled"] = "scaled"
+    inner: PreferenceLoss | None = None
+
+    def __call__(self, chosen: Tensor, rejected: Tensor) -> Tensor:
+        return 2 * (chosen - rejected if self.inner is None else self.inner(chosen, rejected))
+
+
+def test_a_single_inner_slot_takes_the_same_forms_and_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "available", lambda kind: {"scaled": Scaled, "hinge": HingeLoss})
+    for inner, expected in (
+        ("hinge", HingeLoss()),
+        ({"name": "hinge", "margin": 3}, HingeLoss(margin=3)),
+        (None, None),
+    ):
+        assert resolve(PreferenceLoss, {"name": "scaled", "inner": inner}) == Scaled(inner=expected)
+    with pytest.raises(ComponentError, match=r"^scaled: inner: no PreferenceLoss named 'hing'"):
+        resolve(PreferenceLoss, {"name": "scaled", "inner": "hing"})

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from prefopt import zoo
-from prefopt.scoring import PreferenceModel, statistics
+from prefopt.scoring import PreferenceModel, Workspace, statistics
 
 BETA, ALPHA = 0.4, 0.7
 TDPO2 = zoo.tdpo2(BETA, ALPHA)
@@ -81,6 +81,29 @@ def test_very_long_responses(tiny, moved, make_batch, tdpo2_by_hand, same_gradie
     output.loss.backward()
     expected.backward()
     same_gradients(policy, other, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(("budget", "again"), [(0, 2), (2**30, 0)])
+def test_the_budget_and_the_buffers_are_those_of_the_model(models, batch, monkeypatch, budget, again):
+    """Without a budget backward computes both models' logits again; in any case the buffers are kept for later steps."""
+    scored = PreferenceModel(*models, TDPO2, logits_budget=budget)
+    scored(batch).loss.backward()
+    places = set()
+    original = Workspace.take
+
+    def take(workspace, *shape):
+        buffer = original(workspace, *shape)
+        places.add(buffer.data_ptr())
+        counts[-1] += 1
+        return buffer
+
+    monkeypatch.setattr(Workspace, "take", take)
+    counts = [0]
+    loss = scored(batch).loss
+    counts.append(0)
+    loss.backward()
+    assert counts == [2, again]
+    assert places == {buffer.data_ptr() for buffer in scored._workspace.free}
 
 
 @pytest.mark.parametrize("objective", [TDPO2, zoo.sparsepo(), zoo.mapo(), zoo.simpo()], ids=lambda o: o.weighting.name)

@@ -27,7 +27,7 @@ class DemoConfig(BaseModel):
     samples_per_prompt                for sampled pairs and for evaluation; even
     max_new_tokens                    most tokens of a sample
     steps, batch_size                 of each preference training; the batch in pairs
-    learning_rate                     None: 4e-4 for the small model, 1e-5 for a model of yours
+    learning_rate                     None: 3e-4 for the small model, 1e-5 for a model of yours
     beta                              of both objectives
     mask_learning_rate, l1_reward, l1_divergence   of SparsePO's masks
     """
@@ -60,7 +60,7 @@ class DemoConfig(BaseModel):
         """The learning rate of the policies, as given or by default."""
         if self.learning_rate is not None:
             return self.learning_rate
-        return 4e-4 if self.model is None else 1e-5
+        return 3e-4 if self.model is None else 1e-5
 
     @model_validator(mode="after")
     def _can_run(self) -> Self:

@@ -64,10 +64,13 @@ def run_demo(config: DemoConfig | None = None, *, console: Console | None = None
     lexicon = WORDS if config.words is None else Lexicon.load(config.words)
     config.out.mkdir(parents=True, exist_ok=True)
     compared = objectives(config)
-    stages = Stages(console, 2 + (config.model is None) + 2 * len(compared))
+    stages = Stages(console, 1 + (config.model is None) + (config.pairs is None) + 2 * len(compared))
     with quiet():
         reference, tokenizer = _reference(config, stages)
-        material = _material(config, reference, tokenizer, lexicon, stages)
+        if config.pairs is not None:
+            material = given_material(config, tokenizer)
+        else:
+            material = sampled_material(config, reference, tokenizer, lexicon, stages)
         run = _Run(config, lexicon, reference, tokenizer, material, stages)
         models = [run.measured_reference(), *(run.measured(name, each) for name, each in compared.items())]
     results = DemoResults(
@@ -177,20 +180,6 @@ def _reference(config: DemoConfig, stages: Stages) -> tuple[PreTrainedModel, Pre
         tokenizer.pad_token = tokenizer.eos_token
     reference = _load(source).requires_grad_(False).eval()
     return reference.to(_arguments(config, "reference").device), tokenizer
-
-
-def _material(
-    config: DemoConfig,
-    reference: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    lexicon: Lexicon,
-    stages: Stages,
-) -> Material:
-    if config.pairs is not None:
-        with stages.stage("reading the pairs", 1):
-            return given_material(config, tokenizer)
-    with stages.stage("sampling pairs", config.train_prompts + config.held_out_prompts) as stage:
-        return sampled_material(config, reference, tokenizer, lexicon, stage)
 
 
 def _arguments(config: DemoConfig, name: str) -> PreferenceConfig:

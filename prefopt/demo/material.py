@@ -15,7 +15,7 @@ from prefopt.data import BadRow, EncodingConfig, SourceRow, prepare, read_rows, 
 from prefopt.demo.config import DemoConfig
 from prefopt.demo.corpus import corpus_prompts
 from prefopt.demo.lexicon import Lexicon
-from prefopt.demo.progress import Stage
+from prefopt.demo.progress import Stages
 from prefopt.demo.sampling import Prompt, preference_pairs, sample
 
 __all__ = ["Material", "given_material", "sampled_material"]
@@ -38,7 +38,7 @@ def sampled_material(
     reference: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     lexicon: Lexicon,
-    stage: Stage,
+    stages: Stages,
 ) -> Material:
     """Pairs sampled from the reference, for prompts of the corpus or of the user's file; they are written to
     pairs.jsonl and held-out-pairs.jsonl.
@@ -48,32 +48,30 @@ def sampled_material(
     texts = corpus_prompts(config.seed) if config.prompts is None else _lines(config)
     prompts = [Prompt.of(text, tokenizer) for text in texts]
     held_out, rest = _parted(prompts, config)
-    sets = []
-    for part, name, seed in (
-        (rest[: config.train_prompts], "pairs", config.seed + 1),
-        (held_out, "held-out-pairs", config.seed + 2),
-    ):
-        samples = sample(
-            reference,
-            tokenizer,
-            part,
-            lexicon,
-            per_prompt=config.samples_per_prompt,
-            max_new_tokens=config.max_new_tokens,
-            seed=seed,
-            stage=stage,
-        )
-        rows = preference_pairs(samples, config.samples_per_prompt)
-        if not rows:
-            raise ValueError(
-                f"{name}: all {len(samples)} completions of {len(part)} prompts scored the same, so that none is "
-                f"better than another. Name in `words` such as the model writes, or raise `samples_per_prompt` or "
-                f"`max_new_tokens`, or give `pairs`."
+    asked = {"pairs": rest[: config.train_prompts], "held-out-pairs": held_out}
+    with stages.stage("sampling pairs", sum(map(len, asked.values()))) as stage:
+        for number, (name, part) in enumerate(asked.items(), start=1):
+            samples = sample(
+                reference,
+                tokenizer,
+                part,
+                lexicon,
+                per_prompt=config.samples_per_prompt,
+                max_new_tokens=config.max_new_tokens,
+                seed=config.seed + number,
+                stage=stage,
             )
-        path = config.out / f"{name}.jsonl"
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        sets.append(_prepared(list(read_rows(path)), tokenizer, name))
-    train, kept = sets
+            rows = preference_pairs(samples, config.samples_per_prompt)
+            if not rows:
+                raise ValueError(
+                    f"{name}: all {len(samples)} completions of {len(part)} prompts scored the same, so that none is "
+                    f"better than another. Name in `words` such as the model writes, or raise `samples_per_prompt` or "
+                    f"`max_new_tokens`, or give `pairs`."
+                )
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            (config.out / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    # After the stage: preparing data shows a bar of its own.
+    train, kept = (_prepared(list(read_rows(config.out / f"{name}.jsonl")), tokenizer, name) for name in asked)
     return Material(train, kept, held_out)
 
 

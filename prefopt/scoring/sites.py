@@ -66,7 +66,7 @@ class Site:
 
 
 SITES = (
-    Site("mlp", (r"(^|.*\.)\d+\.(mlp\.)?(act|act_fn|activation|activation_fn)",)),
+    Site("mlp", (r"(^|.*\.)\d+\.((mlp|ffn)\.)?(act|act_fn|activation|activation_fn|gelu_impl)",)),
     Site("attn", (r".*\.(q_proj|k_proj|v_proj)",)),
     Site("attn", (r".*\.(c_attn|qkv_proj)",), split=_query_first),
     Site("attn", (r".*\.query_key_value",), split=_by_head),

@@ -30,5 +30,6 @@ class LengthDesensitisedWeighting(TokenWeighting):
         chosen, rejected = tokens.mask.sum(-1).chunk(2)
         shared = torch.minimum(chosen, rejected).repeat(2)
         steps = torch.arange(tokens.mask.shape[1], device=tokens.mask.device)
-        weights = torch.where(steps < shared[:, None], 1.0, self.alpha).to(tokens.logps.dtype)
+        full, reduced = tokens.logps.new_tensor([1.0, self.alpha])
+        weights = torch.where(steps < shared[:, None], full, reduced)
         return torch.where(tokens.mask, weights, 0)

@@ -39,9 +39,8 @@ def test_token_batch(models, batch, pairs):
     assert tokens.mask.sum(-1).tolist() == list(map(len, responses))
     assert [ids[mask].tolist() for ids, mask in zip(tokens.token_ids, tokens.mask, strict=True)] == responses
     assert tokens.pairs == len(pairs)
-    assert tokens.logps.requires_grad
-    assert tokens.divergence.requires_grad
-    assert not tokens.ref_logps.requires_grad
+    requires_grad = [field.requires_grad for field in (tokens.logps, tokens.divergence, tokens.ref_logps)]
+    assert requires_grad == [True, True, False]
     for field in (tokens.logps, tokens.ref_logps, tokens.divergence):
         assert bool((field[tokens.mask] != 0).all())
         assert bool((field[~tokens.mask] == 0).all())
@@ -85,11 +84,11 @@ def test_very_long_responses(tiny, moved, make_batch, tdpo2_by_hand, same_gradie
 
 @pytest.mark.parametrize(("budget", "again"), [(0, 2), (2**30, 0)])
 def test_the_budget_and_the_buffers_are_those_of_the_model(models, batch, monkeypatch, budget, again):
-    """Without a budget backward computes both models' logits again; in any case the buffers are kept for later steps."""
+    """Without a budget backward computes both models' logits again; in any case the buffers stay for later steps."""
     scored = PreferenceModel(*models, TDPO2, logits_budget=budget)
     scored(batch).loss.backward()
     places = set()
-    original = Workspace.take
+    original, counts = Workspace.take, [0]
 
     def take(workspace, *shape):
         buffer = original(workspace, *shape)
@@ -98,7 +97,6 @@ def test_the_budget_and_the_buffers_are_those_of_the_model(models, batch, monkey
         return buffer
 
     monkeypatch.setattr(Workspace, "take", take)
-    counts = [0]
     loss = scored(batch).loss
     counts.append(0)
     loss.backward()
@@ -142,7 +140,7 @@ def test_dropout_is_off_while_training(tiny, batch, architecture):
     policy = tiny(architecture, dtype=torch.float32, **dict.fromkeys(names, 0.5)).train()
     plain = [policy(batch.chosen_ids).logits for _ in range(8)]
     assert not all(torch.equal(logits, plain[0]) for logits in plain)
-    before = {name: getattr(policy.config, name) for name in names}
+    before = copy.deepcopy(policy.config)
     for objective in (zoo.dpo(), zoo.tdpo1(), TDPO2, zoo.mapo(), zoo.sparsepo(l1_reward=0, l1_divergence=0)):
         scored = PreferenceModel(policy, copy.deepcopy(policy), objective).train()
         output, again = scored(batch), scored(batch)
@@ -150,7 +148,7 @@ def test_dropout_is_off_while_training(tiny, batch, architecture):
         assert torch.equal(output.losses, LN2.expand(batch.pairs))
         if objective.divergence is not None:
             assert bool((output.tokens.divergence == 0).all())
-    assert {name: getattr(policy.config, name) for name in names} == before  # it is saved with the model
+    assert policy.config.to_dict() == before.to_dict()  # which is saved with the model
 
 
 def test_the_policy_learns_from_the_first_step_on(tiny, batch):
@@ -205,10 +203,10 @@ def test_what_a_preference_model_needs(models):
     policy, reference = models
     with pytest.raises(ValueError, match="needs a reference: pass one, or a policy with a PEFT adapter"):
         PreferenceModel(policy, None, zoo.dpo())
-    with pytest.raises(ValueError, match=r"an objective is needed, such as prefopt\.zoo\.dpo"):
+    with pytest.raises(ValueError, match="an objective is needed"):
         PreferenceModel(policy, reference)
     for wrong in (nn.Linear(2, 2), reference.model):
-        with pytest.raises(TypeError, match=f"{type(wrong).__name__} is not a Hugging Face causal language model"):
+        with pytest.raises(TypeError, match=f"{type(wrong).__name__} is not a Hugging Face causal"):
             PreferenceModel(wrong, reference, zoo.dpo())
 
 

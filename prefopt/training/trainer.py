@@ -11,7 +11,7 @@ import datasets
 import torch
 from peft import PeftConfig
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
 from transformers.integrations import TensorBoardCallback
 
 from prefopt.data import DataReport, PreferenceCollator
@@ -68,6 +68,7 @@ class PreferenceTrainer(Trainer):
     ) -> None:
         args = args or PreferenceConfig()
         refuse_to_cut_coupled_pairs(objective, args)
+        set_seed(args.seed)  # masks and adapters draw their first weights here, before Trainer sets the seed itself
         module = preference_model(model, ref_model, objective, peft_config, args)
         tokenizer = tokenizer_for(module, processing_class)
         self.data_reports: dict[str, DataReport] = {}

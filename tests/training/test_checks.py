@@ -1,12 +1,23 @@
-"""What the trainer refuses before it starts."""
+"""What the trainer settles and refuses before it starts."""
 
 from __future__ import annotations
 
 import pytest
+import torch
 
 from prefopt import zoo
 from prefopt.training import PreferenceTrainer
 from tests.training.test_trainer import config
+
+
+def test_the_seed_decides_a_masks_first_weights(model_folder: str, rows: list[dict[str, str]], out: str) -> None:
+    def first_weights(seed: int) -> torch.Tensor:
+        args = config(out, seed=seed)
+        trainer = PreferenceTrainer(model_folder, objective=zoo.sparsepo(), args=args, train_dataset=rows)
+        return trainer.model.objective.weighting.weight.detach()
+
+    assert torch.equal(first_weights(1), first_weights(1))
+    assert not torch.equal(first_weights(1), first_weights(2))
 
 
 def test_coupled_pairs_are_not_cut_into_batches(model_folder: str, rows: list[dict[str, str]], out: str) -> None:

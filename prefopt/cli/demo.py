@@ -28,9 +28,18 @@ def demo(
     seed: Annotated[int, typer.Option(help="Fixes corpus, sampling and training.")] = 0,
 ) -> None:
     """Train DPO and SparsePO side by side on a small made corpus, or on your own, and write a page of results."""
+    from pydantic import ValidationError
+
     from prefopt.data import DataError
     from prefopt.demo import DemoConfig, run_demo
+    from prefopt.validation import explain
 
     given = {"model": model, "prompts": prompts, "pairs": pairs, "words": words, "steps": steps}
     with plainly(DataError, ValueError, OSError, FloatingPointError):
-        run_demo(DemoConfig(out=out, seed=seed, **{name: value for name, value in given.items() if value is not None}))
+        try:
+            config = DemoConfig(
+                out=out, seed=seed, **{name: value for name, value in given.items() if value is not None}
+            )
+        except ValidationError as error:
+            raise ValueError("\n".join(explain(error, DemoConfig))) from error
+        run_demo(config)

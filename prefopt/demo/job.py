@@ -27,6 +27,7 @@ from prefopt.divergences import ForwardKL
 from prefopt.objective import DivergenceTerm, ObjectiveConfig
 from prefopt.regularizers import MaskL1
 from prefopt.training import PreferenceConfig, PreferenceTrainer
+from prefopt.training.start import with_padding
 from prefopt.weightings import SparseWeighting
 from prefopt.zoo import dpo
 
@@ -173,11 +174,7 @@ def _reference(config: DemoConfig, stages: Stages) -> tuple[PreTrainedModel, Pre
         with stages.stage("training the reference", config.reference_steps) as stage:
             reviews = corpus_reviews(config.reviews, config.seed)
             train_reference(reviews, Path(source), steps=config.reference_steps, seed=config.seed, stage=stage)
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token_id is None:
-            raise ValueError(f"{source}: its tokenizer has neither a padding nor an end-of-text token; give it one")
-        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer = with_padding(AutoTokenizer.from_pretrained(source))
     reference = _load(source).requires_grad_(False).eval()
     return reference.to(_arguments(config, "reference").device), tokenizer
 

@@ -81,6 +81,12 @@ def test_columns_are_renamed(tmp_path: Path) -> None:
     assert "write it as field=column" in run("data", "check", str(file), "--column", "prompt", exit_code=2)
 
 
+def test_the_demo_says_what_is_missing() -> None:
+    output = run("demo", "--model", "some/model", exit_code=2)
+    assert "error: `model` is set, but nothing to ask it" in output
+    assert "pydantic" not in output
+
+
 def test_train_end_to_end(tmp_path: Path, rows: list[dict[str, str]], model_folder: str) -> None:
     data = tmp_path / "pairs.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Self, final, get_type_hints
 
 import yaml
@@ -22,6 +23,10 @@ __all__ = ["DataSection", "ModelSection", "RunFile", "RunFileError"]
 
 _HERE = {"max_length", "max_prompt_length", "on_bad_rows", "columns", "model_init_kwargs"}
 """Fields of PreferenceConfig that a run file says under `data` and `model`."""
+
+
+_SAID_BY_NAME = MappingProxyType({"model": "name", "data": "train", "objective": "zoo"})
+"""Sections that may be just a name, and the field that it stands for."""
 
 
 @final
@@ -72,6 +77,12 @@ class DataSection(_Section):
     on_bad_rows: OnBadRows = "stop"
 
 
+def _in_full(override: str) -> str:
+    """`model=gpt2` as `model.name=gpt2`, so that the rest of the section stays."""
+    section, _, value = override.partition("=")
+    return f"{section}.{_SAID_BY_NAME[section]}={value}" if section in _SAID_BY_NAME else override
+
+
 def _as_declared(hint: Any, value: object) -> Any:
     """The value as the argument's type has it. YAML takes `no` and `true` for truth values where words are meant."""
     adapter = TypeAdapter(hint)
@@ -106,7 +117,10 @@ class RunFile(_Section):
             read = OmegaConf.load(path)
             if not OmegaConf.is_dict(read):
                 raise RunFileError(f"{path}: a run file is a mapping with model, data, objective and training")
-            merged = OmegaConf.merge(read, OmegaConf.from_dotlist(list(overrides)))
+            for section, field in _SAID_BY_NAME.items():
+                if isinstance(read.get(section), str):
+                    read[section] = {field: read[section]}
+            merged = OmegaConf.merge(read, OmegaConf.from_dotlist([_in_full(text) for text in overrides]))
             fields = OmegaConf.to_container(merged, resolve=True)
         except FileNotFoundError:
             raise RunFileError(f"{path}: there is no such file") from None

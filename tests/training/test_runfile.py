@@ -48,9 +48,16 @@ def test_a_run_file_is_resolved_with_its_overrides(run_file: Path) -> None:
 
 
 def test_an_override_reaches_into_a_slot(run_file: Path) -> None:
-    run = RunFile.load(run_file, ["objective.zoo=sparsepo", "objective.weighting.position=token"])
+    run = RunFile.load(run_file, ["objective=sparsepo", "objective.weighting.position=token"])
     assert run.objective.weighting == SparseWeighting(position="token")
     assert run.objective.regularizers == zoo.sparsepo().regularizers
+
+
+def test_a_name_for_a_section_leaves_the_rest_of_it(run_file: Path) -> None:
+    run = RunFile.load(run_file, ["model.tokenizer=other", "data=more.jsonl", "objective=tdpo1"])
+    assert (run.model.name, run.model.tokenizer) == (RunFile.load(run_file).model.name, "other")
+    assert (run.data.train, run.data.max_length) == ("more.jsonl", 32)
+    assert run.objective == zoo.tdpo1(beta=0.3)
 
 
 def test_slots_make_an_objective_without_a_name(run_file: Path) -> None:

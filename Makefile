@@ -20,7 +20,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,docs]'
 	touch $@
 
-demo: $(VENV)/.installed ## train DPO and SparsePO on a small made corpus and write a page of results (about 6 minutes)
+demo: $(VENV)/.installed ## train DPO and SparsePO on a small made corpus and write a page of results (about 3 minutes)
 	$(BIN)/prefopt demo --out runs/demo
 
 test: lint ## set up, check types and style, run the tests

@@ -184,8 +184,8 @@ def dpop(beta: float = 0.3, lam: float = 50.0) -> ObjectiveConfig:
     DPO-Positive (Smaug): the chosen response may not fall below the reference. Source: arXiv 2402.13228 eq. 3; beta 0.3
     and lam 50 are its settings.
 
-    Differs: the paper's first versions put the penalty outside beta; its authors call that an error and the version of July
-    2024 has it inside, as here.
+    Differs: the paper's first versions put the penalty outside beta; its authors call that an error, and the version
+    of July 2024 has it inside, as here.
     """
     return ObjectiveConfig(beta=beta, shaping=PositiveShaping(lam=lam))
 

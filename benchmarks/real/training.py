@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import set_seed
 
 from prefopt.data import PreferenceCollator
 from prefopt.tokens import PreferenceBatch
@@ -44,7 +43,6 @@ def trained(run_file: Path, overrides: Sequence[str], folder: Path) -> dict[str,
 
 def _train(run_file: Path, overrides: Sequence[str]) -> dict[str, Any]:
     run = RunFile.load(run_file, overrides)
-    set_seed(run.preference_config().seed)  # before `start`, which draws the masks' first weights
     trainer = start(run)
     result = train(trainer)
     peak = _peak_rss_mib()

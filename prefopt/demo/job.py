@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from prefopt.demo.config import DemoConfig
 from prefopt.demo.corpus import WORDS, corpus_reviews
@@ -118,7 +118,6 @@ class _Run:
     def measured(self, name: str, objective: ObjectiveConfig) -> Measured:
         """Train a policy under the objective, save it, and measure it."""
         config = self.config
-        set_seed(config.seed)
         trainer = PreferenceTrainer(
             _load(_source(config)),
             self.reference,

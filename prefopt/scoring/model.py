@@ -8,7 +8,7 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 from prefopt.component import Signal
 from prefopt.objective import Objective, ObjectiveConfig, ObjectiveOutput
@@ -50,7 +50,7 @@ class PreferenceModel(nn.Module):
         self.policy = policy
         self.reference = reference
         if isinstance(objective, ObjectiveConfig):
-            config = self._reference_lm.config.get_text_config()  # masks read the reference's states
+            config = causal_lm(self._reference_model).config.get_text_config()  # masks read the reference's states
             objective = Objective(objective, num_layers=config.num_hidden_layers, hidden_size=config.hidden_size)
         self.objective = objective
         self.logits_budget = logits_budget
@@ -82,8 +82,7 @@ class PreferenceModel(nn.Module):
         return bool(self._plain)
 
     def forward(self, batch: PreferenceBatch) -> ObjectiveOutput:
-        """Score the batch and apply the objective. Raises FloatingPointError, naming tensor and pair, on NaN or
-        infinity."""
+        """Score the batch and apply the objective. Raises NonFiniteError on NaN or infinity."""
         output: ObjectiveOutput = self.objective(self.score(batch))
         require_finite(output, batch)
         return output
@@ -96,7 +95,7 @@ class PreferenceModel(nn.Module):
         requires = self.objective.config.requires
         reference = None if self.reference_free else self._run_reference(layout, requires)
         policy = run(self.policy, layout, plain=self.plain)
-        statistics = self._statistics(policy, reference, layout.labels, with_divergence=Signal.DIVERGENCE in requires)
+        statistics = self._statistics(policy, reference, layout.labels)
         return TokenBatch(
             logps=layout.scatter(statistics.logps),
             ref_logps=layout.scatter(statistics.ref_logps),
@@ -113,11 +112,9 @@ class PreferenceModel(nn.Module):
         """Recompute the policy's activations in backward; the reference keeps none in any case."""
         causal_lm(self.policy).activation_checkpointing_enable(**kwargs)
 
-    def _statistics(
-        self, policy: ModelStates, reference: ModelStates | None, labels: Tensor, *, with_divergence: bool
-    ) -> TokenStatistics:
+    def _statistics(self, policy: ModelStates, reference: ModelStates | None, labels: Tensor) -> TokenStatistics:
         term = self.objective.config.divergence
-        measure = term.measure if with_divergence and term is not None else None
+        measure = None if term is None else term.measure
         ref_final = None if reference is None else reference.final
         if self.plain:
             return dense_statistics(policy.final, ref_final, labels, measure)
@@ -125,7 +122,7 @@ class PreferenceModel(nn.Module):
             policy.final,
             Head.of(causal_lm(self.policy)),
             ref_final,
-            None if reference is None else Head.of(self._reference_lm),
+            None if reference is None else Head.of(causal_lm(self._reference_model)),
             labels,
             measure,
             budget=self.logits_budget,
@@ -133,26 +130,24 @@ class PreferenceModel(nn.Module):
         )
 
     @property
-    def _reference_lm(self) -> PreTrainedModel:
-        return causal_lm(self.reference if self.reference is not None else self.policy)
+    def _reference_model(self) -> nn.Module:
+        return self.policy if self.reference is None else self.reference
 
     def _as_reference(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.reference is not None else self.policy.disable_adapter()  # type: ignore[operator]
 
     @torch.no_grad()
     def _run_reference(self, layout: Layout, requires: frozenset[Signal]) -> ModelStates:
-        model = self.reference if self.reference is not None else self.policy
         kinds = self.objective.config.activation_kinds
         with self._as_reference():
-            return run(model, layout, plain=self.plain, signals=requires, activation_kinds=kinds)
+            return run(self._reference_model, layout, plain=self.plain, signals=requires, activation_kinds=kinds)
 
     @torch.no_grad()
     def _must_be_plain(self, layout: Layout) -> bool:
         """Compare the gathered head with the plain call, model by model, and say so where they disagree."""
         models: list[tuple[str, nn.Module, AbstractContextManager[Any]]] = [("policy", self.policy, nullcontext())]
         if not self.reference_free:
-            model = self.reference if self.reference is not None else self.policy
-            models.append(("reference", model, self._as_reference()))
+            models.append(("reference", self._reference_model, self._as_reference()))
         for role, model, context in models:
             with context:
                 try:

@@ -54,6 +54,10 @@ def nca(c: Response, j: Response) -> Tensor:
     return -log_sigmoid(rc) - (log_sigmoid(-rc) + log_sigmoid(-rj)) / 2
 
 
+def bco_pair(c: Response, j: Response) -> Tensor:
+    return -log_sigmoid(0.6 * sum(c.r)) - log_sigmoid(-0.6 * sum(j.r))
+
+
 def sppo(c: Response, j: Response) -> Tensor:
     return (sum(c.r) - 1 / (2 * 0.2)) ** 2 + (sum(j.r) + 1 / (2 * 0.2)) ** 2
 
@@ -99,6 +103,7 @@ PAIRWISE: dict[str, tuple[ObjectiveConfig, Formula]] = {
     "ipo_sum": (zoo.ipo_sum(beta=0.2), lambda c, j: (sum(c.r) - sum(j.r) - 1 / (2 * 0.2)) ** 2),
     "exo": (zoo.exo(beta=0.6, label_smoothing=0.05), exo),
     "nca": (zoo.nca(beta=0.6), nca),
+    "bco_pair": (zoo.bco_pair(beta=0.6), bco_pair),
     "sppo": (zoo.sppo(beta=0.2), sppo),
     "apo_zero": (zoo.apo_zero(beta=0.6), apo_zero),
     "apo_down": (zoo.apo_down(beta=0.6), apo_down),
@@ -166,6 +171,7 @@ DEFAULTS = {
     "ipo_sum": {"beta": 0.1},
     "exo": {"beta": 0.1, "label_smoothing": 1e-3},
     "nca": {"beta": 0.1},
+    "bco_pair": {"beta": 0.1},
     "sppo": {"beta": 0.1},
     "apo_zero": {"beta": 0.1},
     "apo_down": {"beta": 0.1},

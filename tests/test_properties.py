@@ -116,8 +116,8 @@ def test_only_coupled_rows_care_how_a_batch_is_cut(name: str, tokens: TokenBatch
 
 
 # loss(c, j) - loss(j, c) = -(this) z, with z the margin of the rewards that are reported, at the default settings.
-# The others are not linear in z (hinge, rso, exo, nca, apo_zero, apo_down, discopop), have a target margin or a
-# likelihood term for the chosen response alone (simpo, cpo, cpo_simpo, orpo, rpo), or treat it otherwise (dpop).
+# The others are not linear in z (hinge, rso, exo, nca, bco_pair, apo_zero, apo_down, discopop), have a target margin or
+# a likelihood term for the chosen response alone (simpo, cpo, cpo_simpo, orpo, rpo), or treat it otherwise (dpop).
 ANTISYMMETRIC = {
     **dict.fromkeys(("dpo", "tdpo1", "tdpo2", "mapo", "sparsepo", "ld_dpo", "dpo_norm", "aot"), 1.0),
     **dict.fromkeys(("f_dpo_forward_kl", "f_dpo_jensen_shannon", "f_dpo_alpha"), 1.0),
@@ -151,6 +151,7 @@ AT_REFERENCE = {
     "sppo": 2 / (4 * 0.1**2),
     "exo": -LN2 - math.log(1e-3 * (1 - 1e-3)) / 2,
     "nca": 2 * LN2,
+    "bco_pair": 2 * LN2,
     "discopop": (LN2 + 1) / 2,
 }
 REFERENCE_FREE = {name for name, row in zoo.ZOO.items() if row().reference_free}

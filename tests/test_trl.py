@@ -56,6 +56,7 @@ CASES = {  # loss_type is the name, where that is one, else sigmoid
     "ipo": Case({}, zoo.ipo(B), same_rewards=False),
     "exo_pair": Case({"label_smoothing": 0.01}, zoo.exo(B, label_smoothing=0.01)),
     "nca_pair": Case({}, zoo.nca(B)),
+    "bco_pair": Case({}, zoo.bco_pair(B)),
     "robust": Case({"label_smoothing": 0.2}, zoo.robust(B, label_smoothing=0.2)),
     "sppo_hard": Case({}, zoo.sppo(B), same_rewards=False),
     "aot_unpaired": Case({"label_smoothing": 0.2}, zoo.aot(B, label_smoothing=0.2)),
@@ -90,7 +91,6 @@ CASES = {  # loss_type is the name, where that is one, else sigmoid
 }
 
 TRL_ONLY = {
-    "bco_pair": "binary classifier optimisation, without its running baseline",
     "aot": "AOT, paired: sorts the policy's margins against the reference's, so it is no function of rewards",
 }
 AS_REGULARISER = {"sft"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefopt.component import PreferenceLoss
 from prefopt.hookspecs import hookimpl
-from prefopt.losses.absolute import ApoDownLoss, ApoZeroLoss, NcaLoss, SppoLoss
+from prefopt.losses.absolute import ApoDownLoss, ApoZeroLoss, BcoPairLoss, NcaLoss, SppoLoss
 from prefopt.losses.composed import MixtureLoss
 from prefopt.losses.coupled import AotLoss
 from prefopt.losses.margin import DiscoPopLoss, ExoLoss, HingeLoss, LogisticLoss, RobustLoss, SquaredLoss
@@ -13,6 +13,7 @@ __all__ = [
     "AotLoss",
     "ApoDownLoss",
     "ApoZeroLoss",
+    "BcoPairLoss",
     "DiscoPopLoss",
     "ExoLoss",
     "HingeLoss",
@@ -35,6 +36,7 @@ def prefopt_preference_losses() -> list[type[PreferenceLoss]]:
         ExoLoss,
         DiscoPopLoss,
         NcaLoss,
+        BcoPairLoss,
         SppoLoss,
         ApoZeroLoss,
         ApoDownLoss,

@@ -10,7 +10,7 @@ from torch.nn.functional import logsigmoid
 
 from prefopt.component import PreferenceLoss
 
-__all__ = ["ApoDownLoss", "ApoZeroLoss", "NcaLoss", "SppoLoss"]
+__all__ = ["ApoDownLoss", "ApoZeroLoss", "BcoPairLoss", "NcaLoss", "SppoLoss"]
 
 
 @final
@@ -25,6 +25,20 @@ class NcaLoss(PreferenceLoss):
     def __call__(self, chosen: Tensor, rejected: Tensor) -> Tensor:
         """chosen, rejected [B] -> [B]."""
         return -logsigmoid(chosen) - (logsigmoid(-chosen) + logsigmoid(-rejected)) / 2
+
+
+@final
+class BcoPairLoss(PreferenceLoss):
+    """loss = -log sigmoid(r_c) - log sigmoid(-r_j): a binary classifier of good and bad responses.
+
+    Source: BCO (arXiv 2404.04656) for pairs, with its reward shift delta, a running mean of rewards, held at 0.
+    """
+
+    name: Literal["bco_pair"] = "bco_pair"
+
+    def __call__(self, chosen: Tensor, rejected: Tensor) -> Tensor:
+        """chosen, rejected [B] -> [B]."""
+        return -logsigmoid(chosen) - logsigmoid(-rejected)
 
 
 @final

@@ -146,6 +146,7 @@ _LOSSES: Mapping[str, tuple[str, Callable[[Settings], dict[str, Any]]]] = Mappin
         "ipo": ("ipo", _nothing),
         "exo_pair": ("exo", _smoothing),
         "nca_pair": ("nca", _nothing),
+        "bco_pair": ("bco_pair", _nothing),
         "robust": ("robust", _smoothing),
         "sppo_hard": ("sppo", _nothing),
         "aot_unpaired": ("aot", _smoothing),

@@ -18,6 +18,7 @@ from prefopt.zoo.sequence_level import (
     aot,
     apo_down,
     apo_zero,
+    bco_pair,
     cdpo,
     discopop,
     dpo,
@@ -40,7 +41,7 @@ from prefopt.zoo.token_level import ld_dpo, mapo, sparsepo, tdpo1, tdpo2
 
 _ROWS = (
     *(dpo, tdpo1, tdpo2, mapo, sparsepo, ld_dpo),
-    *(cdpo, robust, hinge, rso, ipo, ipo_sum, exo, nca, sppo, apo_zero, apo_down, aot, discopop),
+    *(cdpo, robust, hinge, rso, ipo, ipo_sum, exo, nca, bco_pair, sppo, apo_zero, apo_down, aot, discopop),
     *(dpop, dpo_norm, rpo, f_dpo_forward_kl, f_dpo_jensen_shannon, f_dpo_alpha),
     *(simpo, cpo, cpo_simpo, orpo),
 )
@@ -53,6 +54,7 @@ __all__ = [
     "aot",
     "apo_down",
     "apo_zero",
+    "bco_pair",
     "build",
     "cdpo",
     "cpo",

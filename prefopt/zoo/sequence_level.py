@@ -10,6 +10,7 @@ from prefopt.losses import (
     AotLoss,
     ApoDownLoss,
     ApoZeroLoss,
+    BcoPairLoss,
     DiscoPopLoss,
     ExoLoss,
     HingeLoss,
@@ -27,6 +28,7 @@ __all__ = [
     "aot",
     "apo_down",
     "apo_zero",
+    "bco_pair",
     "cdpo",
     "discopop",
     "dpo",
@@ -132,6 +134,16 @@ def nca(beta: float = 0.1) -> ObjectiveConfig:
     Noise contrastive alignment, for pairs: it keeps the chosen reward from falling. Source: arXiv 2402.05369.
     """
     return ObjectiveConfig(beta=beta, loss=NcaLoss())
+
+
+def bco_pair(beta: float = 0.1) -> ObjectiveConfig:
+    """loss = -log sigmoid(b_c) - log sigmoid(-b_j), b = beta sum r.
+
+    Binary classifier optimisation, for pairs, without its running baseline. Source: arXiv 2404.04656.
+
+    Differs: the paper subtracts a running mean of rewards from b, which this row, like TRL's bco_pair, does not.
+    """
+    return ObjectiveConfig(beta=beta, loss=BcoPairLoss())
 
 
 def sppo(beta: float = 0.1) -> ObjectiveConfig:

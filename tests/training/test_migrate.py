@@ -51,7 +51,7 @@ def test_each_loss_becomes_its_row(settings: dict[str, Any], expected: Any) -> N
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"loss_type": "bco_pair"}, "no row here"),
+        ({"loss_type": "aot"}, "no row here"),
         ({"loss_type": "aot"}, "no row here"),
         ({"loss_type": ["sigmoid", "hinge"]}, "one loss of weight 1"),
         ({"f_divergence_type": "chi"}, "is none of"),
@@ -129,6 +129,6 @@ def test_from_the_command_line(tmp_path: Path) -> None:
         app, ["migrate", str(file), "--loss_type", "sigmoid", "sft", "--loss_weights", "1.0", "0.5"]
     )
     assert "weight: 0.5" in lists.output
-    refused = CliRunner().invoke(app, ["migrate", str(file), "--loss_type", "bco_pair"])
+    refused = CliRunner().invoke(app, ["migrate", str(file), "--loss_type", "aot"])
     assert refused.exit_code == 2
     assert "no row here" in refused.output

@@ -19,6 +19,7 @@ from prefopt.losses import (
     AotLoss,
     ApoDownLoss,
     ApoZeroLoss,
+    BcoPairLoss,
     DiscoPopLoss,
     ExoLoss,
     HingeLoss,
@@ -34,7 +35,7 @@ from tests.test_components import by_value, double
 
 UNBOUNDED = [RobustLoss(), RobustLoss(label_smoothing=0.3)]
 OF_THE_MARGIN = [*UNBOUNDED, ExoLoss(), ExoLoss(label_smoothing=0.3), DiscoPopLoss(), DiscoPopLoss(tau=0.9)]
-OF_THE_REWARDS = [NcaLoss(), SppoLoss(), ApoZeroLoss(), ApoDownLoss()]
+OF_THE_REWARDS = [NcaLoss(), BcoPairLoss(), SppoLoss(), ApoZeroLoss(), ApoDownLoss()]
 COUPLED = [AotLoss(), AotLoss(label_smoothing=0.2), MixtureLoss(losses=(HingeLoss(), AotLoss()), weights=(1, 1))]
 LOSSES = [*OF_THE_MARGIN, *OF_THE_REWARDS, *COUPLED, MixtureLoss(losses=(HingeLoss(), NcaLoss()), weights=(2, 0.5))]
 each_loss = pytest.mark.parametrize("loss", LOSSES, ids=str)
@@ -70,6 +71,8 @@ def test_every_built_in_loss_is_tested() -> None:
         (DiscoPopLoss(tau=0.5), 0.5, 1.5, (1 - sigmoid(-2)) * logistic(-1) + sigmoid(-2) * math.exp(1)),
         (NcaLoss(), 0.0, 0.0, 2 * LN2),
         (NcaLoss(), 1.0, -2.0, logistic(1) + logistic(-1) / 2 + logistic(2) / 2),
+        (BcoPairLoss(), 0.0, 0.0, 2 * LN2),
+        (BcoPairLoss(), 1.0, -2.0, logistic(1) + logistic(2)),
         (SppoLoss(target=5), 3.0, -4.0, 4.0 + 1.0),
         (SppoLoss(target=5), 0.0, 0.0, 50.0),
         (ApoZeroLoss(), 0.0, 0.0, 1.0),

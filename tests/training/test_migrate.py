@@ -30,6 +30,7 @@ def objective(**settings: Any) -> Any:
         ({"loss_type": "ipo", "beta": 0.2}, zoo.ipo(beta=0.2)),
         ({"loss_type": "exo_pair", "label_smoothing": 0.01}, zoo.exo(label_smoothing=0.01)),
         ({"loss_type": "nca_pair"}, zoo.nca()),
+        ({"loss_type": "bco_pair"}, zoo.bco_pair()),
         ({"loss_type": "robust", "label_smoothing": 0.2}, zoo.robust(label_smoothing=0.2)),
         ({"loss_type": "sppo_hard", "beta": 0.01}, zoo.sppo(beta=0.01)),
         ({"loss_type": "aot_unpaired"}, zoo.aot()),
@@ -51,7 +52,6 @@ def test_each_loss_becomes_its_row(settings: dict[str, Any], expected: Any) -> N
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"loss_type": "aot"}, "no row here"),
         ({"loss_type": "aot"}, "no row here"),
         ({"loss_type": ["sigmoid", "hinge"]}, "one loss of weight 1"),
         ({"f_divergence_type": "chi"}, "is none of"),

@@ -16,6 +16,7 @@ from prefopt.tokens import TokenBatch
 __all__ = [
     "Component",
     "Divergence",
+    "LossFunction",
     "PreferenceLoss",
     "Regularizer",
     "RewardShaping",
@@ -25,11 +26,15 @@ __all__ = [
 ]
 
 WeightFunction = Callable[[TokenBatch], Tensor]
+LossFunction = Callable[[Tensor, Tensor, TokenBatch], Tensor]
 
 
 class Signal(StrEnum):
-    """The costly fields of TokenBatch, collected only where a component requires them."""
+    """The fields of TokenBatch that a component must say it reads: those that cost, collected only where some component
+    requires them, and those that a run without a reference does not have.
+    """
 
+    REF_LOGPS = "ref_logps"
     DIVERGENCE = "divergence"
     REF_HIDDEN_STATES = "ref_hidden_states"
     REF_TOKEN_STATES = "ref_token_states"
@@ -61,6 +66,12 @@ class Component(BaseModel, ABC):
         return frozenset()
 
 
+def _itself(component: Component) -> Callable[..., Tensor]:
+    if not callable(component):
+        raise TypeError(f"{type(component).__name__} neither is callable nor overrides build()")
+    return component
+
+
 class TokenWeighting(Component):
     """How much each response token counts: (TokenBatch) -> [N, T], finite, >= 0, and 0 off the response.
 
@@ -72,9 +83,7 @@ class TokenWeighting(Component):
 
     def build(self, *, num_layers: int, hidden_size: int) -> WeightFunction:
         """The function that weighs tokens: this component itself, unless it has parameters to learn."""
-        if not callable(self):
-            raise TypeError(f"{type(self).__name__} neither is callable nor overrides build()")
-        return self
+        return _itself(self)
 
 
 class Divergence(Component):
@@ -113,9 +122,12 @@ class RewardShaping(Component):
 
 
 class PreferenceLoss(Component):
-    """The loss of a pair of response rewards: (chosen [B], rejected [B]) -> [B].
+    """The loss of a pair of response rewards: (chosen [B], rejected [B], TokenBatch) -> [B].
 
-    `couples_pairs` says that the loss of one pair depends on the other pairs of its batch.
+    The batch is there for what is not in the rewards: columns of the data, or what the models said. A loss that keeps
+    something from step to step, such as a running mean, returns an `nn.Module` of the same signature from `build`, and
+    keeps it in buffers, which are saved and resumed with the objective.
+    `couples_pairs` says that the loss of one pair depends on other pairs.
     """
 
     kind: ClassVar[str] = "preference loss"
@@ -125,9 +137,9 @@ class PreferenceLoss(Component):
         """Whether, as configured, it couples pairs. It does not unless it says so."""
         return False
 
-    @abstractmethod
-    def __call__(self, chosen: Tensor, rejected: Tensor) -> Tensor:
-        """chosen, rejected [B] -> [B]."""
+    def build(self) -> LossFunction:
+        """The function that takes the loss: this component itself, unless it has something to keep."""
+        return _itself(self)
 
 
 class Regularizer(Component):

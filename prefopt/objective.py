@@ -150,7 +150,7 @@ class ObjectiveOutput:
 
 @final
 class Objective(nn.Module):
-    """The objective as a function: (TokenBatch) -> ObjectiveOutput, with whatever parameters its weightings learn.
+    """The objective as a function: (TokenBatch) -> ObjectiveOutput, with what its weightings learn and its loss keeps.
 
     num_layers and hidden_size describe the reference, for weightings that learn from its states.
     """
@@ -163,6 +163,7 @@ class Objective(nn.Module):
         term = config.divergence
         own = term.weighting if term is not None else None
         self.divergence_weighting = own.build(**self.shape) if own is not None else None
+        self.loss = config.loss.build()
 
     def forward(self, tokens: TokenBatch) -> ObjectiveOutput:
         """The one equation, in float32 even under autocast."""
@@ -180,7 +181,8 @@ class Objective(nn.Module):
                     divergence = torch.where(tokens.is_chosen[:, None], divergence.detach(), divergence)
                 token_rewards = token_rewards + config.divergence.alpha * v * divergence
             rewards = config.beta * config.shaping(token_rewards, mask, tokens.is_chosen)
-            losses = config.loss(*rewards.chunk(2))
+            chosen, rejected = rewards.chunk(2)
+            losses = self.loss(chosen, rejected, tokens)
             for regularizer in config.regularizers:
                 losses = losses + regularizer(tokens, w, torch.zeros_like(w) if v is None else v)
         return ObjectiveOutput(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from prefopt import TokenBatch
+from prefopt.component import PreferenceLoss
 
 RUBBISH = (float("nan"), float("inf"), -float("inf"), 1e30, -1e30)
 KINDS = ("mlp", "attn", "resid", "mlp", "logits", "attn", "attn")
@@ -93,3 +94,15 @@ def random_case(
         token_states=normal(layers, rows, width, hidden),
         activations=normal(len(KINDS), rows, width),
     )
+
+
+def batch_of(chosen: Tensor, rejected: Tensor) -> TokenBatch:
+    """Responses of one token, whose log-ratios are these [B]; the reference finds all equally likely."""
+    logps = torch.cat([chosen, rejected])[:, None]
+    mask = torch.ones_like(logps, dtype=torch.bool)
+    return TokenBatch(logps=logps, ref_logps=torch.zeros_like(logps), mask=mask, token_ids=mask.long())
+
+
+def taken(loss: PreferenceLoss, chosen: Tensor, rejected: Tensor) -> Tensor:
+    """The loss of these rewards, as at the first step."""
+    return loss.build()(chosen, rejected, batch_of(chosen, rejected))

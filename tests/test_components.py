@@ -17,7 +17,7 @@ from prefopt.losses import HingeLoss, LogisticLoss, SquaredLoss
 from prefopt.regularizers import MaskL1
 from prefopt.shapings import MeanShaping, PositiveShaping, SumShaping
 from prefopt.weightings import SparseWeighting
-from tests.batches import random_case
+from tests.batches import random_case, taken
 
 LOSSES = [
     LogisticLoss(),
@@ -88,14 +88,14 @@ def test_masked_sums_and_means() -> None:
     ],
 )
 def test_losses_by_hand(loss: PreferenceLoss, margin: float, expected: float) -> None:
-    by_value(loss(torch.tensor([margin + 0.5, margin]), torch.tensor([0.5, 0.0])), expected, expected)
+    by_value(taken(loss, torch.tensor([margin + 0.5, margin]), torch.tensor([0.5, 0.0])), expected, expected)
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
 @pytest.mark.parametrize("margin", [-1e4, 1e4])
 def test_losses_are_finite_at_extreme_margins(loss: PreferenceLoss, margin: float) -> None:
     chosen = torch.tensor([margin], requires_grad=True)
-    value = loss(chosen, torch.zeros(1))
+    value = taken(loss, chosen, torch.zeros(1))
     (gradient,) = torch.autograd.grad(value.sum(), chosen)
     assert value.isfinite().all()
     assert gradient.isfinite().all()
@@ -111,8 +111,8 @@ def test_losses_are_finite_at_extreme_margins(loss: PreferenceLoss, margin: floa
 def test_losses_depend_on_the_difference_alone(
     loss: PreferenceLoss, chosen: float, rejected: float, shift: float
 ) -> None:
-    one = loss(double(chosen), double(rejected))
-    two = loss(double(chosen + shift), double(rejected + shift))
+    one = taken(loss, double(chosen), double(rejected))
+    two = taken(loss, double(chosen + shift), double(rejected + shift))
     torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
     assert one >= 0
 
@@ -122,10 +122,11 @@ def test_losses_depend_on_the_difference_alone(
 def test_logistic_and_hinge_never_grow_with_the_margin(low: float, step: float) -> None:
     margins, zero = double(low, low + step), double(0, 0)
     for loss in (LogisticLoss(), HingeLoss()):
-        values = loss(margins, zero)
+        values = taken(loss, margins, zero)
         assert values[0] >= values[1]
     # A pair and its mirror differ by the margin itself.
-    assert (LogisticLoss()(zero, margins) - LogisticLoss()(margins, zero)).tolist() == pytest.approx(margins.tolist())
+    mirrored = taken(LogisticLoss(), zero, margins) - taken(LogisticLoss(), margins, zero)
+    assert mirrored.tolist() == pytest.approx(margins.tolist())
 
 
 @pytest.mark.parametrize(

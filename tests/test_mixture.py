@@ -13,6 +13,7 @@ from prefopt import ObjectiveConfig, registry, resolve
 from prefopt.component import PreferenceLoss
 from prefopt.losses import AotLoss, ApoZeroLoss, ExoLoss, HingeLoss, MixtureLoss, NcaLoss
 from prefopt.registry import ComponentError
+from tests.batches import taken
 from tests.test_components import double
 
 NESTED = {"name": "mixture", "losses": ["apo_zero", {"name": "hinge", "margin": 2.0}, NcaLoss()], "weights": [1, 0, 3]}
@@ -32,8 +33,8 @@ def test_a_mixture_takes_names_mappings_and_losses() -> None:
 
 def test_a_mixture_is_the_weighted_sum() -> None:
     chosen, rejected = double(1, -2, 0.5), double(0.3, 1, -1)
-    expected = ApoZeroLoss()(chosen, rejected) + 3 * NcaLoss()(chosen, rejected)
-    torch.testing.assert_close(resolve(PreferenceLoss, NESTED)(chosen, rejected), expected, rtol=1e-15, atol=0)
+    expected = taken(ApoZeroLoss(), chosen, rejected) + 3 * taken(NcaLoss(), chosen, rejected)
+    torch.testing.assert_close(taken(resolve(PreferenceLoss, NESTED), chosen, rejected), expected, rtol=1e-15, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,7 @@ PAIRWISE: dict[str, tuple[ObjectiveConfig, Formula]] = {
     "discopop": (zoo.discopop(beta=0.15, tau=0.4), discopop),
     "dpo_norm": (zoo.dpo_norm(beta=2.5), lambda c, j: -log_sigmoid(2.5 * (mean(c.r) - mean(j.r)))),
     "rpo": (zoo.rpo(beta=0.6, alpha=0.7), lambda c, j: -log_sigmoid(margin(0.6, c, j)) + 0.7 * nll(c)),
+    "f_dpo_reverse_kl": (zoo.f_dpo_reverse_kl(beta=0.6), f_dpo(torch.log)),
     "f_dpo_forward_kl": (zoo.f_dpo_forward_kl(beta=0.6), f_dpo(lambda t: -1 / t)),
     "f_dpo_jensen_shannon": (zoo.f_dpo_jensen_shannon(beta=0.6), f_dpo(lambda t: torch.log(2 * t / (1 + t)))),
     # The paper's table has (1 - t^-b) / b; our alpha is 1 - b.
@@ -126,6 +127,39 @@ PAIRWISE: dict[str, tuple[ObjectiveConfig, Formula]] = {
 }
 
 
+def quantiles(sorted_c: list[Tensor], sorted_j: list[Tensor], label_smoothing: float) -> Tensor:
+    z = [c - j for c, j in zip(sorted_c, sorted_j, strict=True)]
+    return torch.stack([-(1 - label_smoothing) * log_sigmoid(x) - label_smoothing * log_sigmoid(-x) for x in z])
+
+
+def ordered(values: list[Tensor]) -> list[Tensor]:
+    return sorted(values, key=Tensor.detach)
+
+
+def aot(c: list[Response], j: list[Response]) -> Tensor:
+    return quantiles(ordered([0.6 * sum(x.r) for x in c]), ordered([0.6 * sum(x.r) for x in j]), 0.2)
+
+
+def aot_paired(c: list[Response], j: list[Response]) -> Tensor:
+    policy = [0.6 * (sum(x.logp) - sum(y.logp)) for x, y in zip(c, j, strict=True)]
+    reference = [0.6 * (sum(x.logp) - sum(x.r) - sum(y.logp) + sum(y.r)) for x, y in zip(c, j, strict=True)]
+    return quantiles(ordered(policy), ordered([each.detach() for each in reference]), 0.2)
+
+
+def bco(c: list[Response], j: list[Response]) -> Tensor:
+    """At the first step, when the mean of all rewards is that of the batch."""
+    good, bad = ([0.6 * sum(x.r) for x in side] for side in (c, j))
+    delta = mean([each.detach() for each in [*good, *bad]])
+    return torch.stack([-log_sigmoid(x - delta) - log_sigmoid(-(y - delta)) for x, y in zip(good, bad, strict=True)])
+
+
+OF_BATCHES: dict[str, tuple[ObjectiveConfig, Callable[[list[Response], list[Response]], Tensor]]] = {
+    "aot": (zoo.aot(beta=0.6, label_smoothing=0.2), aot),
+    "aot_paired": (zoo.aot_paired(beta=0.6, label_smoothing=0.2), aot_paired),
+    "bco": (zoo.bco(beta=0.6), bco),
+}
+
+
 def near(seed: int, **shape: object) -> Case:
     """A case whose policy is not far from its reference, so that the plain forms do not overflow."""
     case = random_case(seed, **shape)
@@ -139,7 +173,7 @@ def responses(case: Case) -> tuple[list[Response], list[Response]]:
 
 
 def test_every_row_of_the_zoo_has_one_formula() -> None:
-    names = [*{name.partition("-")[0] for name in test_papers.PAPERS}, *PAIRWISE, "aot"]
+    names = [*{name.partition("-")[0] for name in test_papers.PAPERS}, *PAIRWISE, *OF_BATCHES]
     assert sorted(names) == sorted(zoo.ZOO)
 
 
@@ -153,15 +187,14 @@ def test_value_and_gradients_are_the_papers(name: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
-def test_aot_compares_the_sorted_rewards_of_the_batch(seed: int, label_smoothing: float) -> None:
-    case = near(seed, lengths=(4, 1, 6, 2, 5, 3, 7, 2, 3, 6))
-    chosen, rejected = ([0.6 * sum(x.r) for x in side] for side in responses(case))
-    z = [c - j for c, j in zip(sorted(chosen, key=Tensor.detach), sorted(rejected, key=Tensor.detach), strict=True)]
-    losses = [-(1 - label_smoothing) * log_sigmoid(x) - label_smoothing * log_sigmoid(-x) for x in z]
-    assert_equal_with_gradients(case, build(zoo.aot(beta=0.6, label_smoothing=label_smoothing)), torch.stack(losses))
-    paired = torch.stack(chosen) - torch.stack(rejected)
-    assert (paired.sort().values - torch.stack(z).sort().values).abs().max() > 0.01, "it came sorted: nothing to show"
+@pytest.mark.parametrize("name", OF_BATCHES)
+def test_value_and_gradients_of_coupled_pairs_are_the_papers(name: str, seed: int) -> None:
+    config, formula = OF_BATCHES[name]
+    case = random_case(seed, lengths=(4, 1, 6, 2, 5, 3, 7, 2, 3, 6, 2, 5, 1, 4, 3, 3))
+    losses = formula(*responses(case))
+    assert_equal_with_gradients(case, build(config), losses)
+    alone = torch.cat([formula([c], [j]) for c, j in zip(*responses(case), strict=True)])
+    assert (alone.sort().values - losses.sort().values).abs().max() > 1e-3, "the pairs might as well be uncoupled"
 
 
 DEFAULTS = {
@@ -176,6 +209,9 @@ DEFAULTS = {
     "apo_zero": {"beta": 0.1},
     "apo_down": {"beta": 0.1},
     "aot": {"beta": 0.1, "label_smoothing": 0.0},
+    "aot_paired": {"beta": 0.1, "label_smoothing": 0.0},
+    "bco": {"beta": 0.1},
+    "f_dpo_reverse_kl": {"beta": 0.1},
     "discopop": {"beta": 0.05, "tau": 0.05},
     "dpo_norm": {"beta": 5.0},
     "rpo": {"beta": 0.1, "alpha": 1.0},

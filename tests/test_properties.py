@@ -110,17 +110,18 @@ def test_only_coupled_rows_care_how_a_batch_is_cut(name: str, tokens: TokenBatch
     config = zoo.ZOO[name]()
     parts = torch.cat([evaluated(name, rows_of(tokens, [pair, pair + 3])).losses for pair in range(3)])
     if config.couples_pairs:
-        assert name == "aot"
+        assert name in {"aot", "aot_paired", "bco"}
     else:
         torch.testing.assert_close(parts, evaluated(name, tokens).losses, **CLOSE)
 
 
 # loss(c, j) - loss(j, c) = -(this) z, with z the margin of the rewards that are reported, at the default settings.
-# The others are not linear in z (hinge, rso, exo, nca, bco_pair, apo_zero, apo_down, discopop), have a target margin or
-# a likelihood term for the chosen response alone (simpo, cpo, cpo_simpo, orpo, rpo), or treat it otherwise (dpop).
+# The others are not linear in z (hinge, rso, exo, nca, bco, bco_pair, aot_paired, apo_zero, apo_down, discopop), have a
+# target margin or a likelihood term for the chosen response alone (simpo, cpo, cpo_simpo, orpo, rpo), or treat it
+# otherwise (dpop).
 ANTISYMMETRIC = {
     **dict.fromkeys(("dpo", "tdpo1", "tdpo2", "mapo", "sparsepo", "ld_dpo", "dpo_norm", "aot"), 1.0),
-    **dict.fromkeys(("f_dpo_forward_kl", "f_dpo_jensen_shannon", "f_dpo_alpha"), 1.0),
+    **dict.fromkeys(("f_dpo_reverse_kl", "f_dpo_forward_kl", "f_dpo_jensen_shannon", "f_dpo_alpha"), 1.0),
     "cdpo": 1 - 2 * 0.1,
     "robust": 1 / (1 - 2 * 0.1),
     # (z - m)^2 - (z + m)^2 = -4 m z, m = 1 / (2 beta)
@@ -144,13 +145,14 @@ def test_swapping_the_responses_costs_the_margin(name: str, tokens: TokenBatch) 
 # The loss where the policy is the reference, without regularisers, at the default settings.
 AT_REFERENCE = {
     **dict.fromkeys(("dpo", "tdpo1", "tdpo2", "mapo", "sparsepo", "ld_dpo"), LN2),
-    **dict.fromkeys(("cdpo", "robust", "aot", "dpop", "dpo_norm", "rpo"), LN2),
-    **dict.fromkeys(("f_dpo_forward_kl", "f_dpo_jensen_shannon", "f_dpo_alpha"), LN2),
+    **dict.fromkeys(("cdpo", "robust", "aot", "aot_paired", "dpop", "dpo_norm", "rpo"), LN2),
+    **dict.fromkeys(("f_dpo_reverse_kl", "f_dpo_forward_kl", "f_dpo_jensen_shannon", "f_dpo_alpha"), LN2),
     **dict.fromkeys(("hinge", "rso", "apo_zero", "apo_down"), 1.0),
     **dict.fromkeys(("ipo", "ipo_sum"), 1 / (4 * 0.1**2)),
     "sppo": 2 / (4 * 0.1**2),
     "exo": -LN2 - math.log(1e-3 * (1 - 1e-3)) / 2,
     "nca": 2 * LN2,
+    "bco": 2 * LN2,
     "bco_pair": 2 * LN2,
     "discopop": (LN2 + 1) / 2,
 }

@@ -6,13 +6,15 @@ from prefopt.component import PreferenceLoss
 from prefopt.hookspecs import hookimpl
 from prefopt.losses.absolute import ApoDownLoss, ApoZeroLoss, BcoPairLoss, NcaLoss, SppoLoss
 from prefopt.losses.composed import MixtureLoss
-from prefopt.losses.coupled import AotLoss
+from prefopt.losses.coupled import AotLoss, AotPairedLoss, BcoLoss
 from prefopt.losses.margin import DiscoPopLoss, ExoLoss, HingeLoss, LogisticLoss, RobustLoss, SquaredLoss
 
 __all__ = [
     "AotLoss",
+    "AotPairedLoss",
     "ApoDownLoss",
     "ApoZeroLoss",
+    "BcoLoss",
     "BcoPairLoss",
     "DiscoPopLoss",
     "ExoLoss",
@@ -41,5 +43,7 @@ def prefopt_preference_losses() -> list[type[PreferenceLoss]]:
         ApoZeroLoss,
         ApoDownLoss,
         AotLoss,
+        AotPairedLoss,
+        BcoLoss,
         MixtureLoss,
     ]

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from prefopt.component import PreferenceLoss
+from prefopt.tokens import TokenBatch
 
 __all__ = ["ApoDownLoss", "ApoZeroLoss", "BcoPairLoss", "NcaLoss", "SppoLoss"]
 
@@ -22,7 +23,7 @@ class NcaLoss(PreferenceLoss):
 
     name: Literal["nca"] = "nca"
 
-    def __call__(self, chosen: Tensor, rejected: Tensor) -> Tensor:
+    def __call__(self, chosen: Tensor, rejected: Tensor, tokens: TokenBatch) -> Tensor:
         """chosen, rejected [B] -> [B]."""
         return -logsigmoid(chosen) - (logsigmoid(-chosen) + logsigmoid(-rejected)) / 2
 
@@ -36,7 +37,7 @@ class BcoPairLoss(PreferenceLoss):
 
     name: Literal["bco_pair"] = "bco_pair"
 
-    def __call__(self, chosen: Tensor, rejected: Tensor) -> Tensor:
+    def __call__(self, chosen: Tensor, rejected: Tensor, tokens: TokenBatch) -> Tensor:
         """chosen, rejected [B] -> [B]."""
         return -logsigmoid(chosen) - logsigmoid(-rejected)
 
@@ -51,7 +52,7 @@ class SppoLoss(PreferenceLoss):
     name: Literal["sppo"] = "sppo"
     target: float = Field(default=5.0, gt=0)
 
-    def __call__(self, chosen: Tensor, rejected: Tensor) -> Tensor:
+    def __call__(self, chosen: Tensor, rejected: Tensor, tokens: TokenBatch) -> Tensor:
         """chosen, rejected [B] -> [B]."""
         return (chosen - self.target).square() + (rejected + self.target).square()
 
@@ -65,7 +66,7 @@ class ApoZeroLoss(PreferenceLoss):
 
     name: Literal["apo_zero"] = "apo_zero"
 
-    def __call__(self, chosen: Tensor, rejected: Tensor) -> Tensor:
+    def __call__(self, chosen: Tensor, rejected: Tensor, tokens: TokenBatch) -> Tensor:
         """chosen, rejected [B] -> [B]."""
         return (-chosen).sigmoid() + rejected.sigmoid()
 
@@ -79,6 +80,6 @@ class ApoDownLoss(PreferenceLoss):
 
     name: Literal["apo_down"] = "apo_down"
 
-    def __call__(self, chosen: Tensor, rejected: Tensor) -> Tensor:
+    def __call__(self, chosen: Tensor, rejected: Tensor, tokens: TokenBatch) -> Tensor:
         """chosen, rejected [B] -> [B]."""
         return chosen.sigmoid() + (rejected - chosen).sigmoid()

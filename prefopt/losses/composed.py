@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Literal, Self, final
 
 import torch
 from pydantic import Field, SerializeAsAny, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
-from prefopt.component import PreferenceLoss
+from prefopt.component import LossFunction, PreferenceLoss
+from prefopt.tokens import TokenBatch
 
-__all__ = ["MixtureLoss"]
+__all__ = ["MixtureLoss", "WeighedSum"]
 
 
 @final
@@ -29,13 +31,36 @@ class MixtureLoss(PreferenceLoss):
     def couples_pairs(self) -> bool:
         return any(loss.couples_pairs for loss in self.losses)
 
-    def __call__(self, chosen: Tensor, rejected: Tensor) -> Tensor:
-        """chosen, rejected [B] -> [B]."""
-        terms = [weight * loss(chosen, rejected) for weight, loss in zip(self.weights, self.losses, strict=True)]
-        return torch.stack(terms).sum(0)
+    def build(self) -> WeighedSum:
+        """The sum of what its losses build."""
+        return WeighedSum(self.losses, self._constant)
+
+    def _constant(self, tokens: TokenBatch) -> tuple[float, ...]:
+        return self.weights
 
     @model_validator(mode="after")
     def _one_weight_each(self) -> Self:
         if len(self.weights) != len(self.losses):
             raise ValueError(f"{len(self.losses)} losses need as many weights, got {len(self.weights)}")
         return self
+
+
+@final
+class WeighedSum(nn.Module):
+    """sum_i w_i loss_i, [B], with weights w = weigh(tokens), each a number or [B], one for each loss.
+
+    Whatever the losses keep from step to step is this module's state.
+    """
+
+    def __init__(
+        self, losses: Sequence[PreferenceLoss], weigh: Callable[[TokenBatch], Sequence[float | Tensor]]
+    ) -> None:
+        super().__init__()
+        self.weigh = weigh
+        self.losses: list[LossFunction] = [loss.build() for loss in losses]
+        self.stateful = nn.ModuleList(loss for loss in self.losses if isinstance(loss, nn.Module))
+
+    def forward(self, chosen: Tensor, rejected: Tensor, tokens: TokenBatch) -> Tensor:
+        """chosen, rejected [B] -> [B]."""
+        weighed = zip(self.weigh(tokens), self.losses, strict=True)
+        return torch.stack([weight * loss(chosen, rejected, tokens) for weight, loss in weighed]).sum(0)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from prefopt.component import PreferenceLoss
+from prefopt.tokens import TokenBatch
 
 __all__ = [
     "DiscoPopLoss",
@@ -34,7 +35,7 @@ class LogisticLoss(PreferenceLoss):
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     margin: float = 0.0
 
-    def __call__(self, chosen: Tensor, rejected: Tensor) -> Tensor:
+    def __call__(self, chosen: Tensor, rejected: Tensor, tokens: TokenBatch) -> Tensor:
         """chosen, rejected [B] -> [B]."""
         z = chosen - rejected - self.margin
         return -(1 - self.label_smoothing) * logsigmoid(z) - self.label_smoothing * logsigmoid(-z)
@@ -51,7 +52,7 @@ class RobustLoss(PreferenceLoss):
     name: Literal["robust"] = "robust"
     label_smoothing: float = Field(default=0.1, ge=0, lt=0.5)
 
-    def __call__(self, chosen: Tensor, rejected: Tensor) -> Tensor:
+    def __call__(self, chosen: Tensor, rejected: Tensor, tokens: TokenBatch) -> Tensor:
         """chosen, rejected [B] -> [B]."""
         d = chosen - rejected
         flipped = self.label_smoothing * logsigmoid(-d)
@@ -68,7 +69,7 @@ class HingeLoss(PreferenceLoss):
     name: Literal["hinge"] = "hinge"
     margin: float = Field(default=1.0, gt=0)
 
-    def __call__(self, chosen: Tensor, rejected: Tensor) -> Tensor:
+    def __call__(self, chosen: Tensor, rejected: Tensor, tokens: TokenBatch) -> Tensor:
         """chosen, rejected [B] -> [B]."""
         return torch.relu(self.margin - (chosen - rejected))
 
@@ -83,7 +84,7 @@ class SquaredLoss(PreferenceLoss):
     name: Literal["squared"] = "squared"
     margin: float = Field(default=5.0, gt=0)
 
-    def __call__(self, chosen: Tensor, rejected: Tensor) -> Tensor:
+    def __call__(self, chosen: Tensor, rejected: Tensor, tokens: TokenBatch) -> Tensor:
         """chosen, rejected [B] -> [B]."""
         return (chosen - rejected - self.margin).square()
 
@@ -99,7 +100,7 @@ class ExoLoss(PreferenceLoss):
     name: Literal["exo"] = "exo"
     label_smoothing: float = Field(default=1e-3, gt=0, lt=0.5)
 
-    def __call__(self, chosen: Tensor, rejected: Tensor) -> Tensor:
+    def __call__(self, chosen: Tensor, rejected: Tensor, tokens: TokenBatch) -> Tensor:
         """chosen, rejected [B] -> [B]."""
         d = chosen - rejected
         preferred = d.sigmoid() * (logsigmoid(d) - log1p(-self.label_smoothing))
@@ -118,7 +119,7 @@ class DiscoPopLoss(PreferenceLoss):
     name: Literal["discopop"] = "discopop"
     tau: float = Field(default=0.05, gt=0, lt=1)
 
-    def __call__(self, chosen: Tensor, rejected: Tensor) -> Tensor:
+    def __call__(self, chosen: Tensor, rejected: Tensor, tokens: TokenBatch) -> Tensor:
         """chosen, rejected [B] -> [B]."""
         d = chosen - rejected
         exponential = (logsigmoid(d / self.tau) - d).exp()

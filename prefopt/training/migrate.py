@@ -149,6 +149,7 @@ _LOSSES: Mapping[str, tuple[str, Callable[[Settings], dict[str, Any]]]] = Mappin
         "bco_pair": ("bco_pair", _nothing),
         "robust": ("robust", _smoothing),
         "sppo_hard": ("sppo", _nothing),
+        "aot": ("aot_paired", _smoothing),
         "aot_unpaired": ("aot", _smoothing),
         "apo_zero": ("apo_zero", _nothing),
         "apo_down": ("apo_down", _nothing),

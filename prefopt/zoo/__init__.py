@@ -13,36 +13,29 @@ from pydantic import ValidationError, validate_call
 
 from prefopt.objective import ObjectiveConfig
 from prefopt.validation import did_you_mean, explain
+from prefopt.zoo.absolute import aot, aot_paired, apo_down, apo_zero, bco, bco_pair, nca, sppo
+from prefopt.zoo.f_divergences import f_dpo_alpha, f_dpo_forward_kl, f_dpo_jensen_shannon, f_dpo_reverse_kl
 from prefopt.zoo.reference_free import cpo, cpo_simpo, orpo, simpo
 from prefopt.zoo.sequence_level import (
-    aot,
-    apo_down,
-    apo_zero,
-    bco_pair,
     cdpo,
     discopop,
     dpo,
     dpo_norm,
     dpop,
     exo,
-    f_dpo_alpha,
-    f_dpo_forward_kl,
-    f_dpo_jensen_shannon,
     hinge,
     ipo,
     ipo_sum,
-    nca,
     robust,
     rpo,
     rso,
-    sppo,
 )
 from prefopt.zoo.token_level import ld_dpo, mapo, sparsepo, tdpo1, tdpo2
 
 _ROWS = (
     *(dpo, tdpo1, tdpo2, mapo, sparsepo, ld_dpo),
-    *(cdpo, robust, hinge, rso, ipo, ipo_sum, exo, nca, bco_pair, sppo, apo_zero, apo_down, aot, discopop),
-    *(dpop, dpo_norm, rpo, f_dpo_forward_kl, f_dpo_jensen_shannon, f_dpo_alpha),
+    *(cdpo, robust, hinge, rso, ipo, ipo_sum, exo, nca, bco, bco_pair, sppo, apo_zero, apo_down, aot, aot_paired),
+    *(discopop, dpop, dpo_norm, rpo, f_dpo_reverse_kl, f_dpo_forward_kl, f_dpo_jensen_shannon, f_dpo_alpha),
     *(simpo, cpo, cpo_simpo, orpo),
 )
 
@@ -52,8 +45,10 @@ ZOO: Mapping[str, Callable[..., ObjectiveConfig]] = types.MappingProxyType({row.
 __all__ = [
     "ZOO",
     "aot",
+    "aot_paired",
     "apo_down",
     "apo_zero",
+    "bco",
     "bco_pair",
     "build",
     "cdpo",
@@ -67,6 +62,7 @@ __all__ = [
     "f_dpo_alpha",
     "f_dpo_forward_kl",
     "f_dpo_jensen_shannon",
+    "f_dpo_reverse_kl",
     "hinge",
     "ipo",
     "ipo_sum",

@@ -90,5 +90,8 @@ def _reduction(config: ObjectiveConfig) -> str:
 def _reference(config: ObjectiveConfig) -> str:
     if config.reference_free:
         return "none is run."
-    reads = ["its log-probabilities of response tokens", *(_READS[signal] for signal in sorted(config.requires))]
+    reads = [
+        "its log-probabilities of response tokens",
+        *(_READS[signal] for signal in sorted(config.requires & set(_READS))),
+    ]
     return "; ".join(reads) + "."

@@ -1,4 +1,4 @@
-"""Rows of whole responses against a reference: DPO and what other losses make of its rewards.
+"""Rows of the margin between two whole responses, against a reference: DPO and what other losses make of it.
 
 Written out below, r is log pi - log pi_ref of a response token, k = KL(pi_ref || pi) at its position, c the chosen
 response, j the rejected one, z = beta (sum r_c - sum r_j), and sums run over response tokens.
@@ -7,45 +7,30 @@ response, j the rejected one, z = beta (sum r_c - sum r_j), and sums run over re
 from __future__ import annotations
 
 from prefopt.losses import (
-    AotLoss,
-    ApoDownLoss,
-    ApoZeroLoss,
-    BcoPairLoss,
     DiscoPopLoss,
     ExoLoss,
     HingeLoss,
     LogisticLoss,
-    NcaLoss,
     RobustLoss,
-    SppoLoss,
     SquaredLoss,
 )
 from prefopt.objective import ObjectiveConfig
 from prefopt.regularizers import NegativeLogLikelihood
-from prefopt.shapings import AlphaShaping, ForwardKLShaping, JensenShannonShaping, MeanShaping, PositiveShaping
+from prefopt.shapings import MeanShaping, PositiveShaping
 
 __all__ = [
-    "aot",
-    "apo_down",
-    "apo_zero",
-    "bco_pair",
     "cdpo",
     "discopop",
     "dpo",
     "dpo_norm",
     "dpop",
     "exo",
-    "f_dpo_alpha",
-    "f_dpo_forward_kl",
-    "f_dpo_jensen_shannon",
     "hinge",
     "ipo",
     "ipo_sum",
-    "nca",
     "robust",
     "rpo",
     "rso",
-    "sppo",
 ]
 
 
@@ -128,60 +113,6 @@ def exo(beta: float = 0.1, label_smoothing: float = 1e-3) -> ObjectiveConfig:
     return ObjectiveConfig(beta=beta, loss=ExoLoss(label_smoothing=label_smoothing))
 
 
-def nca(beta: float = 0.1) -> ObjectiveConfig:
-    """loss = -log sigmoid(b_c) - log sigmoid(-b_c) / 2 - log sigmoid(-b_j) / 2, b = beta sum r.
-
-    Noise contrastive alignment, for pairs: it keeps the chosen reward from falling. Source: arXiv 2402.05369.
-    """
-    return ObjectiveConfig(beta=beta, loss=NcaLoss())
-
-
-def bco_pair(beta: float = 0.1) -> ObjectiveConfig:
-    """loss = -log sigmoid(b_c) - log sigmoid(-b_j), b = beta sum r.
-
-    Binary classifier optimisation, for pairs, without its running baseline. Source: arXiv 2404.04656.
-
-    Differs: the paper subtracts a running mean of rewards from b, which this row, like TRL's bco_pair, does not.
-    """
-    return ObjectiveConfig(beta=beta, loss=BcoPairLoss())
-
-
-def sppo(beta: float = 0.1) -> ObjectiveConfig:
-    """loss = (sum r_c - 1 / (2 beta))^2 + (sum r_j + 1 / (2 beta))^2.
-
-    Self-play preference optimisation with hard labels. beta enters the loss alone: rewards and margins are reported as
-    plain log-ratios. Source: arXiv 2405.00675 eq. 4.7, with P 1 for the winner and 0 for the loser.
-    """
-    return ObjectiveConfig(beta=1.0, loss=SppoLoss(target=1 / (2 * beta)))
-
-
-def apo_zero(beta: float = 0.1) -> ObjectiveConfig:
-    """loss = 1 - sigmoid(b_c) + sigmoid(b_j), b = beta sum r.
-
-    Anchored preference optimisation, for chosen responses better than the model's own. Source: arXiv 2408.06266 eq. 7.
-    """
-    return ObjectiveConfig(beta=beta, loss=ApoZeroLoss())
-
-
-def apo_down(beta: float = 0.1) -> ObjectiveConfig:
-    """loss = sigmoid(b_c) + 1 - sigmoid(b_c - b_j), b = beta sum r.
-
-    Anchored preference optimisation, for chosen responses worse than the model's own. Source: arXiv 2408.06266 eq. 8.
-    """
-    return ObjectiveConfig(beta=beta, loss=ApoDownLoss())
-
-
-def aot(beta: float = 0.1, label_smoothing: float = 0.0) -> ObjectiveConfig:
-    """loss_i = -log sigmoid(sorted(b_c)_i - sorted(b_j)_i), b = beta sum r, over the pairs i of a batch.
-
-    Alignment by optimal transport, unpaired: chosen rewards are to dominate rejected ones as distributions. Pairs are
-    coupled: batches cannot be cut into smaller ones. Source: arXiv 2406.05882.
-
-    Differs: TRL calls this one aot_unpaired, and aot the paired form, which is not here yet.
-    """
-    return ObjectiveConfig(beta=beta, loss=AotLoss(label_smoothing=label_smoothing))
-
-
 def discopop(beta: float = 0.05, tau: float = 0.05) -> ObjectiveConfig:
     """loss = -(1 - m) log sigmoid(z) + m exp(-z), m = sigmoid(z / tau).
 
@@ -225,33 +156,3 @@ def rpo(beta: float = 0.1, alpha: float = 1.0) -> ObjectiveConfig:
     over pairs.
     """
     return ObjectiveConfig(beta=beta, regularizers=(NegativeLogLikelihood(weight=alpha),))
-
-
-def f_dpo_forward_kl(beta: float = 0.1) -> ObjectiveConfig:
-    """loss = -log sigmoid(beta (exp(-sum r_j) - exp(-sum r_c))).
-
-    f-DPO with the forward KL. Beyond an exponent of 30 the exponential goes on as its tangent, so that nothing
-    overflows. Source: arXiv 2309.16240, table 1.
-
-    Differs: TRL has no bound on the exponential: a log-ratio of -100 gives it an infinite loss or NaN in float32.
-    """
-    return ObjectiveConfig(beta=beta, shaping=ForwardKLShaping())
-
-
-def f_dpo_jensen_shannon(beta: float = 0.1) -> ObjectiveConfig:
-    """loss = -log sigmoid(beta (log sigmoid(sum r_c) - log sigmoid(sum r_j))).
-
-    f-DPO with the Jensen-Shannon divergence. Source: arXiv 2309.16240, table 1.
-    """
-    return ObjectiveConfig(beta=beta, shaping=JensenShannonShaping())
-
-
-def f_dpo_alpha(beta: float = 0.1, alpha: float = 0.5) -> ObjectiveConfig:
-    """loss = -log sigmoid(beta (f_c - f_j)), f = (exp((alpha - 1) sum r) - 1) / (alpha - 1).
-
-    f-DPO with an alpha divergence: the forward KL's at alpha 0, DPO as alpha -> 1. Beyond an exponent of 30 the
-    exponential goes on as its tangent. Source: arXiv 2309.16240, table 1.
-
-    Differs: TRL cuts the exponent off at 80, where the gradient ends.
-    """
-    return ObjectiveConfig(beta=beta, shaping=AlphaShaping(a=alpha))

@@ -33,6 +33,7 @@ def objective(**settings: Any) -> Any:
         ({"loss_type": "bco_pair"}, zoo.bco_pair()),
         ({"loss_type": "robust", "label_smoothing": 0.2}, zoo.robust(label_smoothing=0.2)),
         ({"loss_type": "sppo_hard", "beta": 0.01}, zoo.sppo(beta=0.01)),
+        ({"loss_type": "aot", "label_smoothing": 0.1}, zoo.aot_paired(label_smoothing=0.1)),
         ({"loss_type": "aot_unpaired"}, zoo.aot()),
         ({"loss_type": "apo_zero"}, zoo.apo_zero()),
         ({"loss_type": "apo_down"}, zoo.apo_down()),
@@ -52,7 +53,7 @@ def test_each_loss_becomes_its_row(settings: dict[str, Any], expected: Any) -> N
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"loss_type": "aot"}, "no row here"),
+        ({"loss_type": "kto_pair"}, "no row here"),
         ({"loss_type": ["sigmoid", "hinge"]}, "one loss of weight 1"),
         ({"f_divergence_type": "chi"}, "is none of"),
         ({"loss_type": "ipo", "f_divergence_type": "forward_kl"}, "averaged"),
@@ -129,6 +130,6 @@ def test_from_the_command_line(tmp_path: Path) -> None:
         app, ["migrate", str(file), "--loss_type", "sigmoid", "sft", "--loss_weights", "1.0", "0.5"]
     )
     assert "weight: 0.5" in lists.output
-    refused = CliRunner().invoke(app, ["migrate", str(file), "--loss_type", "aot"])
+    refused = CliRunner().invoke(app, ["migrate", str(file), "--loss_type", "kto_pair"])
     assert refused.exit_code == 2
     assert "no row here" in refused.output

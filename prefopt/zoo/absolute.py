@@ -1,0 +1,101 @@
+"""Rows of the two rewards themselves, and of the rewards of a whole batch, against a reference.
+
+Written out below, r is log pi - log pi_ref of a response token, c the chosen response, j the rejected one, and sums run
+over response tokens.
+"""
+
+from __future__ import annotations
+
+from prefopt.losses import (
+    AotLoss,
+    AotPairedLoss,
+    ApoDownLoss,
+    ApoZeroLoss,
+    BcoLoss,
+    BcoPairLoss,
+    NcaLoss,
+    SppoLoss,
+)
+from prefopt.objective import ObjectiveConfig
+
+__all__ = ["aot", "aot_paired", "apo_down", "apo_zero", "bco", "bco_pair", "nca", "sppo"]
+
+
+def nca(beta: float = 0.1) -> ObjectiveConfig:
+    """loss = -log sigmoid(b_c) - log sigmoid(-b_c) / 2 - log sigmoid(-b_j) / 2, b = beta sum r.
+
+    Noise contrastive alignment, for pairs: it keeps the chosen reward from falling. Source: arXiv 2402.05369.
+    """
+    return ObjectiveConfig(beta=beta, loss=NcaLoss())
+
+
+def bco(beta: float = 0.1) -> ObjectiveConfig:
+    """loss = -log sigmoid(b_c - delta) - log sigmoid(delta - b_j), b = beta sum r, delta the running mean of all b.
+
+    Binary classifier optimisation, for pairs. delta is the mean over both responses of every pair seen in training,
+    those of this step included, and passes no gradient; it is saved and resumed with the objective. Pairs are coupled:
+    batches cannot be cut into smaller ones. Source: arXiv 2404.04656, its reward shift.
+
+    Differs: TRL's bco_pair has no delta, which is `bco_pair` here; its BCO trainer averages the means of batches, which
+    comes to the same where batches are of one size.
+    """
+    return ObjectiveConfig(beta=beta, loss=BcoLoss())
+
+
+def bco_pair(beta: float = 0.1) -> ObjectiveConfig:
+    """loss = -log sigmoid(b_c) - log sigmoid(-b_j), b = beta sum r.
+
+    Binary classifier optimisation, for pairs, without its running baseline. Source: arXiv 2404.04656.
+
+    Differs: the paper subtracts a running mean of rewards from b, which `bco` does and this row, like TRL's bco_pair,
+    does not.
+    """
+    return ObjectiveConfig(beta=beta, loss=BcoPairLoss())
+
+
+def sppo(beta: float = 0.1) -> ObjectiveConfig:
+    """loss = (sum r_c - 1 / (2 beta))^2 + (sum r_j + 1 / (2 beta))^2.
+
+    Self-play preference optimisation with hard labels. beta enters the loss alone: rewards and margins are reported as
+    plain log-ratios. Source: arXiv 2405.00675 eq. 4.7, with P 1 for the winner and 0 for the loser.
+    """
+    return ObjectiveConfig(beta=1.0, loss=SppoLoss(target=1 / (2 * beta)))
+
+
+def apo_zero(beta: float = 0.1) -> ObjectiveConfig:
+    """loss = 1 - sigmoid(b_c) + sigmoid(b_j), b = beta sum r.
+
+    Anchored preference optimisation, for chosen responses better than the model's own. Source: arXiv 2408.06266 eq. 7.
+    """
+    return ObjectiveConfig(beta=beta, loss=ApoZeroLoss())
+
+
+def apo_down(beta: float = 0.1) -> ObjectiveConfig:
+    """loss = sigmoid(b_c) + 1 - sigmoid(b_c - b_j), b = beta sum r.
+
+    Anchored preference optimisation, for chosen responses worse than the model's own. Source: arXiv 2408.06266 eq. 8.
+    """
+    return ObjectiveConfig(beta=beta, loss=ApoDownLoss())
+
+
+def aot(beta: float = 0.1, label_smoothing: float = 0.0) -> ObjectiveConfig:
+    """loss_i = -log sigmoid(sorted(b_c)_i - sorted(b_j)_i), b = beta sum r, over the pairs i of a batch.
+
+    Alignment by optimal transport, unpaired: chosen rewards are to dominate rejected ones as distributions. Pairs are
+    coupled: batches cannot be cut into smaller ones. Source: arXiv 2406.05882.
+
+    Differs: TRL calls this one aot_unpaired, and aot the paired form, which is `aot_paired` here.
+    """
+    return ObjectiveConfig(beta=beta, loss=AotLoss(label_smoothing=label_smoothing))
+
+
+def aot_paired(beta: float = 0.1, label_smoothing: float = 0.0) -> ObjectiveConfig:
+    """loss_i = -log sigmoid(sorted(p)_i - sorted(q)_i), p = beta (sum log pi_c - sum log pi_j), q of the reference.
+
+    Alignment by optimal transport, paired: the policy's log-ratios of chosen to rejected are to dominate the
+    reference's as distributions, over the pairs i of a batch. Pairs are coupled: batches cannot be cut into smaller
+    ones. Source: arXiv 2406.05882.
+
+    Differs: TRL calls this one aot.
+    """
+    return ObjectiveConfig(beta=beta, loss=AotPairedLoss(reference_scale=beta, label_smoothing=label_smoothing))

@@ -11,6 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from prefopt.columns import Column
 from prefopt.tokens import TokenBatch
 
 __all__ = [
@@ -63,6 +64,11 @@ class Component(BaseModel, ABC):
     @property
     def activation_kinds(self) -> frozenset[str]:
         """The kinds of activation site to collect where `requires` holds REF_ACTIVATIONS."""
+        return frozenset()
+
+    @property
+    def columns(self) -> frozenset[Column]:
+        """The extra columns of the data that this component reads, as configured. None unless it says so."""
         return frozenset()
 
 

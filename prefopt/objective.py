@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial, reduce
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, NamedTuple, Self, final
 
@@ -22,6 +23,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsA
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from prefopt.columns import Column
 from prefopt.component import Component, Divergence, PreferenceLoss, Regularizer, RewardShaping, Signal, TokenWeighting
 from prefopt.losses import LogisticLoss
 from prefopt.registry import resolve
@@ -95,6 +97,19 @@ class ObjectiveConfig(BaseModel):
     def activation_kinds(self) -> frozenset[str]:
         """The kinds of activation site that the scorer must collect."""
         return reduce(frozenset.union, (component.activation_kinds for component in self.components))
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The extra columns that the data must have, in the order of their names."""
+        columns = reduce(frozenset.union, (component.columns for component in self.components))
+        return tuple(sorted(columns, key=lambda column: column.name))
+
+    @model_validator(mode="after")
+    def _columns_have_names_of_their_own(self) -> Self:
+        for one, two in pairwise(self.columns):
+            if one.name == two.name:
+                raise ValueError(f"two components read the column {one.name!r}, but not alike: {one} and {two}")
+        return self
 
     @model_validator(mode="after")
     def _can_be_scored(self) -> Self:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Self, final
+from dataclasses import dataclass, field
+from typing import Any, Self, final
 
 import torch
 from torch import Tensor
@@ -45,6 +45,8 @@ class PreferenceBatch:
     prompt_mask, chosen_mask, rejected_mask                         bool, of the same shapes
     chosen_truncated, rejected_truncated [B]                        bool: the response was cut, its end is not in it
     rows [B]                                                        int64: where the pair stands in its data set
+    columns                     extra columns, float32: [B] under "pair:NAME", [B, Tc] and [B, Tr] under "chosen:NAME"
+                                and "rejected:NAME"
     """
 
     prompt_ids: Tensor
@@ -56,6 +58,7 @@ class PreferenceBatch:
     chosen_truncated: Tensor
     rejected_truncated: Tensor
     rows: Tensor
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def from_ids(
@@ -68,8 +71,11 @@ class PreferenceBatch:
         chosen_truncated: Sequence[bool] | None = None,
         rejected_truncated: Sequence[bool] | None = None,
         rows: Sequence[int] | None = None,
+        columns: Mapping[str, Sequence[float] | Sequence[Sequence[float]]] | None = None,
     ) -> Self:
         """Pad lists of token ids, one prompt and two responses a pair, into a batch.
+
+        `columns` has a number for each pair, or for each response token, under the keys that the field has.
 
         Raises ValueError where the lists differ in number, or a prompt or a response is empty: the first response token
         needs a token before it to be predicted from.
@@ -81,28 +87,31 @@ class PreferenceBatch:
                 f"got {count} prompts, {len(chosen)} chosen, {len(rejected)} rejected"
             )
         padded = {}
-        for field, sequences in (("prompt", prompts), ("chosen", chosen), ("rejected", rejected)):
-            padded[f"{field}_ids"], padded[f"{field}_mask"] = _pad(field, sequences, pad_token_id)
+        for side, sequences in (("prompt", prompts), ("chosen", chosen), ("rejected", rejected)):
+            padded[f"{side}_ids"], padded[f"{side}_mask"] = _pad(side, sequences, pad_token_id)
         none = [False] * count
         return cls(
             **padded,
             chosen_truncated=torch.tensor(list(chosen_truncated or none), dtype=torch.bool),
             rejected_truncated=torch.tensor(list(rejected_truncated or none), dtype=torch.bool),
             rows=torch.tensor(list(rows if rows is not None else range(count)), dtype=torch.long),
+            columns={key: _column(key, values, padded) for key, values in (columns or {}).items()},
         )
 
     @classmethod
     def from_mapping(cls, fields: Mapping[str, Tensor]) -> Self:
         """The inverse of `as_mapping`."""
-        return cls(**fields)
+        columns = {key: value for key, value in fields.items() if ":" in key}
+        return cls(**{key: value for key, value in fields.items() if ":" not in key}, columns=columns)
 
     def as_mapping(self) -> dict[str, Tensor]:
         """The fields by name: the form in which data loaders, accelerate and DistributedDataParallel move a batch."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        own = {each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.name != "columns"}
+        return own | dict(self.columns)
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch on another device."""
-        return type(self)(**{name: value.to(device) for name, value in self.as_mapping().items()})
+        return self.from_mapping({name: value.to(device) for name, value in self.as_mapping().items()})
 
     @property
     def pairs(self) -> int:
@@ -123,7 +132,9 @@ class TokenBatch:
     ref_hidden_states       [L, N, T, H]            reference states at the position that predicts y_t
     ref_token_states        [L, N, T, H]            reference states at y_t's own position
     ref_activations         [S, N, T]     float32   mean activation of the reference at each site, where y_t is
-    predicted activation_kinds        S names                 the kind of each site, such as "mlp"
+                                                    predicted
+    activation_kinds        S names                 the kind of each site, such as "mlp"
+    columns                 [B] or [N, T] float32   extra columns of the data by name, as the objective declares them
 
     Rows 0..B-1 are the chosen responses and rows B..N-1 the rejected ones of the same pairs, in the same order. The
     fields after `token_ids` are None unless some component of the objective requires them (see `Signal`).
@@ -138,6 +149,7 @@ class TokenBatch:
     ref_token_states: Tensor | None = None
     ref_activations: Tensor | None = None
     activation_kinds: tuple[str, ...] = ()
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def pairs(self) -> int:
@@ -163,3 +175,15 @@ def _pad(field: str, sequences: Sequence[Sequence[int]], pad_token_id: int) -> t
     ids = torch.full(mask.shape, pad_token_id, dtype=torch.long)
     ids[mask] = torch.tensor([token for sequence in sequences for token in sequence], dtype=torch.long)
     return ids, mask
+
+
+def _column(key: str, values: Sequence[Any], padded: Mapping[str, Tensor]) -> Tensor:
+    side = key.partition(":")[0]
+    mask = padded.get(f"{side}_mask")
+    if mask is None:
+        return torch.tensor(values, dtype=torch.float32)
+    column = torch.zeros(mask.shape)
+    if [len(each) for each in values] != mask.sum(-1).tolist():
+        raise ValueError(f"column {key!r} needs as many numbers as the {side} response has tokens, for every pair")
+    column[mask] = torch.tensor([number for each in values for number in each])
+    return column

@@ -18,7 +18,7 @@ FACADE = "prefopt/__init__"
 
 # A unit imports only units of lower layers, and never another of its own.
 LAYERS: list[set[str]] = [
-    {"stable", "tokens", "validation"},
+    {"columns", "stable", "tokens", "validation"},
     {"component", "data"},
     {"hookspecs"},
     {"weightings", "divergences", "shapings", "losses", "regularizers"},

@@ -3,6 +3,7 @@ right."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -19,7 +20,7 @@ __all__ = ["Layout"]
 class Layout:
     """Rows for the models, and where the M response tokens of the batch stand in them.
 
-    input_ids, attention_mask [N, S]; mask, token_ids [N, T] as in TokenBatch
+    input_ids, attention_mask [N, S]; mask, token_ids, columns [N, T] as in TokenBatch
     predicting, own [M]   positions in the flattened [N * S] rows that predict each response token, and of the token
                           itself, in the order in which `mask` walks over the batch
     """
@@ -30,13 +31,15 @@ class Layout:
     token_ids: Tensor
     predicting: Tensor
     own: Tensor
+    columns: Mapping[str, Tensor]
 
     @classmethod
     def of(cls, batch: PreferenceBatch) -> Layout:
         """The chosen rows first, then the rejected ones."""
         prompt_mask = batch.prompt_mask.repeat(2, 1)
         prompt_lengths = prompt_mask.sum(-1)
-        token_ids, mask = _stack(batch)
+        mask = _stacked(batch.chosen_mask, batch.rejected_mask)
+        token_ids = _stacked(batch.chosen_ids, batch.rejected_ids)
         steps = torch.arange(mask.shape[1], device=mask.device)
         columns = prompt_lengths[:, None] + steps
         width = int((prompt_lengths + mask.sum(-1)).max())
@@ -50,7 +53,9 @@ class Layout:
         input_ids.view(-1)[own] = token_ids[mask]
         attention_mask.view(-1)[at_prompt] = 1
         attention_mask.view(-1)[own] = 1
-        return cls(input_ids, attention_mask, mask, token_ids, predicting=own - 1, own=own)
+        return cls(
+            input_ids, attention_mask, mask, token_ids, predicting=own - 1, own=own, columns=_columns(batch.columns)
+        )
 
     @property
     def labels(self) -> Tensor:
@@ -68,11 +73,20 @@ class Layout:
         return rows
 
 
-def _stack(batch: PreferenceBatch) -> tuple[Tensor, Tensor]:
-    """The chosen and rejected responses as one [N, T] of ids and mask."""
-    length = max(batch.chosen_ids.shape[1], batch.rejected_ids.shape[1])
-    sides = ((batch.chosen_ids, batch.chosen_mask), (batch.rejected_ids, batch.rejected_mask))
-    pad = [(0, length - ids.shape[1]) for ids, _ in sides]
-    ids = torch.cat([torch.nn.functional.pad(side[0], by) for side, by in zip(sides, pad, strict=True)])
-    mask = torch.cat([torch.nn.functional.pad(side[1], by) for side, by in zip(sides, pad, strict=True)])
-    return ids, mask
+def _stacked(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """[B, Tc] and [B, Tr] as one [N, T], padded with zeros on the right."""
+    length = max(chosen.shape[1], rejected.shape[1])
+    return torch.cat([torch.nn.functional.pad(side, (0, length - side.shape[1])) for side in (chosen, rejected)])
+
+
+def _columns(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of a PreferenceBatch, "pair:NAME" [B] or "chosen:NAME" and "rejected:NAME", as NAME [B] or [N, T]."""
+    found = {}
+    for key, values in columns.items():
+        name = key.partition(":")[2]
+        other = columns.get(f"rejected:{name}")
+        if other is None:
+            found[name] = values
+        elif values is not other:
+            found[name] = _stacked(values, other)
+    return found

@@ -106,6 +106,7 @@ class PreferenceModel(nn.Module):
             ref_token_states=None if reference is None else reference.token_states,
             ref_activations=None if reference is None else reference.activations,
             activation_kinds=() if reference is None else reference.activation_kinds,
+            columns=layout.columns,
         )
 
     def activation_checkpointing_enable(self, **kwargs: Any) -> None:

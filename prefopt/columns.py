@@ -11,9 +11,13 @@ __all__ = ["Column", "PairColumn", "TokenColumn"]
 @final
 @dataclass(frozen=True)
 class PairColumn:
-    """A number for each pair, in the row's field NAME; a component finds it in TokenBatch.columns[NAME], [B]."""
+    """A number for each pair, in the row's field NAME; a component finds it in TokenBatch.columns[NAME], [B].
+
+    `at_least` is a number, or another field of the row, that it must not be below.
+    """
 
     name: str
+    at_least: float | str | None = None
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -33,11 +37,13 @@ class TokenColumn:
     TokenBatch.columns[NAME], [N, T].
 
     A field is a list of numbers, one for each token of the response, or of spans {start, end, value} in characters of
-    the response. `default` is for tokens that neither covers, such as the end of text.
+    the response. `default` is for tokens that neither covers, such as the end of text; `at_least` is what no number may
+    be below.
     """
 
     name: str
     default: float = 0.0
+    at_least: float | None = None
 
     @property
     def fields(self) -> tuple[str, ...]:

@@ -35,11 +35,20 @@ class Signal(StrEnum):
     requires them, and those that a run without a reference does not have.
     """
 
+    LOG_COLLISION = "log_collision"
     REF_LOGPS = "ref_logps"
     DIVERGENCE = "divergence"
     REF_HIDDEN_STATES = "ref_hidden_states"
     REF_TOKEN_STATES = "ref_token_states"
     REF_ACTIVATIONS = "ref_activations"
+
+    @property
+    def of_reference(self) -> bool:
+        """Whether it takes a reference to have it."""
+        return self not in _OF_POLICY_ALONE
+
+
+_OF_POLICY_ALONE = frozenset({Signal.LOG_COLLISION})
 
 
 class Component(BaseModel, ABC):
@@ -96,14 +105,17 @@ class Divergence(Component):
     """How far the policy is from the reference at one position: (logps, ref_logps: [..., V]) -> [...], >= 0, 0 iff
     equal.
 
-    Both arguments are log-probabilities over the whole vocabulary.
+    Both arguments are log-probabilities over the whole vocabulary. A divergence that is `sampled` is an estimate from
+    the response's own token instead: (logps, ref_logps: [...]) -> [...] of that token's log-probabilities, 0 where they
+    are equal. It costs no pass over the vocabulary, and its name says that it is an estimate.
     """
 
     kind: ClassVar[str] = "divergence"
+    sampled: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, logps: Tensor, ref_logps: Tensor) -> Tensor:
-        """logps, ref_logps [..., V] -> [...]."""
+        """logps, ref_logps [..., V], or [...] where it is sampled -> [...]."""
 
     def logit_gradient(self, logps: Tensor, ref_logps: Tensor, value: Tensor) -> Tensor:
         """dD/dlogits of the policy, [..., V], where `value` [...] is D itself.

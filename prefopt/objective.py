@@ -118,7 +118,7 @@ class ObjectiveConfig(BaseModel):
                 raise ValueError(
                     f"{component.kind} {component.name!r} reads the divergence, but `divergence` is not set"
                 )
-            if component.requires and self.reference_free:
+            if self.reference_free and any(signal.of_reference for signal in component.requires):
                 raise ValueError(
                     f"{component.kind} {component.name!r} reads signals of the reference, but `reference_free` is true"
                 )

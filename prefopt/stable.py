@@ -5,12 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["capped_exp", "log1mexp"]
+__all__ = ["capped_exp", "capped_expm1", "log1mexp"]
 
 
 def capped_exp(x: Tensor, cap: float) -> Tensor:
     """exp(x) up to x = cap, and its tangent from there on: growing, but neither it nor its gradient overflows."""
     return torch.where(x > cap, (1 + x - cap) * torch.exp(x.new_tensor(cap)), torch.exp(x.clamp(max=cap)))
+
+
+def capped_expm1(x: Tensor, cap: float) -> Tensor:
+    """exp(x) - 1, accurate near 0, up to x = cap, and its tangent from there on."""
+    capped = x.clamp(max=cap)
+    return torch.where(x > cap, capped_exp(x, cap) - 1, torch.expm1(capped))
 
 
 def log1mexp(x: Tensor) -> Tensor:

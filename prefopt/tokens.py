@@ -128,7 +128,10 @@ class TokenBatch:
                                                     gradient, `ref_logps` is zero where no reference was asked
     mask                    [N, T]        bool      true on response tokens, which stand at the left of their row
     token_ids               [N, T]        int64     the response's own tokens
-    divergence              [N, T]        float32   D(reference, policy) at each response token, >= 0; carries gradient
+    divergence              [N, T]        float32   divergence of policy and reference at each response token, >= 0 if
+                                                    exact; carries gradient
+    log_collision           [N, T]        float32   log sum_v pi(v)^2 at each response token: the log-probability that
+                                                    two draws from the policy agree; no gradient
     ref_hidden_states       [L, N, T, H]            reference states at the position that predicts y_t
     ref_token_states        [L, N, T, H]            reference states at y_t's own position
     ref_activations         [S, N, T]     float32   mean activation of the reference at each site, where y_t is
@@ -145,6 +148,7 @@ class TokenBatch:
     mask: Tensor
     token_ids: Tensor
     divergence: Tensor | None = None
+    log_collision: Tensor | None = None
     ref_hidden_states: Tensor | None = None
     ref_token_states: Tensor | None = None
     ref_activations: Tensor | None = None

@@ -8,6 +8,7 @@ from prefopt.losses.absolute import ApoDownLoss, ApoZeroLoss, BcoPairLoss, NcaLo
 from prefopt.losses.composed import MixtureLoss
 from prefopt.losses.coupled import AotLoss, AotPairedLoss, BcoLoss
 from prefopt.losses.margin import DiscoPopLoss, ExoLoss, HingeLoss, LogisticLoss, RobustLoss, SquaredLoss
+from prefopt.losses.weighed import OffsetLoss, OnPolicyWeightedLoss, WeightedLoss
 
 __all__ = [
     "AotLoss",
@@ -22,9 +23,12 @@ __all__ = [
     "LogisticLoss",
     "MixtureLoss",
     "NcaLoss",
+    "OffsetLoss",
+    "OnPolicyWeightedLoss",
     "RobustLoss",
     "SppoLoss",
     "SquaredLoss",
+    "WeightedLoss",
 ]
 
 
@@ -45,5 +49,8 @@ def prefopt_preference_losses() -> list[type[PreferenceLoss]]:
         AotLoss,
         AotPairedLoss,
         BcoLoss,
+        OffsetLoss,
+        WeightedLoss,
+        OnPolicyWeightedLoss,
         MixtureLoss,
     ]

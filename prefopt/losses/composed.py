@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Literal, Self, final
 
@@ -9,14 +10,36 @@ import torch
 from pydantic import Field, SerializeAsAny, model_validator
 from torch import Tensor, nn
 
-from prefopt.component import LossFunction, PreferenceLoss
+from prefopt.columns import Column
+from prefopt.component import LossFunction, PreferenceLoss, Signal
 from prefopt.tokens import TokenBatch
 
-__all__ = ["MixtureLoss", "WeighedSum"]
+__all__ = ["ComposedLoss", "MixtureLoss", "WeighedSum"]
+
+
+class ComposedLoss(PreferenceLoss):
+    """A loss that holds others, `parts`, and needs what they need."""
+
+    @property
+    @abstractmethod
+    def parts(self) -> tuple[PreferenceLoss, ...]:
+        """The losses that it holds."""
+
+    @property
+    def requires(self) -> frozenset[Signal]:
+        return frozenset().union(*(loss.requires for loss in self.parts))
+
+    @property
+    def columns(self) -> frozenset[Column]:
+        return frozenset().union(*(loss.columns for loss in self.parts))
+
+    @property
+    def couples_pairs(self) -> bool:
+        return any(loss.couples_pairs for loss in self.parts)
 
 
 @final
-class MixtureLoss(PreferenceLoss):
+class MixtureLoss(ComposedLoss):
     """loss = sum_i weights_i loss_i(r_c, r_j): several losses of the same rewards.
 
     Source: MPO (arXiv 2411.10442), whose parts are a preference, a quality and a generation loss; the last is the
@@ -28,8 +51,8 @@ class MixtureLoss(PreferenceLoss):
     weights: tuple[float, ...]
 
     @property
-    def couples_pairs(self) -> bool:
-        return any(loss.couples_pairs for loss in self.losses)
+    def parts(self) -> tuple[PreferenceLoss, ...]:
+        return self.losses
 
     def build(self) -> WeighedSum:
         """The sum of what its losses build."""

@@ -102,6 +102,7 @@ class PreferenceModel(nn.Module):
             mask=layout.mask,
             token_ids=layout.token_ids,
             divergence=None if statistics.divergence is None else layout.scatter(statistics.divergence),
+            log_collision=None if statistics.log_collision is None else layout.scatter(statistics.log_collision),
             ref_hidden_states=None if reference is None else reference.hidden_states,
             ref_token_states=None if reference is None else reference.token_states,
             ref_activations=None if reference is None else reference.activations,
@@ -114,21 +115,28 @@ class PreferenceModel(nn.Module):
         causal_lm(self.policy).activation_checkpointing_enable(**kwargs)
 
     def _statistics(self, policy: ModelStates, reference: ModelStates | None, labels: Tensor) -> TokenStatistics:
-        term = self.objective.config.divergence
-        measure = None if term is None else term.measure
+        config = self.objective.config
+        measure = None if config.divergence is None else config.divergence.measure
+        exact = None if measure is None or measure.sampled else measure
+        log_collision = Signal.LOG_COLLISION in config.requires
         ref_final = None if reference is None else reference.final
         if self.plain:
-            return dense_statistics(policy.final, ref_final, labels, measure)
-        return token_statistics(
-            policy.final,
-            Head.of(causal_lm(self.policy)),
-            ref_final,
-            None if reference is None else Head.of(causal_lm(self._reference_model)),
-            labels,
-            measure,
-            budget=self.logits_budget,
-            workspace=self._workspace,
-        )
+            found = dense_statistics(policy.final, ref_final, labels, exact, log_collision=log_collision)
+        else:
+            found = token_statistics(
+                policy.final,
+                Head.of(causal_lm(self.policy)),
+                ref_final,
+                None if reference is None else Head.of(causal_lm(self._reference_model)),
+                labels,
+                exact,
+                log_collision=log_collision,
+                budget=self.logits_budget,
+                workspace=self._workspace,
+            )
+        if measure is not None and measure.sampled:
+            found = found._replace(divergence=measure(found.logps, found.ref_logps))
+        return found
 
     @property
     def _reference_model(self) -> nn.Module:

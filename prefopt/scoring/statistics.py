@@ -35,11 +35,12 @@ _MIN_CHUNK = 64
 
 
 class TokenStatistics(NamedTuple):
-    """Per response token, [M] each, in float32 or wider. `divergence` is None where none was asked for."""
+    """Per response token, [M] each, in float32 or wider; None is what was not asked for."""
 
     logps: Tensor
     ref_logps: Tensor
     divergence: Tensor | None
+    log_collision: Tensor | None = None
 
 
 @final
@@ -82,6 +83,7 @@ def token_statistics(
     labels: Tensor,
     divergence: Divergence | None = None,
     *,
+    log_collision: bool = False,
     budget: int = DEFAULT_BUDGET,
     chunk_size: int | None = None,
     workspace: Workspace | None = None,
@@ -92,8 +94,9 @@ def token_statistics(
 
 
     hidden, ref_hidden [M, H] final hidden states at the predicting positions; labels [M] int64. The reference is a
-    constant; without one, `ref_logps` are zero. `budget` is in bytes, `chunk_size` in tokens. Under autocast the
-    products run in its precision; statistics are float32 or wider in any case.
+    constant; without one, `ref_logps` are zero. `log_collision` asks for log sum_v p_v^2, without gradient. `budget` is
+    in bytes, `chunk_size` in tokens. Under autocast the products run in its precision; statistics are float32 or wider
+    in any case.
     """
     if divergence is not None and ref_head is None:
         raise ValueError("a divergence needs a reference")
@@ -112,26 +115,41 @@ def token_statistics(
         ref_head=ref_head,
         labels=labels,
         divergence=divergence,
+        log_collision=log_collision,
         chunks=[slice(start, min(start + chunk, len(labels))) for start in range(0, len(labels), chunk)],
         keep=int(budget // (models * chunk * width)) if torch.is_grad_enabled() else 0,
         workspace=workspace or Workspace(),
     )
     with torch.autocast(device, enabled=False):
-        logps, ref_logps, values = _Function.apply(hidden, head.weight, head.bias, job)  # type: ignore[no-untyped-call]
-    return TokenStatistics(logps, ref_logps, values if divergence is not None else None)
+        logps, ref_logps, values, collisions = _Function.apply(hidden, head.weight, head.bias, job)  # type: ignore[no-untyped-call]
+    return TokenStatistics(
+        logps, ref_logps, values if divergence is not None else None, collisions if log_collision else None
+    )
 
 
 def dense_statistics(
-    logits: Tensor, ref_logits: Tensor | None, labels: Tensor, divergence: Divergence | None = None
+    logits: Tensor,
+    ref_logits: Tensor | None,
+    labels: Tensor,
+    divergence: Divergence | None = None,
+    *,
+    log_collision: bool = False,
 ) -> TokenStatistics:
     """The same from whole logits [M, V], by ordinary autograd: for models whose head cannot be applied on its own."""
     log_probs = logits.to(wide(logits.dtype)).log_softmax(-1)
     logps = log_probs.gather(-1, labels[:, None])[:, 0]
+    collisions = _log_collision(log_probs.detach()) if log_collision else None
     if ref_logits is None:
-        return TokenStatistics(logps, torch.zeros_like(logps), None)
+        return TokenStatistics(logps, torch.zeros_like(logps), None, collisions)
     ref_log_probs = ref_logits.detach().to(log_probs.dtype).log_softmax(-1)
     ref_logps = ref_log_probs.gather(-1, labels[:, None])[:, 0]
-    return TokenStatistics(logps, ref_logps, None if divergence is None else divergence(log_probs, ref_log_probs))
+    values = None if divergence is None else divergence(log_probs, ref_log_probs)
+    return TokenStatistics(logps, ref_logps, values, collisions)
+
+
+def _log_collision(log_probs: Tensor) -> Tensor:
+    """log sum_v p_v^2, [..., V] -> [...]."""
+    return (2 * log_probs).logsumexp(-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +161,7 @@ class _Job:
     ref_head: Head | None
     labels: Tensor
     divergence: Divergence | None
+    log_collision: bool
     chunks: list[slice]
     keep: int
     workspace: Workspace
@@ -158,14 +177,16 @@ class _Function(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, job: _Job
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         logps = hidden.new_zeros(len(hidden), dtype=wide(hidden.dtype))
-        ref_logps, values, normalisers = torch.zeros_like(logps), torch.zeros_like(logps), torch.zeros_like(logps)
+        ref_logps, values, normalisers, collisions = (torch.zeros_like(logps) for _ in range(4))
         kept: dict[int, tuple[Tensor, Tensor | None]] = {}
         for index, part in enumerate(job.chunks):
             labels = job.labels[part, None]
             log_probs, normaliser = job.log_probs(job.head, hidden[part])
             logps[part], normalisers[part] = log_probs.gather(-1, labels)[:, 0], normaliser[:, 0]
+            if job.log_collision:
+                collisions[part] = _log_collision(log_probs)
             ref_log_probs = None
             if job.ref_head is not None and job.ref_hidden is not None:
                 ref_log_probs, _ = job.log_probs(job.ref_head, job.ref_hidden[part])
@@ -181,12 +202,12 @@ class _Function(torch.autograd.Function):
                 job.workspace.give(log_probs, ref_log_probs)
         ctx.job, ctx.kept, ctx.has_bias = job, kept, bias is not None
         ctx.save_for_backward(hidden, values, normalisers)
-        ctx.mark_non_differentiable(ref_logps)
-        return logps, ref_logps, values
+        ctx.mark_non_differentiable(ref_logps, collisions)
+        return logps, ref_logps, values, collisions
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g_logps: Tensor, _: Tensor, g_values: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, g_logps: Tensor, _: Tensor, g_values: Tensor, __: Tensor) -> tuple[Tensor | None, ...]:
         job: _Job = ctx.job
         hidden, values, normalisers = ctx.saved_tensors
         head = job.head

@@ -15,7 +15,7 @@ from prefopt.objective import ObjectiveConfig
 from prefopt.validation import did_you_mean, explain
 from prefopt.zoo.absolute import aot, aot_paired, apo_down, apo_zero, bco, bco_pair, nca, sppo
 from prefopt.zoo.f_divergences import f_dpo_alpha, f_dpo_forward_kl, f_dpo_jensen_shannon, f_dpo_reverse_kl
-from prefopt.zoo.reference_free import cpo, cpo_simpo, orpo, simpo
+from prefopt.zoo.reference_free import cpo, cpo_simpo, orpo, simpo, slic
 from prefopt.zoo.sequence_level import (
     cdpo,
     discopop,
@@ -31,12 +31,25 @@ from prefopt.zoo.sequence_level import (
     rso,
 )
 from prefopt.zoo.token_level import ld_dpo, mapo, sparsepo, tdpo1, tdpo2
+from prefopt.zoo.weighed import mpo, odpo, wpo
 
 _ROWS = (
     *(dpo, tdpo1, tdpo2, mapo, sparsepo, ld_dpo),
     *(cdpo, robust, hinge, rso, ipo, ipo_sum, exo, nca, bco, bco_pair, sppo, apo_zero, apo_down, aot, aot_paired),
-    *(discopop, dpop, dpo_norm, rpo, f_dpo_reverse_kl, f_dpo_forward_kl, f_dpo_jensen_shannon, f_dpo_alpha),
-    *(simpo, cpo, cpo_simpo, orpo),
+    *(
+        discopop,
+        dpop,
+        odpo,
+        wpo,
+        dpo_norm,
+        rpo,
+        mpo,
+        f_dpo_reverse_kl,
+        f_dpo_forward_kl,
+        f_dpo_jensen_shannon,
+        f_dpo_alpha,
+    ),
+    *(simpo, cpo, cpo_simpo, orpo, slic),
 )
 
 ZOO: Mapping[str, Callable[..., ObjectiveConfig]] = types.MappingProxyType({row.__name__: row for row in _ROWS})
@@ -68,16 +81,20 @@ __all__ = [
     "ipo_sum",
     "ld_dpo",
     "mapo",
+    "mpo",
     "nca",
+    "odpo",
     "orpo",
     "robust",
     "rpo",
     "rso",
     "simpo",
+    "slic",
     "sparsepo",
     "sppo",
     "tdpo1",
     "tdpo2",
+    "wpo",
 ]
 
 

@@ -6,12 +6,12 @@ sums and means run over response tokens.
 
 from __future__ import annotations
 
-from prefopt.losses import LogisticLoss, MixtureLoss
+from prefopt.losses import HingeLoss, LogisticLoss, MixtureLoss
 from prefopt.objective import ObjectiveConfig
 from prefopt.regularizers import NegativeLogLikelihood
 from prefopt.shapings import LogOddsShaping, MeanShaping
 
-__all__ = ["cpo", "cpo_simpo", "orpo", "simpo"]
+__all__ = ["cpo", "cpo_simpo", "orpo", "simpo", "slic"]
 
 
 def simpo(beta: float = 2.0, gamma: float = 1.0) -> ObjectiveConfig:
@@ -59,5 +59,23 @@ def orpo(lam: float = 0.1) -> ObjectiveConfig:
         shaping=LogOddsShaping(),
         loss=MixtureLoss(losses=(LogisticLoss(),), weights=(lam,)),
         regularizers=(NegativeLogLikelihood(),),
+        reference_free=True,
+    )
+
+
+def slic(delta: float = 1.0, lam: float = 1.0) -> ObjectiveConfig:
+    """loss = max(0, delta - sum log pi_c + sum log pi_j) - lam sum log pi_c.
+
+    Sequence likelihood calibration from human feedback: a hinge on log-likelihoods, with the likelihood of the chosen
+    response as regulariser. Source: arXiv 2305.10425, its rank calibration loss; the paper tunes delta and lam, which
+    are 1 here.
+
+    Differs: what TRL and others call hinge or SLiC is a hinge on DPO's rewards, `hinge` here. The paper regularises by
+    a target of its supervised data, here by the chosen response.
+    """
+    return ObjectiveConfig(
+        beta=1.0,
+        loss=HingeLoss(margin=delta),
+        regularizers=(NegativeLogLikelihood(weight=lam, reduction="sum"),),
         reference_free=True,
     )

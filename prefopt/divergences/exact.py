@@ -14,7 +14,6 @@ from pydantic import Field
 from torch import Tensor
 
 from prefopt.component import Divergence
-from prefopt.hookspecs import hookimpl
 
 __all__ = ["AlphaDivergence", "ForwardKL", "JensenShannon", "ReverseKL", "TotalVariation"]
 
@@ -142,8 +141,3 @@ def _weighted(logps: Tensor, values: Tensor) -> Tensor:
     """p_v values_v, [..., V], where p_v = 0 makes any value count nothing."""
     probs = logps.exp()
     return torch.where(probs > 0, probs * values, 0)
-
-
-@hookimpl
-def prefopt_divergences() -> list[type[Divergence]]:
-    return [ForwardKL, ReverseKL, JensenShannon, AlphaDivergence, TotalVariation]

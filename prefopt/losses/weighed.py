@@ -1,0 +1,110 @@
+"""Losses that read more of a pair than its two rewards: columns of the data, or how the policy sees the responses."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Literal, final
+
+import torch
+from pydantic import Field, SerializeAsAny
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from prefopt.columns import Column, PairColumn
+from prefopt.component import PreferenceLoss, Signal
+from prefopt.losses.composed import ComposedLoss, WeighedSum
+from prefopt.tokens import TokenBatch, masked_mean
+
+__all__ = ["OffsetLoss", "OnPolicyWeightedLoss", "WeightedLoss"]
+
+
+@final
+class OffsetLoss(PreferenceLoss):
+    """loss = -log sigmoid(d - alpha f(score_chosen - score_rejected)), f the logarithm or the identity.
+
+    A pair whose responses differ more in score must be further apart in reward. Reads the columns `score_chosen` and
+    `score_rejected`. With the logarithm, a pair of equal scores asks for no margin at all.
+    Source: ODPO (arXiv 2402.10571) eq. 8, whose f is the logarithm.
+    """
+
+    name: Literal["offset"] = "offset"
+    alpha: float = Field(default=1.0, ge=0)
+    scale: Literal["log", "identity"] = "log"
+
+    @property
+    def columns(self) -> frozenset[Column]:
+        return frozenset({PairColumn("score_rejected"), PairColumn("score_chosen", at_least="score_rejected")})
+
+    def __call__(self, chosen: Tensor, rejected: Tensor, tokens: TokenBatch) -> Tensor:
+        """chosen, rejected [B] -> [B]."""
+        gap = tokens.columns["score_chosen"] - tokens.columns["score_rejected"]
+        return -logsigmoid(chosen - rejected - self.alpha * _SCALES[self.scale](gap))
+
+
+def _log(gap: Tensor) -> Tensor:
+    return gap.clamp(min=torch.finfo(gap.dtype).tiny).log()
+
+
+def _identity(gap: Tensor) -> Tensor:
+    return gap
+
+
+_SCALES = MappingProxyType({"log": _log, "identity": _identity})
+
+
+@final
+class WeightedLoss(ComposedLoss):
+    """loss = weight loss_1(r_c, r_j), the weight of each pair from a column of the data.
+
+    For confidences of labels, sampling weights and the like. Reads the column that `column` names, numbers >= 0.
+    """
+
+    name: Literal["weighted"] = "weighted"
+    loss: SerializeAsAny[PreferenceLoss]
+    column: str = "weight"
+
+    @property
+    def parts(self) -> tuple[PreferenceLoss, ...]:
+        return (self.loss,)
+
+    @property
+    def columns(self) -> frozenset[Column]:
+        return super().columns | {PairColumn(self.column, at_least=0.0)}
+
+    def build(self) -> WeighedSum:
+        """The loss that it weighs, weighed."""
+        return WeighedSum((self.loss,), self._weights)
+
+    def _weights(self, tokens: TokenBatch) -> tuple[Tensor]:
+        return (tokens.columns[self.column],)
+
+
+@final
+class OnPolicyWeightedLoss(ComposedLoss):
+    """loss = w_c w_j loss_1(r_c, r_j), w = exp((1 / T) sum_t (log pi(y_t) - log sum_v pi(v)^2)).
+
+    A response counts by how likely the policy is to say it, against what the policy would say itself: about 1 for its
+    own responses, so that data of others is weighed as if it were the policy's. The weights pass no gradient.
+    Source: WPO (arXiv 2406.11827) eq. 2, with its sampled alignment.
+    """
+
+    name: Literal["on_policy_weighted"] = "on_policy_weighted"
+    loss: SerializeAsAny[PreferenceLoss]
+
+    @property
+    def parts(self) -> tuple[PreferenceLoss, ...]:
+        return (self.loss,)
+
+    @property
+    def requires(self) -> frozenset[Signal]:
+        return super().requires | {Signal.LOG_COLLISION}
+
+    def build(self) -> WeighedSum:
+        """The loss that it weighs, weighed."""
+        return WeighedSum((self.loss,), self._weights)
+
+    def _weights(self, tokens: TokenBatch) -> tuple[Tensor]:
+        assert tokens.log_collision is not None
+        aligned = masked_mean(tokens.logps.detach() - tokens.log_collision, tokens.mask)
+        chosen, rejected = aligned.chunk(2)
+        return ((chosen + rejected).exp(),)

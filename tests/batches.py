@@ -61,11 +61,19 @@ class Case:
             mask=mask,
             token_ids=torch.where(mask, self.token_ids, -(10**9)),
             divergence=padded(divergence, mask),
+            log_collision=padded((logps.detach().exp() ** 2).sum(-1).log(), mask),
             ref_hidden_states=padded(self.states, mask[None, :, :, None]),
             ref_token_states=padded(self.token_states, mask[None, :, :, None]),
             ref_activations=padded(self.activations, mask[None]),
             activation_kinds=KINDS,
+            columns=scores(self.ref_logits[:, 0, 0]),
         )
+
+
+def scores(levels: Tensor) -> dict[str, Tensor]:
+    """The columns score_chosen and score_rejected [B] from any numbers [N], the chosen response's the higher."""
+    chosen, rejected = levels.detach().tanh().chunk(2)
+    return {"score_chosen": chosen + 2.5, "score_rejected": rejected}
 
 
 def random_case(

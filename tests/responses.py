@@ -15,13 +15,17 @@ EXACT = {"rtol": 1e-11, "atol": 1e-12}
 
 @dataclass
 class Response:
-    """One response by hand, a list entry per token: log-probability, log-ratio, KL(reference || policy), and masks."""
+    """One response by hand, a list entry per token: log-probability, log-ratio, KL(reference || policy), masks, and the
+    policy's chance of two like draws; and the response's score.
+    """
 
     logp: list[Tensor]
     r: list[Tensor]
     k: list[Tensor]
     m: list[Tensor]
     d: list[Tensor]
+    collision: list[Tensor]
+    score: Tensor
 
 
 def log_sigmoid(z: Tensor) -> Tensor:
@@ -38,14 +42,17 @@ def ones(case: Case, row: int) -> list[Tensor]:
 
 
 def respond(case: Case, row: int, m: list[Tensor], d: list[Tensor]) -> Response:
-    logp, r, k = [], [], []
+    logp, r, k, collision = [], [], [], []
     for t in range(case.lengths[row]):
         p, q = torch.log_softmax(case.logits[row, t], 0), torch.log_softmax(case.ref_logits[row, t], 0)
         y = case.token_ids[row, t]
         logp.append(p[y])
         r.append(p[y] - q[y])
         k.append(sum(q[v].exp() * (q[v] - p[v]) for v in range(len(q))))
-    return Response(logp, r, k, m, d)
+        collision.append(sum(p[v].exp() ** 2 for v in range(len(p))))
+    columns = case.tokens().columns
+    score = torch.cat([columns["score_chosen"], columns["score_rejected"]])[row]
+    return Response(logp, r, k, m, d, collision, score)
 
 
 def build(config: ObjectiveConfig, seed: int = 5) -> Objective:

@@ -180,9 +180,11 @@ def test_extreme_log_ratios_stay_finite(name: str, ratio: float) -> None:
     objective = Objective(zoo.ZOO[name](), num_layers=3, hidden_size=5)
     for sign in (1, -1):
         side = torch.where(torch.arange(6) < 3, sign, -sign)[:, None]
-        logps = torch.where(case.mask, -1.0 + side * ratio * (torch.arange(8) % 2 == 0), NAN).requires_grad_()
+        log_ratios = side * ratio * (torch.arange(8) % 2 == 0)
+        logps = torch.where(case.mask, log_ratios.clamp(max=0) - 1, NAN).requires_grad_()
+        ref_logps = torch.where(case.mask, -log_ratios.clamp(min=0) - 1, NAN)
         divergence = torch.where(case.mask, abs(ratio), NAN).requires_grad_()
-        output = objective(case.tokens().replace(logps=logps, divergence=divergence))
+        output = objective(case.tokens().replace(logps=logps, ref_logps=ref_logps, divergence=divergence))
         assert output.loss.isfinite()
         leaves = [logps, divergence, *objective.parameters()]
         for gradient in torch.autograd.grad(output.loss, leaves, allow_unused=True):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from prefopt import Objective, TokenBatch, zoo
-from tests.batches import KINDS, rubbish
+from tests.batches import KINDS, rubbish, scores
 
 FILE = Path(__file__).with_name("golden.json")
 ROWS = {name: row() for name, row in zoo.ZOO.items()} | {"sparsepo-independent": zoo.sparsepo(shared=False)}
@@ -45,9 +45,11 @@ def golden_batch() -> TokenBatch:
         mask=mask,
         token_ids=torch.zeros(6, 8, dtype=torch.long),
         divergence=padded(0.4 * (1 + waves(0.71, 6, 8))).requires_grad_(),
+        log_collision=padded(-1.5 - waves(0.83, 6, 8)),
         ref_hidden_states=padded(3 * waves(0.53, LAYERS, 6, 8, HIDDEN)),
         ref_activations=padded(waves(0.91, len(KINDS), 6, 8)),
         activation_kinds=KINDS,
+        columns=scores(waves(0.61, 6)),
     )
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import math
 from itertools import product
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from prefopt import Objective, ObjectiveConfig, available
+from prefopt import ObjectiveConfig, available
 from prefopt.component import PreferenceLoss
 from prefopt.losses import (
     AotLoss,
@@ -29,12 +28,15 @@ from prefopt.losses import (
     LogisticLoss,
     MixtureLoss,
     NcaLoss,
+    OffsetLoss,
+    OnPolicyWeightedLoss,
     RobustLoss,
     SppoLoss,
     SquaredLoss,
+    WeightedLoss,
 )
 from tests import test_components
-from tests.batches import batch_of, taken
+from tests.batches import taken
 from tests.test_components import by_value, double
 
 UNBOUNDED = [RobustLoss(), RobustLoss(label_smoothing=0.3)]
@@ -62,7 +64,8 @@ def sigmoid(d: float) -> float:
 
 def test_every_built_in_loss_is_tested() -> None:
     built_in = {cls for cls in available(PreferenceLoss).values() if cls.__module__.startswith("prefopt.losses")}
-    assert built_in == {type(loss) for loss in [*LOSSES, *test_components.LOSSES]}
+    of_more = {OffsetLoss, WeightedLoss, OnPolicyWeightedLoss}  # see test_losses_of_more
+    assert built_in == {type(loss) for loss in [*LOSSES, *test_components.LOSSES]} | of_more
 
 
 @pytest.mark.parametrize(
@@ -219,41 +222,3 @@ def test_aot_does_not_mind_who_is_paired_with_whom() -> None:
 def test_values_that_make_no_sense_are_refused(component: type, fields: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match=next(iter(fields))):
         component(**fields)
-
-
-def test_the_baseline_is_the_mean_of_all_rewards_seen_in_training() -> None:
-    steps = [(double(1, 4, -2), double(0, 3, 0)), (double(5), double(-1))]
-    objective = Objective(ObjectiveConfig(beta=1, loss=BASELINE), num_layers=1, hidden_size=1).double()
-    (baseline,) = objective.loss.stateful
-    seen = double()
-    for chosen, rejected in steps:
-        seen = torch.cat([seen, chosen, rejected])
-        before = baseline.mean.clone()
-        with torch.no_grad():
-            objective(batch_of(chosen, rejected))
-        objective.eval()
-        objective(batch_of(chosen, rejected))
-        assert torch.equal(baseline.mean, before), "neither evaluation nor a look at the loss moves it"
-        objective.train()
-        output = objective(batch_of(chosen, rejected))
-        delta = seen.mean()
-        torch.testing.assert_close(baseline.mean, delta)
-        assert int(baseline.count) == len(seen)
-        by_hand = [
-            logistic(c - delta) + logistic(delta - r) + 0.5 * logistic(c - r)
-            for c, r in zip(chosen, rejected, strict=True)
-        ]
-        by_value(output.losses, *by_hand, rtol=1e-12)
-
-
-def test_the_baseline_is_saved_with_the_objective(tmp_path: Path) -> None:
-    objective = Objective(ObjectiveConfig(loss=BASELINE), num_layers=1, hidden_size=1)
-    objective(batch_of(double(1, 2), double(0, -2)))
-    assert objective.state_dict()["loss.stateful.0.mean"] != 0
-    objective.save(tmp_path)
-    assert Objective.load(tmp_path).state_dict() == objective.state_dict()
-
-
-def test_aot_paired_reads_the_reference() -> None:
-    with pytest.raises(ValidationError, match="reads signals of the reference, but `reference_free` is true"):
-        ObjectiveConfig(loss=AotPairedLoss(), reference_free=True)

@@ -9,9 +9,20 @@ import torch
 import yaml
 from torch import Tensor
 
-from prefopt import ObjectiveConfig, registry, resolve
-from prefopt.component import PreferenceLoss
-from prefopt.losses import AotLoss, ApoZeroLoss, ExoLoss, HingeLoss, MixtureLoss, NcaLoss
+from prefopt import ObjectiveConfig, TokenBatch, registry, resolve
+from prefopt.component import PreferenceLoss, Signal
+from prefopt.losses import (
+    AotLoss,
+    AotPairedLoss,
+    ApoZeroLoss,
+    ExoLoss,
+    HingeLoss,
+    MixtureLoss,
+    NcaLoss,
+    OffsetLoss,
+    OnPolicyWeightedLoss,
+    WeightedLoss,
+)
 from prefopt.registry import ComponentError
 from tests.batches import taken
 from tests.test_components import double
@@ -62,14 +73,32 @@ def test_a_mixture_couples_pairs_however_deep_aot_lies() -> None:
     assert not ObjectiveConfig().couples_pairs
 
 
+def test_a_loss_needs_what_the_losses_inside_it_need() -> None:
+    deep = MixtureLoss(
+        losses=(WeightedLoss(loss=OnPolicyWeightedLoss(loss=AotPairedLoss())), OffsetLoss()), weights=(1, 1)
+    )
+    config = ObjectiveConfig(loss=deep)
+    assert config.couples_pairs
+    assert config.requires == {Signal.LOG_COLLISION, Signal.REF_LOGPS}
+    assert [column.name for column in config.columns] == ["score_chosen", "score_rejected", "weight"]
+    with pytest.raises(ValueError, match="`reference_free` is true"):
+        ObjectiveConfig(loss=deep, reference_free=True)
+    ObjectiveConfig(loss=OnPolicyWeightedLoss(loss=HingeLoss()), reference_free=True)
+
+
+def test_two_components_may_not_read_one_column_differently() -> None:
+    with pytest.raises(ValueError, match="two components read the column 'score_chosen', but not alike"):
+        ObjectiveConfig(loss=WeightedLoss(loss=OffsetLoss(), column="score_chosen"))
+
+
 class Scaled(PreferenceLoss):
     """A plugin's loss with one loss inside, which may be absent."""
 
     name: Literal["scaled"] = "scaled"
     inner: PreferenceLoss | None = None
 
-    def __call__(self, chosen: Tensor, rejected: Tensor) -> Tensor:
-        return 2 * (chosen - rejected if self.inner is None else self.inner(chosen, rejected))
+    def __call__(self, chosen: Tensor, rejected: Tensor, tokens: TokenBatch) -> Tensor:
+        return 2 * (chosen - rejected if self.inner is None else self.inner.build()(chosen, rejected, tokens))
 
 
 def test_a_single_inner_slot_takes_the_same_forms_and_none(monkeypatch: pytest.MonkeyPatch) -> None:

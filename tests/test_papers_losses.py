@@ -96,6 +96,19 @@ def orpo(c: Response, j: Response) -> Tensor:
     return nll(c) - 0.3 * torch.log(sigmoid(torch.log(odds_ratio)))
 
 
+def odpo(c: Response, j: Response) -> Tensor:
+    return -log_sigmoid(margin(0.6, c, j) - 0.7 * torch.log(c.score - j.score))
+
+
+def wpo(c: Response, j: Response) -> Tensor:
+    """The geometric mean of pi(y_t) / sum_v pi(v)^2 for each response, and no gradient through either."""
+    w = [
+        torch.stack([torch.exp(p) / s for p, s in zip(x.logp, x.collision, strict=True)]).prod() ** (1 / len(x.logp))
+        for x in (c, j)
+    ]
+    return -w[0].detach() * w[1].detach() * log_sigmoid(margin(0.6, c, j))
+
+
 PAIRWISE: dict[str, tuple[ObjectiveConfig, Formula]] = {
     "ld_dpo": (zoo.ld_dpo(beta=0.6, alpha=0.25), ld_dpo),
     "robust": (zoo.robust(beta=0.3, label_smoothing=0.2), robust),
@@ -108,6 +121,8 @@ PAIRWISE: dict[str, tuple[ObjectiveConfig, Formula]] = {
     "apo_zero": (zoo.apo_zero(beta=0.6), apo_zero),
     "apo_down": (zoo.apo_down(beta=0.6), apo_down),
     "discopop": (zoo.discopop(beta=0.15, tau=0.4), discopop),
+    "odpo": (zoo.odpo(beta=0.6, alpha=0.7), odpo),
+    "wpo": (zoo.wpo(beta=0.6), wpo),
     "dpo_norm": (zoo.dpo_norm(beta=2.5), lambda c, j: -log_sigmoid(2.5 * (mean(c.r) - mean(j.r)))),
     "rpo": (zoo.rpo(beta=0.6, alpha=0.7), lambda c, j: -log_sigmoid(margin(0.6, c, j)) + 0.7 * nll(c)),
     "f_dpo_reverse_kl": (zoo.f_dpo_reverse_kl(beta=0.6), f_dpo(torch.log)),
@@ -124,6 +139,10 @@ PAIRWISE: dict[str, tuple[ObjectiveConfig, Formula]] = {
         lambda c, j: -log_sigmoid(simpo_margin(c, j)) + 0.7 * nll(c),
     ),
     "orpo": (zoo.orpo(lam=0.3), orpo),
+    "slic": (
+        zoo.slic(delta=1.5, lam=0.7),
+        lambda c, j: torch.clamp(1.5 - sum(c.logp) + sum(j.logp), min=0) - 0.7 * sum(c.logp),
+    ),
 }
 
 
@@ -153,10 +172,16 @@ def bco(c: list[Response], j: list[Response]) -> Tensor:
     return torch.stack([-log_sigmoid(x - delta) - log_sigmoid(-(y - delta)) for x, y in zip(good, bad, strict=True)])
 
 
+def mpo(c: list[Response], j: list[Response]) -> Tensor:
+    preference = torch.stack([-log_sigmoid(margin(0.6, x, y)) for x, y in zip(c, j, strict=True)])
+    return 0.7 * preference + 0.4 * bco(c, j) + 0.5 * torch.stack([nll(x) for x in c])
+
+
 OF_BATCHES: dict[str, tuple[ObjectiveConfig, Callable[[list[Response], list[Response]], Tensor]]] = {
     "aot": (zoo.aot(beta=0.6, label_smoothing=0.2), aot),
     "aot_paired": (zoo.aot_paired(beta=0.6, label_smoothing=0.2), aot_paired),
     "bco": (zoo.bco(beta=0.6), bco),
+    "mpo": (zoo.mpo(beta=0.6, preference=0.7, quality=0.4, generation=0.5), mpo),
 }
 
 
@@ -211,6 +236,10 @@ DEFAULTS = {
     "aot": {"beta": 0.1, "label_smoothing": 0.0},
     "aot_paired": {"beta": 0.1, "label_smoothing": 0.0},
     "bco": {"beta": 0.1},
+    "odpo": {"beta": 0.1, "alpha": 1.0},
+    "wpo": {"beta": 0.1},
+    "mpo": {"beta": 0.1, "preference": 0.8, "quality": 0.2, "generation": 1.0},
+    "slic": {"delta": 1.0, "lam": 1.0},
     "f_dpo_reverse_kl": {"beta": 0.1},
     "discopop": {"beta": 0.05, "tau": 0.05},
     "dpo_norm": {"beta": 5.0},

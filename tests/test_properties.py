@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
 from prefopt import Objective, ObjectiveOutput, TokenBatch, zoo
-from tests.batches import KINDS, rubbish
+from tests.batches import KINDS, rubbish, scores
 from tests.test_invariance import widened
 
 each_row = pytest.mark.parametrize("name", zoo.ZOO)
@@ -47,17 +47,22 @@ def batches(draw: st.DrawFn, *, floor: float = -20.0, dtype: torch.dtype = torch
         mask=mask,
         token_ids=torch.zeros(shape, dtype=torch.long),
         divergence=padded(-divergence).requires_grad_(),
+        log_collision=padded(waves(*shape) - 2),
         ref_hidden_states=padded(waves(3, *shape, 5)),
         ref_activations=padded(waves(len(KINDS), *shape)),
         activation_kinds=KINDS,
+        columns=scores(waves(2 * pairs)),
     )
 
 
 def rows_of(tokens: TokenBatch, rows: list[int]) -> TokenBatch:
     """The batch with those responses, in that order."""
-    first = {name: getattr(tokens, name)[rows] for name in ("logps", "ref_logps", "mask", "token_ids", "divergence")}
+    names = ("logps", "ref_logps", "mask", "token_ids", "divergence", "log_collision")
+    first = {name: getattr(tokens, name)[rows] for name in names}
     second = {name: getattr(tokens, name)[:, rows] for name in ("ref_hidden_states", "ref_activations")}
-    return tokens.replace(**first, **second)
+    of_all = torch.cat([tokens.columns["score_chosen"], tokens.columns["score_rejected"]])[rows].chunk(2)
+    columns = dict(zip(("score_chosen", "score_rejected"), of_all, strict=True))
+    return tokens.replace(**first, **second, columns=columns)
 
 
 def evaluated(name: str, tokens: TokenBatch) -> ObjectiveOutput:
@@ -110,15 +115,15 @@ def test_only_coupled_rows_care_how_a_batch_is_cut(name: str, tokens: TokenBatch
     config = zoo.ZOO[name]()
     parts = torch.cat([evaluated(name, rows_of(tokens, [pair, pair + 3])).losses for pair in range(3)])
     if config.couples_pairs:
-        assert name in {"aot", "aot_paired", "bco"}
+        assert name in {"aot", "aot_paired", "bco", "mpo"}
     else:
         torch.testing.assert_close(parts, evaluated(name, tokens).losses, **CLOSE)
 
 
 # loss(c, j) - loss(j, c) = -(this) z, with z the margin of the rewards that are reported, at the default settings.
 # The others are not linear in z (hinge, rso, exo, nca, bco, bco_pair, aot_paired, apo_zero, apo_down, discopop), have a
-# target margin or a likelihood term for the chosen response alone (simpo, cpo, cpo_simpo, orpo, rpo), or treat it
-# otherwise (dpop).
+# target margin (odpo, simpo), a weight (wpo) or a likelihood term for the chosen response alone (cpo, cpo_simpo, orpo,
+# slic, rpo, mpo), or treat it otherwise (dpop).
 ANTISYMMETRIC = {
     **dict.fromkeys(("dpo", "tdpo1", "tdpo2", "mapo", "sparsepo", "ld_dpo", "dpo_norm", "aot"), 1.0),
     **dict.fromkeys(("f_dpo_reverse_kl", "f_dpo_forward_kl", "f_dpo_jensen_shannon", "f_dpo_alpha"), 1.0),
@@ -153,15 +158,17 @@ AT_REFERENCE = {
     "exo": -LN2 - math.log(1e-3 * (1 - 1e-3)) / 2,
     "nca": 2 * LN2,
     "bco": 2 * LN2,
+    "mpo": 0.8 * LN2 + 0.2 * 2 * LN2,
     "bco_pair": 2 * LN2,
     "discopop": (LN2 + 1) / 2,
 }
+OF_MORE = {"odpo", "wpo"}  # their loss there depends on the scores, and on how the policy sees the responses
 REFERENCE_FREE = {name for name, row in zoo.ZOO.items() if row().reference_free}
 
 
 def test_every_row_has_its_value_at_the_reference_or_has_none() -> None:
-    assert {"simpo", "cpo", "cpo_simpo", "orpo"} == REFERENCE_FREE
-    assert set(AT_REFERENCE) | REFERENCE_FREE == set(zoo.ZOO)
+    assert {"simpo", "cpo", "cpo_simpo", "orpo", "slic"} == REFERENCE_FREE
+    assert set(AT_REFERENCE) | OF_MORE | REFERENCE_FREE == set(zoo.ZOO)
     assert not set(AT_REFERENCE) & REFERENCE_FREE
 
 
@@ -186,6 +193,7 @@ def test_the_loss_where_the_policy_is_the_reference(name: str, tokens: TokenBatc
         ("cpo", LN2 + 1.3),
         ("cpo_simpo", math.log1p(math.exp(1.0)) + 1.3),
         ("orpo", 0.1 * LN2 + 1.3),
+        ("slic", 1.0),
     ],
 )
 @few
@@ -193,12 +201,13 @@ def test_the_loss_where_the_policy_is_the_reference(name: str, tokens: TokenBatc
 def test_the_rows_without_a_reference_where_both_responses_are_as_likely(
     name: str, expected: float, tokens: TokenBatch
 ) -> None:
-    """1.3 nats a token; of cpo, which sums, in responses of equal lengths."""
-    if name == "cpo":
+    """1.3 nats a token; of cpo and slic, which sum, in responses of equal lengths."""
+    if name in {"cpo", "slic"}:
         tokens = tokens.replace(mask=tokens.mask[:3].repeat(2, 1))
     flat = tokens.replace(logps=torch.where(tokens.mask, torch.full_like(tokens.logps, -1.3), math.nan))
     losses = evaluated(name, flat).losses
-    torch.testing.assert_close(losses, torch.full_like(losses, expected), **CLOSE)
+    likelihood = 1.3 * tokens.mask[:3].sum(-1).double() if name == "slic" else 0  # the one whose regulariser is a sum
+    torch.testing.assert_close(losses, torch.full_like(losses, expected) + likelihood, **CLOSE)
 
 
 @pytest.mark.parametrize("name", sorted(REFERENCE_FREE))

@@ -10,9 +10,11 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from prefopt import TokenBatch
+from prefopt.columns import TokenColumn
 from prefopt.component import Signal, TokenWeighting
 from prefopt.weightings import (
     ActivationWeighting,
+    ColumnWeighting,
     LengthDesensitisedWeighting,
     SparseMask,
     SparseWeighting,
@@ -224,3 +226,12 @@ def test_one_token_and_low_precision_states() -> None:
     low = mask(case.tokens().replace(ref_hidden_states=case.states.bfloat16()))
     assert low.dtype == torch.float32
     torch.testing.assert_close(low, plain, rtol=0.1, atol=0.1)
+
+
+def test_weights_of_the_data_are_taken_as_they_are() -> None:
+    weighting = ColumnWeighting(column="importance", default=0.25)
+    assert weighting.columns == {TokenColumn("importance", default=0.25, at_least=0.0)}
+    tokens = random_case(dtype=torch.float32).tokens()
+    given = torch.rand(tokens.mask.shape)
+    weights = weighting(tokens.replace(columns={"importance": given}))
+    assert torch.equal(weights, torch.where(tokens.mask, given, 0))

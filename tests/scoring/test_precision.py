@@ -126,7 +126,7 @@ def test_peaked_logits_stay_finite(divergence):
     for head in (at.head, at.ref_head):  # softmax().log(), the naive way, does not stay finite here
         assert not bool(torch.isfinite(dense_logits(at.hidden, head).softmax(-1).log()).all())
     found, expected = fused(at, divergence, chunk_size=4), dense(exact, divergence)
-    for statistic in found:
+    for statistic in found[:3]:
         assert bool(torch.isfinite(statistic).all())
     assert_same(found, [value.float() for value in expected], rtol=1e-4, atol=1e-3)
     for ours, theirs in zip(gradients(at, loss_of(at, found)), gradients(exact, loss_of(exact, expected)), strict=True):
@@ -139,7 +139,7 @@ def test_float32_is_close_to_float64(divergence, budget):
     exact = setting(bias=True, softcap=3.0)
     at = converted(exact, torch.float32)
     found, expected = fused(at, divergence, chunk_size=4, budget=budget), dense(exact, divergence)
-    assert {statistic.dtype for statistic in found} == {torch.float32}
+    assert {statistic.dtype for statistic in found[:3]} == {torch.float32}
     assert_same(found, [value.float() for value in expected], rtol=1e-5, atol=1e-5)
     expected_gradients = [gradient.float() for gradient in gradients(exact, loss_of(exact, expected))]
     assert_same(gradients(at, loss_of(at, found)), expected_gradients, rtol=1e-4, atol=1e-4)
@@ -152,7 +152,7 @@ def test_half_precision_is_close_to_float32(head, budget):
     at = setting(dtype=torch.bfloat16, **head)
     wide = converted(at, torch.float32)
     found, expected = fused(at, ForwardKL(), chunk_size=4, budget=budget), dense(wide, ForwardKL())
-    assert {statistic.dtype for statistic in found} == {torch.float32}
+    assert {statistic.dtype for statistic in found[:3]} == {torch.float32}
     assert_same(found, expected, rtol=0.02, atol=0.05)
     found_gradients = gradients(at, loss_of(at, found))
     assert {gradient.dtype for gradient in found_gradients} == {torch.bfloat16}

@@ -50,6 +50,23 @@ def test_dense_statistics_say_the_same(divergence):
     assert_same(dense_statistics(logits, None, at.labels), (expected.logps, torch.zeros(TOKENS), None))
 
 
+@pytest.mark.parametrize("chunk_size", [1, 3, None])
+@pytest.mark.parametrize("divergence", [None, ForwardKL()], ids=name_of)
+def test_the_chance_of_two_like_draws(divergence, chunk_size):
+    at = setting(bias=True, softcap=2.0)
+    logits, ref_logits = dense_logits(at.hidden, at.head), dense_logits(at.ref_hidden, at.ref_head)
+    expected = (logits.softmax(-1) ** 2).sum(-1).log()
+    for found in (
+        fused(at, divergence, log_collision=True, chunk_size=chunk_size),
+        dense_statistics(logits, ref_logits, at.labels, divergence, log_collision=True),
+        dense_statistics(logits, None, at.labels, log_collision=True),
+    ):
+        torch.testing.assert_close(found.log_collision, expected)
+        assert not found.log_collision.requires_grad
+    with_it, without = (fused(at, divergence, log_collision=asked) for asked in (True, False))
+    assert_same(gradients(at, loss_of(at, with_it)), gradients(at, loss_of(at, without)))
+
+
 @pytest.mark.parametrize("term", ["logps", "divergence"])
 @pytest.mark.parametrize("budget", [0, 2**30])
 @pytest.mark.parametrize("divergence", DIVERGENCES, ids=name_of)

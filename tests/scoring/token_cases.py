@@ -95,7 +95,8 @@ def gradients(at, loss, **options):
 
 
 def assert_same(found, expected, rtol=1e-9, atol=1e-12):
-    for ours, theirs in zip(found, expected, strict=True):
+    """The statistics, or gradients, that `expected` has."""
+    for ours, theirs in zip(found[: len(expected)], expected, strict=True):
         if theirs is None:
             assert ours is None
         else:

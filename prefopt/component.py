@@ -155,6 +155,11 @@ class PreferenceLoss(Component):
         """Whether, as configured, it couples pairs. It does not unless it says so."""
         return False
 
+    @property
+    def sorts_pairs(self) -> bool:
+        """Whether its losses come in another order than the pairs, so that none can be weighed by its pair."""
+        return False
+
     def build(self) -> LossFunction:
         """The function that takes the loss: this component itself, unless it has something to keep."""
         return _itself(self)

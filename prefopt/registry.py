@@ -17,7 +17,7 @@ from prefopt.component import Component
 from prefopt.hookspecs import HOOKS, PROJECT
 from prefopt.validation import did_you_mean, explain
 
-__all__ = ["ComponentError", "Owner", "PluginError", "available", "installed", "owner", "resolve"]
+__all__ = ["ComponentError", "Owner", "PluginError", "available", "installed", "owner", "readers", "resolve"]
 
 C = TypeVar("C", bound=Component)
 
@@ -94,7 +94,19 @@ def resolve(kind: type[C], value: object) -> C:
     try:
         return known[name].model_validate(filled)
     except ValidationError as error:
-        raise ComponentError(f"{name}: {' '.join(explain(error, known[name]))}") from error
+        unread = {str(detail["loc"][0]) for detail in error.errors() if detail["type"] == "extra_forbidden"}
+        lines = [*explain(error, known[name]), *filter(None, map(readers, sorted(unread)))]
+        raise ComponentError(f"{name}: {' '.join(lines)}") from error
+
+
+def readers(field: str) -> str:
+    """The sentence that names the installed components with such a field; empty where there is none."""
+    found = [
+        f"{kind.kind} {', '.join(names)}"
+        for kind in HOOKS
+        if (names := sorted(name for name, cls in available(kind).items() if field in cls.model_fields))
+    ]
+    return f"Components that read {field!r}: {'; '.join(found)}." if found else ""
 
 
 def _inner_slots(component: type[Component]) -> dict[str, tuple[type[Component], bool]]:

@@ -8,7 +8,7 @@ from typing import Literal, final
 from pydantic import Field
 from torch import Tensor
 
-from prefopt.component import Regularizer
+from prefopt.component import Regularizer, Signal
 from prefopt.hookspecs import hookimpl
 from prefopt.tokens import TokenBatch, masked_mean, masked_sum
 
@@ -26,6 +26,11 @@ class MaskL1(Regularizer):
     name: Literal["mask_l1"] = "mask_l1"
     reward: float = Field(default=0.0, ge=0)
     divergence: float = Field(default=0.0, ge=0)
+
+    @property
+    def requires(self) -> frozenset[Signal]:
+        # Without a divergence term there is no v to charge for.
+        return frozenset({Signal.DIVERGENCE}) if self.divergence else frozenset()
 
     def __call__(self, tokens: TokenBatch, weights: Tensor, divergence_weights: Tensor) -> Tensor:
         """weights, divergence_weights [N, T] -> [B]."""

@@ -22,6 +22,7 @@ from prefopt import ObjectiveConfig, TokenBatch, masked_mean, masked_sum, zoo
 from prefopt.losses import ApoZeroLoss, HingeLoss, MixtureLoss, NcaLoss
 from prefopt.shapings import AlphaShaping, ForwardKLShaping, MeanShaping
 from prefopt.training import PreferenceConfig, PreferenceTrainer
+from prefopt.training.migrate import migrate
 from prefopt.weightings import LengthDesensitisedWeighting
 
 trl = pytest.importorskip("trl", reason="parity with TRL needs TRL: pip install trl==1.16.0")
@@ -49,6 +50,16 @@ B = 0.5
 LD = LengthDesensitisedWeighting(alpha=0.25)
 ALPHA = {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.3}
 THREE = MixtureLoss(losses=(HingeLoss(), ApoZeroLoss(), NcaLoss()), weights=(0.5, 1.0, 0.25))
+
+SUM = {"loss_type": ["sigmoid", "sppo_hard", "nca_pair"], "loss_weights": [0.5, 0.02, 2.0], "use_weighting": True}
+AVERAGED = {"loss_type": ["ipo", "sigmoid_norm"], "loss_weights": [0.5, 1.5]}
+
+
+def migrated(arguments: dict[str, Any]) -> ObjectiveConfig:
+    """What `prefopt migrate` makes of TRL's arguments."""
+    settings = {"model_name_or_path": "m", "dataset_name": "d", "beta": B, **arguments}
+    return zoo.build(migrate(settings).run["objective"])
+
 
 CASES = {  # loss_type is the name, where that is one, else sigmoid
     "sigmoid": Case({}, zoo.dpo(B)),
@@ -85,6 +96,9 @@ CASES = {  # loss_type is the name, where that is one, else sigmoid
         ObjectiveConfig(beta=B, weighting=LD, shaping=MeanShaping()),
         same_rewards=False,
     ),
+    "use_weighting": Case({"use_weighting": True}, zoo.wpo(B)),
+    "a sum that is migrated": Case(SUM, migrated(SUM)),
+    "an averaged sum that is migrated": Case(AVERAGED, migrated(AVERAGED), same_rewards=False),
     "a sum of three losses": Case(
         {"loss_type": ["hinge", "apo_zero", "nca_pair"], "loss_weights": [0.5, 1.0, 0.25]},
         ObjectiveConfig(beta=B, loss=THREE),

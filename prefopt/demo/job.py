@@ -24,7 +24,7 @@ from prefopt.demo.results import DemoResults, Measured
 from prefopt.demo.sampling import Sample, sample
 from prefopt.demo.statistics import bootstrap
 from prefopt.divergences import ForwardKL
-from prefopt.objective import DivergenceTerm, ObjectiveConfig
+from prefopt.objective import DivergenceTerm, Objective, ObjectiveConfig
 from prefopt.regularizers import MaskL1
 from prefopt.training import PreferenceConfig, PreferenceTrainer
 from prefopt.training.start import with_padding
@@ -122,7 +122,7 @@ class _Run:
             _load(_source(config)),
             self.reference,
             objective=objective,
-            args=_arguments(config, name),
+            args=_arguments(config, name, objective),
             train_dataset=self.material.train,
             processing_class=self.tokenizer,
         )
@@ -175,16 +175,17 @@ def _reference(config: DemoConfig, stages: Stages) -> tuple[PreTrainedModel, Pre
             train_reference(reviews, Path(source), steps=config.reference_steps, seed=config.seed, stage=stage)
     tokenizer = with_padding(AutoTokenizer.from_pretrained(source))
     reference = _load(source).requires_grad_(False).eval()
-    return reference.to(_arguments(config, "reference").device), tokenizer
+    return reference.to(_arguments(config, "reference", ObjectiveConfig()).device), tokenizer
 
 
-def _arguments(config: DemoConfig, name: str) -> PreferenceConfig:
+def _arguments(config: DemoConfig, name: str, objective: ObjectiveConfig) -> PreferenceConfig:
+    learned = list(Objective(objective, num_layers=1, hidden_size=1).parameters())
     return PreferenceConfig(
         output_dir=str(config.out / name.lower()),
         max_steps=config.steps,
         per_device_train_batch_size=config.batch_size,
         learning_rate=config.policy_learning_rate,
-        mask_learning_rate=config.mask_learning_rate,
+        mask_learning_rate=config.mask_learning_rate if learned else None,
         lr_scheduler_type="cosine",
         warmup_steps=config.steps // 10,
         logging_steps=max(1, config.steps // 40),

@@ -37,6 +37,10 @@ class ComposedLoss(PreferenceLoss):
     def couples_pairs(self) -> bool:
         return any(loss.couples_pairs for loss in self.parts)
 
+    @property
+    def sorts_pairs(self) -> bool:
+        return any(loss.sorts_pairs for loss in self.parts)
+
 
 @final
 class MixtureLoss(ComposedLoss):

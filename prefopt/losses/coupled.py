@@ -31,6 +31,10 @@ class AotLoss(PreferenceLoss):
     def couples_pairs(self) -> bool:
         return True
 
+    @property
+    def sorts_pairs(self) -> bool:
+        return True
+
     def __call__(self, chosen: Tensor, rejected: Tensor, tokens: TokenBatch) -> Tensor:
         """chosen, rejected [B] -> [B], in the order of their quantiles."""
         return _logistic(chosen.sort().values - rejected.sort().values, self.label_smoothing)
@@ -55,6 +59,10 @@ class AotPairedLoss(PreferenceLoss):
 
     @property
     def couples_pairs(self) -> bool:
+        return True
+
+    @property
+    def sorts_pairs(self) -> bool:
         return True
 
     def __call__(self, chosen: Tensor, rejected: Tensor, tokens: TokenBatch) -> Tensor:

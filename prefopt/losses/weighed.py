@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import Literal, final
+from typing import Annotated, Literal, final
 
 import torch
-from pydantic import Field, SerializeAsAny
+from pydantic import AfterValidator, Field, SerializeAsAny
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -16,6 +16,17 @@ from prefopt.losses.composed import ComposedLoss, WeighedSum
 from prefopt.tokens import TokenBatch, masked_mean
 
 __all__ = ["OffsetLoss", "OnPolicyWeightedLoss", "WeightedLoss"]
+
+
+def _of_pairs(loss: PreferenceLoss) -> PreferenceLoss:
+    if loss.sorts_pairs:
+        raise ValueError(
+            f"{loss.name!r} sorts the rewards of a batch, so no loss belongs to one pair and can be weighed"
+        )
+    return loss
+
+
+LossOfPairs = Annotated[SerializeAsAny[PreferenceLoss], AfterValidator(_of_pairs)]
 
 
 @final
@@ -60,7 +71,7 @@ class WeightedLoss(ComposedLoss):
     """
 
     name: Literal["weighted"] = "weighted"
-    loss: SerializeAsAny[PreferenceLoss]
+    loss: LossOfPairs
     column: str = "weight"
 
     @property
@@ -89,7 +100,7 @@ class OnPolicyWeightedLoss(ComposedLoss):
     """
 
     name: Literal["on_policy_weighted"] = "on_policy_weighted"
-    loss: SerializeAsAny[PreferenceLoss]
+    loss: LossOfPairs
 
     @property
     def parts(self) -> tuple[PreferenceLoss, ...]:

@@ -7,9 +7,10 @@ import logging
 import torch
 
 from prefopt.objective import Objective, ObjectiveConfig, ObjectiveOutput
+from prefopt.scoring import PreferenceModel
 from prefopt.training.config import PreferenceConfig
 
-__all__ = ["check_step_0", "refuse_to_cut_coupled_pairs"]
+__all__ = ["check_step_0", "refuse_to_cut_coupled_pairs", "refuse_what_nobody_reads"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -25,6 +26,19 @@ def refuse_to_cut_coupled_pairs(objective: ObjectiveConfig | Objective, args: Pr
             f"{args.gradient_accumulation_steps} batches on {args.world_size} processes. Set "
             "gradient_accumulation_steps to 1, the batch to the size of the step, and use one process."
         )
+
+
+def refuse_what_nobody_reads(model: PreferenceModel, args: PreferenceConfig) -> None:
+    """Raise ValueError where a setting is meant for a part that this run does not have."""
+    if model.reference_free and model.reference is not None:
+        raise ValueError("a reference model is given, but the objective is reference-free and would never run it")
+    if next(model.objective.parameters(), None) is None:
+        for name in ("mask_learning_rate", "mask_weight_decay"):
+            if getattr(args, name) != type(args).__dataclass_fields__[name].default:
+                raise ValueError(
+                    f"{name} is for what an objective learns, and this one learns nothing; leave it out, or take a "
+                    "weighting that learns, such as sparse"
+                )
 
 
 def check_step_0(objective: Objective, output: ObjectiveOutput) -> None:

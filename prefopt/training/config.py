@@ -46,6 +46,9 @@ class PreferenceConfig(TrainingArguments):
     model_init_kwargs: dict[str, Any] | None = field(default=None, metadata={"help": "For from_pretrained."})
 
     def __post_init__(self) -> None:
+        for name in ("ref_model_mixup_alpha", "ref_model_sync_steps"):
+            if not self.sync_ref_model and getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise ValueError(f"{name} is read only with sync_ref_model; set that to true, or leave {name} out")
         # Trainer would drop the columns of the data set, whose names are the collator's business and not the model's.
         self.remove_unused_columns = False
         if not torch.accelerator.is_available():

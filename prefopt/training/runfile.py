@@ -11,7 +11,16 @@ from typing import Annotated, Any, Self, final, get_type_hints
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from prefopt import zoo
 from prefopt.data import OnBadRows
@@ -75,6 +84,12 @@ class DataSection(_Section):
     max_length: int | None = Field(default=1024, ge=2)
     max_prompt_length: int | None = Field(default=None, ge=1)
     on_bad_rows: OnBadRows = "stop"
+
+    @model_validator(mode="after")
+    def _something_to_split(self) -> Self:
+        if self.eval is None and "eval_split" in self.model_fields_set:
+            raise ValueError("eval_split is read only with eval; name the evaluation data there, or leave it out")
+        return self
 
 
 def _in_full(override: str) -> str:

@@ -19,7 +19,7 @@ from prefopt.objective import Mean, Objective, ObjectiveConfig, ObjectiveOutput
 from prefopt.scoring import NonFiniteError, PreferenceModel
 from prefopt.tokens import PreferenceBatch
 from prefopt.training.checkpoints import load_objective, load_policy, load_reference, save_policy, save_reference
-from prefopt.training.checks import check_step_0, refuse_to_cut_coupled_pairs
+from prefopt.training.checks import check_step_0, refuse_to_cut_coupled_pairs, refuse_what_nobody_reads
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.metrics import MetricSums
 from prefopt.training.reference_update import ReferenceUpdate
@@ -70,6 +70,7 @@ class PreferenceTrainer(Trainer):
         refuse_to_cut_coupled_pairs(objective, args)
         set_seed(args.seed)  # masks and adapters draw their first weights here, before Trainer sets the seed itself
         module = preference_model(model, ref_model, objective, peft_config, args)
+        refuse_what_nobody_reads(module, args)
         tokenizer = tokenizer_for(module, processing_class)
         self.data_reports: dict[str, DataReport] = {}
         with args.main_process_first(desc="preparing the data"):

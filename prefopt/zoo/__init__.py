@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError, validate_call
 
 from prefopt.objective import ObjectiveConfig
+from prefopt.registry import readers
 from prefopt.validation import did_you_mean, explain
 from prefopt.zoo.absolute import aot, aot_paired, apo_down, apo_zero, bco, bco_pair, nca, sppo
 from prefopt.zoo.f_divergences import f_dpo_alpha, f_dpo_forward_kl, f_dpo_jensen_shannon, f_dpo_reverse_kl
@@ -123,10 +124,13 @@ def build(spec: object) -> ObjectiveConfig:
     slots = {key: value for key, value in fields.items() if key not in parameters and key != "zoo"}
     names = [*parameters, *ObjectiveConfig.model_fields]
     if unknown := [key for key in slots if key not in names]:
+        rows = [row for row, function in ZOO.items() if unknown[0] in inspect.signature(function).parameters]
         raise ValueError(
             f"{unknown[0]}: {name} has no such parameter, and objectives no such slot."
             f"{did_you_mean(unknown[0], names)} Parameters: {', '.join(parameters)}. "
             f"Slots: {', '.join(ObjectiveConfig.model_fields)}."
+            f"{f' Rows that read {unknown[0]!r}: ' + ', '.join(rows) + '.' if rows else ''}"
+            f"{' ' + components if (components := readers(unknown[0])) else ''}"
         )
     try:
         row = validate_call(ZOO[name])(**own)

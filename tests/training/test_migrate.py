@@ -54,7 +54,9 @@ def test_each_loss_becomes_its_row(settings: dict[str, Any], expected: Any) -> N
     ("settings", "words"),
     [
         ({"loss_type": "kto_pair"}, "no row here"),
-        ({"loss_type": ["sigmoid", "hinge"]}, "one loss of weight 1"),
+        ({"loss_type": ["sigmoid", "ipo"]}, "one reward shaping"),
+        ({"loss_type": ["sigmoid", "hinge"], "loss_weights": [1.0]}, "not as many"),
+        ({"loss_type": "sft"}, "no preference loss"),
         ({"f_divergence_type": "chi"}, "is none of"),
         ({"loss_type": "ipo", "f_divergence_type": "forward_kl"}, "averaged"),
         ({"learning_rate": "fast"}, "learning_rate"),
@@ -97,7 +99,9 @@ def test_the_rest_lands_in_its_section() -> None:
     ("settings", "words"),
     [
         ({"label_smoothing": 0.1}, "TRL ignores it with sigmoid"),
-        ({"use_weighting": True}, "no equivalent yet"),
+        ({"use_weighting": True, "loss_type": ["sigmoid", "sft"]}, "TRL weighs the sft term too"),
+        ({"dataset_test_split": "test_prefs"}, "read only where there is an evaluation"),
+        ({"ref_model_sync_steps": 64}, "read only with sync_ref_model"),
         ({"precompute_ref_log_probs": True}, "the reference runs in every step"),
         ({"use_peft": True}, "dropout is always off"),
         ({"lora_r": 4}, "read only with use_peft"),

@@ -15,6 +15,7 @@ from prefopt.losses import (
     AotLoss,
     AotPairedLoss,
     ApoZeroLoss,
+    BcoLoss,
     ExoLoss,
     HingeLoss,
     MixtureLoss,
@@ -74,9 +75,8 @@ def test_a_mixture_couples_pairs_however_deep_aot_lies() -> None:
 
 
 def test_a_loss_needs_what_the_losses_inside_it_need() -> None:
-    deep = MixtureLoss(
-        losses=(WeightedLoss(loss=OnPolicyWeightedLoss(loss=AotPairedLoss())), OffsetLoss()), weights=(1, 1)
-    )
+    weighed = WeightedLoss(loss=OnPolicyWeightedLoss(loss=BcoLoss()))
+    deep = MixtureLoss(losses=(weighed, OffsetLoss(), AotPairedLoss()), weights=(1, 1, 1))
     config = ObjectiveConfig(loss=deep)
     assert config.couples_pairs
     assert config.requires == {Signal.LOG_COLLISION, Signal.REF_LOGPS}
@@ -84,6 +84,12 @@ def test_a_loss_needs_what_the_losses_inside_it_need() -> None:
     with pytest.raises(ValueError, match="`reference_free` is true"):
         ObjectiveConfig(loss=deep, reference_free=True)
     ObjectiveConfig(loss=OnPolicyWeightedLoss(loss=HingeLoss()), reference_free=True)
+
+
+@pytest.mark.parametrize("weighed", [WeightedLoss, OnPolicyWeightedLoss])
+def test_a_loss_that_sorts_pairs_cannot_be_weighed_by_pair(weighed: type[PreferenceLoss]) -> None:
+    with pytest.raises(ValueError, match="'mixture' sorts the rewards of a batch, so no loss belongs to one pair"):
+        weighed(loss=MixtureLoss(losses=(HingeLoss(), AotLoss()), weights=(1, 1)))
 
 
 def test_two_components_may_not_read_one_column_differently() -> None:

@@ -104,6 +104,11 @@ class ObjectiveConfig(BaseModel):
         columns = reduce(frozenset.union, (component.columns for component in self.components))
         return tuple(sorted(columns, key=lambda column: column.name))
 
+    def reading(self, column: Column) -> str:
+        """The component that reads a column, in words."""
+        part = next(part for part in self.components if column in part.columns)
+        return f"{part.kind} {part.name!r}"
+
     @model_validator(mode="after")
     def _columns_have_names_of_their_own(self) -> Self:
         for one, two in pairwise(self.columns):
@@ -181,8 +186,11 @@ class Objective(nn.Module):
         self.loss = config.loss.build()
 
     def forward(self, tokens: TokenBatch) -> ObjectiveOutput:
-        """The one equation, in float32 even under autocast."""
+        """The one equation, in float32 even under autocast. Raises ValueError where the batch lacks a column."""
         config, mask = self.config, tokens.mask
+        for column in config.columns:
+            if column.name not in tokens.columns:
+                raise ValueError(f"the batch lacks the column {column.name!r}, which {config.reading(column)} reads")
         with torch.autocast(mask.device.type, enabled=False):
             w = self.weighting(tokens)
             log_ratios = tokens.logps if config.reference_free else tokens.logps - tokens.ref_logps

@@ -114,3 +114,9 @@ def test_weights_of_the_policy_are_one_where_it_would_say_the_same() -> None:
     by_value(loss(chosen, rejected, even), logistic(1.5), logistic(0), logistic(-2), rtol=1e-13)
     halved = tokens.replace(logps=quarter + math.log(0.5))
     by_value(loss(chosen, rejected, halved), logistic(1.5) / 4, logistic(0) / 4, logistic(-2) / 4, rtol=1e-13)
+
+
+def test_a_batch_that_lacks_a_column() -> None:
+    objective = Objective(ObjectiveConfig(loss=OffsetLoss()), num_layers=1, hidden_size=1)
+    with pytest.raises(ValueError, match="lacks the column 'score_chosen', which preference loss 'offset' reads"):
+        objective(batch_of(double(1), double(0)))

@@ -171,7 +171,7 @@ def read_extra(pair: Pair, columns: Mapping[str, str], extra: Sequence[Column]) 
                             found = [_number(field, value, f" as number {at}") for at, value in enumerate(values, 1)]
                             tokens[side][key] = Numbers(field, column.default, found)
                         else:
-                            text = _text(pair, side, columns.get(side, side), field)
+                            text = _text(pair, side, columns.get(side, side), field) if values else ""
                             spans = [_span(field, text, at, value) for at, value in enumerate(values, start=1)]
                             tokens[side][key] = Spans(field, column.default, text, spans)
     except RowError as problem:

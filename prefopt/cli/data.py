@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import yaml
 from rich.markup import escape
 
 from prefopt.cli.console import console, plainly
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from prefopt.columns import Column
 
 __all__ = ["app", "check"]
 
@@ -37,23 +42,28 @@ def check(
     column: Annotated[
         list[str] | None, typer.Option(help="Our field=the data set's column, such as prompt=question.")
     ] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="As in a run file: its name or its YAML. The columns that it reads are checked.")
+    ] = None,
 ) -> None:
     """Read data as training would: counts, lengths and three pairs, or the errors (exit code 2)."""
     from prefopt.data import DataError, EncodingConfig, prepare, read_rows
+    from prefopt.registry import PluginError
 
-    with plainly(DataError, ValueError, OSError):
+    with plainly(DataError, ValueError, PluginError, OSError):
         columns = dict(_renaming(text) for text in column or ())
+        extra = () if objective is None else _columns_of(objective, tokenizer)
         words = _tokenizer(tokenizer)
         config = EncodingConfig(max_length=max_length, max_prompt_length=max_prompt_length)
         for source in sources:
             dataset, report = prepare(
-                read_rows(source, split=split), words, config, description=source, columns=columns
+                read_rows(source, split=split), words, config, description=source, columns=columns, extra=extra
             )
             console.print(f"[bold]{escape(source)}")
             for line in report.lines():
                 console.print(f"  {escape(line if tokenizer else line.replace('tokens of', 'bytes of'))}")
             for row in dataset.select(range(min(_SHOWN, len(dataset)))):
-                _show(row, words)
+                _show(row, words, extra)
 
 
 def _renaming(text: str) -> tuple[str, str]:
@@ -61,6 +71,20 @@ def _renaming(text: str) -> tuple[str, str]:
     if not equals:
         raise ValueError(f"--column {text}: write it as field=column, such as prompt=question")
     return ours, theirs
+
+
+def _columns_of(objective: str, tokenizer: str | None) -> tuple[Column, ...]:
+    from prefopt.columns import TokenColumn
+    from prefopt.zoo import build
+
+    try:
+        columns = build(yaml.safe_load(objective)).columns
+    except yaml.YAMLError as error:
+        raise ValueError(f"--objective {objective}: neither a name nor YAML: {error}") from error
+    for column in columns:
+        if tokenizer is None and isinstance(column, TokenColumn):
+            raise ValueError(f"--objective {objective}: it reads {column.name!r} for each token; name the --tokenizer")
+    return columns
 
 
 def _tokenizer(name: str | None) -> PreTrainedTokenizerBase:
@@ -73,9 +97,20 @@ def _tokenizer(name: str | None) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _show(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> None:
+def _show(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, extra: Sequence[Column]) -> None:
     console.print(f"\n  [dim]{escape(row['where'])}")
     for field, style in (("prompt", "dim"), ("chosen", "green"), ("rejected", "red")):
         text = tokenizer.decode(row[f"{field}_ids"])
         cut = " [yellow](cut)[/]" if row.get(f"{field}_truncated") else ""
         console.print(f"  [bold]{field:>8}[/] [{style}]{escape(repr(text))}[/]{cut}")
+    for key in (key for column in extra for key in column.keys):
+        side, _, name = key.partition(":")
+        ids = row.get(f"{side}_ids")
+        shown = f"{row[key]:g}" if ids is None else "  ".join(_runs(ids, row[key], tokenizer))
+        console.print(f"  [bold]{side:>8}[/] {escape(name)}: {escape(shown)}")
+
+
+def _runs(ids: Sequence[int], values: Sequence[float], tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    """Text and value of the tokens, those together that stand together and have the same value."""
+    for value, run in groupby(zip(values, ids, strict=True), key=lambda pair: pair[0]):
+        yield f"{tokenizer.decode([token for _, token in run])!r} {value:g}"

@@ -8,6 +8,7 @@ from typing import Any, final
 
 from torch import Tensor
 
+from prefopt.columns import Column
 from prefopt.tokens import PreferenceBatch
 
 __all__ = ["PreferenceCollator"]
@@ -18,10 +19,12 @@ __all__ = ["PreferenceCollator"]
 class PreferenceCollator:
     """Rows of `prepare`'s data set -> the fields of a PreferenceBatch, in the form that data loaders move.
 
-    `pad_token_id` fills the padding, which the masks keep out of everything.
+    `pad_token_id` fills the padding, which the masks keep out of everything. `columns` are the extra columns to take
+    along, of those that `prepare` was asked for.
     """
 
     pad_token_id: int
+    columns: Sequence[Column] = ()
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """B rows -> prompt_ids [B, P], chosen_ids [B, Tc], rejected_ids [B, Tr] and the other fields, by name.
@@ -36,4 +39,5 @@ class PreferenceCollator:
             chosen_truncated=[row["chosen_truncated"] for row in rows],
             rejected_truncated=[row["rejected_truncated"] for row in rows],
             rows=[row["row"] for row in rows],
+            columns={key: [row[key] for row in rows] for column in self.columns for key in column.keys},
         ).as_mapping()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +17,9 @@ from rich.markup import escape
 from rich.progress import Progress
 from transformers import PreTrainedTokenizerBase
 
+from prefopt.columns import Column
 from prefopt.data.encode import EncodedPair, EncodingConfig, encode_pair
+from prefopt.data.extra import features, read_extra
 from prefopt.data.pairs import check_columns, to_pair
 from prefopt.data.rows import BadRow, DataError, SourceRow
 
@@ -104,6 +106,7 @@ def prepare(
     *,
     description: str,
     columns: Mapping[str, str] | None = None,
+    extra: Sequence[Column] = (),
     on_bad_rows: OnBadRows = "stop",
     quarantine: Path | None = None,
     total: int | None = None,
@@ -112,12 +115,14 @@ def prepare(
 
     Columns: `row` (0, 1, 2, ... in the data set), `prompt_ids`, `chosen_ids`, `rejected_ids`, `chosen_truncated`,
     `rejected_truncated`, `where`. `description` names the data in messages and on the progress bar, which shows on a
-    terminal; `total`, where known, is the number of rows. `columns` is that of `to_pair`.
+    terminal; `total`, where known, is the number of rows. `columns` is that of `to_pair`, for the fields of the `extra`
+    columns too, which an objective reads (`ObjectiveConfig.columns`); the data set has them under their `keys`.
 
     Bad rows: "stop" reads to the end and raises a DataError that lists the first ten; "quarantine" writes each as a
     line of JSON to the file `quarantine`, replacing what it held, and goes on. DataError also where no row is usable.
     """
-    check_columns(columns or {})
+    columns = columns or {}
+    check_columns(columns, extra)
     if on_bad_rows not in get_args(OnBadRows):
         raise ValueError(f"on_bad_rows: '{on_bad_rows}' is none of {', '.join(get_args(OnBadRows))}")
     if on_bad_rows == "quarantine" and quarantine is None:
@@ -125,7 +130,7 @@ def prepare(
     set_aside = quarantine if on_bad_rows == "quarantine" else None
 
     bad = _BadRows()
-    pairs = _Pairs()
+    pairs = _Pairs(datasets.Features({**FEATURES, **features(extra)}))
     count = identical = 0
     console = Console(stderr=True)
     with (
@@ -134,8 +139,7 @@ def prepare(
     ):
         for row in progress.track(rows, total=total, description=escape(description)):
             count += 1
-            pair = row if isinstance(row, BadRow) else to_pair(row, columns or {})
-            encoded = pair if isinstance(pair, BadRow) else encode_pair(pair, tokenizer, config)
+            encoded = row if isinstance(row, BadRow) else _encoded(row, tokenizer, config, columns, extra)
             if encoded is None:
                 identical += 1
             elif isinstance(encoded, BadRow):
@@ -170,6 +174,20 @@ def prepare(
     return pairs.dataset(), report
 
 
+def _encoded(
+    row: SourceRow,
+    tokenizer: PreTrainedTokenizerBase,
+    config: EncodingConfig,
+    columns: Mapping[str, str],
+    extra: Sequence[Column],
+) -> EncodedPair | BadRow | None:
+    pair = to_pair(row, columns)
+    if isinstance(pair, BadRow):
+        return pair
+    values = read_extra(pair, columns, extra)
+    return values if isinstance(values, BadRow) else encode_pair(pair, tokenizer, config, values)
+
+
 class _BadRows:
     """The bad rows so far: how many, and the first few of them."""
 
@@ -195,15 +213,16 @@ class _BadRows:
 class _Pairs:
     """The encoded pairs so far, with what the report needs of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, features: datasets.Features) -> None:
         self.count = self.prompts_truncated = self.responses_truncated = self.boundaries_moved = 0
         self.prompt_lengths, self.chosen_lengths, self.rejected_lengths = array("q"), array("q"), array("q")
+        self._features = features
         self._chunk: list[dict[str, object]] = []
         self._parts: list[datasets.Dataset] = []
 
     def add(self, pair: EncodedPair, where: str) -> None:
         fields = {name: value for name, value in vars(pair).items() if name in FEATURES}
-        self._chunk.append({"row": self.count, "where": where, **fields})
+        self._chunk.append({"row": self.count, "where": where, **fields, **pair.columns})
         self.count += 1
         self.prompts_truncated += pair.prompt_truncated
         self.responses_truncated += pair.chosen_truncated or pair.rejected_truncated
@@ -220,7 +239,7 @@ class _Pairs:
 
     def _flush(self) -> None:
         if self._chunk:
-            self._parts.append(datasets.Dataset.from_list(self._chunk, features=FEATURES))
+            self._parts.append(datasets.Dataset.from_list(self._chunk, features=self._features))
             self._chunk = []
 
 

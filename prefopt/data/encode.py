@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 from jinja2 import TemplateError
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import PreTrainedTokenizerBase
 
+from prefopt.data.extra import Extra, TokenisedResponse
 from prefopt.data.pairs import ChatPair, Messages, Pair, TextPair, common_length
-from prefopt.data.rows import BadRow, DataError
+from prefopt.data.rows import BadRow, DataError, RowError
 
 __all__ = ["EncodedPair", "EncodingConfig", "encode_pair"]
+
+
+MARKER = "\ue000"
+"""A private character, with which no response begins."""
 
 
 class EncodingConfig(BaseModel):
@@ -32,7 +38,8 @@ class EncodedPair:
     """Token ids of a pair; none of the three is empty, and the two responses differ.
 
     boundary_moved says that the tokenizer joins the end of the prompt to the beginning of a response, so that the
-    responses hold the last characters of the prompt.
+    responses hold the last characters of the prompt. columns are the extra ones, under the keys of
+    PreferenceBatch.columns.
     """
 
     prompt_ids: list[int]
@@ -42,30 +49,44 @@ class EncodedPair:
     chosen_truncated: bool
     rejected_truncated: bool
     boundary_moved: bool
+    columns: Mapping[str, float | list[float]] = field(default_factory=dict)
 
 
-def encode_pair(pair: Pair, tokenizer: PreTrainedTokenizerBase, config: EncodingConfig) -> EncodedPair | BadRow | None:
+def encode_pair(
+    pair: Pair, tokenizer: PreTrainedTokenizerBase, config: EncodingConfig, extra: Extra | None = None
+) -> EncodedPair | BadRow | None:
     """The pair in tokens, or None where its two responses come out as the same tokens.
 
     Prompt, prompt + chosen and prompt + rejected are tokenised each as a whole, as the model will read them; the prompt
     ends where the three part. A response to a text prompt ends in the tokenizer's EOS, a chat response as the chat
-    template ends it. Too long a prompt loses its beginning, then too long a response its end.
+    template ends it. Too long a prompt loses its beginning, then too long a response its end, and with it the values
+    that `extra` has for its tokens.
 
-    Raises DataError for messages where the tokenizer has no chat template.
+    Raises DataError for messages where the tokenizer has no chat template, and for spans where it is a slow one.
     """
+    located = extra.needing_offsets if extra else []
+    if located and not tokenizer.is_fast:
+        raise DataError(
+            f"{pair.source.where}: field '{located[0]}': found spans, but the tokenizer '{tokenizer.name_or_path}' is "
+            "a slow one, which does not say where its tokens stand; take a fast tokenizer, or give a number for each "
+            "token"
+        )
     try:
         texts = _text(pair) if isinstance(pair, TextPair) else _rendered(pair, tokenizer)
+        begins = _begins(pair, tokenizer, texts) if located else [0, 0]
     except TemplateError as error:
         return pair.source.bad(
             "",
             f"the tokenizer's chat template refuses the conversation ({error})",
             "change the messages or the template",
         )
-    ids = cast(
-        "list[list[int]]",
-        # Not verbose: this is where length is dealt with, so a warning about it would be noise.
-        tokenizer(texts, add_special_tokens=isinstance(pair, TextPair), verbose=False)["input_ids"],
+    tokenised = tokenizer(
+        texts,
+        add_special_tokens=isinstance(pair, TextPair),
+        return_offsets_mapping=bool(located),
+        verbose=False,  # this is where length is dealt with, so a warning about it would be noise
     )
+    ids = cast("list[list[int]]", tokenised["input_ids"])
     bos, eos = cast("int | None", tokenizer.bos_token_id), cast("int | None", tokenizer.eos_token_id)
 
     boundary = common_length(*ids)
@@ -73,10 +94,10 @@ def encode_pair(pair: Pair, tokenizer: PreTrainedTokenizerBase, config: Encoding
     moved = boundary < len(ids[0]) - (ids[0][-1:] == [eos])
     prompt, chosen, rejected = ids[0][:boundary], ids[1][boundary:], ids[2][boundary:]
 
-    for field, response in (("chosen", chosen), ("rejected", rejected)):
+    for side, response in (("chosen", chosen), ("rejected", rejected)):
         if response in ([], [eos]):
             return pair.source.bad(
-                field, "found text of which the tokenizer makes no token", "write a response, or remove the row"
+                side, "found text of which the tokenizer makes no token", "write a response, or remove the row"
             )
         if isinstance(pair, TextPair) and eos is not None and response[-1] != eos:
             response.append(eos)
@@ -90,7 +111,20 @@ def encode_pair(pair: Pair, tokenizer: PreTrainedTokenizerBase, config: Encoding
             )
         prompt = [start]
 
-    return _truncated(prompt, chosen, rejected, moved, bos, config)
+    encoded = _truncated(prompt, chosen, rejected, moved, bos, config)
+    if encoded is None or extra is None:
+        return encoded
+    optional = int(isinstance(pair, TextPair) and eos is not None)
+    offsets = cast("list[list[tuple[int, int]]]", tokenised["offset_mapping"] if located else [[], [], []])
+    sizes = ((len(chosen), len(encoded.chosen_ids)), (len(rejected), len(encoded.rejected_ids)))
+    responses = [
+        TokenisedResponse(whole, kept, optional, text, start, places, boundary)
+        for (whole, kept), text, start, places in zip(sizes, texts[1:], begins, offsets[1:], strict=True)
+    ]
+    try:
+        return replace(encoded, columns=extra.on(*responses))
+    except RowError as problem:
+        return pair.source.bad(*problem.report)
 
 
 def _text(pair: TextPair) -> list[str]:
@@ -104,18 +138,28 @@ def _rendered(pair: ChatPair, tokenizer: PreTrainedTokenizerBase) -> list[str]:
             "set tokenizer.chat_template, take a chat model's tokenizer, or give prompt and responses as text"
         )
 
-    def render(messages: Messages, *, add_generation_prompt: bool) -> str:
-        conversation = [dict(message) for message in messages]
-        return cast(
-            "str",
-            tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=add_generation_prompt),
-        )
-
     return [
-        render(pair.prompt, add_generation_prompt=True),
-        render(pair.prompt + pair.chosen, add_generation_prompt=False),
-        render(pair.prompt + pair.rejected, add_generation_prompt=False),
+        _render(tokenizer, pair.prompt, add_generation_prompt=True),
+        _render(tokenizer, pair.prompt + pair.chosen),
+        _render(tokenizer, pair.prompt + pair.rejected),
     ]
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, add_generation_prompt: bool = False) -> str:
+    conversation = [dict(message) for message in messages]
+    return cast(
+        "str",
+        tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=add_generation_prompt),
+    )
+
+
+def _begins(pair: Pair, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[int]:
+    """Where in prompt + chosen and in prompt + rejected the text of the response begins."""
+    if isinstance(pair, TextPair):
+        return [len(pair.prompt)] * 2
+    # A prompt with add_generation_prompt need not be what a whole conversation begins with, so another response tells.
+    others = [(*pair.prompt, response[0] | {"content": MARKER}) for response in (pair.chosen, pair.rejected)]
+    return [common_length(_render(tokenizer, other), text) for other, text in zip(others, texts[1:], strict=True)]
 
 
 def _truncated(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from prefopt.data.rows import BadRow, DataError, SourceRow, describe
+from prefopt.columns import Column
+from prefopt.data.rows import BadRow, DataError, RowError, SourceRow, describe
 
 __all__ = ["ChatPair", "Message", "Messages", "Pair", "TextPair", "check_columns", "common_length", "to_pair"]
 
@@ -54,18 +55,12 @@ class ChatPair:
 Pair = TextPair | ChatPair
 
 
-class _RowError(Exception):
-    """What `to_pair` reports as a BadRow: field, problem, remedy."""
-
-    def __init__(self, field: str, problem: str, remedy: str) -> None:
-        super().__init__(field, problem, remedy)
-        self.report = (field, problem, remedy)
-
-
-def check_columns(columns: Mapping[str, str]) -> None:
-    """Raises DataError unless the keys are among prompt, chosen and rejected."""
-    if unknown := sorted(set(columns) - set(FIELDS)):
-        raise DataError(f"columns: no field '{unknown[0]}'; it renames only {', '.join(FIELDS)}")
+def check_columns(columns: Mapping[str, str], extra: Sequence[Column] = ()) -> None:
+    """Raises DataError unless the keys are among prompt, chosen, rejected and the fields of the extra columns."""
+    own = [field for column in extra for field in column.fields]
+    if unknown := sorted(set(columns) - {*FIELDS, *own}):
+        more = f"and, of extra columns, {', '.join(own)}" if own else "as no extra column is asked for"
+        raise DataError(f"columns: no field '{unknown[0]}'; it renames only {', '.join(FIELDS)}, {more}")
 
 
 def to_pair(row: SourceRow, columns: Mapping[str, str]) -> Pair | BadRow:
@@ -79,7 +74,7 @@ def to_pair(row: SourceRow, columns: Mapping[str, str]) -> Pair | BadRow:
     """
     try:
         return _pair(row, columns)
-    except _RowError as problem:
+    except RowError as problem:
         return row.bad(*problem.report)
 
 
@@ -102,7 +97,7 @@ def _pair(row: SourceRow, columns: Mapping[str, str]) -> Pair:
     _require_text(chosen_field, chosen)
     _require_text(rejected_field, rejected)
     if chosen == rejected:
-        raise _RowError(
+        raise RowError(
             rejected_field,
             f"found the same response as in '{chosen_field}'",
             "remove the row: two equal responses say nothing about what is preferred",
@@ -120,7 +115,7 @@ def _pair(row: SourceRow, columns: Mapping[str, str]) -> Pair:
             raise _mixed(prompt_field, prompt, chosen_field, chosen)
         pair = ChatPair(prompt, chosen, rejected, row)
         if not prompt:
-            raise _RowError(
+            raise RowError(
                 prompt_field if given else chosen_field,
                 f"found no prompt: '{chosen_field}' and '{rejected_field}' have no first message in common",
                 "add a prompt of at least one message",
@@ -133,7 +128,7 @@ def _pair(row: SourceRow, columns: Mapping[str, str]) -> Pair:
     for field, response in ((chosen_field, pair.chosen), (rejected_field, pair.rejected)):
         _require_text(field, response)
         if isinstance(response, tuple) and response[0]["role"] in ("user", "system"):
-            raise _RowError(
+            raise RowError(
                 field,
                 f"found a response that begins with a message of the {response[0]['role']}",
                 "let both responses answer the same conversation, and put what they answer into the prompt",
@@ -142,14 +137,7 @@ def _pair(row: SourceRow, columns: Mapping[str, str]) -> Pair:
 
 
 def _read(row: SourceRow, role: str, field: str) -> str | Messages:
-    if field not in row.fields:
-        raise _RowError(
-            field,
-            f"found no such field, only {', '.join(sorted(row.fields)) or 'an empty row'}",
-            f"add it, or say which column holds it with columns: {{{role}: NAME}}",
-        )
-    value = row.fields[field]
-    match value:
+    match value := row.value(role, field):
         case str():
             return _text(field, value)
         case Mapping():
@@ -157,7 +145,7 @@ def _read(row: SourceRow, role: str, field: str) -> str | Messages:
         case list() | tuple():
             return tuple(_message(field, f"message {number}", item) for number, item in enumerate(value, start=1))
         case _:
-            raise _RowError(field, f"found {describe(value)}", "give text or a list of messages")
+            raise RowError(field, f"found {describe(value)}", "give text or a list of messages")
 
 
 def _text(field: str, text: str) -> str:
@@ -166,7 +154,7 @@ def _text(field: str, text: str) -> str:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise _RowError(
+            raise RowError(
                 field, f"found a broken character at position {error.start}", "remove it, or write the file as UTF-8"
             ) from error
     return text
@@ -174,24 +162,24 @@ def _text(field: str, text: str) -> str:
 
 def _message(field: str, name: str, message: object) -> Message:
     if not isinstance(message, Mapping):
-        raise _RowError(field, f"found {describe(message)} as {name}", "give messages as objects with role and content")
+        raise RowError(field, f"found {describe(message)} as {name}", "give messages as objects with role and content")
     # Arrow and Parquet fill the keys that a message lacks with null, so null and absent are the same.
     present = {key: value for key, value in message.items() if value is not None}
     if present.get("tool_calls"):
-        raise _RowError(field, f"found tool calls in {name}", "write them into the content: only text is trained on")
+        raise RowError(field, f"found tool calls in {name}", "write them into the content: only text is trained on")
     sharegpt = "from" in present or "value" in present
     role_key, content_key = ("from", "value") if sharegpt else ("role", "content")
     for key in (role_key, content_key):
         if key not in present:
             keys = ", ".join(sorted(map(str, present))) or "none"
             remedy = "give every message a role and a content (or from and value)"
-            raise _RowError(field, f"found no '{key}' in {name}, whose keys are: {keys}", remedy)
+            raise RowError(field, f"found no '{key}' in {name}, whose keys are: {keys}", remedy)
         if not isinstance(present[key], str):
-            raise _RowError(field, f"found {describe(present[key])} as '{key}' of {name}", "give text")
+            raise RowError(field, f"found {describe(present[key])} as '{key}' of {name}", "give text")
     role, content = present[role_key], _text(field, present[content_key])
     if sharegpt:
         if role not in SHAREGPT_ROLES:
-            raise _RowError(field, f"found '{role}' as the 'from' of {name}", f"use one of {', '.join(SHAREGPT_ROLES)}")
+            raise RowError(field, f"found '{role}' as the 'from' of {name}", f"use one of {', '.join(SHAREGPT_ROLES)}")
         role = SHAREGPT_ROLES[role]
     return {"role": role, "content": content}
 
@@ -199,12 +187,12 @@ def _message(field: str, name: str, message: object) -> Message:
 def _require_text(field: str, response: str | Messages) -> None:
     contents = [response] if isinstance(response, str) else [message["content"] for message in response]
     if not contents or not all(content.strip() for content in contents):
-        raise _RowError(field, "found an empty response", "write one, or remove the row")
+        raise RowError(field, "found an empty response", "write one, or remove the row")
 
 
-def _mixed(field: str, value: str | Messages | None, other: str, other_value: str | Messages) -> _RowError:
+def _mixed(field: str, value: str | Messages | None, other: str, other_value: str | Messages) -> RowError:
     form, other_form = ("text" if isinstance(each, str) else "messages" for each in (value, other_value))
-    return _RowError(
+    return RowError(
         field,
         f"found {form} although '{other}' is {other_form}",
         "give the prompt and both responses as text, or all three as messages",

@@ -12,7 +12,7 @@ from typing import IO, cast
 
 import datasets
 
-__all__ = ["BadRow", "DataError", "SourceRow", "describe", "read_rows", "rows_of"]
+__all__ = ["BadRow", "DataError", "RowError", "SourceRow", "describe", "read_rows", "rows_of"]
 
 
 class DataError(ValueError):
@@ -51,6 +51,24 @@ class SourceRow:
     def bad(self, field: str, problem: str, remedy: str) -> BadRow:
         """This row, found unusable."""
         return BadRow(self.where, field, problem, remedy, self.fields)
+
+    def value(self, role: str, field: str) -> object:
+        """What the row has in a field that is there for `role`. Raises RowError where it has no such field."""
+        if field not in self.fields:
+            raise RowError(
+                field,
+                f"found no such field, only {', '.join(sorted(self.fields)) or 'an empty row'}",
+                f"add it, or say which column holds it with columns: {{{role}: NAME}}",
+            )
+        return self.fields[field]
+
+
+class RowError(Exception):
+    """What makes a row a BadRow: field, problem, remedy."""
+
+    def __init__(self, field: str, problem: str, remedy: str) -> None:
+        super().__init__(field, problem, remedy)
+        self.report = (field, problem, remedy)
 
 
 def read_rows(source: str | Path, *, split: str = "train") -> Iterator[SourceRow | BadRow]:

@@ -64,7 +64,7 @@ def weigh(
 ) -> list[WeighedPair]:
     """Rewards and weights of every pair of a data set of `prepare`, as the objective trains on them."""
     model.eval()
-    collate = PreferenceCollator(int(tokenizer.pad_token_id))
+    collate = PreferenceCollator(int(tokenizer.pad_token_id), model.objective.config.columns)
     device = next(model.policy.parameters()).device
     found = []
     for start in range(0, len(pairs), batch_size):

@@ -20,7 +20,7 @@ class PreferenceConfig(TrainingArguments):
 
     max_length, max_prompt_length  in tokens; the prompt is cut from the left first, then the responses from the right
     on_bad_rows                    "stop", or "quarantine": set unusable rows aside in OUTPUT_DIR/quarantine-*.jsonl
-    columns                        our field -> the data set's column, where the names differ
+    columns                        our field -> the data set's column, where the names differ; extra columns' fields too
     mask_learning_rate             of the objective's own parameters; None: `learning_rate`
     mask_weight_decay              of their weight matrices; biases and norms have none
     sync_ref_model                 TR-DPO: every ref_model_sync_steps steps the reference turns ref_model_mixup_alpha

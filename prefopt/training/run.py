@@ -48,7 +48,8 @@ def start(run: RunFile) -> PreferenceTrainer:
     data, reports = {}, {}
     for name, (source, split) in sources.items():
         if source is not None:
-            data[name], reports[name] = prepared(read_rows(source, split=split), tokenizer, args, name)
+            rows = read_rows(source, split=split)
+            data[name], reports[name] = prepared(rows, tokenizer, run.objective, args, name)
     trainer = PreferenceTrainer(
         run.model.name,
         run.model.reference,

@@ -12,7 +12,7 @@ from peft import PeftConfig, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from prefopt.data import BadRow, DataReport, SourceRow, prepare, rows_of
+from prefopt.data import BadRow, DataError, DataReport, SourceRow, prepare, rows_of
 from prefopt.objective import Objective, ObjectiveConfig
 from prefopt.scoring import PreferenceModel
 from prefopt.training.config import PreferenceConfig
@@ -62,14 +62,18 @@ def with_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
 def prepared(
     rows: Iterable[Mapping[str, Any]] | Iterator[SourceRow | BadRow] | datasets.Dataset,
     tokenizer: PreTrainedTokenizerBase,
+    objective: ObjectiveConfig,
     args: PreferenceConfig,
     name: str,
 ) -> tuple[datasets.Dataset, DataReport | None]:
-    """Rows in memory, or those of `read_rows`, as a data set of token ids, and what became of them.
+    """Rows in memory, or those of `read_rows`, as a data set of token ids with the columns that the objective reads,
+    and what became of the rows.
 
-    A data set that holds token ids already is taken as it is, and has no report.
+    A data set that holds token ids already is taken as it is, and has no report. Raises DataError where it lacks a
+    column that the objective reads.
     """
     if isinstance(rows, datasets.Dataset) and set(rows.column_names) >= _TOKEN_COLUMNS:
+        _refuse_to_lack_columns(rows, objective, name)
         return rows, None
     return prepare(
         rows if isinstance(rows, Iterator) else rows_of(rows, name=name),
@@ -77,7 +81,19 @@ def prepared(
         args.encoding,
         description=name,
         columns=args.columns,
+        extra=objective.columns,
         on_bad_rows=args.on_bad_rows,
         quarantine=Path(args.output_dir) / f"quarantine-{name}.jsonl",
         total=len(rows) if isinstance(rows, Sized) else None,
     )
+
+
+def _refuse_to_lack_columns(dataset: datasets.Dataset, objective: ObjectiveConfig, name: str) -> None:
+    for component in objective.components:
+        for column in sorted(component.columns, key=lambda column: column.name):
+            if absent := sorted(set(column.keys) - set(dataset.column_names)):
+                raise DataError(
+                    f"{name} data: it holds token ids already, but not the column {column.name!r} that "
+                    f"{component.kind} {component.name!r} reads (no {', '.join(map(repr, absent))}); "
+                    f"prepare it with extra=[{column}], or give the rows as they were before"
+                )

@@ -39,8 +39,8 @@ class PreferenceTrainer(Trainer):
     model, ref_model      causal LMs, or their names. Without `ref_model` the policy's weights at the start are the
     reference
     objective             an ObjectiveConfig, or an Objective that was loaded
-    train_dataset         rows with prompt, chosen and rejected (see the page on data formats), or a data set of
-    `prepare`
+    train_dataset         rows with prompt, chosen and rejected, and the columns that the objective reads (see the page
+    on data formats), or a data set of `prepare`
     eval_dataset          the same, or a mapping of several by name
     processing_class      the tokenizer; None: that of the model's name
     peft_config           trains an adapter; the reference is then the base with the adapter off
@@ -72,19 +72,21 @@ class PreferenceTrainer(Trainer):
         module = preference_model(model, ref_model, objective, peft_config, args)
         refuse_what_nobody_reads(module, args)
         tokenizer = tokenizer_for(module, processing_class)
+        config = module.objective.config
         self.data_reports: dict[str, DataReport] = {}
         with args.main_process_first(desc="preparing the data"):
-            train = self._prepare(train_dataset, tokenizer, args, "train")
+            train = self._prepare(train_dataset, tokenizer, config, args, "train")
             if isinstance(eval_dataset, Mapping):
                 evaluation: Any = {
-                    name: self._prepare(rows, tokenizer, args, f"eval-{name}") for name, rows in eval_dataset.items()
+                    name: self._prepare(rows, tokenizer, config, args, f"eval-{name}")
+                    for name, rows in eval_dataset.items()
                 }
             else:
-                evaluation = self._prepare(eval_dataset, tokenizer, args, "eval")
+                evaluation = self._prepare(eval_dataset, tokenizer, config, args, "eval")
         super().__init__(
             model=module,
             args=args,
-            data_collator=data_collator or PreferenceCollator(tokenizer.pad_token_id),
+            data_collator=data_collator or PreferenceCollator(tokenizer.pad_token_id, config.columns),
             train_dataset=train,
             eval_dataset=evaluation,
             processing_class=tokenizer,
@@ -168,11 +170,16 @@ class PreferenceTrainer(Trainer):
         return self.optimizer
 
     def _prepare(
-        self, rows: Any, tokenizer: PreTrainedTokenizerBase, args: PreferenceConfig, name: str
+        self,
+        rows: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        objective: ObjectiveConfig,
+        args: PreferenceConfig,
+        name: str,
     ) -> datasets.Dataset | None:
         if rows is None:
             return None
-        dataset, report = prepared(rows, tokenizer, args, name)
+        dataset, report = prepared(rows, tokenizer, objective, args, name)
         if report is not None:
             self.data_reports[name] = report
             _LOG.info("%s data: %s", name, "; ".join(report.lines()))

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from prefopt import zoo
 from prefopt.cli import app
+from prefopt.columns import PairColumn, TokenColumn
 
 RUNNER = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
 
@@ -79,6 +80,29 @@ def test_columns_are_renamed(tmp_path: Path) -> None:
     names = ("--column", "prompt=question", "--column", "chosen=better", "--column", "rejected=worse")
     assert "1 pairs kept" in run("data", "check", str(file), *names)
     assert "write it as field=column" in run("data", "check", str(file), "--column", "prompt", exit_code=2)
+
+
+def test_data_check_shows_the_columns_of_an_objective(
+    tmp_path: Path, model_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns = (PairColumn("margin"), TokenColumn("w"))
+    monkeypatch.setattr("prefopt.objective.ObjectiveConfig.columns", columns)
+    file = tmp_path / "pairs.jsonl"
+    row = {"prompt": "the", "chosen": " film was good", "rejected": " bad", "margin": 1.5, "rejected_w": [2]}
+    row["chosen_w"] = [{"start": 1, "end": 9, "value": 0.5}]
+    file.write_text(json.dumps(row))
+    options = ("--objective", "{zoo: dpo, beta: 0.5}", "--tokenizer", model_folder)
+    output = run("data", "check", str(file), *options)
+    assert "    pair margin: 1.5\n" in output
+    assert "  chosen w: 'film was' 0.5  'good <eos>' 0\n" in output
+    assert "rejected w: 'bad' 2  '<eos>' 0\n" in output
+    assert "reads 'w' for each token; name the --tokenizer" in run(
+        "data", "check", str(file), "--objective", "dpo", exit_code=2
+    )
+    file.write_text(json.dumps(row | {"margin": "wide"}))
+    assert "field 'margin': found text" in run("data", "check", str(file), *options, exit_code=2)
+    assert "neither a name nor YAML" in run("data", "check", str(file), "--objective", "{", exit_code=2)
+    assert "Did you mean 'dpo'?" in run("data", "check", str(file), "--objective", "dppo", exit_code=2)
 
 
 def test_the_demo_says_what_is_missing() -> None:

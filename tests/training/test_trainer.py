@@ -38,7 +38,8 @@ def config(out: str, **changes: Any) -> PreferenceConfig:
 
 @pytest.mark.parametrize("name", zoo.ZOO)
 def test_every_row_of_the_zoo_trains(name: str, model_folder: str, rows: list[dict[str, str]], out: str) -> None:
-    trainer = PreferenceTrainer(model_folder, objective=zoo.ZOO[name](), args=config(out), train_dataset=rows)
+    scored = [row | {"score_chosen": 2.5, "score_rejected": 1.0} for row in rows]
+    trainer = PreferenceTrainer(model_folder, objective=zoo.ZOO[name](), args=config(out), train_dataset=scored)
     before = [p.detach().clone() for p in trainer.model.policy.parameters()]
     trainer.train()
     assert any(not torch.equal(a, b) for a, b in zip(before, trainer.model.policy.parameters(), strict=True))

@@ -38,7 +38,12 @@ def zoo(name: Annotated[str | None, typer.Argument(help="One objective, in full.
     console.print(f"[bold]{name}[/]({escape(found.defaults)})\n")
     for paragraph in (found.equation, *found.about):
         console.print(Padding(escape(paragraph), (0, 0, 1, 2)))
-    facts = {"reduction": found.reduction, "reference": found.reference, "differs": found.differs}
+    facts = {
+        "reduction": found.reduction,
+        "reference": found.reference,
+        "data": f"also the fields {found.data}" if found.data else "",
+        "differs": found.differs,
+    }
     for fact, text in facts.items():
         if text:
             console.print(f"[bold]{fact:>9}[/]  {escape(text)}")

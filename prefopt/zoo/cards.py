@@ -25,7 +25,8 @@ _DIFFERS = "Differs: "
 @final
 @dataclass(frozen=True)
 class Card:
-    """A row in full. `slots` are (kind, name, equation); `differs` is empty where no difference is known."""
+    """A row in full. `slots` are (kind, name, equation); `differs` is empty where no difference is known, `data` where
+    a row of the data needs no more than the pair."""
 
     name: str
     equation: str
@@ -35,6 +36,7 @@ class Card:
     slots: tuple[tuple[str, str, str], ...]
     reduction: str
     reference: str
+    data: str
     config: ObjectiveConfig
 
 
@@ -52,6 +54,7 @@ def card(name: str) -> Card:
         slots=tuple((part.kind, part.name, equation_of(type(part))) for part in config.components),
         reduction=_reduction(config),
         reference=_reference(config),
+        data=", ".join(field for column in config.columns for field in column.fields),
         config=config,
     )
 
@@ -66,6 +69,7 @@ def markdown(name: str) -> str:
         f"- **Defaults**: {found.defaults}",
         f"- **Reduction**: {found.reduction}",
         f"- **Reference**: {found.reference}",
+        *([f"- **Fields of a row, besides the pair**: {found.data}"] if found.data else []),
         *([f"- **Differs**: {found.differs}"] if found.differs else []),
         "\n".join(["| slot | component | equation |", "|---|---|---|"] + [_table_row(slot) for slot in found.slots]),
     ]

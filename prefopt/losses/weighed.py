@@ -35,7 +35,7 @@ class OffsetLoss(PreferenceLoss):
 
     A pair whose responses differ more in score must be further apart in reward. Reads the columns `score_chosen` and
     `score_rejected`. With the logarithm, a pair of equal scores asks for no margin at all.
-    Source: ODPO (arXiv 2402.10571) eq. 8, whose f is the logarithm.
+    Source: ODPO (arXiv 2402.10571), which scales by the logarithm unless it compares scalings.
     """
 
     name: Literal["offset"] = "offset"

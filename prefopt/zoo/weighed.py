@@ -18,7 +18,7 @@ def odpo(beta: float = 0.1, alpha: float = 1.0) -> ObjectiveConfig:
 
     DPO with an offset: the more two responses differ in score, the further apart their rewards must be. Scores come
     from the fields score_chosen and score_rejected of each row; `loss: {scale: identity}` takes their plain difference.
-    Source: arXiv 2402.10571 eq. 8; alpha 1 is its default.
+    Source: arXiv 2402.10571, its L_ODPO with a logarithm as the scaling; the paper varies alpha, which is 1 here.
     """
     return ObjectiveConfig(beta=beta, loss=OffsetLoss(alpha=alpha))
 

@@ -118,6 +118,11 @@ class PreferenceBatch:
         """B."""
         return self.prompt_ids.shape[0]
 
+    @property
+    def lengths(self) -> Tensor:
+        """[B] int64: the tokens of each pair, prompt and both responses."""
+        return self.prompt_mask.sum(-1) + self.chosen_mask.sum(-1) + self.rejected_mask.sum(-1)
+
 
 @final
 @dataclass(frozen=True, eq=False)

@@ -36,6 +36,7 @@ CHUNK = 1000
 FEATURES = datasets.Features(
     {
         "row": datasets.Value("int64"),
+        "length": datasets.Value("int32"),
         "prompt_ids": datasets.List(datasets.Value("int32")),
         "chosen_ids": datasets.List(datasets.Value("int32")),
         "rejected_ids": datasets.List(datasets.Value("int32")),
@@ -113,8 +114,8 @@ def prepare(
 ) -> tuple[datasets.Dataset, DataReport]:
     """The usable rows as a data set of token ids, and the report on all of them.
 
-    Columns: `row` (0, 1, 2, ... in the data set), `prompt_ids`, `chosen_ids`, `rejected_ids`, `chosen_truncated`,
-    `rejected_truncated`, `where`. `description` names the data in messages and on the progress bar, which shows on a
+    Columns: `row` (0, 1, 2, ... in the data set), `length` (tokens of prompt and both responses, for samplers that group
+    by it), `prompt_ids`, `chosen_ids`, `rejected_ids`, `chosen_truncated`, `rejected_truncated`, `where`. `description` names the data in messages and on the progress bar, which shows on a
     terminal; `total`, where known, is the number of rows. `columns` is that of `to_pair`, for the fields of the `extra`
     columns too, which an objective reads (`ObjectiveConfig.columns`); the data set has them under their `keys`.
 
@@ -222,7 +223,8 @@ class _Pairs:
 
     def add(self, pair: EncodedPair, where: str) -> None:
         fields = {name: value for name, value in vars(pair).items() if name in FEATURES}
-        self._chunk.append({"row": self.count, "where": where, **fields, **pair.columns})
+        length = len(pair.prompt_ids) + len(pair.chosen_ids) + len(pair.rejected_ids)
+        self._chunk.append({"row": self.count, "length": length, "where": where, **fields, **pair.columns})
         self.count += 1
         self.prompts_truncated += pair.prompt_truncated
         self.responses_truncated += pair.chosen_truncated or pair.rejected_truncated

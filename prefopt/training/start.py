@@ -19,7 +19,9 @@ from prefopt.training.config import PreferenceConfig
 
 __all__ = ["preference_model", "prepared", "tokenizer_for", "with_padding"]
 
-_TOKEN_COLUMNS = {"row", "where", "prompt_ids", "chosen_ids", "rejected_ids", "chosen_truncated", "rejected_truncated"}
+_TOKEN_COLUMNS = frozenset(
+    {"row", "length", "where", "prompt_ids", "chosen_ids", "rejected_ids", "chosen_truncated", "rejected_truncated"}
+)
 
 
 def preference_model(

@@ -114,7 +114,8 @@ class PreferenceTrainer(Trainer):
         with self._naming_the_row(model.training):
             output: ObjectiveOutput = model(batch)
         truncated = torch.cat([batch.chosen_truncated, batch.rejected_truncated])
-        self._sums["train" if model.training else "eval"].add(output.metrics | {"truncated/share": Mean.of(truncated)})
+        of_batch = {"truncated/share": Mean.of(truncated), "padding/share": _padding(batch.lengths)}
+        self._sums["train" if model.training else "eval"].add(output.metrics | of_batch)
         loss = output.loss
         if num_items_in_batch is not None:
             # Gradients are averaged over processes, the count is over all of them.
@@ -235,3 +236,9 @@ class PreferenceTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+def _padding(lengths: Tensor) -> Mean:
+    """The share of padding where the pairs, of these lengths [B], are padded to the longest."""
+    positions = lengths.max() * len(lengths)
+    return Mean(positions - lengths.sum(), positions)

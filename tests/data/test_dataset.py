@@ -24,6 +24,7 @@ def test_the_data_set(plain):
     eos = plain.eos_token_id
     assert dataset[0] == {
         "row": 0,
+        "length": 8,
         "where": "row 0 of pairs",
         "prompt_ids": plain("abc").input_ids,
         "chosen_ids": [*plain("dd").input_ids, eos],

@@ -114,10 +114,11 @@ def prepare(
 ) -> tuple[datasets.Dataset, DataReport]:
     """The usable rows as a data set of token ids, and the report on all of them.
 
-    Columns: `row` (0, 1, 2, ... in the data set), `length` (tokens of prompt and both responses, for samplers that group
-    by it), `prompt_ids`, `chosen_ids`, `rejected_ids`, `chosen_truncated`, `rejected_truncated`, `where`. `description` names the data in messages and on the progress bar, which shows on a
-    terminal; `total`, where known, is the number of rows. `columns` is that of `to_pair`, for the fields of the `extra`
-    columns too, which an objective reads (`ObjectiveConfig.columns`); the data set has them under their `keys`.
+    Columns: `row` (0, 1, 2, ... in the data set), `length` (tokens of prompt and both responses, for samplers that
+    group by it), `prompt_ids`, `chosen_ids`, `rejected_ids`, `chosen_truncated`, `rejected_truncated`, `where`.
+    `description` names the data in messages and on the progress bar, which shows on a terminal; `total`, where known,
+    is the number of rows. `columns` is that of `to_pair`, for the fields of the `extra` columns too, which an
+    objective reads (`ObjectiveConfig.columns`); the data set has them under their `keys`.
 
     Bad rows: "stop" reads to the end and raises a DataError that lists the first ten; "quarantine" writes each as a
     line of JSON to the file `quarantine`, replacing what it held, and goes on. DataError also where no row is usable.

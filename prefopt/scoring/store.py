@@ -1,0 +1,142 @@
+"""A folder of tensors by key, in shards that are written whole or not at all, by any number of processes.
+
+A shard is a safetensors file: for each field one tensor, the entries of its keys one after the other along the first
+axis; which keys, and how long each, is in its header. So a reader maps the file and takes just the rows that it needs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self, final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+__all__ = ["SHARD_BYTES", "StoreError", "TensorStore"]
+
+SHARD_BYTES = 128 * 2**20
+"""About how large a shard grows: what a process that is killed loses at most."""
+
+_STALE_SECONDS = 3600
+
+_SUFFIX, _UNFINISHED = ".safetensors", ".unfinished"
+
+
+@final
+class StoreError(RuntimeError):
+    """A shard that cannot be read; the message says which and what to do."""
+
+
+class _Place(NamedTuple):
+    shard: Path
+    start: int
+    length: int
+
+
+@final
+class TensorStore:
+    """Entries of the fields asked for, under text keys: for each key and field a tensor [length, ...].
+
+    Shards that lack one of the fields are left alone; other readers may want them. Entries that other processes add
+    appear after `refresh`. A copy or a pickle opens the folder anew, without what was not flushed.
+    """
+
+    def __init__(self, folder: str | Path, fields: Iterable[str]) -> None:
+        self.folder = Path(folder)
+        self.fields = tuple(sorted(fields))
+        self._places: dict[str, _Place] = {}
+        self._open: dict[Path, Any] = {}
+        self._seen: set[Path] = set()
+        self._pending: dict[str, Mapping[str, Tensor]] = {}
+        self._pending_bytes = 0
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._sweep()
+        self.refresh()
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Path, tuple[str, ...]]]:
+        return type(self), (self.folder, self.fields)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._places or key in self._pending
+
+    def refresh(self) -> None:
+        """Take in the shards that have come since. Raises StoreError where one is damaged."""
+        for shard in sorted(self.folder.glob(f"*{_SUFFIX}")):
+            if shard not in self._seen:
+                self._seen.add(shard)
+                self._take_in(shard)
+
+    def read(self, keys: Sequence[str]) -> dict[str, Tensor]:
+        """The entries of the keys, in their order, joined along the first axis: for each field [sum of lengths, ...].
+
+        Raises KeyError for a key that is not there.
+        """
+        places = [self._places[key] for key in keys]
+        return {
+            field: torch.cat(
+                [self._shard(shard).get_slice(field)[start : start + length] for shard, start, length in places]
+            )
+            for field in self.fields
+        }
+
+    def add(self, key: str, entry: Mapping[str, Tensor]) -> None:
+        """Put an entry in; it is on the disk, and can be read, when a shard is full or after `flush`."""
+        self._pending[key] = {field: entry[field].detach().cpu() for field in self.fields}
+        self._pending_bytes += sum(tensor.nbytes for tensor in self._pending[key].values())
+        if self._pending_bytes >= SHARD_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was added since the last shard: to a file of another name, which then takes its place."""
+        if not self._pending:
+            return
+        name = uuid.uuid4().hex
+        unfinished, shard = self.folder / f"{name}{_UNFINISHED}", self.folder / f"{name}{_SUFFIX}"
+        entries = list(self._pending.values())
+        tensors = {field: torch.cat([entry[field] for entry in entries]) for field in self.fields}
+        lengths = [len(entry[self.fields[0]]) for entry in entries]
+        header = {"keys": json.dumps(list(self._pending)), "lengths": json.dumps(lengths)}
+        save_file(tensors, unfinished, metadata=header)
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        unfinished.replace(shard)
+        self._pending, self._pending_bytes = {}, 0
+        self.refresh()
+
+    def _entry(self, field: str, place: _Place) -> Tensor:
+        entry: Tensor = self._shard(place.shard).get_slice(field)[place.start : place.start + place.length]
+        return entry
+
+    def _take_in(self, shard: Path) -> None:
+        opened = self._shard(shard)
+        if not set(self.fields) <= set(opened.keys()):
+            del self._open[shard]
+            return
+        header = opened.metadata()
+        start = 0
+        for key, length in zip(json.loads(header["keys"]), json.loads(header["lengths"]), strict=True):
+            self._places[key] = _Place(shard, start, length)
+            start += length
+
+    def _shard(self, shard: Path) -> Any:
+        if shard not in self._open:
+            try:
+                self._open[shard] = safe_open(shard, framework="pt")
+            except (SafetensorError, OSError) as error:
+                raise StoreError(
+                    f"{shard}: cannot be read ({error}); delete it, and what it held is made anew"
+                ) from error
+        return self._open[shard]
+
+    def _sweep(self) -> None:
+        """Remove what processes that were killed left unfinished; those of the last hour may still be at work."""
+        for unfinished in self.folder.glob(f"*{_UNFINISHED}"):
+            if time.time() - unfinished.stat().st_mtime > _STALE_SECONDS:
+                unfinished.unlink(missing_ok=True)

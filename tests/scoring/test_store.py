@@ -1,0 +1,83 @@
+"""The store of tensors by key: round trips, kills, several writers, damage."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+
+import pytest
+import torch
+
+from prefopt.scoring import store
+from prefopt.scoring.store import StoreError, TensorStore
+
+
+def entry(length, value):
+    return {"final": torch.full((length, 3), value, dtype=torch.bfloat16), "logps": torch.full((length,), value)}
+
+
+def test_entries_come_back_in_the_order_asked_for(tmp_path):
+    written = TensorStore(tmp_path, ["final", "logps"])
+    written.add("a", entry(2, 1.0))
+    written.add("b", entry(1, 2.0))
+    assert "a" in written
+    written.flush()
+    written.add("c", entry(3, 3.0))
+    written.flush()
+    for read in (written, TensorStore(tmp_path, ["logps", "final"]), pickle.loads(pickle.dumps(written))):
+        found = read.read(["c", "a", "b", "a"])
+        assert found["logps"].tolist() == [3, 3, 3, 1, 1, 2, 1, 1]
+        assert found["final"].shape == (8, 3)
+        assert found["final"].dtype == torch.bfloat16
+        with pytest.raises(KeyError):
+            read.read(["d"])
+
+
+def test_a_reader_of_fewer_fields_finds_them_and_one_of_more_does_not(tmp_path):
+    written = TensorStore(tmp_path, ["final", "logps"])
+    written.add("a", entry(2, 1.0))
+    written.flush()
+    assert "a" in TensorStore(tmp_path, ["logps"])
+    more = TensorStore(tmp_path, ["final", "logps", "states"])
+    assert "a" not in more
+    more.add("a", entry(2, 5.0) | {"states": torch.zeros(2, 4)})
+    more.flush()
+    assert more.read(["a"])["logps"].tolist() == [5, 5]
+
+
+def test_what_was_not_flushed_is_lost_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "SHARD_BYTES", 60)  # an entry of two takes 20 bytes
+    killed = TensorStore(tmp_path, ["final", "logps"])
+    for key in "abcde":
+        killed.add(key, entry(2, 1.0))
+    found = TensorStore(tmp_path, ["final", "logps"])
+    assert [key for key in "abcde" if key in found] == ["a", "b", "c"]
+
+
+def test_writers_do_not_disturb_each_other(tmp_path):
+    one, two = (TensorStore(tmp_path, ["final", "logps"]) for _ in range(2))
+    one.add("a", entry(1, 1.0))
+    two.add("b", entry(1, 2.0))
+    two.add("a", entry(1, 1.0))
+    one.flush()
+    two.flush()
+    one.refresh()
+    assert one.read(["a", "b"])["logps"].tolist() == two.read(["a", "b"])["logps"].tolist() == [1, 2]
+
+
+def test_unfinished_shards_are_left_while_fresh_and_swept_when_stale(tmp_path):
+    fresh, stale = tmp_path / "fresh.unfinished", tmp_path / "stale.unfinished"
+    for file in (fresh, stale):
+        file.write_bytes(b"half a shard")
+    long_ago = time.time() - 7200
+    os.utime(stale, (long_ago, long_ago))
+    TensorStore(tmp_path, ["logps"])
+    assert fresh.exists()
+    assert not stale.exists()
+
+
+def test_a_damaged_shard_is_named(tmp_path):
+    (tmp_path / "broken.safetensors").write_bytes(b"no shard at all")
+    with pytest.raises(StoreError, match=r"broken.safetensors: cannot be read .*; delete it"):
+        TensorStore(tmp_path, ["logps"])

@@ -44,6 +44,18 @@ ARCHITECTURES = {
 }
 
 
+def drawn(lengths, seed=0):
+    """Pairs of random token ids, of these lengths of prompt, chosen and rejected."""
+    draw = random.Random(seed)
+    return [tuple([draw.randrange(1, VOCABULARY) for _ in range(length)] for length in pair) for pair in lengths]
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """Share a row also where prompts are so short that it saves nothing."""
+    monkeypatch.setattr("prefopt.scoring.model.saves_work", lambda *_: True)
+
+
 @pytest.fixture(params=[False, True], ids=["two_rows", "one_row"])
 def one_row(request, monkeypatch):
     """Whether pairs share a row, whatever it would save: the test runs both ways."""

@@ -13,7 +13,6 @@ import copy
 import datetime
 import platform
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -71,14 +70,21 @@ def step(model: PreferenceModel, batch: PreferenceBatch, shared: bool) -> float:
     return taken
 
 
+def resident(name: str) -> float:
+    """MiB of this process's memory, as Linux tells: now (VmRSS) or at its peak (VmHWM)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
+
+
 def peak(objective: str, prompt: int, response: int, shared: bool) -> float:
     """MiB of a step in this process, above what was there before."""
     model, batch = model_of(objective), batch_of(prompt, response)
     small = batch_of(2, 2)
     step(model, small, shared)  # the proof, and gradients' buffers
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    before = resident("VmRSS")
     step(model, batch, shared)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return resident("VmHWM") - before
 
 
 def line(objective: str, prompt: int, response: int) -> str:

@@ -45,7 +45,7 @@ def test_a_row_is_shared_where_that_is_less_work(tiny, moved, make_batch):
 def test_the_work_of_a_small_model(make_batch, lengths, saves):
     batch = make_batch(drawn(lengths))
     assert saves_work(Layout.shared(batch), Layout.of(batch), hidden_size=128) == saves
-    # One very long rejected response among short ones pads every row to its own length, in both layouts.
+    # The larger the model, the less attention over longer rows matters.
     assert saves_work(Layout.shared(batch), Layout.of(batch), hidden_size=4096)
 
 

@@ -67,15 +67,14 @@ def run(
     )
     with recording if listening else nullcontext() as recorder:
         output = (model if plain else lm.base_model)(
-            input_ids=layout.input_ids,
-            attention_mask=layout.attention_mask,
+            **layout.inputs(lm.dtype),
             output_hidden_states=wants_states,
             use_cache=False,
         )
     layers = output.hidden_states[1:] if wants_states else ()
     activations: list[tuple[str, Tensor]] = []
     states = output.logits if plain else output.last_hidden_state
-    length = layout.input_ids.shape[1]  # an adapter may have put tokens of its own before each row
+    length = layout.width  # an adapter may have put tokens of its own before each row
     final = layout.gather(states[:, -length:], layout.predicting)
     if recorder is not None:
         activations = [(kind, layout.gather(values, layout.predicting)) for kind, values in recorder.collect()]

@@ -1,20 +1,22 @@
-"""What is checked while scoring: that the gathered head agrees with the plain call, and that every number is finite."""
+"""What is checked while scoring: that what is faster agrees with the plain call, and that every number is finite."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prefopt.objective import ObjectiveOutput
 from prefopt.scoring.backbone import causal_lm, run
-from prefopt.scoring.head import Head
+from prefopt.scoring.head import Head, UnsupportedHeadError
 from prefopt.scoring.layout import Layout
+from prefopt.scoring.sharing import reach
 from prefopt.scoring.statistics import dense_statistics, token_statistics
 from prefopt.tokens import PreferenceBatch
 
-__all__ = ["NonFiniteError", "disagreement", "require_finite"]
+__all__ = ["Disagreement", "NonFiniteError", "disagreement", "is_finite", "require_finite"]
 
 
 @final
@@ -37,34 +39,77 @@ _HALF_TOLERANCE = 0.1
 """Largest difference of log-probabilities, in nats, that rounding explains at each precision."""
 
 
-def disagreement(model: nn.Module, layout: Layout) -> str | None:
-    """How the gathered head's log-probabilities differ from those of the plain model call, or None where they agree.
+@final
+@dataclass(frozen=True)
+class Disagreement:
+    """What differs from the plain model call: log-probabilities from the gathered head, and those with pairs sharing
+    a row. None where they agree."""
 
-    Raises UnsupportedHeadError where the head cannot be applied on its own.
-    """
+    head: str | None = None
+    sharing: str | None = None
+
+
+@torch.no_grad()
+def disagreement(model: nn.Module, rows: Layout, shared: Layout | None) -> Disagreement:
+    """Compare the plain model call on two rows a pair with what is faster: the gathered head there, and on `shared`."""
     if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
-        return "its adapter acts before the first token, where only the model's own call takes it in"
-    head = Head.of(causal_lm(model))
-    gathered = token_statistics(run(model, layout, plain=False).final, head, None, None, layout.labels).logps
-    plain = dense_statistics(run(model, layout, plain=True).final, None, layout.labels).logps
+        return Disagreement("its adapter acts before the first token, where only the model's own call takes it in")
+    lm = causal_lm(model)
+    name = type(lm).__name__
+    try:
+        head = Head.of(lm)
+    except UnsupportedHeadError as error:
+        return Disagreement(str(error))
+    plain = dense_statistics(run(model, rows, plain=True).final, None, rows.labels).logps
+    difference = _difference(_gathered(model, head, rows), plain, head)
+    if difference is not None:
+        return Disagreement(
+            f"log-probabilities from {name}'s hidden states and head differ from those of its own call by up to "
+            f"{difference:.2g} nats"
+        )
+    if shared is None:
+        return Disagreement()
+    try:
+        difference = _difference(_gathered(model, head, shared), plain, head)
+    except Exception as error:  # modelling code that takes no such mask or positions may fail in any way
+        return Disagreement(sharing=f"{name} does not take pairs in one row ({type(error).__name__}: {error})")
+    if shared.width > reach(lm):
+        return Disagreement(
+            sharing=f"{name} has layers that see only the last {reach(lm):.0f} tokens, of {shared.width} in a row that "
+            f"a pair of this batch would share"
+        )
+    if difference is not None:
+        return Disagreement(
+            sharing=f"{name}'s log-probabilities differ by up to {difference:.2g} nats where the two responses of a "
+            f"pair share a row"
+        )
+    return Disagreement()
+
+
+def _gathered(model: nn.Module, head: Head, layout: Layout) -> Tensor:
+    return token_statistics(run(model, layout, plain=False).final, head, None, None, layout.labels).logps
+
+
+def _difference(found: Tensor, plain: Tensor, head: Head) -> float | None:
+    """The largest that rounding does not explain, if there is one."""
     tolerance = _TOLERANCES.get(head.weight.dtype, _HALF_TOLERANCE)
     if torch.is_autocast_enabled(plain.device.type):
         tolerance = _HALF_TOLERANCE
-    agree = torch.isclose(gathered, plain, rtol=tolerance, atol=tolerance, equal_nan=True)
-    if bool(agree.all()):
-        return None
-    worst = (gathered - plain).abs()[~agree].max().item()
-    return (
-        f"log-probabilities from {type(causal_lm(model)).__name__}'s hidden states and head differ from those of its "
-        f"own "
-        f"call by up to {worst:.2g} nats"
-    )
+    agree = torch.isclose(found, plain, rtol=tolerance, atol=tolerance)
+    # NaN in one response reaches the other one of its row. The step that it is in ends with an error anyway.
+    agree |= found.isnan() & plain.isnan().any()
+    return None if bool(agree.all()) else (found - plain).abs()[~agree].max().item()
+
+
+def is_finite(output: ObjectiveOutput) -> bool:
+    """Whether the losses are."""
+    return bool(torch.isfinite(output.losses).all())
 
 
 def require_finite(output: ObjectiveOutput, batch: PreferenceBatch) -> None:
     """Raise FloatingPointError naming the first tensor, the pair and the response that are not finite, if the loss is
     not."""
-    if bool(torch.isfinite(output.losses).all()):
+    if is_finite(output):
         return
     tokens = output.tokens
     suspects = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, final
@@ -13,9 +14,10 @@ from transformers import PreTrainedConfig
 from prefopt.component import Signal
 from prefopt.objective import Objective, ObjectiveConfig, ObjectiveOutput
 from prefopt.scoring.backbone import ModelStates, causal_lm, run, turn_dropout_off
-from prefopt.scoring.checks import disagreement, require_finite
-from prefopt.scoring.head import Head, UnsupportedHeadError
+from prefopt.scoring.checks import disagreement, is_finite, require_finite
+from prefopt.scoring.head import Head
 from prefopt.scoring.layout import Layout
+from prefopt.scoring.sharing import reach, saves_work
 from prefopt.scoring.statistics import DEFAULT_BUDGET, TokenStatistics, Workspace, dense_statistics, token_statistics
 from prefopt.tokens import PreferenceBatch, TokenBatch
 
@@ -32,8 +34,11 @@ class PreferenceModel(nn.Module):
     objective          a configuration, or an Objective that was loaded
     logits_budget      bytes of logits that may be kept for backward; the rest are computed again
 
-    The first batch is also run through the plain model call. Where the two disagree, or the head is not a plain linear
-    layer, a warning says so and the plain call is used from then on.
+    shared_prefix      whether the two responses of a pair may share a row, whose prompt is then computed once
+
+    The first batch is also run through the plain model call. Where sharing a row disagrees with it, a warning says so
+    and each response has a row of its own from then on. Where the gathered head disagrees too, or is not a plain
+    linear layer, a warning says so and the plain call is used.
     """
 
     def __init__(
@@ -43,6 +48,7 @@ class PreferenceModel(nn.Module):
         objective: ObjectiveConfig | Objective | None = None,
         *,
         logits_budget: int = DEFAULT_BUDGET,
+        shared_prefix: bool = True,
     ) -> None:
         super().__init__()
         if objective is None:
@@ -55,7 +61,10 @@ class PreferenceModel(nn.Module):
         self.objective = objective
         self.logits_budget = logits_budget
         self._workspace = Workspace()
+        self.shared_prefix = shared_prefix
         self._plain: bool | None = None
+        self._shares = False
+        self._reach = math.inf
         if reference is None and not self.reference_free and not hasattr(policy, "disable_adapter"):
             raise ValueError(
                 "this objective needs a reference: pass one, or a policy with a PEFT adapter, whose base is then the "
@@ -81,17 +90,26 @@ class PreferenceModel(nn.Module):
         """Whether the models are called as anyone would call them, because the gathered head did not agree."""
         return bool(self._plain)
 
+    @property
+    def shares_prefix(self) -> bool:
+        """Whether pairs share a row, in batches where that is less work. Known once a batch has been scored."""
+        return self._shares
+
     def forward(self, batch: PreferenceBatch) -> ObjectiveOutput:
         """Score the batch and apply the objective. Raises NonFiniteError on NaN or infinity."""
-        output: ObjectiveOutput = self.objective(self.score(batch))
+        layout = self._layout(batch)
+        output: ObjectiveOutput = self.objective(self._score(layout))
+        if layout.prefix is not None and not is_finite(output):
+            # NaN in one response reaches the other one of its row; in rows of their own they can be told apart.
+            output = self.objective(self._score(Layout.of(batch)))
         require_finite(output, batch)
         return output
 
     def score(self, batch: PreferenceBatch) -> TokenBatch:
         """What both models say about every response token, with the signals that the objective requires."""
-        layout = Layout.of(batch)
-        if self._plain is None:
-            self._plain = self._must_be_plain(layout)
+        return self._score(self._layout(batch))
+
+    def _score(self, layout: Layout) -> TokenBatch:
         requires = self.objective.config.requires
         reference = None if self.reference_free else self._run_reference(layout, requires)
         policy = run(self.policy, layout, plain=self.plain)
@@ -151,23 +169,41 @@ class PreferenceModel(nn.Module):
         with self._as_reference():
             return run(self._reference_model, layout, plain=self.plain, signals=requires, activation_kinds=kinds)
 
-    @torch.no_grad()
-    def _must_be_plain(self, layout: Layout) -> bool:
-        """Compare the gathered head with the plain call, model by model, and say so where they disagree."""
+    def _layout(self, batch: PreferenceBatch) -> Layout:
+        """The rows to run for this batch: one a pair where that is right and less work, otherwise two."""
+        rows = Layout.of(batch)
+        shared = Layout.shared(batch) if self.shared_prefix and not self.plain else None
+        if self._plain is None:
+            self._prove(rows, shared)
+        if shared is None or not self.shares_prefix:
+            return rows
+        hidden_size = self.config.get_text_config().hidden_size
+        return shared if shared.width <= self._reach and saves_work(shared, rows, hidden_size) else rows
+
+    def _prove(self, rows: Layout, shared: Layout | None) -> None:
+        """Decide what agrees with the plain call in all models, and say so where something does not.
+
+        How many passes this takes depends on the models alone and not on the batch, so that processes which wait for
+        each other in every pass may each have a batch of their own.
+        """
         models: list[tuple[str, nn.Module, AbstractContextManager[Any]]] = [("policy", self.policy, nullcontext())]
         if not self.reference_free:
             models.append(("reference", self._reference_model, self._as_reference()))
+        refusals = []
         for role, model, context in models:
             with context:
-                try:
-                    problem = disagreement(model, layout)
-                except UnsupportedHeadError as error:
-                    problem = str(error)
-            if problem:
-                warnings.warn(
-                    f"{role}: {problem}. Calling the models plainly from now on: right, but slower and with whole "
-                    f"logits.",
-                    stacklevel=2,
-                )
-                return True
-        return False
+                found = disagreement(model, rows, shared)
+            if found.head:
+                _warn(f"{role}: {found.head}. Calling the models plainly", "slower and with whole logits")
+                self._plain = True
+                return
+            if found.sharing:
+                refusals.append(f"{role}: {found.sharing}")
+            self._reach = min(self._reach, reach(causal_lm(model)))
+        self._plain, self._shares = False, shared is not None and not refusals
+        if refusals:
+            _warn(f"{refusals[0]}. Giving each response a row of its own", "computing every prompt twice")
+
+
+def _warn(finding: str, price: str) -> None:
+    warnings.warn(f"{finding} from now on: right, but {price}.", stacklevel=4)

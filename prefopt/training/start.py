@@ -44,7 +44,13 @@ def preference_model(
     config = objective.config if isinstance(objective, Objective) else objective
     if reference is None and not config.reference_free and not hasattr(policy, "disable_adapter"):
         reference = copy.deepcopy(policy)
-    return PreferenceModel(policy, reference, objective, logits_budget=args.logits_budget_mb * 2**20)
+    return PreferenceModel(
+        policy,
+        reference,
+        objective,
+        logits_budget=args.logits_budget_mb * 2**20,
+        shared_prefix=args.shared_prefix,
+    )
 
 
 def tokenizer_for(model: PreferenceModel, tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:

@@ -31,7 +31,7 @@ ARCHITECTURES = {
     "llama": GATED,
     "qwen3": {**GATED, "head_dim": 8},
     # transformers' eager attention is nan in float64 on rows whose whole window is padding, hence the wide window.
-    "gemma2": {**GATED, "head_dim": 8, "final_logit_softcapping": 3.0, "sliding_window": 12},
+    "gemma2": {**GATED, "head_dim": 8, "final_logit_softcapping": 3.0, "sliding_window": 16},
     "gptj": {"rotary_dim": 4},
     "gpt_bigcode": {},
     "phi": {"intermediate_size": 48},
@@ -42,6 +42,25 @@ ARCHITECTURES = {
     "falcon": {},
     "gpt_neo": {"num_layers": 2, "attention_types": [[["global"], 2]], "intermediate_size": 48},
 }
+
+
+def drawn(lengths, seed=0):
+    """Pairs of random token ids, of these lengths of prompt, chosen and rejected."""
+    draw = random.Random(seed)
+    return [tuple([draw.randrange(1, VOCABULARY) for _ in range(length)] for length in pair) for pair in lengths]
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """Share a row also where prompts are so short that it saves nothing."""
+    monkeypatch.setattr("prefopt.scoring.model.saves_work", lambda *_: True)
+
+
+@pytest.fixture(params=[False, True], ids=["two_rows", "one_row"])
+def one_row(request, monkeypatch):
+    """Whether pairs share a row, whatever it would save: the test runs both ways."""
+    monkeypatch.setattr("prefopt.scoring.model.saves_work", lambda *_: request.param)
+    return request.param
 
 
 @pytest.fixture(autouse=True)

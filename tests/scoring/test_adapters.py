@@ -11,6 +11,8 @@ from peft import LoraConfig, get_peft_model
 from prefopt import zoo
 from prefopt.scoring import PreferenceModel, statistics
 
+pytestmark = pytest.mark.usefixtures("one_row")
+
 OBJECTIVES = (zoo.dpo(), zoo.tdpo2(), zoo.mapo(), zoo.sparsepo(), zoo.simpo())
 
 

@@ -8,6 +8,8 @@ import torch
 from prefopt import zoo
 from prefopt.scoring import NonFiniteError, PreferenceModel
 
+pytestmark = pytest.mark.usefixtures("one_row")
+
 ROWS = [40, 7, 93]
 REMEDY = r"A learning rate that is too high, half precision without headroom, or a token that a model excludes"
 

@@ -9,6 +9,8 @@ from torch import nn
 from prefopt import zoo
 from prefopt.scoring import PreferenceModel
 
+pytestmark = pytest.mark.usefixtures("one_row")
+
 LAYERS, HIDDEN = 2, 32
 KINDS = ("mlp", "attn", "resid", "logits")
 
@@ -147,6 +149,7 @@ def test_weights_are_those_by_hand(tiny, moved, batch, pairs, architecture, site
     assert bool((output.weights[~output.tokens.mask] == 0).all())
 
 
+@pytest.mark.filterwarnings("ignore:.*MistralForCausalLM has layers that see only the last 4 tokens")
 @pytest.mark.parametrize("architecture", ["qwen3", "gptj", "gpt_bigcode", "phi", "cohere", "granite", "mistral", "opt"])
 def test_every_layer_has_sites_of_every_kind(tiny, moved, batch, pairs, architecture):
     reference = tiny(architecture)

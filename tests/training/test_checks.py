@@ -26,3 +26,15 @@ def test_coupled_pairs_are_not_cut_into_batches(model_folder: str, rows: list[di
         PreferenceTrainer(model_folder, objective=zoo.aot(), args=cut, train_dataset=rows)
     PreferenceTrainer(model_folder, objective=zoo.dpo(), args=cut, train_dataset=rows)
     PreferenceTrainer(model_folder, objective=zoo.aot(), args=config(out), train_dataset=rows)
+
+
+def test_whether_pairs_share_a_row(model_folder: str, rows: list[dict[str, str]], out: str) -> None:
+    losses = []
+    for shared in (True, False):
+        args = config(out, shared_prefix=shared)
+        trainer = PreferenceTrainer(model_folder, objective=zoo.tdpo2(), args=args, train_dataset=rows)
+        trainer.train()
+        assert trainer.model.shares_prefix == shared
+        losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    assert losses[0][-1] < 0.65

@@ -25,14 +25,22 @@ class ModelStates:
     """What one model said at the M response tokens.
 
     final [M, H]  last hidden states at the predicting positions, or [M, V] logits there where the plain call was asked
+    logps [M]     log-probabilities of the tokens, where they are known already; `final` may be None then
     hidden_states, token_states [L, N, T, H]; activations [S, N, T] with their kinds; None unless asked for
     """
 
-    final: Tensor
+    final: Tensor | None
+    logps: Tensor | None = None
     hidden_states: Tensor | None = None
     token_states: Tensor | None = None
     activations: Tensor | None = None
     activation_kinds: tuple[str, ...] = ()
+
+    @property
+    def computed(self) -> Tensor:
+        """`final`, of a model that has just been run."""
+        assert self.final is not None
+        return self.final
 
 
 def causal_lm(model: nn.Module) -> PreTrainedModel:

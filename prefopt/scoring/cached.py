@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
+from array import array
 from collections.abc import Sequence
 from operator import itemgetter
 from pathlib import Path
@@ -18,10 +20,10 @@ from prefopt.component import Signal
 from prefopt.objective import ObjectiveConfig
 from prefopt.scoring.backbone import ModelStates, causal_lm
 from prefopt.scoring.layout import Layout
-from prefopt.scoring.store import TensorStore
+from prefopt.scoring.store import StoreError, TensorStore
 from prefopt.tokens import PreferenceBatch
 
-__all__ = ["ReferenceCache", "fingerprint", "response_keys"]
+__all__ = ["ReferenceCache", "fingerprint", "response_key", "response_keys"]
 
 _FINAL, _LOGPS = "final", "logps"
 
@@ -30,6 +32,10 @@ _STATES = MappingProxyType(
     | {Signal.REF_ACTIVATIONS: "activations"}
 )
 """Signals, and where ModelStates has them: tensors [.., N, T, ...] but for the first axis."""
+
+_TOLERANCES = MappingProxyType({torch.float64: 1e-8, torch.float32: 1e-3})
+_HALF_TOLERANCE = 0.1
+"""Largest difference, of the largest number in the response, that rounding explains at each precision."""
 
 # What a configuration says of where a model came from, and not of what it computes.
 _NO_MATHEMATICS = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache", "architectures"}
@@ -57,17 +63,43 @@ class ReferenceCache:
         """Of the sites; known once the reference has been run."""
         self.store = TensorStore(self.folder, [self.field, *self.signals])
 
-    def put(self, keys: Sequence[str], layout: Layout, states: ModelStates, logps: Tensor) -> None:
-        """Keep what the reference said of the responses of a layout."""
-        assert states.final is not None
+    def __contains__(self, key: str) -> bool:
+        return key in self.store
+
+    @property
+    def keeps_distributions(self) -> bool:
+        """Whether it keeps final hidden states, and not log-probabilities alone."""
+        return self.field is _FINAL
+
+    def put(self, keys: Sequence[str], layout: Layout, states: ModelStates) -> None:
+        """Keep what the reference said of the responses of a layout, where it is not here yet."""
         self.activation_kinds = states.activation_kinds
-        tokens = {_FINAL: states.final, _LOGPS: logps}
-        tokens |= {field: getattr(states, name).movedim(0, 2)[layout.mask] for field, name in self.signals.items()}
-        lengths = layout.mask.sum(-1).tolist()
-        parts = {field: tokens[field].split(lengths) for field in self.store.fields}
+        parts = self._parts(layout, states)
         for row, key in enumerate(keys):
             if key not in self.store:
                 self.store.add(key, {field: part[row] for field, part in parts.items()})
+
+    def check(self, keys: Sequence[str], layout: Layout, states: ModelStates) -> None:
+        """Raise StoreError where what is kept of these responses is not what the reference says now."""
+        parts = self._parts(layout, states)
+        for row, key in enumerate(keys):
+            for field, kept in self.store.read([key]).items() if key in self.store else ():
+                now = parts[field][row].to(kept)
+                slack = _TOLERANCES.get(kept.dtype, _HALF_TOLERANCE) * float(now.abs().max())
+                gap = float((now - kept).abs().max()) if now.shape == kept.shape else math.inf
+                if not gap <= slack:
+                    raise StoreError(
+                        f"{self.folder}: what is kept of the reference is not what it says now ({field} differs by up "
+                        f"to {gap:.2g}); delete the folder, or name another one"
+                    )
+
+    def _parts(self, layout: Layout, states: ModelStates) -> dict[str, Sequence[Tensor]]:
+        """The fields of each response."""
+        assert states.logps is not None
+        tokens = {_FINAL: states.computed, _LOGPS: states.logps}
+        tokens |= {field: getattr(states, name).movedim(0, 2)[layout.mask] for field, name in self.signals.items()}
+        lengths = layout.mask.sum(-1).tolist()
+        return {field: torch.split(tokens[field], lengths) for field in self.store.fields}
 
     def read(self, keys: Sequence[str], layout: Layout) -> ModelStates:
         """What the reference said of the responses of a layout. Raises KeyError where it was not asked."""
@@ -79,14 +111,19 @@ class ReferenceCache:
 
 
 def response_keys(batch: PreferenceBatch) -> list[str]:
-    """A key for each of the N responses of a batch, chosen first: of the prompt's and the response's token ids."""
+    """A key for each of the N responses of a batch, chosen first."""
     prompts = [ids[mask].tolist() for ids, mask in zip(batch.prompt_ids, batch.prompt_mask, strict=True)]
     sides = ((batch.chosen_ids, batch.chosen_mask), (batch.rejected_ids, batch.rejected_mask))
     return [
-        hashlib.sha256(json.dumps([prompt, ids[mask].tolist()]).encode()).hexdigest()
+        response_key(prompt, ids[mask].tolist())
         for all_ids, masks in sides
         for prompt, ids, mask in zip(prompts, all_ids, masks, strict=True)
     ]
+
+
+def response_key(prompt_ids: Sequence[int], response_ids: Sequence[int]) -> str:
+    """The key of a response: of its token ids and the prompt's, as the models read them."""
+    return hashlib.sha256(array("q", [len(prompt_ids), *prompt_ids, *response_ids]).tobytes()).hexdigest()
 
 
 def fingerprint(reference: nn.Module, dtype: torch.dtype) -> str:

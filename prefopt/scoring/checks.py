@@ -60,7 +60,7 @@ def disagreement(model: nn.Module, rows: Layout, shared: Layout | None) -> Disag
         head = Head.of(lm)
     except UnsupportedHeadError as error:
         return Disagreement(str(error))
-    plain = dense_statistics(run(model, rows, plain=True).final, None, rows.labels).logps
+    plain = dense_statistics(run(model, rows, plain=True).computed, None, rows.labels).logps
     difference = _difference(_gathered(model, head, rows), plain, head)
     if difference is not None:
         return Disagreement(
@@ -87,7 +87,7 @@ def disagreement(model: nn.Module, rows: Layout, shared: Layout | None) -> Disag
 
 
 def _gathered(model: nn.Module, head: Head, layout: Layout) -> Tensor:
-    return token_statistics(run(model, layout, plain=False).final, head, None, None, layout.labels).logps
+    return token_statistics(run(model, layout, plain=False).computed, head, None, None, layout.labels).logps
 
 
 def _difference(found: Tensor, plain: Tensor, head: Head) -> float | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import warnings
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, final
 
 import torch
@@ -14,6 +16,7 @@ from transformers import PreTrainedConfig
 from prefopt.component import Signal
 from prefopt.objective import Objective, ObjectiveConfig, ObjectiveOutput
 from prefopt.scoring.backbone import ModelStates, causal_lm, run, turn_dropout_off
+from prefopt.scoring.cached import ReferenceCache, response_keys
 from prefopt.scoring.checks import disagreement, is_finite, require_finite
 from prefopt.scoring.head import Head
 from prefopt.scoring.layout import Layout
@@ -33,8 +36,8 @@ class PreferenceModel(nn.Module):
                        reference is frozen. Dropout is turned off in both, so that they agree while their weights do.
     objective          a configuration, or an Objective that was loaded
     logits_budget      bytes of logits that may be kept for backward; the rest are computed again
-
     shared_prefix      whether the two responses of a pair may share a row, whose prompt is then computed once
+    reference_cache    a folder to keep what the reference says in, so that it is asked once about each response
 
     The first batch is also run through the plain model call. Where sharing a row disagrees with it, a warning says so
     and each response has a row of its own from then on. Where the gathered head disagrees too, or is not a plain
@@ -49,6 +52,7 @@ class PreferenceModel(nn.Module):
         *,
         logits_budget: int = DEFAULT_BUDGET,
         shared_prefix: bool = True,
+        reference_cache: str | Path | None = None,
     ) -> None:
         super().__init__()
         if objective is None:
@@ -62,6 +66,9 @@ class PreferenceModel(nn.Module):
         self.logits_budget = logits_budget
         self._workspace = Workspace()
         self.shared_prefix = shared_prefix
+        self.reference_cache = reference_cache
+        self.cache: ReferenceCache | None = None
+        """What is in `reference_cache`; opened with the first batch."""
         self._plain: bool | None = None
         self._shares = False
         self._reach = math.inf
@@ -98,20 +105,25 @@ class PreferenceModel(nn.Module):
     def forward(self, batch: PreferenceBatch) -> ObjectiveOutput:
         """Score the batch and apply the objective. Raises NonFiniteError on NaN or infinity."""
         layout = self._layout(batch)
-        output: ObjectiveOutput = self.objective(self._score(layout))
+        output: ObjectiveOutput = self.objective(self._score(layout, batch))
         if layout.prefix is not None and not is_finite(output):
             # NaN in one response reaches the other one of its row; in rows of their own they can be told apart.
-            output = self.objective(self._score(Layout.of(batch)))
+            output = self.objective(self._score(Layout.of(batch), batch))
         require_finite(output, batch)
         return output
 
     def score(self, batch: PreferenceBatch) -> TokenBatch:
         """What both models say about every response token, with the signals that the objective requires."""
-        return self._score(self._layout(batch))
+        return self._score(self._layout(batch), batch)
 
-    def _score(self, layout: Layout) -> TokenBatch:
-        requires = self.objective.config.requires
-        reference = None if self.reference_free else self._run_reference(layout, requires)
+    def ask_reference(self, batch: PreferenceBatch) -> None:
+        """Have the cache hold what the reference says of the batch. Raises StoreError where it holds something else
+        of the first batch than the reference says.
+        """
+        self._reference_states(self._layout(batch), batch)
+
+    def _score(self, layout: Layout, batch: PreferenceBatch) -> TokenBatch:
+        reference = None if self.reference_free else self._reference_states(layout, batch)
         policy = run(self.policy, layout, plain=self.plain)
         statistics = self._statistics(policy, reference, layout.labels)
         return TokenBatch(
@@ -139,19 +151,21 @@ class PreferenceModel(nn.Module):
         log_collision = Signal.LOG_COLLISION in config.requires
         ref_final = None if reference is None else reference.final
         if self.plain:
-            found = dense_statistics(policy.final, ref_final, labels, exact, log_collision=log_collision)
+            found = dense_statistics(policy.computed, ref_final, labels, exact, log_collision=log_collision)
         else:
             found = token_statistics(
-                policy.final,
+                policy.computed,
                 Head.of(causal_lm(self.policy)),
                 ref_final,
-                None if reference is None else Head.of(causal_lm(self._reference_model)),
+                None if ref_final is None else Head.of(causal_lm(self._reference_model)),
                 labels,
                 exact,
                 log_collision=log_collision,
                 budget=self.logits_budget,
                 workspace=self._workspace,
             )
+        if reference is not None and reference.logps is not None:
+            found = found._replace(ref_logps=reference.logps)
         if measure is not None and measure.sampled:
             found = found._replace(divergence=measure(found.logps, found.ref_logps))
         return found
@@ -163,11 +177,47 @@ class PreferenceModel(nn.Module):
     def _as_reference(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.reference is not None else self.policy.disable_adapter()  # type: ignore[operator]
 
+    def _reference_states(self, layout: Layout, batch: PreferenceBatch) -> ModelStates:
+        """What the reference says: from the cache, where that is."""
+        if self.reference_cache is None:
+            return self._run_reference(layout)
+        keys = response_keys(batch)
+        opening = self.cache is None
+        cache = self.cache or self._opened(self.reference_cache)
+        if opening or not all(key in cache for key in keys):
+            states = self._with_logps(self._run_reference(layout), layout.labels)
+            if opening:
+                cache.check(keys, layout, states)
+            cache.put(keys, layout, states)
+        self.cache = cache
+        return cache.read(keys, layout)
+
+    def _opened(self, folder: str | Path) -> ReferenceCache:
+        lm = causal_lm(self._reference_model)
+        device = lm.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else lm.dtype
+        cache = ReferenceCache(folder, self._reference_model, self.objective.config, dtype)
+        if self.plain and cache.keeps_distributions:
+            raise ValueError(
+                "reference_cache: this objective needs the reference's whole distribution, of which the cache keeps "
+                "the hidden states, but the model is called plainly (see the warning above); leave the cache out"
+            )
+        return cache
+
     @torch.no_grad()
-    def _run_reference(self, layout: Layout, requires: frozenset[Signal]) -> ModelStates:
-        kinds = self.objective.config.activation_kinds
+    def _run_reference(self, layout: Layout) -> ModelStates:
+        config = self.objective.config
+        signals, kinds = config.requires, config.activation_kinds
         with self._as_reference():
-            return run(self._reference_model, layout, plain=self.plain, signals=requires, activation_kinds=kinds)
+            return run(self._reference_model, layout, plain=self.plain, signals=signals, activation_kinds=kinds)
+
+    @torch.no_grad()
+    def _with_logps(self, states: ModelStates, labels: Tensor) -> ModelStates:
+        if self.plain:
+            return replace(states, logps=dense_statistics(states.computed, None, labels).logps)
+        head = Head.of(causal_lm(self._reference_model))
+        found = token_statistics(states.computed, head, None, None, labels, workspace=self._workspace)
+        return replace(states, logps=found.logps)
 
     def _layout(self, batch: PreferenceBatch) -> Layout:
         """The rows to run for this batch: one a pair where that is right and less work, otherwise two."""

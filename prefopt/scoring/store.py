@@ -78,16 +78,10 @@ class TensorStore:
 
         Raises KeyError for a key that is not there.
         """
-        places = [self._places[key] for key in keys]
-        return {
-            field: torch.cat(
-                [self._shard(shard).get_slice(field)[start : start + length] for shard, start, length in places]
-            )
-            for field in self.fields
-        }
+        return {field: torch.cat([self._entry(field, key) for key in keys]) for field in self.fields}
 
     def add(self, key: str, entry: Mapping[str, Tensor]) -> None:
-        """Put an entry in; it is on the disk, and can be read, when a shard is full or after `flush`."""
+        """Put an entry in; it is on the disk when a shard is full or after `flush`."""
         self._pending[key] = {field: entry[field].detach().cpu() for field in self.fields}
         self._pending_bytes += sum(tensor.nbytes for tensor in self._pending[key].values())
         if self._pending_bytes >= SHARD_BYTES:
@@ -110,8 +104,11 @@ class TensorStore:
         self._pending, self._pending_bytes = {}, 0
         self.refresh()
 
-    def _entry(self, field: str, place: _Place) -> Tensor:
-        entry: Tensor = self._shard(place.shard).get_slice(field)[place.start : place.start + place.length]
+    def _entry(self, field: str, key: str) -> Tensor:
+        if key in self._pending:
+            return self._pending[key][field]
+        shard, start, length = self._places[key]
+        entry: Tensor = self._shard(shard).get_slice(field)[start : start + length]
         return entry
 
     def _take_in(self, shard: Path) -> None:

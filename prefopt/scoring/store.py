@@ -66,6 +66,18 @@ class TensorStore:
     def __contains__(self, key: str) -> bool:
         return key in self._places or key in self._pending
 
+    def __len__(self) -> int:
+        return len(self._places.keys() | self._pending.keys())
+
+    @property
+    def bytes_per_row(self) -> float:
+        """Of an entry, over all fields; 0 where there is none yet."""
+        key = next(iter({**self._places, **self._pending}), None)
+        if key is None:
+            return 0.0
+        entry = self.read([key])
+        return sum(tensor.nbytes for tensor in entry.values()) / max(1, len(entry[self.fields[0]]))
+
     def refresh(self) -> None:
         """Take in the shards that have come since. Raises StoreError where one is damaged."""
         for shard in sorted(self.folder.glob(f"*{_SUFFIX}")):

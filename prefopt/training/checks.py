@@ -32,6 +32,10 @@ def refuse_what_nobody_reads(model: PreferenceModel, args: PreferenceConfig) -> 
     """Raise ValueError where a setting is meant for a part that this run does not have."""
     if model.reference_free and model.reference is not None:
         raise ValueError("a reference model is given, but the objective is reference-free and would never run it")
+    if model.reference_free and args.reference_cache is not None:
+        raise ValueError("reference_cache is read only with a reference, and the objective is reference-free")
+    if args.sync_ref_model and args.reference_cache is not None:
+        raise ValueError("reference_cache keeps what a fixed reference says, and sync_ref_model changes it; drop one")
     if next(model.objective.parameters(), None) is None:
         for name in ("mask_learning_rate", "mask_weight_decay"):
             if getattr(args, name) != type(args).__dataclass_fields__[name].default:

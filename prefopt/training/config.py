@@ -26,6 +26,7 @@ class PreferenceConfig(TrainingArguments):
     sync_ref_model                 TR-DPO: every ref_model_sync_steps steps the reference turns ref_model_mixup_alpha
                                    of the policy and the rest of itself (see `ReferenceUpdate`)
     logits_budget_mb               MiB of logits that may be kept for backward; the rest are computed again
+    reference_cache                a folder to keep what the reference says in, so that it is asked once (see `fill`)
     shared_prefix                  the two responses of a pair may share a row, whose prompt is then computed once
     model_init_kwargs              for `from_pretrained`, where a model is given by name
 
@@ -44,6 +45,7 @@ class PreferenceConfig(TrainingArguments):
     ref_model_mixup_alpha: float = field(default=0.6, metadata={"help": "The policy's share in an updated reference."})
     ref_model_sync_steps: int = field(default=512, metadata={"help": "Steps between updates of the reference."})
     logits_budget_mb: int = field(default=DEFAULT_BUDGET // 2**20, metadata={"help": "MiB of logits kept."})
+    reference_cache: str | None = field(default=None, metadata={"help": "Folder for what the reference says."})
     shared_prefix: bool = field(default=True, metadata={"help": "Compute the prompt of a pair once."})
     model_init_kwargs: dict[str, Any] | None = field(default=None, metadata={"help": "For from_pretrained."})
 

@@ -30,7 +30,7 @@ from prefopt.validation import did_you_mean, explain
 
 __all__ = ["DataSection", "ModelSection", "RunFile", "RunFileError"]
 
-_HERE = {"max_length", "max_prompt_length", "on_bad_rows", "columns", "model_init_kwargs"}
+_HERE = {"max_length", "max_prompt_length", "on_bad_rows", "columns", "reference_cache", "model_init_kwargs"}
 """Fields of PreferenceConfig that a run file says under `data` and `model`."""
 
 
@@ -74,6 +74,7 @@ class DataSection(_Section):
     columns             our field -> the data set's column
     max_length, max_prompt_length   in tokens
     on_bad_rows         stop, or quarantine
+    reference_cache     a folder to keep what the reference says in
     """
 
     train: str
@@ -84,6 +85,7 @@ class DataSection(_Section):
     max_length: int | None = Field(default=1024, ge=2)
     max_prompt_length: int | None = Field(default=None, ge=1)
     on_bad_rows: OnBadRows = "stop"
+    reference_cache: str | None = None
 
     @model_validator(mode="after")
     def _something_to_split(self) -> Self:
@@ -165,7 +167,8 @@ class RunFile(_Section):
 
     def preference_config(self) -> PreferenceConfig:
         """The trainer's arguments. Raises RunFileError where transformers refuses them."""
-        fields = {name: getattr(self.data, name) for name in ("max_length", "max_prompt_length", "on_bad_rows")}
+        names = ("max_length", "max_prompt_length", "on_bad_rows", "reference_cache")
+        fields = {name: getattr(self.data, name) for name in names}
         try:
             return PreferenceConfig(
                 **{"output_dir": "runs/train"} | self.training,

@@ -50,6 +50,7 @@ def preference_model(
         objective,
         logits_budget=args.logits_budget_mb * 2**20,
         shared_prefix=args.shared_prefix,
+        reference_cache=args.reference_cache,
     )
 
 

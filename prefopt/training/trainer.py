@@ -22,6 +22,7 @@ from prefopt.training.checkpoints import load_objective, load_policy, load_refer
 from prefopt.training.checks import check_step_0, refuse_to_cut_coupled_pairs, refuse_what_nobody_reads
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.metrics import MetricSums
+from prefopt.training.reference_cache import fill
 from prefopt.training.reference_update import ReferenceUpdate
 from prefopt.training.start import preference_model, prepared, tokenizer_for
 
@@ -93,6 +94,10 @@ class PreferenceTrainer(Trainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        if args.reference_cache is not None:
+            evaluations = evaluation.values() if isinstance(evaluation, Mapping) else [evaluation]
+            data = [dataset for dataset in (train, *evaluations) if dataset is not None]
+            fill(module, data, self.data_collator, self.accelerator, batch_size=args.per_device_eval_batch_size)
         if args.sync_ref_model:
             self.add_callback(
                 ReferenceUpdate(module, mixup=args.ref_model_mixup_alpha, every=args.ref_model_sync_steps)
@@ -142,6 +147,9 @@ class PreferenceTrainer(Trainer):
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         means = self._sums["eval"].flush(self.accelerator)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
+        cache = self.accelerator.unwrap_model(self.model).cache
+        if cache is not None:  # this may have been data that nobody had named before
+            cache.store.flush()
         return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

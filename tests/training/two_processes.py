@@ -11,11 +11,12 @@ from prefopt.training import PreferenceTrainer
 from tests.training.test_trainer import NEAR_ONE, config
 
 if __name__ == "__main__":
-    model, rows, out, batch = sys.argv[1:]
+    model, rows, out, batch, *cache = sys.argv[1:]
+    cached = {"reference_cache": cache[0]} if cache else {}
     trainer = PreferenceTrainer(
         model,
         objective=zoo.build({"zoo": "sparsepo", **NEAR_ONE}),
-        args=config(out, per_device_train_batch_size=int(batch), max_steps=4, learning_rate=1e-3),
+        args=config(out, per_device_train_batch_size=int(batch), max_steps=4, learning_rate=1e-3, **cached),
         train_dataset=json.loads(Path(rows).read_text()),
         eval_dataset=json.loads(Path(rows).read_text())[:8],
     )

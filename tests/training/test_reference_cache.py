@@ -1,0 +1,120 @@
+"""The reference cache through the trainer: one pass, resumed after a kill, found by other runs."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefopt import zoo
+from prefopt.scoring import PreferenceModel, store
+from prefopt.training import PreferenceTrainer, reference_cache
+from tests.training.test_trainer import config
+
+Rows = list[dict[str, str]]
+
+
+def trainer(model_folder: str, rows: Rows, out: str, folder: Path | None, **changes: Any) -> PreferenceTrainer:
+    objective = changes.pop("objective", zoo.tdpo2())
+    cached = {} if folder is None else {"reference_cache": str(folder)}
+    args = config(out, num_train_epochs=2, max_steps=-1, per_device_eval_batch_size=5, **cached, **changes)
+    return PreferenceTrainer(
+        model_folder, objective=objective, args=args, train_dataset=rows[:20], eval_dataset=rows[20:]
+    )
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The responses of each pass of a reference."""
+    counts: list[int] = []
+    real = PreferenceModel._run_reference
+
+    def counted(self: PreferenceModel, layout: Any) -> Any:
+        counts.append(layout.mask.shape[0])
+        return real(self, layout)
+
+    monkeypatch.setattr(PreferenceModel, "_run_reference", counted)
+    return counts
+
+
+def test_a_run_with_a_cache_is_the_run_without_one(
+    model_folder: str, rows: Rows, out: str, tmp_path: Path, asked: list[int]
+) -> None:
+    plain = trainer(model_folder, rows, out, None)
+    plain.train()
+    expected = plain.evaluate()
+    asked.clear()
+    cached = trainer(model_folder, rows, out, tmp_path / "cache")
+    assert sum(asked) >= 2 * len(rows)
+    asked.clear()
+    cached.train()
+    found = cached.evaluate()
+    assert asked == [], "two epochs and an evaluation, and the reference was never run again"
+    for one, two in zip(plain.state.log_history, cached.state.log_history, strict=False):
+        if "loss" in one:
+            assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+    assert found["eval_loss"] == pytest.approx(expected["eval_loss"], rel=1e-4)
+    assert found["eval_divergence/chosen"] == pytest.approx(expected["eval_divergence/chosen"], rel=1e-3)
+
+
+def test_what_does_not_matter_hits_and_what_matters_misses(
+    model_folder: str, rows: Rows, out: str, tmp_path: Path, asked: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "cache"
+    trainer(model_folder, rows, out, folder)
+    for changes in ({"learning_rate": 0.5, "seed": 7}, {"objective": zoo.tdpo1(beta=0.7)}):
+        asked.clear()
+        trainer(model_folder, rows, f"{out}-other", folder, **changes)
+        assert asked == [2 * 4], "only the pairs of the check"
+    asked.clear()
+    with caplog.at_level(logging.INFO, logger="prefopt"):
+        trainer(model_folder, rows, out, folder, max_length=9)
+    assert sum(asked) > 2 * 4
+    assert "pairs are there, the others will take" in caplog.text
+
+
+def test_a_run_that_is_killed_loses_at_most_a_shard(
+    model_folder: str, rows: Rows, out: str, tmp_path: Path, asked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "SHARD_BYTES", 1)
+    real = PreferenceModel.ask_reference
+
+    def killed(self: PreferenceModel, batch: Any) -> None:
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        real(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PreferenceModel, "ask_reference", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trainer(model_folder, rows, out, tmp_path / "cache")
+    assert asked == [8, 10, 10, 10]
+    asked.clear()
+    trainer(model_folder, rows, out, tmp_path / "cache")
+    assert sum(asked) == 8 + 2 * len(rows) - 38
+
+
+def test_a_disk_without_room_is_found_out_first(
+    model_folder: str, rows: Rows, out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = reference_cache.shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(reference_cache.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OSError, match=r"would take .* GiB more, and the disk has"):
+        trainer(model_folder, rows, out, tmp_path / "cache")
+
+
+def test_a_reference_that_changes_or_is_not_there(model_folder: str, rows: Rows, out: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="sync_ref_model changes it"):
+        trainer(model_folder, rows, out, tmp_path, sync_ref_model=True)
+    with pytest.raises(ValueError, match="the objective is reference-free"):
+        trainer(model_folder, rows, out, tmp_path, objective=zoo.simpo())
+
+
+def test_half_precision_has_a_cache_of_its_own(model_folder: str, rows: Rows, out: str, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    trainer(model_folder, rows, out, folder)
+    half = trainer(model_folder, rows, out, folder, bf16=True)
+    assert len(list(folder.iterdir())) == 2
+    half.train()

@@ -8,6 +8,7 @@ from typing import Literal, final
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm
 
 from prefopt.component import Signal, TokenWeighting
 from prefopt.tokens import TokenBatch
@@ -67,8 +68,13 @@ class SparseMask(nn.Module):
             raise ValueError(
                 f"sparse mask: built for {len(self.mixer)} layers, but the reference gave states of {layers}"
             )
-        chosen = states.detach()[:, tokens.mask].to(self.weight.dtype)
-        scores = torch.einsum("lmh,lh->lm", self.norm(chosen), self.weight) + self.bias[:, None]
+        # LN(h) = x * gain + shift, and only x is as large as the states. It is a constant, so nothing but itself has to
+        # be kept for backward, and what LN learns takes its gradient through two small products.
+        x = layer_norm(
+            states.detach()[:, tokens.mask].to(self.weight.dtype), self.norm.normalized_shape, eps=self.norm.eps
+        )
+        units, shift = self.weight * self.norm.weight, self.weight @ self.norm.bias + self.bias
+        scores = (x @ units[..., None])[..., 0] + shift[:, None]
         activations = self.dropout(torch.relu(scores))
         weights: Tensor = self.dropout(torch.relu(self.mixer @ activations))
         return weights.new_zeros(rows, length).masked_scatter(tokens.mask, weights)

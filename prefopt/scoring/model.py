@@ -60,7 +60,7 @@ class PreferenceModel(nn.Module):
         self.policy = policy
         self.reference = reference
         if isinstance(objective, ObjectiveConfig):
-            config = causal_lm(self._reference_model).config.get_text_config()  # masks read the reference's states
+            config = causal_lm(self.reference_model).config.get_text_config()  # masks read the reference's states
             objective = Objective(objective, num_layers=config.num_hidden_layers, hidden_size=config.hidden_size)
         self.objective = objective
         self.logits_budget = logits_budget
@@ -157,7 +157,7 @@ class PreferenceModel(nn.Module):
                 policy.computed,
                 Head.of(causal_lm(self.policy)),
                 ref_final,
-                None if ref_final is None else Head.of(causal_lm(self._reference_model)),
+                None if ref_final is None else Head.of(causal_lm(self.reference_model)),
                 labels,
                 exact,
                 log_collision=log_collision,
@@ -171,7 +171,8 @@ class PreferenceModel(nn.Module):
         return found
 
     @property
-    def _reference_model(self) -> nn.Module:
+    def reference_model(self) -> nn.Module:
+        """The module that is the reference: the policy itself, with its adapter off, where there is no other."""
         return self.policy if self.reference is None else self.reference
 
     def _as_reference(self) -> AbstractContextManager[Any]:
@@ -193,10 +194,10 @@ class PreferenceModel(nn.Module):
         return cache.read(keys, layout)
 
     def _opened(self, folder: str | Path) -> ReferenceCache:
-        lm = causal_lm(self._reference_model)
+        lm = causal_lm(self.reference_model)
         device = lm.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else lm.dtype
-        cache = ReferenceCache(folder, self._reference_model, self.objective.config, dtype)
+        cache = ReferenceCache(folder, self.reference_model, self.objective.config, dtype)
         if self.plain and cache.keeps_distributions:
             raise ValueError(
                 "reference_cache: this objective needs the reference's whole distribution, of which the cache keeps "
@@ -209,13 +210,13 @@ class PreferenceModel(nn.Module):
         config = self.objective.config
         signals, kinds = config.requires, config.activation_kinds
         with self._as_reference():
-            return run(self._reference_model, layout, plain=self.plain, signals=signals, activation_kinds=kinds)
+            return run(self.reference_model, layout, plain=self.plain, signals=signals, activation_kinds=kinds)
 
     @torch.no_grad()
     def _with_logps(self, states: ModelStates, labels: Tensor) -> ModelStates:
         if self.plain:
             return replace(states, logps=dense_statistics(states.computed, None, labels).logps)
-        head = Head.of(causal_lm(self._reference_model))
+        head = Head.of(causal_lm(self.reference_model))
         found = token_statistics(states.computed, head, None, None, labels, workspace=self._workspace)
         return replace(states, logps=found.logps)
 
@@ -238,7 +239,7 @@ class PreferenceModel(nn.Module):
         """
         models: list[tuple[str, nn.Module, AbstractContextManager[Any]]] = [("policy", self.policy, nullcontext())]
         if not self.reference_free:
-            models.append(("reference", self._reference_model, self._as_reference()))
+            models.append(("reference", self.reference_model, self._as_reference()))
         refusals = []
         for role, model, context in models:
             with context:

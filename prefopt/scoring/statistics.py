@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 from prefopt.component import Divergence
 from prefopt.scoring.head import Head, wide
 
-__all__ = ["DEFAULT_BUDGET", "TokenStatistics", "Workspace", "dense_statistics", "token_statistics"]
+__all__ = ["DEFAULT_BUDGET", "TokenStatistics", "Workspace", "chunk_of", "dense_statistics", "token_statistics"]
 
 DEFAULT_BUDGET = 256 * 2**20
 """Bytes of logits that may be kept for backward, unless the caller says otherwise."""
@@ -75,6 +75,11 @@ class Workspace:
                 self.free.append(flat.set_(buffer.untyped_storage()))
 
 
+def chunk_of(width: int) -> int:
+    """The tokens of a chunk, where the logits of a token take `width` bytes."""
+    return max(_MIN_CHUNK, _CHUNK_BYTES // width)
+
+
 def token_statistics(
     hidden: Tensor,
     head: Head,
@@ -92,7 +97,6 @@ def token_statistics(
 
     Differentiable in `hidden` and the head, once.
 
-
     hidden, ref_hidden [M, H] final hidden states at the predicting positions; labels [M] int64. The reference is a
     constant; without one, `ref_logps` are zero. `log_collision` asks for log sum_v p_v^2, without gradient. `budget` is
     in bytes, `chunk_size` in tokens. Under autocast the products run in its precision; statistics are float32 or wider
@@ -107,7 +111,7 @@ def token_statistics(
         ref_hidden = None if ref_hidden is None else ref_hidden.to(dtype)
         ref_head = None if ref_head is None else ref_head.to(dtype)
     width = head.weight.shape[0] * torch.finfo(wide(hidden.dtype)).bits // 8
-    chunk = chunk_size or max(_MIN_CHUNK, _CHUNK_BYTES // width)
+    chunk = chunk_size or chunk_of(width)
     models = 1 if ref_head is None or divergence is None else 2
     job = _Job(
         head=head,

@@ -110,6 +110,16 @@ class Case:
         """The same case with other layers and columns of pairs."""
         return dataclasses.replace(self, layers=layers, pairs=pairs)
 
+    def with_sites_of(self, kinds: Collection[str]) -> Self:
+        """With the activation sites of those kinds only."""
+        kept = [index for index, kind in enumerate(self.activation_kinds) if kind in kinds]
+        return dataclasses.replace(
+            self,
+            words=f"{self.words}, activation sites of kinds {', '.join(sorted(kinds)) or 'none'}",
+            activation_kinds=tuple(self.activation_kinds[index] for index in kept),
+            layers={**self.layers, "activations": self.layers["activations"][kept]},
+        )
+
     def of_pairs(self, pairs: Sequence[int]) -> Self:
         """Only those pairs, in that order."""
         rows = torch.tensor([*pairs, *(pair + self.number for pair in pairs)])

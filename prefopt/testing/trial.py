@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -65,7 +65,7 @@ def learns(component: Component) -> bool:
     return isinstance(function, nn.Module) and any(True for _ in function.parameters())
 
 
-def arguments(component: Component, case: Case, *, withheld: frozenset[str] = frozenset()) -> tuple[Any, ...]:
+def arguments(component: Component, case: Case, *, withheld: Collection[str] = ()) -> tuple[Any, ...]:
     """What a component of its kind is called with."""
     match component:
         case TokenWeighting():
@@ -131,7 +131,7 @@ def require(condition: object, found: str, case: Case | str) -> None:
 
 def require_finite(values: Tensor, what: str, case: Case) -> None:
     """Raise ConformanceError where a value is not finite."""
-    wrong = values[~values.isfinite()]
+    wrong = values[~values.isfinite()].detach()
     if wrong.numel():
         raise ConformanceError(f"{what} of {float(wrong.flatten()[0])}", on=case.words)
 
@@ -145,4 +145,5 @@ def same(one: Tensor, two: Tensor, *, tolerance: float = 1e-9) -> bool:
 
 def largest(difference: Tensor) -> str:
     """The largest entry, in digits for a message."""
-    return f"{float(difference.abs().nan_to_num(nan=torch.inf).max()):.3g}" if difference.numel() else "nothing"
+    size = difference.detach().abs().nan_to_num(nan=torch.inf)
+    return f"{float(size.max()):.3g}" if size.numel() else "nothing"

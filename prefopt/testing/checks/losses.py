@@ -41,7 +41,7 @@ def loss_is_finite_at_extreme_rewards(component: PreferenceLoss) -> None:
     One broken pair must not end a run. Write -logsigmoid(d) for log(1 + exp(-d)), which overflows at d = -89.
     """
     case = case_for(component).to(torch.float32)
-    for chosen, rejected in product((-1e4, -100.0, 0.0, 100.0, 1e4), repeat=2):
+    for chosen, rejected in product((-1e4, -100.0, 0.0, 1e4), repeat=2):
         extreme = _with(case, chosen, rejected)
         rewards = extreme.rows["response_rewards"].clone().requires_grad_()
         losses = call(component, extreme.but("as trained", response_rewards=rewards))
@@ -59,8 +59,8 @@ def loss_is_bounded_below(component: PreferenceLoss) -> None:
     case = case_for(component)
 
     def lowest(scale: float) -> float:
-        grid = product((-scale, -1.0, 0.0, 1.0, scale), repeat=2)
-        return min(float(call(component, _with(case, *rewards)).min()) for rewards in grid)
+        grid = product((-scale, 0.0, scale), repeat=2)
+        return min(float(call(component, _with(case, *rewards)).detach().min()) for rewards in grid)
 
     near, far = lowest(1e3), lowest(1e6)
     require(far > near - 1, f"its lowest value goes from {near:.3g} to {far:.3g}", "rewards up to 1e3, then 1e6")

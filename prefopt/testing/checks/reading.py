@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import torch
@@ -12,7 +11,6 @@ from prefopt.component import Component, PreferenceLoss, Regularizer, Signal, To
 from prefopt.testing.cases import case_for
 from prefopt.testing.check import check
 from prefopt.testing.trial import arguments, build, call, learns, objective_of, require, same, stateful
-from prefopt.tokens import TokenBatch
 
 __all__: list[str] = []
 
@@ -21,33 +19,27 @@ __all__: list[str] = []
 def reads_only_what_it_declares(component: Component) -> None:
     """Without the signals and columns that the component does not declare, its result is the same.
 
-    A run collects the signals in `requires`, and from the data the columns in `columns`, and nothing else: what is
-    read without being declared is there in a test and missing in the run.
+    A run collects the signals in `requires`, the activation sites of `activation_kinds`, and from the data the columns
+    in `columns`, and nothing else: what is read without being declared is there in a test and missing in the run.
     """
     case = case_for(component)
     whole = call(component, case)
-    for signal in sorted(set(Signal) - component.requires):
-        given = arguments(component, case, withheld=frozenset({signal}))
-        require(
-            _same_without(component, given, whole), f"it reads {signal!s} and does not declare it in `requires`", case
-        )
-    without = _without_undeclared(case.tokens(withheld=frozenset(set(Signal) - component.requires)), component)
-    given = tuple(without if isinstance(each, TokenBatch) else each for each in arguments(component, case))
-    require(_same_without(component, given, whole), "it reads signals that it does not declare in `requires`", case)
+    undeclared = sorted(set(Signal) - component.requires)
+    for signal in undeclared:
+        given = arguments(component, case, withheld={signal})
+        require(_still(component, given, whole), f"it reads {signal!s}, which `requires` does not hold", case)
+    given = arguments(component, case, withheld=set(undeclared))
+    require(_still(component, given, whole), "it reads signals that `requires` does not hold", case)
+    collected = case.with_sites_of(component.activation_kinds)
+    given = arguments(component, collected)
+    require(_still(component, given, whole), "it reads sites that `activation_kinds` does not hold", collected)
 
 
-def _same_without(component: Component, given: tuple[Any, ...], whole: Tensor) -> bool:
+def _still(component: Component, given: tuple[Any, ...], whole: Tensor) -> bool:
     try:
         return same(build(component)(*given), whole)
     except Exception:
         return False
-
-
-def _without_undeclared(tokens: TokenBatch, component: Component) -> TokenBatch:
-    declared = {column.name for column in component.columns}
-    return dataclasses.replace(
-        tokens, columns={name: tokens.columns[name] for name in tokens.columns if name in declared}
-    )
 
 
 @check(Component, applies=learns)

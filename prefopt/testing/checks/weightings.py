@@ -24,7 +24,7 @@ def weights_are_not_negative(component: TokenWeighting) -> str:
     means = []
     for seed in range(5):
         case = case_for(component, seed)
-        weights = call(component, case)
+        weights = call(component, case).detach()
         require((weights >= 0).logical_or(weights.isnan()).all(), f"a weight of {float(weights.min()):.3g}", case)
         means.append(float(weights[case.mask].double().mean()))
     return f"mean weight at the start: {sum(means) / len(means):.3g}"

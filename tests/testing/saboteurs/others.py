@@ -154,7 +154,7 @@ class Broadcast(Regularizer):
 
 
 class Pole(Regularizer):
-    """penalty = -mean_t log pi(y_t) of the chosen response, infinite where it is above 6.
+    """penalty = -mean_t log pi(y_t) of the chosen response, infinite near 4.6.
 
     Source: these tests.
     """
@@ -163,7 +163,7 @@ class Pole(Regularizer):
 
     def __call__(self, tokens: TokenBatch, weights: Tensor, divergence_weights: Tensor) -> Tensor:
         mean = -masked_mean(tokens.logps, tokens.mask)[: tokens.pairs]
-        return torch.where(mean > 6, torch.inf, mean)
+        return torch.where((mean - 4.6).abs() < 0.05, torch.inf, mean)
 
 
 SABOTEURS: dict[str, type[Component]] = {

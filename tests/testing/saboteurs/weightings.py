@@ -151,6 +151,10 @@ class SampleDeviation(TokenWeighting):
     def requires(self) -> frozenset[Signal]:
         return ACTIVATIONS
 
+    @property
+    def activation_kinds(self) -> frozenset[str]:
+        return frozenset({"mlp"})
+
     def __call__(self, tokens: TokenBatch) -> Tensor:
         assert tokens.ref_activations is not None
         values = tokens.ref_activations[0]
@@ -170,6 +174,10 @@ class Writing(TokenWeighting):
     @property
     def requires(self) -> frozenset[Signal]:
         return ACTIVATIONS
+
+    @property
+    def activation_kinds(self) -> frozenset[str]:
+        return frozenset({"mlp"})
 
     def __call__(self, tokens: TokenBatch) -> Tensor:
         assert tokens.ref_activations is not None
@@ -200,6 +208,10 @@ class Cancelling(TokenWeighting):
     @property
     def requires(self) -> frozenset[Signal]:
         return ACTIVATIONS
+
+    @property
+    def activation_kinds(self) -> frozenset[str]:
+        return frozenset({"mlp"})
 
     def __call__(self, tokens: TokenBatch) -> Tensor:
         assert tokens.ref_activations is not None
@@ -241,6 +253,10 @@ class Leaking(TokenWeighting):
     @property
     def requires(self) -> frozenset[Signal]:
         return ACTIVATIONS
+
+    @property
+    def activation_kinds(self) -> frozenset[str]:
+        return frozenset({"mlp"})
 
     def __call__(self, tokens: TokenBatch) -> Tensor:
         assert tokens.ref_activations is not None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 import yaml
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from prefopt.cli.console import console, plainly
 
@@ -39,8 +39,10 @@ def check(
 
     with plainly(ValueError, PluginError):
         component = _component(name, kind, fields or ())
-        results = examine(component, dict.fromkeys(expect or (), "expected"))
-    table = Table("check", "result", "found", box=None, padding=(0, 2, 0, 0))
+        results = examine(component, dict.fromkeys(expect or (), "named by --expect"))
+    table = Table(
+        Column("check", no_wrap=True), Column("result", no_wrap=True), "found", box=None, padding=(0, 2, 0, 0)
+    )
     for result in results:
         style = _STYLES[result.status]
         table.add_row(result.check.name, f"[{style}]{result.status}", escape(result.text))

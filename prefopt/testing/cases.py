@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import cycle, islice
 from math import inf, nan
 from typing import Self, final
@@ -17,10 +18,12 @@ from prefopt.component import Component, Divergence, Signal
 from prefopt.divergences import ForwardKL
 from prefopt.tokens import TokenBatch
 
-__all__ = ["HIDDEN", "LAYERS", "Case", "case_for"]
+__all__ = ["HIDDEN", "LAYERS", "SEEDS", "Case", "case_for"]
 
 LAYERS, HIDDEN, VOCABULARY, WIDTH = 3, 5, 7, 8
 LENGTHS = (4, 2, 6, 3, 5, 2)
+SEEDS = range(5)
+"""Those of the cases on which a property is tried."""
 
 _KINDS = ("mlp", "attn", "resid", "logits")
 
@@ -50,7 +53,7 @@ class Case:
         """B."""
         return len(self.lengths) // 2
 
-    @property
+    @cached_property
     def mask(self) -> Tensor:
         """[N, T]."""
         return torch.arange(self.rows["weights"].shape[1]) < torch.tensor(self.lengths)[:, None]

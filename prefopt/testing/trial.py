@@ -42,27 +42,37 @@ Function = Callable[..., Tensor]
 
 def build(component: Component, dtype: torch.dtype = torch.float64, *, seed: int = 0) -> Any:
     """What the component builds, in evaluation mode and that precision; the global seed is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        match component:
-            case TokenWeighting():
-                function: Any = component.build(num_layers=LAYERS, hidden_size=HIDDEN)
-            case PreferenceLoss():
-                function = component.build()
-            case _:
-                function = component
+    if not isinstance(component, TokenWeighting | PreferenceLoss):
+        return component
+    state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        if isinstance(component, TokenWeighting):
+            function: Any = component.build(num_layers=LAYERS, hidden_size=HIDDEN)
+        else:
+            function = component.build()
+    finally:
+        torch.set_rng_state(state)
     return function.to(dtype).eval() if isinstance(function, nn.Module) else function
 
 
 def stateful(component: Component) -> bool:
     """Whether it builds a module."""
-    return isinstance(build(component), nn.Module)
+    return _module(component) is not None
 
 
 def learns(component: Component) -> bool:
     """Whether it builds a module with parameters."""
-    function = build(component)
-    return isinstance(function, nn.Module) and any(True for _ in function.parameters())
+    module = _module(component)
+    return module is not None and any(True for _ in module.parameters())
+
+
+def _module(component: Component) -> nn.Module | None:
+    try:
+        function = build(component)
+    except Exception:  # every check that calls it will say so
+        return None
+    return function if isinstance(function, nn.Module) else None
 
 
 def arguments(component: Component, case: Case, *, withheld: Collection[str] = ()) -> tuple[Any, ...]:

@@ -104,6 +104,16 @@ def test_a_component_that_raises_fails_with_its_own_words() -> None:
     assert "6 responses of 4, 2, 6, 3, 5, 2 tokens (chosen first), seed 0" in str(error.value)
 
 
+def test_a_component_that_cannot_be_called_fails_and_does_not_stop_the_run() -> None:
+    class Inert(TokenWeighting):
+        """w_t = ?"""
+
+        name: Literal["inert"] = "inert"
+
+    failed = {result.check.name: result.text for result in examine(Inert()) if result.status == "fail"}
+    assert "Inert neither is callable nor overrides build()" in failed["values_are_finite"]
+
+
 def test_what_is_remarked_of_a_check_that_passes() -> None:
     remarks = {result.check.name: result.text for result in examine(UniformWeighting(value=0.5)) if result.text}
     assert remarks == {"weights_are_not_negative": "mean weight at the start: 0.5"}

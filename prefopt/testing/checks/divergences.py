@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from prefopt.component import Divergence
-from prefopt.testing.cases import Case, case_for
+from prefopt.testing.cases import SEEDS, Case, case_for
 from prefopt.testing.check import check
 from prefopt.testing.trial import call, gradient, require, require_finite, same
 
@@ -33,7 +33,7 @@ def divergence_is_never_negative(component: Divergence) -> None:
     A divergence is a distance; a negative one is a reward for being near the reference. Clamp what is a difference of
     sums.
     """
-    for seed in range(5):
+    for seed in SEEDS:
         for step in (0.0, 1e-4, 1e-2, 1.0):
             for dtype in (torch.float64, torch.float32):
                 case = _near(component, step, seed).to(dtype)
@@ -109,7 +109,7 @@ def closed_form_gradient_agrees(component: Divergence) -> None:
     Scoring takes this closed form in place of autograd. If it is wrong, the loss that is shown is not the one that is
     trained, and nothing else says so.
     """
-    for seed in range(5):
+    for seed in SEEDS:
         case = case_for(component, seed)
         logits = case.rows["logits"].clone().requires_grad_()
         logps, ref_logps = case.but("", logits=logits).distributions()

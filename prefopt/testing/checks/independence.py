@@ -6,13 +6,11 @@ import torch
 from torch import Tensor
 
 from prefopt.component import Component, PreferenceLoss, Regularizer, RewardShaping, TokenWeighting
-from prefopt.testing.cases import Case, case_for
+from prefopt.testing.cases import SEEDS, Case, case_for
 from prefopt.testing.check import check
 from prefopt.testing.trial import call, largest, require, same
 
 __all__: list[str] = []
-
-SEEDS = range(5)
 
 
 @check(TokenWeighting, RewardShaping, PreferenceLoss, Regularizer)

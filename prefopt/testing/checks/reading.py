@@ -50,7 +50,8 @@ def no_dead_start(component: Component) -> None:
     nothing. Some published initialisations do so for one seed in a few.
     """
     case = case_for(component)
-    dead = [seed for seed in range(100) if not call(component, case, build(component, seed=seed)).any()]
+    given = arguments(component, case)
+    dead = [seed for seed in range(100) if not build(component, seed=seed)(*given).any()]
     shown = ", ".join(map(str, dead[:5]))
     require(not dead, f"{len(dead)} of 100 seeds start with all weights zero: {shown} ...", case)
 

@@ -8,15 +8,13 @@ import torch
 from torch import Tensor
 
 from prefopt.component import Component, Divergence, Regularizer, RewardShaping, TokenWeighting
-from prefopt.objective import Objective
-from prefopt.testing.cases import Case, case_for
+from prefopt.objective import Objective, ObjectiveOutput
+from prefopt.testing.cases import SEEDS, Case, case_for
 from prefopt.testing.check import ConformanceError, check
 from prefopt.testing.trial import arguments, build, call, gradient, largest, objective_of, require, require_finite, same
 from prefopt.tokens import TokenBatch
 
 __all__: list[str] = []
-
-SEEDS = range(5)
 
 
 @check(Component)
@@ -129,6 +127,25 @@ def single_precision_agrees_with_double(component: Component) -> None:
 
 
 @check(Component)
+def gradients_are_finite(component: Component) -> None:
+    """In a plain objective the gradients of policy and learned parameters are finite, whatever is in the padding.
+
+    torch.where(mask, f(x), 0) hides a NaN in the padding from the value, but not from the gradient, where 0 times NaN
+    is NaN. Put the where inside: f(torch.where(mask, x, 0)).
+    """
+    for seed in SEEDS:
+        case = case_for(component, seed)
+        objective = objective_of(component)
+        logits = case.rows["logits"].clone().requires_grad_()
+        loss = _loss(objective, case, logits)
+        if loss.requires_grad:
+            leaves = {"the policy": logits, **dict(objective.named_parameters())}
+            found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+            for name, each in zip(leaves, found, strict=True):
+                require_finite(torch.zeros(()) if each is None else each, f"a gradient of {name}", case)
+
+
+@check(Component)
 def objective_descends(component: Component) -> None:
     """In its slot of an otherwise plain objective, a few gradient steps on the policy's logits make the loss fall.
 
@@ -149,10 +166,15 @@ def objective_descends(component: Component) -> None:
 
 def _descent(objective: Objective, case: Case, logits: Tensor) -> tuple[float, Tensor]:
     logits = logits.clone().requires_grad_()
+    loss = _loss(objective, case, logits)
+    return float(loss.detach()), gradient(loss, logits)
+
+
+def _loss(objective: Objective, case: Case, logits: Tensor) -> Tensor:
     term = objective.config.divergence
     tokens = case.but("policy as trained", logits=logits).tokens(term.measure if term else None)
-    loss = objective(tokens).loss
-    return float(loss.detach()), gradient(loss, logits)
+    output: ObjectiveOutput = objective(tokens)
+    return output.loss
 
 
 @check(Component)

@@ -425,6 +425,33 @@ class OnePrecision(TokenWeighting):
         return level(tokens, (states @ torch.ones(states.shape[-1], dtype=tokens.logps.dtype)).sigmoid())
 
 
+class WhereOutsideModule(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.direction = nn.Parameter(torch.ones(5))
+
+    def forward(self, tokens: TokenBatch) -> Tensor:
+        assert tokens.ref_hidden_states is not None
+        states = tokens.ref_hidden_states[0].to(self.direction.dtype)
+        return level(tokens, (states @ self.direction).sigmoid())
+
+
+class WhereOutside(TokenWeighting):
+    """w_t = sigmoid(u h), in the padding too, where it is thrown away.
+
+    Source: these tests.
+    """
+
+    name: Literal["bad_gradients_are_finite"] = "bad_gradients_are_finite"
+
+    @property
+    def requires(self) -> frozenset[Signal]:
+        return STATES
+
+    def build(self, *, num_layers: int, hidden_size: int) -> nn.Module:
+        return WhereOutsideModule()
+
+
 SABOTEURS: dict[str, type[Component]] = {
     "config_round_trips": Rounded,
     "unknown_fields_are_refused": Lenient,
@@ -439,6 +466,7 @@ SABOTEURS: dict[str, type[Component]] = {
     "evaluation_is_deterministic": Noisy,
     "single_precision_agrees_with_double": Cancelling,
     "compiles_whole": Breaking,
+    "gradients_are_finite": WhereOutside,
     "padding_changes_nothing": ByWidth,
     "pairs_do_not_leak": Leaking,
     "cutting_the_batch_changes_nothing": ByBatchSize,

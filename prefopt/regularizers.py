@@ -17,7 +17,7 @@ __all__ = ["MaskL1", "NegativeLogLikelihood"]
 
 @final
 class MaskL1(Regularizer):
-    """reward (sum_t w_t) + divergence (sum_t v_t), each sum over the tokens of both responses of the pair.
+    """penalty = reward (sum_t w_t) + divergence (sum_t v_t), each sum over the tokens of both responses of the pair.
 
     Weights are non-negative, so the sum is the L1 norm. Where one mask serves both terms it is charged for both.
     Source: SparsePO (arXiv 2410.05102), the L1 penalty on its masks.
@@ -41,7 +41,7 @@ class MaskL1(Regularizer):
 
 @final
 class NegativeLogLikelihood(Regularizer):
-    """weight * -(1 / T) sum_t log pi(y_t) over the chosen response, or its plain sum.
+    """penalty = -weight (1 / T) sum_t log pi(y_t) over the chosen response, or its plain sum.
 
     The mean is over the tokens of each response, then over pairs. Source: RPO (arXiv 2404.19733), where it is a mean;
     CPO (arXiv 2401.08417) and ORPO (arXiv 2403.07691) write it as a sum and compute a mean.

@@ -38,7 +38,7 @@ OUTSIDE: dict[str, set[str]] = {
     "torch": ANYWHERE,
     "pydantic": ANYWHERE,
     "pydantic_core": ANYWHERE,
-    "yaml": {"objective", "training", "comparison", "demo", "cli"},
+    "yaml": {"objective", "testing", "training", "comparison", "demo", "cli"},
     "safetensors": {"objective", "scoring", "training"},
     "pluggy": {"hookspecs", "registry"},
     "pytest": {"testing"},

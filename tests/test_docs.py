@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+import docs_hooks
 from prefopt import zoo
+from prefopt.testing import CHECKS
 from prefopt.training import RunFile
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +49,13 @@ def test_yaml_examples_are_run_files_or_objectives(page: Path, tmp_path: Path) -
             RunFile.load(file)
         else:
             zoo.build(fields)
+
+
+def test_generated_pages_hold_every_row_and_every_check() -> None:
+    pages = {page.name: docs_hooks.on_page_markdown(page.read_text(encoding="utf-8")) for page in PAGES}
+    assert not [name for name, text in pages.items() if "<!--" in text]
+    assert all(f"## {name}\n" in pages["zoo.md"] for name in zoo.ZOO)
+    assert all(f"`{check.name}`" in pages["conformance.md"] for check in CHECKS)
 
 
 def test_every_row_of_the_zoo_is_in_the_readme() -> None:

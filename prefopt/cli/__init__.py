@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from prefopt.cli import data, demo, migrate, train, zoo
+from prefopt.cli import check, data, demo, migrate, new_plugin, train, zoo
 
 __all__ = ["app"]
 
@@ -18,6 +18,8 @@ app = typer.Typer(
 app.command()(train.train)
 app.command()(zoo.zoo)
 app.command()(zoo.components)
+app.command()(check.check)
+app.command()(new_plugin.new_plugin)
 app.command()(demo.demo)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(migrate.migrate)
 app.add_typer(data.app, name="data")

@@ -11,6 +11,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import ClassVar, Literal, final
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -78,4 +79,5 @@ class SampledK3(Divergence):
     def __call__(self, logps: Tensor, ref_logps: Tensor) -> Tensor:
         """logps, ref_logps [...] of the tokens -> [...]."""
         x = _log_ratio(self.direction, logps, ref_logps)
+        x = x.clamp(max=torch.finfo(x.dtype).max)  # where one of the two excludes the token, infinity less infinity
         return (capped_expm1(x, self.cap) - x).clamp(min=0)

@@ -27,8 +27,8 @@ __all__ = [
 class LogisticLoss(PreferenceLoss):
     """loss = -(1 - e) log sigmoid(d - m) - e log sigmoid(-(d - m)), with label smoothing e and target margin m.
 
-    e = m = 0 is DPO's (arXiv 2305.18290 eq. 7); e > 0 is conservative DPO's (Mitchell 2023, "A note on DPO with noisy
-    preferences and relationship to IPO", eq. 3); m > 0 is SimPO's (arXiv 2405.14734 eq. 6).
+    Source: e = m = 0 is DPO's (arXiv 2305.18290 eq. 7); e > 0 is conservative DPO's (Mitchell 2023, "A note on DPO with
+    noisy preferences and relationship to IPO", eq. 3); m > 0 is SimPO's (arXiv 2405.14734 eq. 6).
     """
 
     name: Literal["logistic"] = "logistic"

@@ -68,6 +68,7 @@ class WeightedLoss(ComposedLoss):
     """loss = weight loss_1(r_c, r_j), the weight of each pair from a column of the data.
 
     For confidences of labels, sampling weights and the like. Reads the column that `column` names, numbers >= 0.
+    Source: this library; weighing examples is older than preference losses.
     """
 
     name: Literal["weighted"] = "weighted"

@@ -1,0 +1,233 @@
+"""What components are tried on: small batches, made from logits, with rubbish wherever there is padding."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import cycle, islice
+from math import inf, nan
+from typing import Self, final
+
+import torch
+from torch import Tensor
+
+from prefopt.columns import Column, PairColumn
+from prefopt.component import Component, Divergence, Signal
+from prefopt.divergences import ForwardKL
+from prefopt.tokens import TokenBatch
+
+__all__ = ["HIDDEN", "LAYERS", "SEEDS", "Case", "case_for"]
+
+LAYERS, HIDDEN, VOCABULARY, WIDTH = 3, 5, 7, 8
+LENGTHS = (4, 2, 6, 3, 5, 2)
+SEEDS = range(5)
+"""Those of the cases on which a property is tried."""
+
+_KINDS = ("mlp", "attn", "resid", "logits")
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Case:
+    """What two models say of N responses, and what components of every kind are given of it.
+
+    rows     N first: logits, ref_logits [N, T, V], token_ids [N, T], rewards, weights, divergence_weights [N, T],
+             response_rewards [N], and token columns [N, T]
+    layers   N second: states, token_states [L, N, T, H], activations [S, N, T]
+    pairs    B first: columns of pairs
+    words    says in words what the case is
+    """
+
+    words: str
+    lengths: tuple[int, ...]
+    activation_kinds: tuple[str, ...]
+    rows: Mapping[str, Tensor]
+    layers: Mapping[str, Tensor]
+    pairs: Mapping[str, Tensor]
+    columns: tuple[str, ...]
+
+    @property
+    def number(self) -> int:
+        """B."""
+        return len(self.lengths) // 2
+
+    @cached_property
+    def mask(self) -> Tensor:
+        """[N, T]."""
+        return torch.arange(self.rows["weights"].shape[1]) < torch.tensor(self.lengths)[:, None]
+
+    @property
+    def is_chosen(self) -> Tensor:
+        """[N]."""
+        return torch.arange(2 * self.number) < self.number
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of what the policy says."""
+        return self.rows["logits"].dtype
+
+    def padded(self, values: Tensor, *, axis: int = 0) -> Tensor:
+        """The values, whose row axis is that one, with rubbish off the responses."""
+        mask = self.mask.view(*(1,) * axis, *self.mask.shape, *(1,) * (values.ndim - axis - 2))
+        return torch.where(mask, values, _rubbish(values))
+
+    def distributions(self, *, sampled: bool = False) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of policy and reference, [N, T, V], or [N, T] of the responses' tokens."""
+        both = [self.rows[name].log_softmax(-1) for name in ("logits", "ref_logits")]
+        if sampled:
+            both = [logps.gather(-1, self.rows["token_ids"][..., None])[..., 0] for logps in both]
+        return both[0], both[1]
+
+    def tokens(self, measure: Divergence | None = None, *, withheld: Collection[str] = ()) -> TokenBatch:
+        """As a TokenBatch, with the forward KL where no other divergence is asked for; without the fields withheld."""
+        measure = ForwardKL() if measure is None else measure
+        logps, ref_logps = self.distributions(sampled=True)
+        full, _ = self.distributions()
+        fields = {
+            "logps": self.padded(logps),
+            "ref_logps": self.padded(ref_logps),
+            "divergence": self.padded(measure(*self.distributions(sampled=measure.sampled))),
+            "log_collision": self.padded((2 * full.detach()).logsumexp(-1)),
+            "ref_hidden_states": self.padded(self.layers["states"], axis=1),
+            "ref_token_states": self.padded(self.layers["token_states"], axis=1),
+            "ref_activations": self.padded(self.layers["activations"], axis=1),
+        }
+        columns = {
+            name: self.pairs[name] if name in self.pairs else self.padded(self.rows[name]) for name in self.columns
+        }
+        return TokenBatch(
+            mask=self.mask,
+            token_ids=torch.where(self.mask, self.rows["token_ids"], -(10**9)),
+            activation_kinds=() if Signal.REF_ACTIVATIONS in withheld else self.activation_kinds,
+            columns=columns,
+            **{name: None if name in withheld else value for name, value in fields.items()},  # type: ignore[arg-type]
+        )
+
+    def but(self, words: str, **rows: Tensor) -> Self:
+        """The same case with some of its rows replaced, and those words added."""
+        return dataclasses.replace(self, words=f"{self.words}, {words}", rows={**self.rows, **rows})
+
+    def having(self, *, layers: Mapping[str, Tensor], pairs: Mapping[str, Tensor]) -> Self:
+        """The same case with other layers and columns of pairs."""
+        return dataclasses.replace(self, layers=layers, pairs=pairs)
+
+    def with_sites_of(self, kinds: Collection[str]) -> Self:
+        """With the activation sites of those kinds only."""
+        kept = [index for index, kind in enumerate(self.activation_kinds) if kind in kinds]
+        return dataclasses.replace(
+            self,
+            words=f"{self.words}, activation sites of kinds {', '.join(sorted(kinds)) or 'none'}",
+            activation_kinds=tuple(self.activation_kinds[index] for index in kept),
+            layers={**self.layers, "activations": self.layers["activations"][kept]},
+        )
+
+    def of_pairs(self, pairs: Sequence[int]) -> Self:
+        """Only those pairs, in that order."""
+        rows = torch.tensor([*pairs, *(pair + self.number for pair in pairs)])
+        return dataclasses.replace(
+            self,
+            words=f"{self.words}, pairs {', '.join(str(pair + 1) for pair in pairs)} of it",
+            lengths=tuple(self.lengths[row] for row in rows),
+            rows={name: value[rows] for name, value in self.rows.items()},
+            layers={name: value[:, rows] for name, value in self.layers.items()},
+            pairs={name: value[list(pairs)] for name, value in self.pairs.items()},
+        )
+
+    def widened(self, more: int) -> Self:
+        """With more columns of padding."""
+
+        def wider(values: Tensor, axis: int) -> Tensor:
+            if values.ndim <= axis:
+                return values
+            shape = list(values.shape)
+            shape[axis] = more
+            return torch.cat([values, values.new_zeros(shape)], dim=axis)
+
+        return dataclasses.replace(
+            self,
+            words=f"{self.words}, {more} more columns of padding",
+            rows={name: wider(value, 1) for name, value in self.rows.items()},
+            layers={name: wider(value, 2) for name, value in self.layers.items()},
+        )
+
+    def to(self, dtype: torch.dtype) -> Self:
+        """The same numbers in another precision."""
+
+        def cast(values: Tensor) -> Tensor:
+            return values.to(dtype) if values.is_floating_point() else values
+
+        rows, layers, pairs = (
+            {name: cast(value) for name, value in each.items()} for each in (self.rows, self.layers, self.pairs)
+        )
+        return dataclasses.replace(self, words=f"{self.words}, in {dtype}", rows=rows, layers=layers, pairs=pairs)
+
+    def with_states_in(self, dtype: torch.dtype) -> Self:
+        """The reference's states in the precision of a model that runs in it; all else as it was."""
+        states = {name: self.layers[name].to(dtype) for name in ("states", "token_states")}
+        return dataclasses.replace(self, words=f"{self.words}, states in {dtype}", layers={**self.layers, **states})
+
+
+def case_for(
+    component: Component, seed: int = 0, lengths: tuple[int, ...] = LENGTHS, *, constant: bool = False
+) -> Case:
+    """A case in float64 that has every signal, and every column that the component declares.
+
+    Where it is constant, all tokens look alike to policy and reference.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    size = (len(lengths), WIDTH)
+    kinds = (*_KINDS, *sorted(component.activation_kinds), *_KINDS)
+
+    def normal(*shape: int) -> Tensor:
+        values = torch.randn(*shape, generator=draw, dtype=torch.float64)
+        return torch.ones_like(values) if constant else values
+
+    mask = torch.arange(WIDTH) < torch.tensor(lengths)[:, None]
+    rows = {
+        "logits": 2 * normal(*size, VOCABULARY),
+        "ref_logits": 2 * normal(*size, VOCABULARY),
+        "token_ids": torch.randint(VOCABULARY, size, generator=draw),
+        "rewards": normal(*size),
+        "response_rewards": normal(size[0]),
+        "weights": torch.where(mask, normal(*size).abs(), 0),
+        "divergence_weights": torch.where(mask, normal(*size).abs(), 0),
+    }
+    layers = {
+        "states": normal(LAYERS, *size, HIDDEN),
+        "token_states": normal(LAYERS, *size, HIDDEN),
+        "activations": normal(len(kinds), *size),
+    }
+    columns = sorted(component.columns, key=lambda column: column.name)
+    of_pairs = [column for column in columns if isinstance(column, PairColumn)]
+    pairs = _column_values(of_pairs, lambda: normal(size[0] // 2))
+    rows |= _column_values([column for column in columns if column not in of_pairs], lambda: normal(*size))
+    words = f"{len(lengths)} responses of {', '.join(map(str, lengths))} tokens (chosen first), seed {seed}"
+    return Case(
+        words=f"{words}, nan, infinities and 1e30 off the responses{', all tokens alike' if constant else ''}",
+        lengths=lengths,
+        activation_kinds=kinds,
+        rows=rows,
+        layers=layers,
+        pairs=pairs,
+        columns=tuple(column.name for column in columns),
+    )
+
+
+def _column_values(columns: Sequence[Column], numbers: Callable[[], Tensor]) -> dict[str, Tensor]:
+    """Numbers as the columns ask for them: clearly above what they must not be below."""
+    values = {column.name: numbers() for column in columns}
+    above = {column.name: values[column.name].abs() + 0.5 for column in columns}
+    floors = {column.name: column.at_least for column in columns if column.at_least is not None}
+    for name, floor in floors.items():
+        if not isinstance(floor, str):
+            values[name] = floor + above[name]
+    for name, floor in floors.items():
+        if isinstance(floor, str) and floor in values:
+            values[name] = values[floor] + above[name]
+    return values
+
+
+def _rubbish(like: Tensor) -> Tensor:
+    return like.new_tensor(list(islice(cycle((nan, inf, -inf, 1e30, -1e30)), like.numel()))).view_as(like)

@@ -1,0 +1,93 @@
+"""Checks that a result depends on what it may depend on: not on padding, on other pairs, or on how a batch is cut."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from prefopt.component import Component, PreferenceLoss, Regularizer, RewardShaping, TokenWeighting
+from prefopt.testing.cases import SEEDS, Case, case_for
+from prefopt.testing.check import check
+from prefopt.testing.trial import call, largest, require, same
+
+__all__: list[str] = []
+
+
+@check(TokenWeighting, RewardShaping, PreferenceLoss, Regularizer)
+def padding_changes_nothing(component: Component) -> None:
+    """More columns of padding, with other rubbish in them, change no result.
+
+    How far a response is padded depends on the others in its batch. `values * mask` is not enough: 0 times infinity
+    is NaN. Use torch.where(mask, values, 0), masked_sum and masked_mean.
+    """
+    for seed in SEEDS:
+        case = case_for(component, seed)
+        wider = case.widened(5)
+        one, two = call(component, case), call(component, wider)
+        if one.shape == case.mask.shape:
+            one = torch.where(case.mask, one, 0)
+            two = torch.where(case.mask, two[:, : one.shape[1]], 0)
+        require(same(one, two), f"a value moves by {largest(one - two)}", wider)
+
+
+@check(TokenWeighting, Regularizer)
+def pairs_do_not_leak(component: Component) -> None:
+    """What is said of one pair does not depend on what the other pairs say.
+
+    A batch is a random draw. If pairs leak into each other, a pair's loss depends on its neighbours and no evaluation
+    can be repeated. A loss that must couple pairs has `couples_pairs` for it.
+    """
+    case, other = case_for(component), case_for(component, 1)
+    number = case.number
+    for changed in range(number):
+        rows = torch.arange(2 * number) % number == changed
+        mixed = _mixed(case, other, rows)
+        one, two = call(component, case), call(component, mixed)
+        per_token = len(one) == 2 * number
+        keep = ~rows if per_token else ~rows[:number]
+        require(same(one[keep], two[keep]), f"another pair's value moves by {largest((one - two)[keep])}", mixed)
+
+
+@check(RewardShaping)
+def responses_do_not_leak(component: RewardShaping) -> None:
+    """The reward of one response does not depend on the token rewards of another, not even of its pair.
+
+    The comparison of the two responses belongs to the preference loss alone; only so is the margin that is reported
+    the one that is trained.
+    """
+    case, other = case_for(component), case_for(component, 1)
+    for changed in range(2 * case.number):
+        row = torch.arange(2 * case.number) == changed
+        mixed = _mixed(case, other, row)
+        one, two = call(component, case), call(component, mixed)
+        require(same(one[~row], two[~row]), f"another response's reward moves by {largest((one - two)[~row])}", mixed)
+
+
+def _mixed(case: Case, other: Case, rows: Tensor) -> Case:
+    """The case with those rows from another one of the same lengths."""
+
+    def of(axis: int, ours: Tensor, theirs: Tensor) -> Tensor:
+        picked = rows.view(*(1,) * axis, -1, *(1,) * (ours.ndim - axis - 1))
+        return torch.where(picked, theirs, ours)
+
+    changed = {name: of(0, value, other.rows[name]) for name, value in case.rows.items()}
+    layers = {name: of(1, value, other.layers[name]) for name, value in case.layers.items()}
+    first = rows[: case.number]
+    pairs = {name: torch.where(first, other.pairs[name], value) for name, value in case.pairs.items()}
+    numbers = ", ".join(str(int(row) + 1) for row in rows.nonzero())
+    return case.but(f"responses {numbers} of it from seed 1", **changed).having(layers=layers, pairs=pairs)
+
+
+@check(TokenWeighting, RewardShaping, Regularizer)
+def cutting_the_batch_changes_nothing(component: Component) -> None:
+    """The results on a batch cut into chunks of pairs are those on the whole.
+
+    Gradient accumulation and several devices cut a batch; the training must not depend on how many there are.
+    """
+    case = case_for(component)
+    whole = call(component, case)
+    for cut in ([0], [1], [2], [0, 1], [1, 2]):
+        rows = cut if len(whole) == case.number else [*cut, *(pair + case.number for pair in cut)]
+        part = case.of_pairs(cut)
+        result = call(component, part)
+        require(same(result, whole[rows]), f"a value moves by {largest(result - whole[rows])}", part)

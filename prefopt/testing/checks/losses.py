@@ -1,0 +1,107 @@
+"""Checks of preference losses."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from prefopt.component import PreferenceLoss
+from prefopt.testing.cases import Case, case_for
+from prefopt.testing.check import check
+from prefopt.testing.trial import build, call, gradient, require, require_finite, same
+
+__all__: list[str] = []
+
+
+def _with(case: Case, chosen: float, rejected: float) -> Case:
+    rewards = case.rows["response_rewards"]
+    level = torch.where(case.is_chosen, rewards.new_tensor(chosen), rewards.new_tensor(rejected))
+    return case.but(f"rewards {chosen:g} of the chosen and {rejected:g} of the rejected", response_rewards=level)
+
+
+@check(PreferenceLoss)
+def loss_falls_as_the_margin_grows(component: PreferenceLoss) -> None:
+    """Where both rewards are zero, the loss falls as the chosen one rises and the rejected one falls as much.
+
+    Training begins there, policy and reference being the same. A loss that rises teaches the wrong preference first.
+    """
+    case = case_for(component)
+    before, after = (call(component, _with(case, step, -step)).mean() for step in (0.0, 1e-3))
+    require(
+        after < before, f"the mean loss goes from {float(before):.9g} to {float(after):.9g}", _with(case, 1e-3, -1e-3)
+    )
+
+
+@check(PreferenceLoss)
+def loss_is_finite_at_extreme_rewards(component: PreferenceLoss) -> None:
+    """Rewards of up to 10 000, of either sign, give finite losses and gradients, in float32.
+
+    One broken pair must not end a run. Write -logsigmoid(d) for log(1 + exp(-d)), which overflows at d = -89.
+    """
+    case = case_for(component).to(torch.float32)
+    for chosen, rejected in product((-1e4, -100.0, 0.0, 1e4), repeat=2):
+        extreme = _with(case, chosen, rejected)
+        rewards = extreme.rows["response_rewards"].clone().requires_grad_()
+        losses = call(component, extreme.but("as trained", response_rewards=rewards))
+        require_finite(losses, "a loss", extreme)
+        require_finite(gradient(losses, rewards), "a gradient", extreme)
+
+
+@check(PreferenceLoss)
+def loss_is_bounded_below(component: PreferenceLoss) -> None:
+    """The loss does not fall without end as rewards grow.
+
+    A loss that does is lowest where the policy is broken: the better pairs that are settled already pay for the worse
+    ones, without limit.
+    """
+    case = case_for(component)
+
+    def lowest(scale: float) -> float:
+        grid = product((-scale, 0.0, scale), repeat=2)
+        return min(float(call(component, _with(case, *rewards)).detach().min()) for rewards in grid)
+
+    near, far = lowest(1e3), lowest(1e6)
+    require(far > near - 1, f"its lowest value goes from {near:.3g} to {far:.3g}", "rewards up to 1e3, then 1e6")
+
+
+@check(PreferenceLoss)
+def coupling_is_declared(component: PreferenceLoss) -> None:
+    """`couples_pairs` is true if, and only if, the loss of a pair in training depends on the other pairs of its batch.
+
+    Where it does, accumulated gradients are not those of one large batch, and the trainer has to know.
+    """
+    case = case_for(component)
+    whole = _trained(component, case)
+    parts = torch.cat([_trained(component, case.of_pairs([pair])) for pair in range(case.number)])
+    depends = not same(parts, whole)
+    require(
+        depends == component.couples_pairs,
+        f"pair by pair the losses are {'others' if depends else 'the same'}, but couples_pairs is {not depends}",
+        case,
+    )
+
+
+@check(PreferenceLoss)
+def sorting_is_declared(component: PreferenceLoss) -> None:
+    """`sorts_pairs` is true if, and only if, the losses do not come in the order of the pairs.
+
+    Weights by pair, from the data or the policy, are laid on the losses in the order of the pairs.
+    """
+    case = case_for(component)
+    order = [2, 0, 1]
+    sorts = not same(_trained(component, case.of_pairs(order)), _trained(component, case)[order])
+    require(
+        sorts == component.sorts_pairs,
+        f"the losses {'do not ' if sorts else ''}follow the order of the pairs, but sorts_pairs is {not sorts}",
+        case,
+    )
+
+
+def _trained(component: PreferenceLoss, case: Case) -> Tensor:
+    """The losses of a first step in training."""
+    function = build(component)
+    if isinstance(function, torch.nn.Module):
+        function.train()
+    return call(component, case, function).detach()

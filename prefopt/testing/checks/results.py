@@ -1,0 +1,200 @@
+"""Checks of what a component returns, whatever its kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prefopt.component import Component, Divergence, Regularizer, RewardShaping, TokenWeighting
+from prefopt.objective import Objective, ObjectiveOutput
+from prefopt.testing.cases import SEEDS, Case, case_for
+from prefopt.testing.check import ConformanceError, check
+from prefopt.testing.trial import arguments, build, call, gradient, largest, objective_of, require, require_finite, same
+from prefopt.tokens import TokenBatch
+
+__all__: list[str] = []
+
+
+@check(Component)
+def one_value_each(component: Component) -> None:
+    """The result has the shape of its kind: one weight or divergence per token, one reward per response, one loss or
+    penalty per pair.
+
+    A result of another shape is broadcast in silence: a mean over the batch instead of a loss per pair still trains,
+    but on something else.
+    """
+    case = case_for(component)
+    expected = _shape(component, case)
+    found = tuple(call(component, case).shape)
+    require(found == expected, f"the result has shape {found}, not {expected}", case)
+
+
+def _shape(component: Component, case: Case) -> tuple[int, ...]:
+    match component:
+        case TokenWeighting() | Divergence():
+            return tuple(case.mask.shape)
+        case RewardShaping():
+            return (2 * case.number,)
+    return (case.number,)
+
+
+@check(Component)
+def values_are_finite(component: Component) -> None:
+    """On ordinary batches every value is finite, whatever is in the padding.
+
+    One NaN in one pair makes the loss of the whole batch NaN, and the step after it has no model left to train.
+    """
+    for seed in SEEDS:
+        case = case_for(component, seed)
+        require_finite(call(component, case), "a value", case)
+
+
+@check(TokenWeighting, RewardShaping, Regularizer)
+def one_token_responses_are_finite(component: Component) -> None:
+    """Responses of a single token give finite values.
+
+    The shortest answers, "Yes" or the end of text alone, are in every data set. A standard deviation over one token,
+    or a position divided by the length less one, is NaN there.
+    """
+    _finite(component, (1, 3, 1, 1, 1, 2))
+
+
+@check(TokenWeighting, RewardShaping, Regularizer)
+def empty_responses_are_finite(component: Component) -> None:
+    """A response without tokens, its mask all false, gives finite values.
+
+    Truncation and chunking can leave one. A mean over no tokens is 0 / 0; masked_mean gives 0 there.
+    """
+    _finite(component, (3, 0, 2, 2, 4, 0))
+
+
+def _finite(component: Component, lengths: tuple[int, ...]) -> None:
+    case = case_for(component, lengths=lengths)
+    require_finite(call(component, case), "a value", case)
+
+
+@check(Component)
+def inputs_are_not_modified(component: Component) -> None:
+    """The tensors that the component is given are as they were after the call.
+
+    All components of an objective share one batch; an in-place operation in one changes what the next one reads, and
+    the order of the slots would matter.
+    """
+    case = case_for(component)
+    given = arguments(component, case)
+    before = {name: value.clone() for name, value in _tensors(given).items()}
+    build(component)(*given)
+    changed = [name for name, value in _tensors(given).items() if not same(value, before[name], tolerance=0)]
+    require(not changed, f"it writes to {', '.join(changed)}", case)
+
+
+def _tensors(given: tuple[object, ...]) -> dict[str, Tensor]:
+    found = {}
+    for index, value in enumerate(given):
+        if isinstance(value, Tensor):
+            found[f"argument {index + 1}"] = value
+        elif isinstance(value, TokenBatch):
+            fields = {**vars(value), **{f"column {name}": column for name, column in value.columns.items()}}
+            found |= {name: field for name, field in fields.items() if isinstance(field, Tensor)}
+    return found
+
+
+@check(Component)
+def evaluation_is_deterministic(component: Component) -> None:
+    """In evaluation the same batch gives the same result, bit for bit.
+
+    Accuracies and margins on held-out pairs are compared between runs. Dropout and noise belong to training: a module
+    from `build` knows which it is by `self.training`.
+    """
+    case = case_for(component)
+    function = build(component)
+    one, two = call(component, case, function), call(component, case, function)
+    require(same(one, two, tolerance=0), f"a value moves by {largest(one - two)} in the second call", case)
+
+
+@check(Component)
+def single_precision_agrees_with_double(component: Component) -> None:
+    """In float32 the results are those in float64, to about four digits.
+
+    Training is in float32. Where the two disagree, digits cancel, and the gradient is noise.
+    """
+    for seed in SEEDS:
+        case = case_for(component, seed)
+        double, single = call(component, case), call(component, case.to(torch.float32))
+        require(same(single, double, tolerance=2e-4), f"a value moves by {largest(double - single.double())}", case)
+
+
+@check(Component)
+def gradients_are_finite(component: Component) -> None:
+    """In a plain objective the gradients of policy and learned parameters are finite, whatever is in the padding.
+
+    torch.where(mask, f(x), 0) hides a NaN in the padding from the value, but not from the gradient, where 0 times NaN
+    is NaN. Put the where inside: f(torch.where(mask, x, 0)).
+    """
+    for seed in SEEDS:
+        case = case_for(component, seed)
+        objective = objective_of(component)
+        logits = case.rows["logits"].clone().requires_grad_()
+        loss = _loss(objective, case, logits)
+        if loss.requires_grad:
+            leaves = {"the policy": logits, **dict(objective.named_parameters())}
+            found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+            for name, each in zip(leaves, found, strict=True):
+                require_finite(torch.zeros(()) if each is None else each, f"a gradient of {name}", case)
+
+
+@check(Component)
+def objective_descends(component: Component) -> None:
+    """In its slot of an otherwise plain objective, a few gradient steps on the policy's logits make the loss fall.
+
+    This is what the component is for. It fails where the loss is flat in the policy, or where a gradient is not that
+    of the value.
+    """
+    case = case_for(component)
+    objective = objective_of(component)
+    logits = case.rows["logits"]
+    before, slope = _descent(objective, case, logits)
+    for _ in range(5):
+        _, slope = _descent(objective, case, logits)
+        require(slope.norm() > 0, "no gradient reaches the policy", case)
+        logits = logits - 0.02 * slope / slope.norm()
+    after, _ = _descent(objective, case, logits)
+    require(after < before, f"the loss goes from {before:.9g} to {after:.9g} in 5 steps", case)
+
+
+def _descent(objective: Objective, case: Case, logits: Tensor) -> tuple[float, Tensor]:
+    logits = logits.clone().requires_grad_()
+    loss = _loss(objective, case, logits)
+    return float(loss.detach()), gradient(loss, logits)
+
+
+def _loss(objective: Objective, case: Case, logits: Tensor) -> Tensor:
+    term = objective.config.divergence
+    tokens = case.but("policy as trained", logits=logits).tokens(term.measure if term else None)
+    output: ObjectiveOutput = objective(tokens)
+    return output.loss
+
+
+@check(Component)
+def compiles_whole(component: Component) -> None:
+    """torch.compile traces what the component builds into one graph, without a break.
+
+    A break costs a compiled training step most of its speed. Where the mathematics does not allow one graph, list this
+    check among the expected failures and say why.
+    """
+    case = case_for(component)
+    function = build(component)
+    given = arguments(component, case)
+    plain = function(*given)
+    torch.compiler.reset()
+    try:
+        compiled: Any = torch.compile(function, fullgraph=True, backend="eager")
+        traced = compiled(*given)
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ConformanceError(f"the graph breaks: {type(error).__name__}: {reason}", on=case.words) from error
+    finally:
+        torch.compiler.reset()
+    require(same(traced, plain), "the traced function says something else", case)

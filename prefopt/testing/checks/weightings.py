@@ -1,0 +1,78 @@
+"""Checks of token weightings."""
+
+from __future__ import annotations
+
+import torch
+
+from prefopt.component import Signal, TokenWeighting
+from prefopt.testing.cases import SEEDS, case_for
+from prefopt.testing.check import check
+from prefopt.testing.trial import call, gradient, require, require_finite, same
+
+__all__: list[str] = []
+
+_STATES = frozenset({Signal.REF_HIDDEN_STATES, Signal.REF_TOKEN_STATES})
+
+
+@check(TokenWeighting)
+def weights_are_not_negative(component: TokenWeighting) -> str:
+    """No weight is negative. The remark gives the mean weight at the start.
+
+    A negative weight turns the preference of a token round. The mean weight scales every reward, as beta does, so a
+    comparison with unweighted training needs it.
+    """
+    means = []
+    for seed in SEEDS:
+        case = case_for(component, seed)
+        weights = call(component, case).detach()
+        require((weights >= 0).logical_or(weights.isnan()).all(), f"a weight of {float(weights.min()):.3g}", case)
+        means.append(float(weights[case.mask].double().mean()))
+    return f"mean weight at the start: {sum(means) / len(means):.3g}"
+
+
+@check(TokenWeighting)
+def weights_are_zero_off_the_response(component: TokenWeighting) -> None:
+    """Every weight where the mask is false is exactly 0.
+
+    Regularisers and metrics sum weights, and a mean of weights that counts padding depends on how the batch was
+    padded.
+    """
+    case = case_for(component)
+    off = call(component, case)[~case.mask]
+    require(not off.any(), "a weight on padding that is not 0", case)
+
+
+@check(TokenWeighting)
+def constant_signals_give_finite_weights(component: TokenWeighting) -> None:
+    """Where all tokens look alike, to policy and reference, the weights are finite.
+
+    That is how a toy model, an untrained one or a repeated token looks. Anything divided by a spread is 0 / 0 there.
+    """
+    case = case_for(component, constant=True)
+    require_finite(call(component, case), "a weight", case)
+
+
+@check(TokenWeighting)
+def no_gradient_reaches_the_policy(component: TokenWeighting) -> None:
+    """The weights pass no gradient to the policy.
+
+    Otherwise the policy can lower the loss by moving weights in place of preferences. Detach what is read of it.
+    """
+    case = case_for(component)
+    logits = case.rows["logits"].clone().requires_grad_()
+    weights = call(component, case.but("policy as trained", logits=logits))
+    found = gradient(weights, logits)
+    require(not found.any(), f"a gradient of {float(found.abs().max()):.3g} reaches the policy's logits", case)
+
+
+@check(TokenWeighting, applies=lambda component: bool(component.requires & _STATES))
+def states_may_be_in_half_precision(component: TokenWeighting) -> None:
+    """States in bfloat16, all else in float32, give weights that are finite and near those of float32 states.
+
+    States come as the model computes them, and models run in bfloat16. Cast them to the parameters' precision.
+    """
+    case = case_for(component).to(torch.float32)
+    half = case.with_states_in(torch.bfloat16)
+    require(
+        same(call(component, half), call(component, case), tolerance=0.05), "weights far from those of float32", half
+    )

@@ -1,0 +1,159 @@
+"""How a component of any kind is tried: what it is given, what it builds, where in an objective it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prefopt.component import (
+    Component,
+    Divergence,
+    PreferenceLoss,
+    Regularizer,
+    RewardShaping,
+    Signal,
+    TokenWeighting,
+)
+from prefopt.divergences import ForwardKL
+from prefopt.objective import DivergenceTerm, Objective, ObjectiveConfig
+from prefopt.testing.cases import HIDDEN, LAYERS, Case
+from prefopt.testing.check import ConformanceError
+
+__all__ = [
+    "arguments",
+    "build",
+    "call",
+    "gradient",
+    "largest",
+    "learns",
+    "objective_of",
+    "placed",
+    "require",
+    "require_finite",
+    "same",
+    "stateful",
+]
+
+Function = Callable[..., Tensor]
+
+
+def build(component: Component, dtype: torch.dtype = torch.float64, *, seed: int = 0) -> Any:
+    """What the component builds, in evaluation mode and that precision; the global seed is left as it was."""
+    if not isinstance(component, TokenWeighting | PreferenceLoss):
+        return component
+    state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        if isinstance(component, TokenWeighting):
+            function: Any = component.build(num_layers=LAYERS, hidden_size=HIDDEN)
+        else:
+            function = component.build()
+    finally:
+        torch.set_rng_state(state)
+    return function.to(dtype).eval() if isinstance(function, nn.Module) else function
+
+
+def stateful(component: Component) -> bool:
+    """Whether it builds a module."""
+    return _module(component) is not None
+
+
+def learns(component: Component) -> bool:
+    """Whether it builds a module with parameters."""
+    module = _module(component)
+    return module is not None and any(True for _ in module.parameters())
+
+
+def _module(component: Component) -> nn.Module | None:
+    try:
+        function = build(component)
+    except Exception:  # every check that calls it will say so
+        return None
+    return function if isinstance(function, nn.Module) else None
+
+
+def arguments(component: Component, case: Case, *, withheld: Collection[str] = ()) -> tuple[Any, ...]:
+    """What a component of its kind is called with."""
+    match component:
+        case TokenWeighting():
+            return (case.tokens(withheld=withheld),)
+        case Divergence(sampled=sampled):
+            return case.distributions(sampled=sampled)
+        case RewardShaping():
+            return (case.padded(case.rows["rewards"]), case.mask, case.is_chosen)
+        case PreferenceLoss():
+            return (*case.rows["response_rewards"].chunk(2), case.tokens(withheld=withheld))
+        case Regularizer():
+            return (case.tokens(withheld=withheld), case.rows["weights"], case.rows["divergence_weights"])
+    raise TypeError(f"{type(component).__name__} is of no kind that prefopt knows")
+
+
+def call(component: Component, case: Case, function: Function | None = None) -> Tensor:
+    """The component's result on the case. Raises ConformanceError, which names the case, where it raises anything."""
+    function = build(component, case.dtype) if function is None else function
+    try:
+        return function(*arguments(component, case))
+    except Exception as error:
+        raise ConformanceError(f"it raised {type(error).__name__}: {error}", on=case.words) from error
+
+
+def placed(component: Component) -> ObjectiveConfig:
+    """An otherwise plain objective with the component in its slot."""
+    term = DivergenceTerm(measure=ForwardKL()) if Signal.DIVERGENCE in component.requires else None
+    match component:
+        case TokenWeighting():
+            return ObjectiveConfig(weighting=component, divergence=term)
+        case Divergence():
+            return ObjectiveConfig(divergence=DivergenceTerm(measure=component, alpha=0.5))
+        case RewardShaping():
+            return ObjectiveConfig(shaping=component, divergence=term)
+        case PreferenceLoss():
+            return ObjectiveConfig(loss=component, divergence=term)
+        case Regularizer():
+            return ObjectiveConfig(regularizers=(component,), divergence=term)
+    raise TypeError(f"{type(component).__name__} is of no kind that prefopt knows")
+
+
+def objective_of(component: Component, dtype: torch.dtype = torch.float64, *, seed: int = 0) -> Objective:
+    """That objective, in evaluation mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        objective = Objective(placed(component), num_layers=LAYERS, hidden_size=HIDDEN)
+    return objective.to(dtype).eval()
+
+
+def gradient(value: Tensor, leaf: Tensor) -> Tensor:
+    """d value.sum() / d leaf; zero where the value does not depend on it."""
+    if not value.requires_grad:
+        return torch.zeros_like(leaf)
+    (found,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
+    return torch.zeros_like(leaf) if found is None else found
+
+
+def require(condition: object, found: str, case: Case | str) -> None:
+    """Raise ConformanceError with what was found, on that case, unless the condition holds."""
+    if not condition:
+        raise ConformanceError(found, on=case if isinstance(case, str) else case.words)
+
+
+def require_finite(values: Tensor, what: str, case: Case) -> None:
+    """Raise ConformanceError where a value is not finite."""
+    wrong = values[~values.isfinite()].detach()
+    if wrong.numel():
+        raise ConformanceError(f"{what} of {float(wrong.flatten()[0])}", on=case.words)
+
+
+def same(one: Tensor, two: Tensor, *, tolerance: float = 1e-9) -> bool:
+    """Whether two results agree, nan and infinity being like themselves."""
+    return one.shape == two.shape and torch.allclose(
+        one.double(), two.double(), rtol=tolerance, atol=tolerance, equal_nan=True
+    )
+
+
+def largest(difference: Tensor) -> str:
+    """The largest entry, in digits for a message."""
+    size = difference.detach().abs().nan_to_num(nan=torch.inf)
+    return f"{float(size.max()):.3g}" if size.numel() else "nothing"

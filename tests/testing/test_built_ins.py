@@ -1,0 +1,190 @@
+"""The built-in components keep what plugins have to keep; where one does not, it says which check it fails and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prefopt.divergences import (
+    AlphaDivergence,
+    ForwardKL,
+    JensenShannon,
+    ReverseKL,
+    SampledK1,
+    SampledK2,
+    SampledK3,
+    TotalVariation,
+)
+from prefopt.losses import (
+    AotLoss,
+    AotPairedLoss,
+    ApoDownLoss,
+    ApoZeroLoss,
+    BcoLoss,
+    BcoPairLoss,
+    DiscoPopLoss,
+    ExoLoss,
+    HingeLoss,
+    LogisticLoss,
+    MixtureLoss,
+    NcaLoss,
+    OffsetLoss,
+    OnPolicyWeightedLoss,
+    RobustLoss,
+    SppoLoss,
+    SquaredLoss,
+    WeightedLoss,
+)
+from prefopt.registry import installed
+from prefopt.regularizers import MaskL1, NegativeLogLikelihood
+from prefopt.shapings import (
+    AlphaShaping,
+    ForwardKLShaping,
+    JensenShannonShaping,
+    LogOddsShaping,
+    MeanShaping,
+    PositiveShaping,
+    SumShaping,
+)
+from prefopt.testing import conformance
+from prefopt.weightings import (
+    ActivationWeighting,
+    ColumnWeighting,
+    LengthDesensitisedWeighting,
+    SparseWeighting,
+    UniformWeighting,
+)
+
+Run = Callable[[], object]
+
+
+@conformance(
+    UniformWeighting(),
+    UniformWeighting(value=0.25),
+    ActivationWeighting(),
+    ActivationWeighting(sites=("mlp",)),
+    LengthDesensitisedWeighting(),
+    ColumnWeighting(),
+    SparseWeighting(init="near_one"),
+    SparseWeighting(init="near_one", position="token", dropout=0.1),
+)
+def test_weightings(check: Run) -> None:
+    check()
+
+
+@conformance(
+    SparseWeighting(),
+    SparseWeighting(position="token"),
+    expected_failures={
+        "no_dead_start": "as published: where every mixer weight c_l is negative, the outer relu is zero everywhere"
+    },
+)
+def test_the_published_start_of_sparse_masks(check: Run) -> None:
+    check()
+
+
+@conformance(
+    ForwardKL(),
+    ReverseKL(),
+    JensenShannon(),
+    AlphaDivergence(),
+    AlphaDivergence(a=0.1),
+    TotalVariation(),
+    SampledK2(),
+    SampledK3(),
+    SampledK3(direction="reverse", cap=5),
+)
+def test_divergences(check: Run) -> None:
+    check()
+
+
+@conformance(
+    SampledK1(),
+    SampledK1(direction="reverse"),
+    expected_failures={"divergence_is_never_negative": "k1 is the log-ratio of one token, right only on average"},
+)
+def test_the_estimate_that_may_be_negative(check: Run) -> None:
+    check()
+
+
+@conformance(
+    SumShaping(),
+    MeanShaping(),
+    PositiveShaping(),
+    ForwardKLShaping(),
+    JensenShannonShaping(),
+    AlphaShaping(),
+    AlphaShaping(a=0),
+)
+def test_shapings(check: Run) -> None:
+    check()
+
+
+@conformance(
+    LogOddsShaping(),
+    expected_failures={
+        "single_precision_agrees_with_double": "rewards are log-probabilities here; a mean above 0, which none has, "
+        "counts as the precision's largest number below 0"
+    },
+)
+def test_log_odds(check: Run) -> None:
+    check()
+
+
+@conformance(
+    LogisticLoss(),
+    LogisticLoss(label_smoothing=0.2, margin=1.5),
+    HingeLoss(),
+    SquaredLoss(),
+    RobustLoss(label_smoothing=0),
+    ExoLoss(),
+    NcaLoss(),
+    BcoPairLoss(),
+    SppoLoss(),
+    ApoZeroLoss(),
+    ApoDownLoss(),
+    AotLoss(),
+    AotPairedLoss(),
+    BcoLoss(),
+    OffsetLoss(),
+    OffsetLoss(scale="identity", alpha=0.5),
+    WeightedLoss(loss=HingeLoss()),
+    OnPolicyWeightedLoss(loss=LogisticLoss()),
+    MixtureLoss(losses=(LogisticLoss(), BcoLoss()), weights=(0.8, 0.2)),
+    MixtureLoss(losses=(SquaredLoss(), WeightedLoss(loss=NcaLoss())), weights=(1, 2)),
+)
+def test_losses(check: Run) -> None:
+    check()
+
+
+@conformance(
+    RobustLoss(),
+    expected_failures={"loss_is_bounded_below": "unbiased under flipped labels, which takes a negative part"},
+)
+def test_robust(check: Run) -> None:
+    check()
+
+
+@conformance(
+    DiscoPopLoss(),
+    expected_failures={
+        "loss_falls_as_the_margin_grows": "found by search: it rises near 0, where its two parts change"
+    },
+)
+def test_discopop(check: Run) -> None:
+    check()
+
+
+@conformance(
+    MaskL1(reward=0.1),
+    MaskL1(reward=0.1, divergence=0.2),
+    NegativeLogLikelihood(),
+    NegativeLogLikelihood(weight=0.5, reduction="sum"),
+)
+def test_regularizers(check: Run) -> None:
+    check()
+
+
+def test_every_built_in_component_is_here() -> None:
+    tests = [value for name, value in globals().items() if name.startswith("test_") and hasattr(value, "pytestmark")]
+    tried = {type(case.values[0].args[0]) for test in tests for case in test.pytestmark[0].args[1]}
+    assert tried == {component for component, bringer in installed() if bringer.distribution == "prefopt"}

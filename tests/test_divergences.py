@@ -175,3 +175,12 @@ def test_the_kls_are_one_another_with_the_models_exchanged() -> None:
         float(AlphaDivergence(a=0.7)(ref_logps, logps)), rel=1e-12
     )
     assert ForwardKL()(logps, ref_logps) != ReverseKL()(logps, ref_logps)
+
+
+@each_divergence
+def test_a_nan_is_never_silenced(divergence: Divergence) -> None:
+    broken = torch.tensor([0.0, math.nan, 1.0]).log_softmax(-1)
+    good = torch.tensor([0.0, 2.0, -INF]).log_softmax(-1)
+    for logps, ref_logps in ((broken, good), (good, broken)):
+        assert divergence(logps, ref_logps).isnan()
+        assert divergence(logps.clone().requires_grad_(), ref_logps).isnan()

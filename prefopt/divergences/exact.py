@@ -20,10 +20,17 @@ __all__ = ["AlphaDivergence", "ForwardKL", "JensenShannon", "ReverseKL", "TotalV
 
 def _expectation(log_weights: Tensor, values: Tensor) -> Tensor:
     """sum_v exp(log_weights)_v values_v, [..., V] -> [...]; a weight of zero silences any value, even infinity, and its
-    gradient.
+    gradient. `values` is overwritten where it takes no gradient: that saves two passes over the vocabulary.
     """
     weights = log_weights.exp()
-    return (weights * torch.where(weights > 0, values, 0)).sum(-1)
+    if values.requires_grad:
+        return (weights * torch.where(weights > 0, values, 0)).sum(-1)
+    return values.mul_(weights).nan_to_num_(nan=0.0, posinf=math.inf, neginf=-math.inf).sum(-1)
+
+
+def _unless_broken(value: Tensor, logps: Tensor, ref_logps: Tensor) -> Tensor:
+    """The value, but nan where the logits held one: it is in all log-probabilities of its position then."""
+    return torch.where((logps[..., 0] + ref_logps[..., 0]).isnan(), math.nan, value)
 
 
 @final
@@ -38,7 +45,7 @@ class ForwardKL(Divergence):
 
     def __call__(self, logps: Tensor, ref_logps: Tensor) -> Tensor:
         """logps, ref_logps [..., V] -> [...]."""
-        return _expectation(ref_logps, ref_logps - logps).clamp(min=0)
+        return _unless_broken(_expectation(ref_logps, ref_logps - logps).clamp(min=0), logps, ref_logps)
 
     def logit_gradient(self, logps: Tensor, ref_logps: Tensor, value: Tensor) -> Tensor:
         """p - q, [..., V]."""
@@ -57,7 +64,7 @@ class ReverseKL(Divergence):
 
     def __call__(self, logps: Tensor, ref_logps: Tensor) -> Tensor:
         """logps, ref_logps [..., V] -> [...]."""
-        return _expectation(logps, logps - ref_logps).clamp(min=0)
+        return _unless_broken(_expectation(logps, logps - ref_logps).clamp(min=0), logps, ref_logps)
 
     def logit_gradient(self, logps: Tensor, ref_logps: Tensor, value: Tensor) -> Tensor:
         """p (log p - log q - D), [..., V]."""
@@ -81,12 +88,12 @@ class JensenShannon(Divergence):
         mixture = torch.logaddexp(logps.clamp(min=torch.finfo(logps.dtype).min), ref_logps) - math.log(2)
         policy = _expectation(logps, logps - mixture)
         reference = _expectation(ref_logps, ref_logps - mixture)
-        return ((policy + reference) / 2).clamp(min=0)
+        return _unless_broken(((policy + reference) / 2).clamp(min=0), logps, ref_logps)
 
     def logit_gradient(self, logps: Tensor, ref_logps: Tensor, value: Tensor) -> Tensor:
         """p (log p - log m - KL(p || m)) / 2, [..., V]."""
         ratio = logps - torch.logaddexp(logps, ref_logps) + math.log(2)
-        return _weighted(logps, ratio - _expectation(logps, ratio)[..., None]) / 2
+        return _weighted(logps, ratio - _expectation(logps, ratio.clone())[..., None]) / 2
 
 
 @final

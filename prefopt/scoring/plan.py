@@ -126,9 +126,9 @@ def _traced(model: nn.Module, layout: Layout, *, trains: bool) -> _Trace:
             return tensor
 
         inputs = {name: mode.from_tensor(value) for name, value in layout.inputs(lm.dtype).items()}
-        with FlopCounterMode(display=False) as forward:
-            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-                states = lm.base_model(**inputs, use_cache=False).last_hidden_state
+        saving = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        with FlopCounterMode(display=False) as forward, saving:
+            states = lm.base_model(**inputs, use_cache=False).last_hidden_state
         leaves = [p for p in lm.base_model.parameters() if p.requires_grad] if trains else []
         with FlopCounterMode(display=False) as backward:
             if leaves:

@@ -11,7 +11,7 @@ from benchmarks.speed.setting import Setting, batches, models
 __all__ = ["floor"]
 
 _CHUNK = 256
-"""Tokens of a chunk of logits: the fastest of those tried."""
+"""Tokens of a chunk of logits. This and the orientation of the logits, [V, C], are the fastest of those tried."""
 
 
 def floor(setting: Setting) -> Contender:
@@ -24,18 +24,21 @@ def floor(setting: Setting) -> Contender:
     predicting[setting.response] = setting.prompt - 1
     given = [torch.cat([each.prompt_ids, each.chosen_ids, each.rejected_ids], 1) for each in batches(setting)]
     weight, ref_weight = policy.lm_head.weight, reference.lm_head.weight
-    logits = torch.empty(_CHUNK, setting.vocabulary)
+    logits = torch.empty(setting.vocabulary * _CHUNK)
     ref_logits = torch.empty_like(logits)
 
     @torch.no_grad()
     def through_head(hidden: Tensor, ref_hidden: Tensor) -> tuple[Tensor, Tensor]:
         d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight)
         for start in range(0, len(hidden), _CHUNK):
-            part = hidden[start : start + _CHUNK]
-            said = torch.mm(part, weight.T, out=logits[: len(part)])
-            torch.mm(ref_hidden[start : start + _CHUNK], ref_weight.T, out=ref_logits[: len(part)])
-            torch.mm(said, weight, out=d_hidden[start : start + _CHUNK])
-            d_weight.addmm_(said.T, part)
+            part, ref_part = hidden[start : start + _CHUNK], ref_hidden[start : start + _CHUNK]
+            said, ref_said = (
+                each[: setting.vocabulary * len(part)].view(-1, len(part)) for each in (logits, ref_logits)
+            )
+            torch.mm(weight, part.T, out=said)
+            torch.mm(ref_weight, ref_part.T, out=ref_said)
+            torch.mm(said.T, weight, out=d_hidden[start : start + _CHUNK])
+            d_weight.addmm_(said, part)
         return d_hidden, d_weight
 
     def step(number: int) -> float:

@@ -3,6 +3,7 @@ meets them all."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -11,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from safetensors.torch import load_file
+from torch import Tensor
 
 from benchmarks.speed.contender import Entry, UnavailableError
 from benchmarks.speed.setting import BATCHES, Setting
@@ -52,9 +54,15 @@ def compare(
             ready[name] = worker.prepare(setting)
         except UnavailableError as reason:
             left_out[name] = str(reason)
-    first = {name: asdict(workers[name].step(0)) for name in ready}
     pairs = [pair for pair in same if set(pair) <= ready.keys()]
-    agreements = [agreement(workers[one], workers[other]) for one, other in pairs]
+    with TemporaryDirectory() as folder:
+        files = {name: Path(folder, f"{index}.safetensors") for index, name in enumerate(sorted(set(sum(pairs, ()))))}
+        first = {name: asdict(workers[name].step(0, files.get(name))) for name in ready}
+        agreements = [
+            {"one": one, "other": other}
+            | agreement(first[one]["loss"], first[other]["loss"], load_file(files[one]), load_file(files[other]))
+            for one, other in pairs
+        ]
     steps: dict[str, list[dict[str, float]]] = {name: [] for name in ready}
     order = list(ready)
     for number in range(rounds):
@@ -71,27 +79,22 @@ def compare(
     }
 
 
-def agreement(one: Worker, other: Worker) -> dict[str, Any]:
-    """Relative differences of loss and gradients on the first batch: the norm of the difference of all gradients, and
+def agreement(
+    loss: float, other_loss: float, gradients: Mapping[str, Tensor], others: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """Relative differences of a loss and its gradients from the other: the norm of the difference of all gradients, and
     the worst of a single parameter's, each over the norm itself."""
-    with TemporaryDirectory() as folder:
-        paths = [Path(folder, name) for name in ("one", "other")]
-        losses = [worker.save_gradients(0, path) for worker, path in zip((one, other), paths, strict=True)]
-        ours, theirs = (load_file(path) for path in paths)
-    if ours.keys() != theirs.keys():
-        raise ValueError(f"{one.name} and {other.name} differ in which parameters have gradients")
-    norms = {name: float(gradient.norm()) for name, gradient in theirs.items()}
-    apart = {name: float((ours[name] - theirs[name]).norm()) for name in norms}
-    total = sum(norm**2 for norm in norms.values()) ** 0.5
-    loss = abs(losses[0] - losses[1]) / abs(losses[1])
-    gradient = sum(each**2 for each in apart.values()) ** 0.5 / total
+    if gradients.keys() != others.keys():
+        raise ValueError(f"gradients of different parameters: {sorted(gradients.keys() ^ others.keys())}")
+    norms = {name: float(gradient.norm()) for name, gradient in others.items()}
+    apart = {name: float((gradients[name] - others[name]).norm()) for name in norms}
+    loss_difference = abs(loss - other_loss) / abs(other_loss)
+    gradient_difference = math.hypot(*apart.values()) / math.hypot(*norms.values())
     return {
-        "one": one.name,
-        "other": other.name,
-        "losses": losses,
-        "gradient_norm": total,
-        "loss_difference": loss,
-        "gradient_difference": gradient,
+        "losses": [loss, other_loss],
+        "gradient_norm": math.hypot(*norms.values()),
+        "loss_difference": loss_difference,
+        "gradient_difference": gradient_difference,
         "worst_gradient_difference": max(apart[name] / norm for name, norm in norms.items() if norm),
-        "agree": loss <= LOSS_TOLERANCE and gradient <= GRADIENT_TOLERANCE,
+        "agree": loss_difference <= LOSS_TOLERANCE and gradient_difference <= GRADIENT_TOLERANCE,
     }

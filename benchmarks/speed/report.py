@@ -23,8 +23,9 @@ def tell(facts: dict[str, Any], path: Path) -> None:
         f"{facts['date']}. {facts['hardware']}. {versions}. `{facts['command']}`.",
         "",
         f"A Llama with random weights in float32, tied embeddings: hidden size {model['hidden']}, {model['layers']} "
-        fXX `benchmarks/speed/README.md`. Times are medians of the rounds; memory is the highest of "
-        "all steps, in MiB added to the state with models and batches loaded, gradients included "
+        f"layers, {model['parameters'] / 1e6:.1f}M parameters. Random token ids, exact lengths. What a step is, and "
+        "how it is measured, is in `benchmarks/speed/README.md`. Times are medians of the rounds; memory is the "
+        "highest of all steps, in MiB added to the state with models and batches loaded, gradients included "
         f"({model['parameters'] * 4 / 2**20:.0f} MiB); 'first' is that of the very first step.",
         "",
         "## Ratios",
@@ -118,7 +119,8 @@ def _growth_caption(results: Sequence[dict[str, Any]]) -> str:
     setting = results[0]["setting"]
     return (
         f"Batches of {setting['pairs']} pair(s), prompts of {setting['prompt']} tokens; median of "
-        f"{_rounds(results[0])} round(s). The first row: responses of {setting['response']}, vocabulary {setting['vocabulary']:,}."
+        f"{_rounds(results[0])} round(s). The first row: responses of {setting['response']}, vocabulary "
+        f"{setting['vocabulary']:,}."
     )
 
 

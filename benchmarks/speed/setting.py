@@ -38,8 +38,8 @@ class Setting:
     response: int
     pairs: int = 4
     vocabulary: int = 50_257
-    hidden: int = 384
-    layers: int = 6
+    hidden: int = 256
+    layers: int = 8
 
     @property
     def tokens(self) -> int:

@@ -62,14 +62,10 @@ class Worker:
         ready: float = self._ask("prepare", setting)
         return ready
 
-    def step(self, batch: int) -> Step:
-        step: Step = self._ask("step", batch)
+    def step(self, batch: int, gradients: Path | None = None) -> Step:
+        """Take a step; write its gradients where a file is named."""
+        step: Step = self._ask("step", batch, gradients)
         return step
-
-    def save_gradients(self, batch: int, path: Path) -> float:
-        """Take a step, write its gradients and return its loss."""
-        loss: float = self._ask("save_gradients", batch, path)
-        return loss
 
     def release(self) -> None:
         """Forget models and batches."""
@@ -79,7 +75,7 @@ class Worker:
         try:
             self._connection.send((method, arguments))
             answer = self._connection.recv()
-        except (EOFError, BrokenPipeError) as error:
+        except (EOFError, OSError) as error:
             raise RuntimeError(f"the process of {self.name!r} ended during {method}, perhaps for memory") from error
         if isinstance(answer, Exception):
             raise answer
@@ -119,21 +115,18 @@ class _Bench:
         self._ready = _memory("VmRSS")
         return self._ready
 
-    def step(self, batch: int) -> Step:
+    def step(self, batch: int, gradients: Path | None) -> Step:
+        contender = self._contender
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts from here
         seconds, cpu_seconds = time.perf_counter(), time.process_time()
-        loss = self._contender.step(batch)
+        loss = contender.step(batch)
         seconds, cpu_seconds = time.perf_counter() - seconds, time.process_time() - cpu_seconds
         peak = _memory("VmHWM")
-        self._contender.clear()
+        if gradients is not None:
+            found = {name: each.grad for name, each in contender.parameters.items() if each.grad is not None}
+            save_file(found, gradients)
+        contender.clear()
         return Step(seconds, cpu_seconds, peak, peak - self._ready, loss)
-
-    def save_gradients(self, batch: int, path: Path) -> float:
-        loss: float = self._contender.step(batch)
-        parameters = self._contender.parameters
-        save_file({name: each.grad for name, each in parameters.items() if each.grad is not None}, path)
-        self._contender.clear()
-        return loss
 
 
 def _memory(field: str) -> float:

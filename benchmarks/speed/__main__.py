@@ -121,10 +121,11 @@ def _say(shape: str, result: dict[str, Any]) -> None:
         verdict = "agree" if each["agree"] else "DISAGREE"
         print(
             f"{shape}: {each['one']} and {each['other']} {verdict}: losses {each['losses'][0]:.7f} and "
-            f"{each['losses'][1]:.7f}, gradients apart by {each['gradient_difference']:.1e} of their norm"
+            f"{each['losses'][1]:.7f}, gradients apart by {each['gradient_difference']:.1e} of their norm",
+            flush=True,
         )
     for name, reason in result["left_out"].items():
-        print(f"{shape}: {name} not run: {reason}")
+        print(f"{shape}: {name} not run: {reason}", flush=True)
 
 
 def _without_paths(arguments: Iterable[str]) -> list[str]:

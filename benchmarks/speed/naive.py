@@ -18,14 +18,17 @@ from prefopt.weightings.sparse import SparseMask
 
 __all__ = ["naive"]
 
-_CONFIG = zoo.sparsepo(BETA, shared=False)
-_L1 = _CONFIG.regularizers[0]
+_L1 = 0.001
+_CONFIG = zoo.sparsepo(BETA, shared=False, l1_reward=_L1, l1_divergence=_L1)
 
 
 def naive(setting: Setting) -> Contender:
     """Masks have the parameters of prefopt's, and their own computation."""
     policy, reference = models(setting)
     masks = objective(_CONFIG, setting)
+    reward_parameters, divergence_parameters = masks.weighting, masks.divergence_weighting
+    assert isinstance(reward_parameters, SparseMask)
+    assert isinstance(divergence_parameters, SparseMask)
     given = []
     for batch in batches(setting):
         chosen, rejected = (torch.cat([batch.prompt_ids, ids], 1) for ids in (batch.chosen_ids, batch.rejected_ids))
@@ -47,13 +50,13 @@ def naive(setting: Setting) -> Contender:
         logps = vocab_logps.gather(2, labels.unsqueeze(2)).squeeze(2)
         reference_logps = reference_vocab_logps.gather(2, labels.unsqueeze(2)).squeeze(2)
         states = [layer[:, :-1] for layer in said.hidden_states[1:]]
-        reward_mask = _mask(masks.weighting, states) * kept
-        divergence_mask = _mask(masks.divergence_weighting, states) * kept
+        reward_mask = _mask(reward_parameters, states) * kept
+        divergence_mask = _mask(divergence_parameters, states) * kept
         rewards = (reward_mask * (logps - reference_logps)).sum(-1)
         rewards = BETA * (rewards + (divergence_mask * per_position_kl).sum(-1))
         chosen_rewards, rejected_rewards = rewards.chunk(2)
-        charge = (_L1.reward * reward_mask + _L1.divergence * divergence_mask).sum(-1)
-        return (-F.logsigmoid(chosen_rewards - rejected_rewards) + sum(charge.chunk(2))).mean()
+        chosen_charge, rejected_charge = (_L1 * (reward_mask + divergence_mask)).sum(-1).chunk(2)
+        return (-F.logsigmoid(chosen_rewards - rejected_rewards) + chosen_charge + rejected_charge).mean()
 
     return Contender(differentiated(loss), named(policy, masks))
 

@@ -15,12 +15,12 @@ Run = Mapping[str, Any]
 
 def middle(run: Run, figure: str) -> float:
     """The median over the steps."""
-    return median(step[figure] for step in run["steps"])
+    return median(float(step[figure]) for step in run["steps"])
 
 
 def highest(run: Run, figure: str) -> float:
     """The highest over the steps."""
-    return max(step[figure] for step in run["steps"])
+    return max(float(step[figure]) for step in run["steps"])
 
 
 def ratio(one: Run, other: Run, figure: str) -> tuple[float, float, float]:

@@ -126,7 +126,7 @@ def _growth_caption(results: Sequence[dict[str, Any]]) -> str:
 
 def _cell(result: dict[str, Any], name: str) -> str:
     if name in result["left_out"]:
-        return result["left_out"][name]
+        return str(result["left_out"][name])
     run = result["runs"][name]
     return f"{middle(run, 'seconds'):.2f}, {highest(run, 'added_mib'):,.0f}"
 

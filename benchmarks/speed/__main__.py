@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -52,46 +52,17 @@ def speed(
     date: Annotated[str, typer.Option(help="Of the results.")] = datetime.date.today().isoformat(),
 ) -> None:
     """Compare a step of every contender, in turn; or profile one."""
+    names = _known(contender or CONTENDERS, CONTENDERS)
     base = replace(_DEFAULT, pairs=1 if quick else pairs, hidden=hidden, layers=layers, vocabulary=vocabulary)
-    settings = {name: replace(base, prompt=LENGTHS[name][0], response=LENGTHS[name][1]) for name in shape or LENGTHS}
+    settings = {
+        name: replace(base, prompt=LENGTHS[name][0], response=LENGTHS[name][1])
+        for name in _known(shape or LENGTHS, LENGTHS)
+    }
     if profile is not None:
+        (profiled,) = _known([profile], CONTENDERS)
         for name, setting in settings.items():
-            print(f"{profile}, {name}: {costs(CONTENDERS[profile], setting)}")
+            print(f"{profiled}, {name}: {costs(CONTENDERS[profiled], setting)}")
         return
-    from benchmarks.speed.plot import draw  # here, so that the contenders' processes do not load it
-
-    names = [name for name in CONTENDERS if not contender or name in contender]
-    shapes, growth = {}, {}
-    with ExitStack() as stack:
-        workers = hire(stack, names)
-        for name, setting in settings.items():
-            shapes[name] = compare(
-                workers,
-                CONTENDERS,
-                setting,
-                rounds=2 if quick else rounds,
-                same=SAME,
-                memory_limit=memory_limit,
-            )
-            _say(name, shapes[name])
-        followed = {name: workers[name] for name in GROWTH if name in workers}
-        one_pair = replace(base, pairs=1)
-        along = {
-            "response length": ("response", _QUICK_LENGTHS if quick else _LENGTHS),
-            "vocabulary": ("vocabulary", _QUICK_VOCABULARIES if quick else _VOCABULARIES),
-        }
-        for axis, (field, values) in along.items() if growth_rounds and followed else ():
-            growth[axis] = [
-                {"at": value}
-                | compare(
-                    followed,
-                    CONTENDERS,
-                    replace(one_pair, **{field: value}),
-                    rounds=growth_rounds,
-                    memory_limit=memory_limit,
-                )
-                for value in values
-            ]
     facts: dict[str, Any] = {
         "date": date,
         "command": " ".join(["python -m benchmarks.speed", *_without_paths(sys.argv[1:])]),
@@ -103,16 +74,50 @@ def speed(
             "parameters": sum(each.numel() for each in LlamaForCausalLM(base.config).parameters()),
         },
         "contenders": {name: CONTENDERS[name].words for name in names},
-        "shapes": shapes,
-        "growth": growth,
-        "ratios": against_targets(shapes, TARGETS),
+        "shapes": {},
+        "growth": {},
     }
-    out.mkdir(parents=True, exist_ok=True)
     stem = out / f"{date}-speed"
+    with ExitStack() as stack:
+        workers = hire(stack, names)
+        for name, setting in settings.items():
+            result = compare(
+                workers, CONTENDERS, setting, rounds=2 if quick else rounds, same=SAME, memory_limit=memory_limit
+            )
+            facts["shapes"][name] = result
+            _say(name, result)
+            _write(facts, stem)
+        followed = {name: workers[name] for name in GROWTH if name in workers}
+        along = {
+            "response length": ("response", _QUICK_LENGTHS if quick else _LENGTHS),
+            "vocabulary": ("vocabulary", _QUICK_VOCABULARIES if quick else _VOCABULARIES),
+        }
+        for axis, (field, values) in along.items() if growth_rounds and followed else ():
+            grown = [replace(base, **({"pairs": 1, field: value})) for value in values]
+            facts["growth"][axis] = [
+                {"at": value} | compare(followed, CONTENDERS, setting, rounds=growth_rounds, memory_limit=memory_limit)
+                for value, setting in zip(values, grown, strict=True)
+            ]
+            _write(facts, stem)
+    print(f"Written: {stem}.md, .json and .png")
+
+
+def _known(given: Iterable[str], table: Mapping[str, object]) -> list[str]:
+    names = list(given)
+    if unknown := [name for name in names if name not in table]:
+        raise typer.BadParameter(f"no {unknown[0]!r} here, but {', '.join(table)}")
+    return names
+
+
+def _write(facts: dict[str, Any], stem: Path) -> None:
+    """What there is so far: a run that is stopped has not been for nothing."""
+    from benchmarks.speed.plot import draw  # here, so that the contenders' processes do not load matplotlib
+
+    facts["ratios"] = against_targets(facts["shapes"], TARGETS)
+    stem.parent.mkdir(parents=True, exist_ok=True)
     stem.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     draw(facts, stem.with_suffix(".png"))
     tell(facts, stem.with_suffix(".md"))
-    print(f"Written: {stem}.md, .json and .png")
 
 
 def _say(shape: str, result: dict[str, Any]) -> None:

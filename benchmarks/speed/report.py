@@ -108,7 +108,7 @@ def _row(name: str, run: dict[str, Any]) -> list[str]:
 
 
 def _rounds(result: dict[str, Any]) -> int:
-    return len(next(iter(result["runs"].values()))["steps"])
+    return max((len(run["steps"]) for run in result["runs"].values()), default=0)
 
 
 def _left_out(result: dict[str, Any]) -> list[str]:

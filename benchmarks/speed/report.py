@@ -36,8 +36,8 @@ def tell(facts: dict[str, Any], path: Path) -> None:
         "",
         "## Ratios",
         "",
-        "Time: wall seconds, then CPU seconds; median over rounds of the ratio within a round, quartiles in brackets. An "
-        "aim is met where both medians meet it.",
+        "Time: wall seconds, then CPU seconds; median over rounds of the ratio within a round, quartiles in brackets. "
+        "An aim is met where both medians meet it.",
         "",
     ]
     lines += _table(

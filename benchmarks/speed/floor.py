@@ -1,0 +1,53 @@
+"""The least that any exact token-level objective must do: not an objective, only its matrix products."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from benchmarks.speed.contender import Contender, named
+from benchmarks.speed.setting import Setting, batches, models
+
+__all__ = ["floor"]
+
+_CHUNK = 256
+"""Tokens of a chunk of logits. This and the orientation of the logits, [V, C], are the fastest of those tried."""
+
+
+def floor(setting: Setting) -> Contender:
+    """Each distinct token once through both backbones, as one plain row [prompt | chosen | rejected] a pair; the
+    response tokens through both heads; the policy's logits, as if they were their own gradient, back through its
+    head; and back through its backbone."""
+    policy, reference = models(setting)
+    chosen = torch.arange(setting.prompt - 1, setting.prompt + setting.response - 1)
+    predicting = torch.cat([chosen, chosen + setting.response])
+    predicting[setting.response] = setting.prompt - 1
+    given = [torch.cat([each.prompt_ids, each.chosen_ids, each.rejected_ids], 1) for each in batches(setting)]
+    weight, ref_weight = policy.lm_head.weight, reference.lm_head.weight
+    logits = torch.empty(setting.vocabulary * _CHUNK)
+    ref_logits = torch.empty_like(logits)
+
+    @torch.no_grad()
+    def through_head(hidden: Tensor, ref_hidden: Tensor) -> tuple[Tensor, Tensor]:
+        d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+        for start in range(0, len(hidden), _CHUNK):
+            part, ref_part = hidden[start : start + _CHUNK], ref_hidden[start : start + _CHUNK]
+            said, ref_said = (
+                each[: setting.vocabulary * len(part)].view(-1, len(part)) for each in (logits, ref_logits)
+            )
+            torch.mm(weight, part.T, out=said)
+            torch.mm(ref_weight, ref_part.T, out=ref_said)
+            torch.mm(said.T, weight, out=d_hidden[start : start + _CHUNK])
+            d_weight.addmm_(said, part)
+        return d_hidden, d_weight
+
+    def step(number: int) -> float:
+        input_ids = given[number]
+        hidden = policy.model(input_ids, use_cache=False).last_hidden_state[:, predicting].flatten(0, 1)
+        with torch.no_grad():
+            ref_states = reference.model(input_ids, use_cache=False).last_hidden_state
+        d_hidden, d_weight = through_head(hidden.detach(), ref_states[:, predicting].flatten(0, 1))
+        torch.autograd.backward([hidden, weight], [d_hidden, d_weight])
+        return 0.0
+
+    return Contender(step, named(policy))

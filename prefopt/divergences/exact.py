@@ -51,6 +51,10 @@ class ForwardKL(Divergence):
         """p - q, [..., V]."""
         return logps.exp().sub_(ref_logps.exp())
 
+    def backward(self, logps: Tensor, ref_logps: Tensor, value: Tensor, g_logps: Tensor, g_value: Tensor) -> Tensor:
+        """(g_value - g_logps) p - g_value q, [..., V], in the place of logps."""
+        return logps.exp_().mul_(g_value - g_logps).addcmul_(ref_logps.exp_(), -g_value)
+
 
 @final
 class ReverseKL(Divergence):

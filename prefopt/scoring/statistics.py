@@ -59,13 +59,15 @@ class Workspace:
         return type(self), ()
 
     def take(self, rows: int, columns: int, like: Tensor) -> Tensor:
-        """A buffer [rows, columns] of any content."""
+        """A buffer [rows, columns] of any content, whose columns lie in one piece: the product of the head is a quarter
+        faster that way round, on a CPU.
+        """
         size = rows * columns
         dtype = wide(like.dtype)
         for index, flat in enumerate(self.free):
             if flat.numel() >= size and flat.dtype == dtype and flat.device == like.device:
-                return self.free.pop(index)[:size].view(rows, columns)
-        return torch.empty(size, dtype=dtype, device=like.device).view(rows, columns)
+                return self.free.pop(index)[:size].view(columns, rows).T
+        return torch.empty(size, dtype=dtype, device=like.device).view(columns, rows).T
 
     @torch.inference_mode(False)
     def give(self, *buffers: Tensor | None) -> None:
@@ -260,12 +262,14 @@ def _logit_gradient(
     g_values: Tensor,
     values: Tensor,
 ) -> Tensor:
-    """dL/dz of a chunk, [C, V]: g_logp (onehot(y) - p) + g_D dD/dz. `log_probs` is spent, unless there is a softcap,
-    whose slope has yet to be read off it.
+    """dL/dz of a chunk, [C, V]: g_logp (onehot(y) - p) + g_D dD/dz. Both log-probabilities are spent, but for the
+    policy's where there is a softcap, whose slope has yet to be read off them.
     """
-    of_divergence = None
+    if job.head.softcap is not None:
+        log_probs = log_probs.clone()
+    g_label = g_logps[:, None]
     if job.divergence is not None and ref_log_probs is not None:
-        of_divergence = job.divergence.logit_gradient(log_probs, ref_log_probs, values)
-    gradient = log_probs.exp_() if job.head.softcap is None else log_probs.exp()
-    gradient.mul_(-g_logps[:, None]).scatter_add_(-1, job.labels[part, None], g_logps[:, None])
-    return gradient if of_divergence is None else gradient.addcmul_(of_divergence, g_values[:, None])
+        gradient = job.divergence.backward(log_probs, ref_log_probs, values, g_label, g_values[:, None])
+    else:
+        gradient = log_probs.exp_().mul_(-g_label)
+    return gradient.scatter_add_(-1, job.labels[part, None], g_label)

@@ -11,7 +11,7 @@ from benchmarks.speed.contender import Entry
 from benchmarks.speed.floor import floor
 from benchmarks.speed.liger import liger
 from benchmarks.speed.naive import naive
-from benchmarks.speed.ours import ours
+from benchmarks.speed.ours import cached, ours
 from benchmarks.speed.setting import BETA
 from benchmarks.speed.trl_dpo import trl_dpo
 from prefopt import zoo
@@ -23,6 +23,9 @@ CONTENDERS: Mapping[str, Entry] = MappingProxyType(
         "dpo": Entry(ours(zoo.dpo(BETA)), "prefopt, `zoo.dpo()`"),
         "tdpo2": Entry(ours(zoo.tdpo2(BETA)), "prefopt, `zoo.tdpo2()`"),
         "sparsepo": Entry(ours(zoo.sparsepo(BETA, shared=False)), "prefopt, `zoo.sparsepo(shared=False)`: two masks"),
+        "sparsepo, cached": Entry(
+            cached(zoo.sparsepo(BETA, shared=False)), "the same in later epochs, the reference cache filled"
+        ),
         "mapo": Entry(ours(zoo.mapo(BETA)), "prefopt, `zoo.mapo()`"),
         "trl": Entry(trl_dpo(precomputed=False), "TRL's DPOTrainer, float32, no checkpointing", whole_logits=7),
         "trl, precomputed": Entry(
@@ -36,7 +39,13 @@ CONTENDERS: Mapping[str, Entry] = MappingProxyType(
     }
 )
 
-SAME = (("dpo", "trl"), ("dpo", "trl, precomputed"), ("dpo", "liger"), ("sparsepo", "naive"))
+SAME = (
+    ("dpo", "trl"),
+    ("dpo", "trl, precomputed"),
+    ("dpo", "liger"),
+    ("sparsepo", "naive"),
+    ("sparsepo", "sparsepo, cached"),
+)
 """Pairs of contenders that compute the same thing."""
 
 GROWTH = ("sparsepo", "naive", "trl", "floor")
@@ -62,4 +71,5 @@ TARGETS = (
     Target("sparsepo", "trl", "32+224", 1.00, 0.60),
     Target("sparsepo", "floor", None, 1.15),
     Target("sparsepo", "dpo", None, 1.10),
+    Target("sparsepo, cached", "sparsepo", None, 0.80),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ from benchmarks.speed.setting import Setting, batches, models, objective
 from prefopt.objective import ObjectiveConfig
 from prefopt.scoring import PreferenceModel
 
-__all__ = ["ours"]
+__all__ = ["cached", "ours"]
 
 
 def ours(config: ObjectiveConfig, **options: Any) -> Callable[[Setting], Contender]:
@@ -20,6 +21,25 @@ def ours(config: ObjectiveConfig, **options: Any) -> Callable[[Setting], Contend
         policy, reference = models(setting)
         model = PreferenceModel(policy, reference, objective(config, setting), **options)
         given = batches(setting)
+        return Contender(differentiated(lambda batch: model(given[batch]).loss), named(policy, model.objective))
+
+    return build
+
+
+def cached(config: ObjectiveConfig) -> Callable[[Setting], Contender]:
+    """The builder for an objective in its later epochs, when the reference cache holds all."""
+
+    def build(setting: Setting) -> Contender:
+        folder = tempfile.TemporaryDirectory()  # gone when the contender is
+        policy, reference = models(setting)
+        model = PreferenceModel(policy, reference, objective(config, setting), reference_cache=folder.name)
+        given = batches(setting)
+        for batch in given:
+            model.ask_reference(batch)
+        assert model.cache is not None
+        model.cache.store.flush()
+
+        model.folder = folder
         return Contender(differentiated(lambda batch: model(given[batch]).loss), named(policy, model.objective))
 
     return build

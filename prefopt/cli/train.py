@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from prefopt.cli.console import console, plainly, show_progress
+
+if TYPE_CHECKING:
+    from prefopt.training import RunPlan
 
 __all__ = ["train"]
 
@@ -19,11 +23,13 @@ def train(
         list[str] | None,
         typer.Argument(help="Dotted overrides, such as objective.beta=0.5 training.learning_rate=1e-6"),
     ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what the heaviest step will take, and stop.")] = False,
 ) -> None:
     """Train a policy on preference pairs, as a run file says."""
     from prefopt.data import DataError
     from prefopt.registry import PluginError
-    from prefopt.training import RunFile, RunFileError, start
+    from prefopt.scoring import StoreError
+    from prefopt.training import RunFile, RunFileError, plan_run, start
     from prefopt.training import train as carry_out
 
     show_progress()
@@ -31,7 +37,13 @@ def train(
     with plainly(RunFileError, DataError, PluginError, OSError):
         run = RunFile.load(run_file, overrides or ())
         trainer = start(run)
-    with plainly(FloatingPointError):
+    try:
+        console.print(_table(plan_run(trainer)))
+    except Exception as error:  # models are traced for it, and modelling code may not bear that, but may well train
+        console.print(f"No plan: {type(error).__name__}: {escape(str(error))}")
+    if plan:
+        return
+    with plainly(FloatingPointError, StoreError, OSError):
         result = carry_out(trainer)
     if result.evaluation:
         table = Table("metric", "held out", title="evaluation", title_justify="left")
@@ -39,3 +51,11 @@ def train(
             table.add_row(name.removeprefix("eval_"), f"{value:.4g}")
         console.print(table)
     console.print(f"Saved in {result.folder}: the policy, the objective, run.yaml and about.json.")
+
+
+def _table(plan: RunPlan) -> Table:
+    title = f"the heaviest step: {plan.pairs} pairs a batch, up to {plan.longest} tokens a pair, predicted"
+    table = Table("part", "memory", "work", title=title, title_justify="left")
+    for name, memory, work in plan.rows():
+        table.add_row(name, memory, work)
+    return table

@@ -65,7 +65,9 @@ def plan_step(model: PreferenceModel, batch: PreferenceBatch) -> StepPlan:
     layout = _layout(model, batch)
     tokens = int(layout.mask.sum())
     policy = _traced(model.policy, layout, trains=True)
-    parts = [Part("policy", policy.forward + policy.backward, policy.kept), _head(model, tokens)]
+    embedding = causal_lm(model.policy).get_input_embeddings().weight
+    gradient = embedding.nbytes if embedding.requires_grad else 0  # dense, and new in every pass
+    parts = [Part("policy", policy.forward + policy.backward, policy.kept + gradient), _head(model, tokens)]
     if not model.reference_free:
         asked = model.reference_cache is None
         reference = _traced(model.reference_model, layout, trains=False).forward if asked else 0.0
@@ -117,7 +119,8 @@ def _traced(model: nn.Module, layout: Layout, *, trains: bool) -> _Trace:
     lm = causal_lm(model)
     kept: dict[int, int] = {}
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.set_grad_enabled(trains):
-        weights = {mode.from_tensor(p).untyped_storage()._cdata for p in lm.parameters()}
+        stand_ins = [mode.from_tensor(parameter) for parameter in lm.parameters()]  # held, so that they stay the same
+        weights = {each.untyped_storage()._cdata for each in stand_ins}
 
         def keep(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prefopt.training.config import PreferenceConfig
+from prefopt.training.plan import RunPlan, plan_run
 from prefopt.training.reference_update import ReferenceUpdate
 from prefopt.training.run import RunResult, start, train
 from prefopt.training.runfile import DataSection, ModelSection, RunFile, RunFileError
@@ -16,7 +17,9 @@ __all__ = [
     "ReferenceUpdate",
     "RunFile",
     "RunFileError",
+    "RunPlan",
     "RunResult",
+    "plan_run",
     "start",
     "train",
 ]

@@ -94,10 +94,6 @@ class PreferenceTrainer(Trainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        if args.reference_cache is not None:
-            evaluations = evaluation.values() if isinstance(evaluation, Mapping) else [evaluation]
-            data = [dataset for dataset in (train, *evaluations) if dataset is not None]
-            fill(module, data, self.data_collator, self.accelerator, batch_size=args.per_device_eval_batch_size)
         if args.sync_ref_model:
             self.add_callback(
                 ReferenceUpdate(module, mixup=args.ref_model_mixup_alpha, every=args.ref_model_sync_steps)
@@ -106,6 +102,21 @@ class PreferenceTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self._sums = {"train": MetricSums(), "eval": MetricSums()}
         self._last: ObjectiveOutput | None = None
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's, once the reference cache holds what training and evaluation will read."""
+        self.ask_reference()
+        return super().train(*args, **kwargs)
+
+    def ask_reference(self) -> None:
+        """Fill the reference cache, where there is one, with what it lacks of the data sets."""
+        if self.args.reference_cache is not None:
+            held_out = self.eval_dataset
+            evaluations = held_out.values() if isinstance(held_out, Mapping) else [held_out]
+            data = [dataset for dataset in (self.train_dataset, *evaluations) if dataset is not None]
+            model = self.accelerator.unwrap_model(self.model)
+            batch_size = self.args.per_device_eval_batch_size
+            fill(model, data, self.data_collator, self.accelerator, batch_size=batch_size)
 
     def compute_loss(
         self,

@@ -47,6 +47,7 @@ def test_a_run_with_a_cache_is_the_run_without_one(
     expected = plain.evaluate()
     asked.clear()
     cached = trainer(model_folder, rows, out, tmp_path / "cache")
+    cached.ask_reference()
     assert sum(asked) >= 2 * len(rows)
     asked.clear()
     cached.train()
@@ -63,14 +64,14 @@ def test_what_does_not_matter_hits_and_what_matters_misses(
     model_folder: str, rows: Rows, out: str, tmp_path: Path, asked: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "cache"
-    trainer(model_folder, rows, out, folder)
+    trainer(model_folder, rows, out, folder).ask_reference()
     for changes in ({"learning_rate": 0.5, "seed": 7}, {"objective": zoo.tdpo1(beta=0.7)}):
         asked.clear()
-        trainer(model_folder, rows, f"{out}-other", folder, **changes)
+        trainer(model_folder, rows, f"{out}-other", folder, **changes).ask_reference()
         assert asked == [2 * 4], "only the pairs of the check"
     asked.clear()
     with caplog.at_level(logging.INFO, logger="prefopt"):
-        trainer(model_folder, rows, out, folder, max_length=9)
+        trainer(model_folder, rows, out, folder, max_length=9).ask_reference()
     assert sum(asked) > 2 * 4
     assert "pairs are there, the others will take" in caplog.text
 
@@ -89,10 +90,10 @@ def test_a_run_that_is_killed_loses_at_most_a_shard(
     with monkeypatch.context() as patch:
         patch.setattr(PreferenceModel, "ask_reference", killed)
         with pytest.raises(KeyboardInterrupt):
-            trainer(model_folder, rows, out, tmp_path / "cache")
+            trainer(model_folder, rows, out, tmp_path / "cache").ask_reference()
     assert asked == [8, 10, 10, 10]
     asked.clear()
-    trainer(model_folder, rows, out, tmp_path / "cache")
+    trainer(model_folder, rows, out, tmp_path / "cache").ask_reference()
     assert sum(asked) == 8 + 2 * len(rows) - 38
 
 
@@ -102,7 +103,7 @@ def test_a_disk_without_room_is_found_out_first(
     usage = reference_cache.shutil.disk_usage(tmp_path)._replace(free=100)
     monkeypatch.setattr(reference_cache.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(OSError, match=r"would take .* GiB more, and the disk has"):
-        trainer(model_folder, rows, out, tmp_path / "cache")
+        trainer(model_folder, rows, out, tmp_path / "cache").train()
 
 
 def test_a_reference_that_changes_or_is_not_there(model_folder: str, rows: Rows, out: str, tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_a_reference_that_changes_or_is_not_there(model_folder: str, rows: Rows,
 
 def test_half_precision_has_a_cache_of_its_own(model_folder: str, rows: Rows, out: str, tmp_path: Path) -> None:
     folder = tmp_path / "cache"
-    trainer(model_folder, rows, out, folder)
+    trainer(model_folder, rows, out, folder).ask_reference()
     half = trainer(model_folder, rows, out, folder, bf16=True)
-    assert len(list(folder.iterdir())) == 2
     half.train()
+    assert len(list(folder.iterdir())) == 2

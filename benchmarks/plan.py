@@ -1,0 +1,97 @@
+"""How near the plan of a step comes to what the step takes: predicted and measured memory.
+
+python benchmarks/plan.py [OUT.md]
+
+A Llama with random weights in float32. What is measured is the highest resident memory during one forward and backward
+pass, over that of the same process after a small one: weights and gradients are there by then.
+"""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import gc
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from prefopt import PreferenceBatch, zoo
+from prefopt.scoring import PreferenceModel
+from prefopt.scoring.plan import plan_step
+
+VOCABULARY, HIDDEN, LAYERS = 50_000, 256, 6
+CASES = (
+    ("dpo", 192, 64, 4),
+    ("tdpo2", 192, 64, 4),
+    ("sparsepo", 192, 64, 4),
+    ("sparsepo", 32, 224, 4),
+    ("dpo", 32, 224, 8),
+)
+
+
+def batch_of(prompt: int, response: int, pairs: int) -> PreferenceBatch:
+    draw = torch.Generator().manual_seed(1)
+
+    def ids(length: int) -> list[list[int]]:
+        return torch.randint(VOCABULARY, (pairs, length), generator=draw).tolist()
+
+    return PreferenceBatch.from_ids(ids(prompt), ids(response), ids(response), pad_token_id=0)
+
+
+def resident(what: str) -> int:
+    """A line of the process's status, in bytes."""
+    status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return int(next(line for line in status if line.startswith(what)).split()[1]) * 1024
+
+
+def measure(objective: str, prompt: int, response: int, pairs: int) -> None:
+    """Print predicted and measured bytes; one process, one case."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": HIDDEN, "intermediate_size": 688, "num_hidden_layers": LAYERS, "num_attention_heads": 8}
+    policy = LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, **sizes))
+    model = PreferenceModel(policy, copy.deepcopy(policy), zoo.ZOO[objective]())
+    batch = batch_of(prompt, response, pairs)
+    predicted = plan_step(model, batch).bytes
+    model(batch_of(1, 1, 1)).loss.backward()
+    gc.collect()
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    model(batch).loss.backward()
+    print(predicted, resident("VmHWM") - before)
+
+
+def main() -> None:
+    lines = [
+        "# Predicted and measured memory of a step",
+        "",
+        f"{datetime.date.today()}. torch {version('torch')}, transformers {version('transformers')}, float32, CPU. "
+        f"Llama with random weights: hidden size {HIDDEN}, {LAYERS} layers, vocabulary {VOCABULARY:,}. "
+        "`python benchmarks/plan.py`",
+        "",
+        "| objective | prompt + response | pairs | predicted MiB | measured MiB | ratio |",
+        "|---|---|---|---|---|---|",
+    ]
+    for case in CASES:
+        command = [sys.executable, __file__, "--one", *map(str, case)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        predicted, measured = (int(number) / 2**20 for number in done.stdout.split())
+        objective, prompt, response, pairs = case
+        lines.append(
+            f"| {objective} | {prompt} + {response} | {pairs} | {predicted:.0f} | {measured:.0f} | "
+            f"{predicted / measured:.2f} |"
+        )
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if len(sys.argv) > 1:
+        Path(sys.argv[1]).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        measure(sys.argv[2], *map(int, sys.argv[3:]))
+    else:
+        main()

@@ -1,0 +1,73 @@
+"""What a run will take, in words: memory and work of its heaviest step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+from prefopt.scoring.plan import StepPlan, plan_step
+from prefopt.tokens import PreferenceBatch
+from prefopt.training.trainer import PreferenceTrainer
+
+__all__ = ["RunPlan", "plan_run"]
+
+
+@final
+@dataclass(frozen=True)
+class RunPlan:
+    """The heaviest step of a run: the longest pairs of its data in one batch.
+
+    weights, gradients, optimizer are in bytes; the optimizer's state is counted as AdamW keeps it, two numbers in
+    float32 for each that trains. `step` is one forward and backward pass; an optimizer step makes `passes` of them.
+    """
+
+    pairs: int
+    longest: int
+    weights: int
+    gradients: int
+    optimizer: int
+    step: StepPlan
+    passes: int
+
+    @property
+    def bytes(self) -> int:
+        """The most that is held at once."""
+        return self.weights + self.gradients + self.optimizer + self.step.bytes
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """(part, memory, work of an optimizer step), ready to print."""
+        held = {"weights": self.weights, "gradients": self.gradients, "optimizer": self.optimizer}
+        return [
+            *((name, _mib(size), "") for name, size in held.items()),
+            *((part.name, _mib(part.bytes), _giga(part.operations * self.passes)) for part in self.step.parts),
+            ("all", _mib(self.bytes), _giga(self.step.operations * self.passes)),
+        ]
+
+
+def plan_run(trainer: PreferenceTrainer) -> RunPlan:
+    """The plan of a trainer's run, before anything is computed. Sizes are of one process that is not sharded."""
+    args, data = trainer.args, trainer.train_dataset
+    lengths = data["length"][:]
+    longest = sorted(range(len(data)), key=lengths.__getitem__)[-args.per_device_train_batch_size :]
+    batch = PreferenceBatch.from_mapping(trainer.data_collator(list(data.select(longest))))
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    with trainer.compute_loss_context_manager():
+        step = plan_step(model, batch.to(args.device))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return RunPlan(
+        pairs=len(longest),
+        longest=max(lengths),
+        weights=sum(parameter.nbytes for parameter in model.parameters()),
+        gradients=sum(parameter.nbytes for parameter in trained),
+        optimizer=sum(8 * parameter.numel() for parameter in trained),
+        step=step,
+        passes=args.gradient_accumulation_steps,
+    )
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"
+
+
+def _giga(operations: float) -> str:
+    return f"{operations / 1e9:,.1f} GFLOP"

@@ -136,5 +136,5 @@ def _traced(model: nn.Module, layout: Layout, *, trains: bool) -> _Trace:
         with FlopCounterMode(display=False) as backward:
             if leaves:
                 torch.autograd.grad(states.sum(), leaves, allow_unused=True)
-    checkpoints = lm.config.get_text_config().num_hidden_layers * states.nbytes if lm.is_gradient_checkpointing else 0
+    checkpoints = lm.config.get_text_config().num_hidden_layers * states.nbytes if lm.is_activation_checkpointing else 0
     return _Trace(forward.get_total_flops(), backward.get_total_flops(), sum(kept.values()) + checkpoints)

@@ -89,7 +89,7 @@ class DataSection(_Section):
 
     @model_validator(mode="after")
     def _something_to_split(self) -> Self:
-        if self.eval is None and "eval_split" in self.model_fields_set:
+        if self.eval is None and self.eval_split != type(self).model_fields["eval_split"].default:
             raise ValueError("eval_split is read only with eval; name the evaluation data there, or leave it out")
         return self
 

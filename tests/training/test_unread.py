@@ -75,5 +75,6 @@ def test_a_reference_that_would_never_be_run(model_folder: str, rows: list[dict[
 
 def test_a_split_of_evaluation_data_that_is_not_there() -> None:
     with pytest.raises(ValueError, match="eval_split is read only with eval"):
-        DataSection(train="pairs.jsonl", eval_split="test")
+        DataSection(train="pairs.jsonl", eval_split="held_out")
+    assert DataSection.model_validate(DataSection(train="pairs.jsonl").model_dump()).eval is None
     DataSection(train="pairs.jsonl", eval="pairs.jsonl", eval_split="test")

@@ -25,6 +25,7 @@ from prefopt.shapings import SumShaping
 from prefopt.training import RunFile, RunFileError
 from prefopt.weightings import SparseWeighting, UniformWeighting
 from tests.batches import random_case
+from tests.cli.test_cli import run as typed
 
 Install = Callable[..., None]
 
@@ -274,6 +275,29 @@ def test_an_excluded_plugin_is_not_imported_and_said_once(
         resolve(TokenWeighting, "of_the_broken_one")
 
 
+def test_the_command_line_excludes_plugins(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    install("broken-plugin", "import a_module_that_is_not_there")
+    install("halving-plugin", HALVING.format(name="halving"))
+    monkeypatch.setenv(WITHOUT, "halving-plugin")  # and so that what the option adds is taken back
+    options = ("--without-plugin", "broken-plugin:components")
+    assert "Plugins that are excluded: broken-plugin:components, halving-plugin:components" in typed(
+        *options, "components", "token-weighting"
+    )
+    assert registry.excluded_plugins() == ("broken-plugin:components", "halving-plugin:components")
+    monkeypatch.setenv(WITHOUT, "")
+    clear()
+    assert "error: plugin broken-plugin:components cannot be imported" in typed("components", exit_code=2)
+    output = typed(*options, "components", "token-weighting")
+    assert "halving-plugin" in output
+    assert "excluded: broken-plugin:components\n" in output
+    monkeypatch.setenv(WITHOUT, "")
+    misspelt = typed("--without-plugin", "borken-plugin", "zoo", exit_code=2)
+    assert "Did you mean 'broken-plugin'?" in misspelt
+    monkeypatch.setenv(WITHOUT, "")
+    clear()
+    assert "excluded" not in typed(*options, "zoo", "dpo")
+
+
 def test_of_two_plugins_in_a_distribution_one_can_be_excluded(
     install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -374,14 +398,13 @@ def without(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     clear()
 
 
-RUN = {"model": "a-model", "data": "pairs.jsonl", "objective": {"weighting": {"name": "halving", "power": 2}}}
-INSTALL = "no TokenWeighting named 'halving'. halving-plugin 1.0 brought it when this was saved: "
+RUN = {"model": "a-model", "data": {"train": "a.jsonl", "eval": "b.jsonl"}, "objective": {"weighting": "halving"}}
+BROUGHT = "no TokenWeighting named 'halving'. halving-plugin 1.0 brought it when this was saved"
 
 
 def test_what_is_saved_says_who_brought_its_components(install: Install) -> None:
     install("halving-plugin", HALVING.format(name="halving"))
-    install("shaping-plugin", HOOK.format(signature="prefopt_reward_shapings()", value="[]"))
-    config = ObjectiveConfig(weighting="halving", loss={"name": "mixture", "terms": [{"loss": "hinge"}]})
+    config = ObjectiveConfig(weighting="halving", loss={"name": "mixture", "losses": ["hinge"], "weights": [1]})
     ours = f"prefopt {version('prefopt')}"
     expected = {"token weighting halving": "halving-plugin 1.0", "reward shaping sum": ours}
     expected |= {"preference loss mixture": ours, "preference loss hinge": ours}
@@ -397,14 +420,14 @@ def test_an_objective_says_what_to_install_where_its_component_is_not(
     assert Objective.load(tmp_path / "saved").config == objective.config
     monkeypatch.setenv(WITHOUT, "halving-plugin")
     clear()
-    with pytest.raises(ComponentError, match=f"{re.escape(INSTALL)}it is excluded by {WITHOUT}"):
+    with pytest.raises(ComponentError, match=f"{BROUGHT}; it is excluded by {WITHOUT}"):
         Objective.load(tmp_path / "saved")
     monkeypatch.delenv(WITHOUT)
     without(monkeypatch, tmp_path)
     with pytest.raises(ComponentError) as error:
         Objective.load(tmp_path / "saved")
     file = tmp_path / "saved" / "objective.yaml"
-    assert str(error.value).startswith(f"{file}: weighting: {INSTALL}pip install halving-plugin==1.0. Installed: ")
+    assert str(error.value).startswith(f"{file}: weighting: {BROUGHT}: pip install halving-plugin==1.0. Installed: ")
     with pytest.raises(ComponentError, match=r"named 'halving'\. Installed: "):  # of what was saved, nothing is kept
         resolve(TokenWeighting, "halving")
 
@@ -445,4 +468,12 @@ def test_a_run_file_says_what_to_install_where_its_component_is_not(
     without(monkeypatch, tmp_path)
     with pytest.raises(RunFileError) as error:
         RunFile.load(file)
-    assert f"{INSTALL}pip install halving-plugin==1.0." in str(error.value)
+    assert f"{BROUGHT}: pip install halving-plugin==1.0." in str(error.value)
+    fields = yaml.safe_load(file.read_text())
+    fields["objective"]["weighting"] = "uniform"
+    assert RunFile.model_validate(fields).objective == ObjectiveConfig()  # it is no longer read, so it is not missed
+    file.write_text(yaml.safe_dump(fields | {"components": "halving"}))
+    with pytest.raises(
+        RunFileError, match="components: a mapping of `kind name` to `distribution version`, got 'halving'"
+    ):
+        RunFile.load(file)

@@ -26,6 +26,7 @@ from prefopt.component import (
 
 __all__ = [
     "HOOKS",
+    "INTERFACE",
     "PROJECT",
     "hookimpl",
     "prefopt_divergences",
@@ -37,6 +38,14 @@ __all__ = [
 
 PROJECT = "prefopt"
 """The name of the plugin project and of the entry-point group."""
+
+INTERFACE = 1
+"""The version of the plugin interface: the hooks, and what a component has, is called with and returns.
+
+It is raised when a plugin that keeps to the present version would no longer work: a hook or a kind is removed or
+renamed, or a component has to have, take or return something else. A new hook, or a new method or field with a default,
+does not raise it. A plugin module may state the versions that it supports as `PREFOPT_INTERFACE`, an int or a tuple.
+"""
 
 hookimpl = pluggy.HookimplMarker(PROJECT)
 hookspec = pluggy.HookspecMarker(PROJECT)

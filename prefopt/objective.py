@@ -19,16 +19,17 @@ from typing import Annotated, NamedTuple, Self, final
 
 import torch
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from prefopt.columns import Column
 from prefopt.component import Component, Divergence, PreferenceLoss, Regularizer, RewardShaping, Signal, TokenWeighting
 from prefopt.losses import LogisticLoss
-from prefopt.registry import resolve
+from prefopt.registry import ComponentError, brought_by, recorded, resolve
 from prefopt.shapings import SumShaping
 from prefopt.tokens import TokenBatch, masked_sum
+from prefopt.validation import explain
 from prefopt.weightings import UniformWeighting
 
 __all__ = ["DivergenceTerm", "Mean", "Objective", "ObjectiveConfig", "ObjectiveOutput"]
@@ -179,6 +180,7 @@ class Objective(nn.Module):
         super().__init__()
         self.config = config
         self.shape = {"num_layers": num_layers, "hidden_size": hidden_size}
+        self.brought_by = brought_by(config.components)  # here, lest a broken plugin stop a run when it comes to save
         self.weighting = config.weighting.build(**self.shape)
         term = config.divergence
         own = term.weighting if term is not None else None
@@ -227,17 +229,23 @@ class Objective(nn.Module):
         """Write objective.yaml and, where parameters are learned, objective.safetensors."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        description = {"objective": self.config.model_dump(mode="json"), **self.shape}
+        description = {"objective": self.config.model_dump(mode="json"), **self.shape, "components": self.brought_by}
         (folder / "objective.yaml").write_text(yaml.safe_dump(description, sort_keys=False), encoding="utf-8")
         if state := {name: tensor.contiguous() for name, tensor in self.state_dict().items()}:
             save_file(state, folder / "objective.safetensors")
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """The inverse of `save`. Raises FileNotFoundError where the folder holds no objective or not its weights."""
+        """The inverse of `save`. Raises FileNotFoundError where the folder holds no objective or not its weights, and
+        ComponentError, with what to install, where a component is not installed."""
         folder = Path(folder)
-        description = yaml.safe_load((folder / "objective.yaml").read_text(encoding="utf-8"))
-        config = ObjectiveConfig.model_validate(description.pop("objective"))
+        file = folder / "objective.yaml"
+        description = yaml.safe_load(file.read_text(encoding="utf-8"))
+        try:
+            with recorded(description.pop("components", {})):
+                config = ObjectiveConfig.model_validate(description.pop("objective"))
+        except ValidationError as error:
+            raise ComponentError(f"{file}: {' '.join(explain(error, ObjectiveConfig))}") from error
         objective = cls(config, **description)
         if objective.state_dict():
             objective.load_state_dict(load_file(folder / "objective.safetensors"))

@@ -5,33 +5,45 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TypeVar, cast, final, get_args, get_origin
 
 import pluggy
 from pydantic import ValidationError
 
-from prefopt import divergences, hookspecs, losses, regularizers, shapings, weightings
+from prefopt import divergences, losses, regularizers, shapings, weightings
 from prefopt.component import Component
-from prefopt.hookspecs import HOOKS, PROJECT
+from prefopt.hookspecs import HOOKS
+from prefopt.plugins import WITHOUT, PluginError, plugin_manager, plugins, to_do_without
 from prefopt.validation import did_you_mean, explain
 
-__all__ = ["ComponentError", "Owner", "PluginError", "available", "installed", "owner", "readers", "resolve"]
+__all__ = [
+    "ComponentError",
+    "Owner",
+    "PluginError",
+    "available",
+    "brought_by",
+    "excluded_plugins",
+    "installed",
+    "owner",
+    "readers",
+    "recorded",
+    "resolve",
+]
 
 C = TypeVar("C", bound=Component)
 
 _BUILT_INS = (weightings, divergences, shapings, losses, regularizers)
 
+_RECORDED: ContextVar[Mapping[str, str]] = ContextVar("_RECORDED", default=types.MappingProxyType({}))
+
 
 @final
 class ComponentError(ValueError):
     """No component of that name, or one that does not accept its fields."""
-
-
-@final
-class PluginError(RuntimeError):
-    """A plugin that cannot be used: it names the plugin, what is wrong and how to mend it."""
 
 
 @final
@@ -53,9 +65,9 @@ def owner(component: type[Component]) -> Owner:
     """Who brings this installed component."""
     for kind in HOOKS:
         if issubclass(component, kind):
-            found, bringer = _components(kind).get(_name(component), (None, None))
-            if found is component and bringer is not None:
-                return bringer
+            for found, bringer in _components(kind).values():
+                if found is component:
+                    return bringer
             raise ComponentError(f"{component.__name__} is not installed: no plugin brings it")
     raise ComponentError(f"{component.__name__} is of no kind that prefopt knows")
 
@@ -65,6 +77,36 @@ def installed() -> Iterator[tuple[type[Component], Owner]]:
     for kind in HOOKS:
         for _, entry in sorted(_components(kind).items()):
             yield entry
+
+
+def excluded_plugins() -> tuple[str, ...]:
+    """The installed plugins that are left out, as `distribution:entry-point`, in the order of their names."""
+    return tuple(sorted(name for name in plugins() if _manager().is_blocked(name)))
+
+
+def brought_by(components: Iterable[Component]) -> dict[str, str]:
+    """`kind name` -> `distribution version`, for these components and those inside them that a plugin brings."""
+    found = {}
+    for part in components:
+        for component, bringer in installed():
+            if component is type(part):
+                found[f"{part.kind} {part.name}"] = f"{bringer.distribution} {bringer.version}"
+        values = [getattr(part, name) for name in type(part).model_fields]
+        inside = [each for value in values for each in (value if isinstance(value, list | tuple) else (value,))]
+        found |= brought_by(each for each in inside if isinstance(each, Component))
+    return found
+
+
+@contextmanager
+def recorded(components: object) -> Iterator[None]:
+    """Within it, errors for components that are not installed say what to install, as `brought_by` wrote it down."""
+    if not isinstance(components, Mapping):
+        raise ComponentError(f"components: a mapping of `kind name` to `distribution version`, got {components!r}")
+    token = _RECORDED.set(components)
+    try:
+        yield
+    finally:
+        _RECORDED.reset(token)
 
 
 def resolve(kind: type[C], value: object) -> C:
@@ -85,7 +127,7 @@ def resolve(kind: type[C], value: object) -> C:
     name = fields["name"]
     if name not in known:
         raise ComponentError(
-            f"no {kind.__name__} named {name!r}.{did_you_mean(name, known)} Installed: {', '.join(sorted(known))}."
+            f"no {kind.__name__} named {name!r}.{_remedy(kind, name)} Installed: {', '.join(sorted(known))}."
         )
     inner = _inner_slots(known[name])
     filled = {
@@ -107,6 +149,18 @@ def readers(field: str) -> str:
         if (names := sorted(name for name, cls in available(kind).items() if field in cls.model_fields))
     ]
     return f"Components that read {field!r}: {'; '.join(found)}." if found else ""
+
+
+def _remedy(kind: type[Component], name: str) -> str:
+    """What to do about a component that is not installed: include its plugin, install it, or spell the name right."""
+    distribution, _, version = str(_RECORDED.get().get(f"{kind.kind} {name}", "")).rpartition(" ")
+    excluded = excluded_plugins()
+    if distribution in {plugin.partition(":")[0] for plugin in excluded}:
+        return f" {distribution} {version} brought it when this was saved; it is excluded by {WITHOUT}."
+    if distribution:
+        return f" {distribution} {version} brought it when this was saved: pip install {distribution}=={version}."
+    without = f" Excluded by {WITHOUT}: {', '.join(excluded)}." if excluded else ""
+    return did_you_mean(name, available(kind)) + without
 
 
 def _inner_slots(component: type[Component]) -> dict[str, tuple[type[Component], bool]]:
@@ -137,41 +191,7 @@ def _filled(kind: type[Component], several: bool, value: object, where: str) -> 
 
 @functools.cache
 def _manager() -> pluggy.PluginManager:
-    manager = pluggy.PluginManager(PROJECT)
-    manager.add_hookspecs(hookspecs)
-    for module in _BUILT_INS:
-        manager.register(module, name=f"{PROJECT}:{module.__name__.rpartition('.')[2]}")
-    for distribution in importlib.metadata.distributions():
-        for entry_point in distribution.entry_points.select(group=PROJECT):
-            name = f"{distribution.name}:{entry_point.name}"
-            if manager.has_plugin(name):  # the same distribution, seen again further down sys.path
-                continue
-            try:
-                module = entry_point.load()
-            except Exception as error:
-                raise PluginError(
-                    f"plugin {name} cannot be imported ({type(error).__name__}: {error}). "
-                    f"Mend {entry_point.value}, or uninstall {distribution.name}."
-                ) from error
-            try:
-                manager.register(module, name=name)
-            except (ValueError, pluggy.PluginValidationError) as error:
-                raise PluginError(f"plugin {name} cannot be registered: {error}") from error
-    _refuse_misspelt_hooks(manager)
-    return manager
-
-
-def _refuse_misspelt_hooks(manager: pluggy.PluginManager) -> None:
-    try:
-        manager.check_pending()
-    except pluggy.PluginValidationError as error:
-        plugin = manager.get_name(error.plugin)
-        callers = manager.get_hookcallers(error.plugin) or []
-        unknown = next(hook.name for hook in callers if not hook.has_spec())
-        raise PluginError(
-            f"plugin {plugin} implements {unknown!r}, which is no hook of prefopt."
-            f"{did_you_mean(unknown, HOOKS.values())} Hooks: {', '.join(sorted(HOOKS.values()))}."
-        ) from error
+    return plugin_manager(_BUILT_INS)
 
 
 @functools.cache
@@ -186,19 +206,20 @@ def _components(kind: type[Component]) -> Mapping[str, tuple[type[Component], Ow
         except Exception as error:
             raise PluginError(
                 f"plugin {bringer.plugin}: {hook.name} must return a list of subclasses of {kind.__name__}, "
-                f"but it failed ({type(error).__name__}: {error})"
+                f"but it failed ({type(error).__name__}: {error}). {to_do_without(bringer.plugin)}"
             ) from error
         for component in components:
             if not (isinstance(component, type) and issubclass(component, kind)):
                 raise PluginError(
                     f"plugin {bringer.plugin}: {hook.name} returned {component!r}, "
-                    f"which is not a subclass of {kind.__name__}"
+                    f"which is not a subclass of {kind.__name__}. {to_do_without(bringer.plugin)}"
                 )
-            name = _name(component)
+            name = _name(component, bringer.plugin)
             if name in found:
                 raise PluginError(
                     f"two components of kind {kind.kind} are named {name!r}: one from plugin {found[name][1].plugin}, "
-                    f"one from plugin {bringer.plugin}. Rename one, or uninstall one of the two distributions."
+                    f"one from plugin {bringer.plugin}. Rename one, or uninstall one of the two distributions. "
+                    f"{to_do_without(found[name][1].plugin, bringer.plugin)}"
                 )
             found[name] = (component, bringer)
     return types.MappingProxyType(found)
@@ -209,9 +230,9 @@ def _owner_of(plugin: str) -> Owner:
     return Owner(distribution, importlib.metadata.version(distribution), plugin)
 
 
-def _name(component: type[Component]) -> str:
+def _name(component: type[Component], plugin: str) -> str:
     name = component.model_fields["name"].default
     if not isinstance(name, str):
         where = f"{component.__module__}.{component.__name__}"
-        raise PluginError(f'{where} has no name; give it `name: Literal["..."] = "..."`')
+        raise PluginError(f'{where} has no name; give it `name: Literal["..."] = "..."`. {to_do_without(plugin)}')
     return name

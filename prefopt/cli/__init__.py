@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from prefopt.cli import check, data, demo, migrate, new_plugin, train, zoo
+from prefopt.cli.console import plainly
 
 __all__ = ["app"]
 
@@ -15,6 +18,25 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.callback()
+def _before_any_command(
+    without_plugin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A plugin to leave out, by distribution or distribution:entry-point, as in PREFOPT_WITHOUT_PLUGINS. "
+            "May be given several times.",
+        ),
+    ] = None,
+) -> None:
+    from prefopt.plugins import PluginError, exclude
+
+    with plainly(PluginError):
+        exclude(without_plugin or ())
+
+
 app.command()(train.train)
 app.command()(zoo.zoo)
 app.command()(zoo.components)

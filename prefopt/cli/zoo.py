@@ -31,9 +31,10 @@ def zoo(name: Annotated[str | None, typer.Argument(help="One objective, in full.
             "tokens."
         )
         return
+    from prefopt.registry import PluginError
     from prefopt.zoo.cards import card
 
-    with plainly(ValueError):
+    with plainly(ValueError, PluginError):
         found = card(name)
     console.print(f"[bold]{name}[/]({escape(found.defaults)})\n")
     for paragraph in (found.equation, *found.about):
@@ -58,7 +59,7 @@ def zoo(name: Annotated[str | None, typer.Argument(help="One objective, in full.
 def components(kind: Annotated[str | None, typer.Argument(help="One kind, such as token-weighting.")] = None) -> None:
     """The installed components: kind, name, who brings them, equation."""
     from prefopt.hookspecs import HOOKS
-    from prefopt.registry import PluginError, installed
+    from prefopt.registry import PluginError, excluded_plugins, installed
     from prefopt.validation import did_you_mean
     from prefopt.zoo.cards import equation_of
 
@@ -74,3 +75,5 @@ def components(kind: Annotated[str | None, typer.Argument(help="One kind, such a
             name = component.model_fields["name"].default
             table.add_row(words, name, owner.distribution, owner.version, escape(equation_of(component)))
     console.print(table)
+    if excluded := excluded_plugins():
+        console.print(f"\nPlugins that are excluded: {escape(', '.join(excluded))}", soft_wrap=True)

@@ -15,8 +15,7 @@ from transformers import AutoTokenizer
 from transformers.trainer_utils import get_last_checkpoint
 
 from prefopt.data import DataReport, read_rows
-from prefopt.objective import ObjectiveConfig
-from prefopt.registry import owner
+from prefopt.registry import brought_by, excluded_plugins
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.runfile import RunFile, RunFileError
 from prefopt.training.start import prepared, with_padding
@@ -96,13 +95,9 @@ def _write_down(run: RunFile, args: PreferenceConfig, reports: dict[str, DataRep
     about = {
         "python": platform.python_version(),
         "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
-        "components": _components(run.objective),
+        "components": brought_by(run.objective.components),
+        "excluded_plugins": excluded_plugins(),
         "seeds": {"seed": args.seed, "data_seed": args.data_seed},
         "data": {name: report.to_dict() for name, report in reports.items()},
     }
     (folder / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-
-
-def _components(objective: ObjectiveConfig) -> dict[str, str]:
-    owners = {f"{part.kind} {part.name}": owner(type(part)) for part in objective.components}
-    return {name: f"{bringer.distribution} {bringer.version}" for name, bringer in owners.items()}

@@ -16,6 +16,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     TypeAdapter,
     ValidationError,
     field_validator,
@@ -25,6 +26,7 @@ from pydantic import (
 from prefopt import zoo
 from prefopt.data import OnBadRows
 from prefopt.objective import ObjectiveConfig
+from prefopt.registry import brought_by, recorded
 from prefopt.training.config import PreferenceConfig
 from prefopt.validation import did_you_mean, explain
 
@@ -148,6 +150,15 @@ class RunFile(_Section):
         except ValidationError as error:
             raise RunFileError("\n".join(f"{path}: {line}" for line in explain(error, cls))) from error
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_what_brought_its_components(cls, value: object, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """`components`, which `to_yaml` adds, is no part of a run: it is for the error where one is not installed."""
+        if not isinstance(value, Mapping):
+            return handler(value)
+        with recorded(value.get("components", {})):
+            return handler({key: part for key, part in value.items() if key != "components"})
+
     @field_validator("training")
     @classmethod
     def _known_arguments(cls, training: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,5 +191,6 @@ class RunFile(_Section):
             raise RunFileError(f"training: {error}") from error
 
     def to_yaml(self) -> str:
-        """The resolved run, from which the same run can be started again."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        """The resolved run, from which the same run can be started again, and who brought its components."""
+        components = brought_by(self.objective.components)
+        return yaml.safe_dump({**self.model_dump(mode="json"), "components": components}, sort_keys=False)

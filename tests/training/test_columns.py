@@ -16,7 +16,6 @@ from prefopt import Objective, ObjectiveConfig, TokenBatch, masked_sum, zoo
 from prefopt.columns import Column, PairColumn, TokenColumn
 from prefopt.component import PreferenceLoss, TokenWeighting
 from prefopt.data import DataError, EncodingConfig, PreferenceCollator, prepare, rows_of
-from prefopt.registry import Owner
 from prefopt.training import PreferenceTrainer, RunFile, start, train
 from tests.training.test_trainer import config
 
@@ -157,7 +156,6 @@ def test_fields_are_renamed(model_folder: str, annotated: list[dict[str, Any]], 
 def test_a_run_file(
     model_folder: str, annotated: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prefopt.training.run.owner", lambda component: Owner("tests", "0", "tests"))
     monkeypatch.setattr("prefopt.zoo.ZOO", {"mine": lambda: OBJECTIVE})
     data = tmp_path / "pairs.parquet"
     datasets.Dataset.from_list(annotated).to_parquet(data)

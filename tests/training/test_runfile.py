@@ -123,13 +123,15 @@ def test_what_transformers_refuses_is_a_run_file_error(run_file: Path) -> None:
         run.preference_config()
 
 
-def test_a_run_leaves_all_that_is_needed_to_repeat_it(run_file: Path) -> None:
+def test_a_run_leaves_all_that_is_needed_to_repeat_it(run_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prefopt.training.run.excluded_plugins", lambda: ("a-plugin:components",))
     result = train(start(RunFile.load(run_file)))
     again = RunFile.load(result.folder / "run.yaml")
     assert again == RunFile.load(run_file)
     about = json.loads((result.folder / "about.json").read_text())
     assert {"prefopt", "torch", "transformers"} <= set(about["libraries"])
     assert about["components"]["divergence forward_kl"].startswith("prefopt ")
+    assert about["excluded_plugins"] == ["a-plugin:components"]
     assert about["seeds"]["seed"] == 42
     assert about["data"]["train"]["kept"] == 32
     assert result.evaluation["eval_rewards/accuracies"] >= 0

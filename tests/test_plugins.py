@@ -14,13 +14,15 @@ from prefopt.hookspecs import HOOKS
 from tests.cli.test_cli import run
 
 ROOT = Path(__file__).parents[1]
+PLUGINS = sorted((ROOT / "plugins").glob("prefopt-*"))
 DECAY = ROOT / "plugins" / "prefopt-decay"
 KINDS = [kind.kind.replace(" ", "-") for kind in HOOKS]
 
 
 def python(*arguments: str, path: Path, exit_code: int = 0) -> str:
     """What Python prints, with that folder and the library on its path."""
-    environment = {**os.environ, "PYTHONPATH": f"{path}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
+    places = f"{path}{os.pathsep}{ROOT}"
+    environment = {**os.environ, "PYTHONPATH": places, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     done = subprocess.run(
         [sys.executable, *arguments], capture_output=True, text=True, timeout=300, check=False, env=environment
     )
@@ -32,7 +34,8 @@ def python(*arguments: str, path: Path, exit_code: int = 0) -> str:
 def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The packages' folders: building leaves things behind in them."""
     folder = tmp_path_factory.mktemp("sources")
-    shutil.copytree(DECAY, folder / DECAY.name)
+    for plugin in PLUGINS:
+        shutil.copytree(plugin, folder / plugin.name)
     for kind in KINDS:
         run("new-plugin", f"prefopt-new-{kind}", "--kind", kind, "--out", str(folder))
     return sorted(folder.iterdir())
@@ -50,7 +53,7 @@ def site(sources: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_plugins_pass_their_own_tests(sources: list[Path], site: Path) -> None:
     """One process for all of them, with the options of the first."""
     tests = [str(source / "tests") for source in sources]
-    assert len(tests) == 1 + len(KINDS)
+    assert len(tests) == len(PLUGINS) + len(KINDS)
     options = ("-q", "-W", "error", "-p", "no:cacheprovider", "--import-mode=importlib")
     output = python("-m", "pytest", *options, "-c", str(sources[0] / "pyproject.toml"), *tests, path=site)
     assert "failed" not in output
@@ -61,7 +64,7 @@ def test_an_installed_plugin_is_listed_and_checked_by_name(site: Path) -> None:
     listing = "app(['components', 'token-weighting'], standalone_mode=False)"
     checking = "app(['check', 'decay', 'gamma=0.9'])"
     output = python("-c", f"from prefopt.cli import app; {listing}; {checking}", path=site)
-    assert "prefopt-decay" in output
+    assert all(plugin.name in output for plugin in PLUGINS)
     assert "decay(gamma=0.9), a token weighting" in output
     assert "none failed" in output
 

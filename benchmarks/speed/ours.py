@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -30,16 +32,16 @@ def cached(config: ObjectiveConfig) -> Callable[[Setting], Contender]:
     """The builder for an objective in its later epochs, when the reference cache holds all."""
 
     def build(setting: Setting) -> Contender:
-        folder = tempfile.TemporaryDirectory()  # gone when the contender is
+        folder = tempfile.mkdtemp()
         policy, reference = models(setting)
-        model = PreferenceModel(policy, reference, objective(config, setting), reference_cache=folder.name)
+        model = PreferenceModel(policy, reference, objective(config, setting), reference_cache=folder)
+        weakref.finalize(model, shutil.rmtree, folder)
         given = batches(setting)
         for batch in given:
             model.ask_reference(batch)
         assert model.cache is not None
         model.cache.store.flush()
 
-        model.folder = folder
         return Contender(differentiated(lambda batch: model(given[batch]).loss), named(policy, model.objective))
 
     return build

@@ -15,16 +15,9 @@ from prefopt.tokens import TokenBatch, masked_sum
 __all__ = ["AotLoss", "AotPairedLoss", "BcoLoss", "RunningBaseline"]
 
 
-@final
-class AotLoss(PreferenceLoss):
-    """loss_i = logistic(sorted(r_c)_i - sorted(r_j)_i), with label smoothing: the i-th smallest against the i-th
-    smallest.
+class _SortingLoss(PreferenceLoss):
+    """loss_i = logistic(z_i), with label smoothing, z_i a difference of the i-th smallest of the batch."""
 
-    Chosen rewards are to dominate rejected ones as distributions; who was paired with whom does not matter.
-    Source: AOT, unpaired (arXiv 2406.05882).
-    """
-
-    name: Literal["aot"] = "aot"
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
 
     @property
@@ -35,13 +28,28 @@ class AotLoss(PreferenceLoss):
     def sorts_pairs(self) -> bool:
         return True
 
-    def __call__(self, chosen: Tensor, rejected: Tensor, tokens: TokenBatch) -> Tensor:
-        """chosen, rejected [B] -> [B], in the order of their quantiles."""
-        return _logistic(chosen.sort().values - rejected.sort().values, self.label_smoothing)
+    def _logistic(self, z: Tensor) -> Tensor:
+        return -(1 - self.label_smoothing) * logsigmoid(z) - self.label_smoothing * logsigmoid(-z)
 
 
 @final
-class AotPairedLoss(PreferenceLoss):
+class AotLoss(_SortingLoss):
+    """loss_i = logistic(sorted(r_c)_i - sorted(r_j)_i), with label smoothing: the i-th smallest against the i-th
+    smallest.
+
+    Chosen rewards are to dominate rejected ones as distributions; who was paired with whom does not matter.
+    Source: AOT, unpaired (arXiv 2406.05882).
+    """
+
+    name: Literal["aot"] = "aot"
+
+    def __call__(self, chosen: Tensor, rejected: Tensor, tokens: TokenBatch) -> Tensor:
+        """chosen, rejected [B] -> [B], in the order of their quantiles."""
+        return self._logistic(chosen.sort().values - rejected.sort().values)
+
+
+@final
+class AotPairedLoss(_SortingLoss):
     """loss_i = logistic(sorted(d + s g)_i - sorted(s g)_i), with label smoothing, g = sum log pi_ref(y_c) - sum log
     pi_ref(y_j).
 
@@ -51,26 +59,17 @@ class AotPairedLoss(PreferenceLoss):
 
     name: Literal["aot_paired"] = "aot_paired"
     reference_scale: float = Field(default=0.1, gt=0)
-    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
 
     @property
     def requires(self) -> frozenset[Signal]:
         return frozenset({Signal.REF_LOGPS})
-
-    @property
-    def couples_pairs(self) -> bool:
-        return True
-
-    @property
-    def sorts_pairs(self) -> bool:
-        return True
 
     def __call__(self, chosen: Tensor, rejected: Tensor, tokens: TokenBatch) -> Tensor:
         """chosen, rejected [B] -> [B], in the order of their quantiles."""
         ref_chosen, ref_rejected = masked_sum(tokens.ref_logps, tokens.mask).chunk(2)
         reference = self.reference_scale * (ref_chosen - ref_rejected)
         z = (chosen - rejected + reference).sort().values - reference.sort().values
-        return _logistic(z, self.label_smoothing)
+        return self._logistic(z)
 
 
 @final
@@ -116,7 +115,3 @@ class RunningBaseline(nn.Module):
             self.mean += (rewards - self.mean).sum() / self.count
         delta = self.mean.clone()  # the next batch moves the mean in place, perhaps before this one's backward
         return -logsigmoid(chosen - delta) - logsigmoid(delta - rejected)
-
-
-def _logistic(z: Tensor, label_smoothing: float) -> Tensor:
-    return -(1 - label_smoothing) * logsigmoid(z) - label_smoothing * logsigmoid(-z)

@@ -9,6 +9,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from tests.little_plugins import install
+
+__all__ = ["install"]  # a fixture, for every test
+
 torch.set_num_threads(1)  # the models of the tests are so small that a second thread only gets in the way
 
 

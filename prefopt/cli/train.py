@@ -41,6 +41,8 @@ def train(
         console.print(_table(plan_run(trainer)))
     except Exception as error:  # models are traced for it, and modelling code may not bear that, but may well train
         console.print(f"No plan: {type(error).__name__}: {escape(str(error))}")
+        if plan:
+            raise typer.Exit(1) from error
     if plan:
         return
     with plainly(FloatingPointError, StoreError, OSError):

@@ -38,7 +38,7 @@ def refuse_what_nobody_reads(model: PreferenceModel, args: PreferenceConfig) -> 
         raise ValueError("reference_cache keeps what a fixed reference says, and sync_ref_model changes it; drop one")
     if next(model.objective.parameters(), None) is None:
         for name in ("mask_learning_rate", "mask_weight_decay"):
-            if getattr(args, name) != type(args).__dataclass_fields__[name].default:
+            if args.differs(name):
                 raise ValueError(
                     f"{name} is for what an objective learns, and this one learns nothing; leave it out, or take a "
                     "weighting that learns, such as sparse"

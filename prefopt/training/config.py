@@ -51,13 +51,17 @@ class PreferenceConfig(TrainingArguments):
 
     def __post_init__(self) -> None:
         for name in ("ref_model_mixup_alpha", "ref_model_sync_steps"):
-            if not self.sync_ref_model and getattr(self, name) != type(self).__dataclass_fields__[name].default:
+            if not self.sync_ref_model and self.differs(name):
                 raise ValueError(f"{name} is read only with sync_ref_model; set that to true, or leave {name} out")
         # Trainer would drop the columns of the data set, whose names are the collator's business and not the model's.
         self.remove_unused_columns = False
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False  # there is no device memory to copy to, and torch would warn of it
         super().__post_init__()
+
+    def differs(self, name: str) -> bool:
+        """Whether a field has another value than its default."""
+        return bool(getattr(self, name) != type(self).__dataclass_fields__[name].default)
 
     @property
     def encoding(self) -> EncodingConfig:

@@ -48,7 +48,9 @@ def fill(
         with torch.no_grad(), accelerator.autocast():
             model.ask_reference(batch)
 
-    whole = datasets.concatenate_datasets(list(data))
+    # A data set that the user prepared may have columns that no component reads, and the others not.
+    common = sorted(set.intersection(*(set(dataset.column_names) for dataset in data)))
+    whole = datasets.concatenate_datasets([dataset.select_columns(common) for dataset in data])
     ask(whole.select(random.Random(0).sample(range(len(whole)), min(_CHECKED, len(whole)))))
     cache = model.cache
     assert cache is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from prefopt import PreferenceBatch, zoo
 from prefopt.training import PreferenceTrainer
 from tests.training.test_trainer import config
@@ -24,3 +26,11 @@ def test_pairs_of_like_length_together_need_less_padding(
         assert all(0 <= share < 1 for share in logged)
         shares[strategy] = float(by_hand)
     assert shares["group_by_length"] < 0.7 * shares["random"]
+
+
+def test_the_share_of_padding_by_hand(model_folder: str, rows: list[dict[str, str]], out: str) -> None:
+    args = config(out, per_device_eval_batch_size=8)
+    trainer = PreferenceTrainer(model_folder, objective=zoo.dpo(), args=args, eval_dataset=rows[:8])
+    lengths = trainer.eval_dataset["length"][:]
+    expected = 1 - sum(lengths) / (8 * max(lengths))
+    assert trainer.evaluate()["eval_padding/share"] == pytest.approx(expected)

@@ -123,3 +123,23 @@ def test_from_the_command_line(model_folder: str, rows: list[dict[str, str]], ou
     assert "the heaviest step" in result.output
     assert "GFLOP" in result.output
     assert not (Path(out) / "model.safetensors").exists()
+
+
+def test_a_model_that_cannot_be_traced_is_trained_without_a_plan(
+    model_folder: str, rows: list[dict[str, str]], out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def untraceable(_: object) -> None:
+        raise RuntimeError("data-dependent")
+
+    monkeypatch.setattr("prefopt.training.plan_run", untraceable)
+    data, file = tmp_path / "rows.json", tmp_path / "run.yaml"
+    data.write_text(json.dumps(rows))
+    training = {"output_dir": out, "use_cpu": True, "report_to": "none", "max_steps": 1, "disable_tqdm": True}
+    file.write_text(
+        yaml.safe_dump({"model": model_folder, "data": str(data), "objective": "dpo", "training": training})
+    )
+    refused = CliRunner().invoke(app, ["train", str(file), "--plan"])
+    assert refused.exit_code == 1
+    assert "No plan: RuntimeError: data-dependent" in refused.output
+    assert CliRunner().invoke(app, ["train", str(file)]).exit_code == 0
+    assert (Path(out) / "model.safetensors").exists()

@@ -22,6 +22,7 @@ __all__ = [
     "Regularizer",
     "RewardShaping",
     "Signal",
+    "StreamedDivergence",
     "TokenWeighting",
     "WeightFunction",
 ]
@@ -137,6 +138,43 @@ class Divergence(Component):
         """
         gradient = self.logit_gradient(logps, ref_logps, value)
         return logps.exp_().mul_(-g_logps).addcmul_(gradient, g_value)
+
+
+class StreamedDivergence(Divergence):
+    """A divergence that is taken block by block of the vocabulary, from logits that nobody has normalised.
+
+    Where z are the policy's logits and r the reference's, a block [V', C] of C tokens comes as weights exp(z - a) and
+    exp(r - b), a and b [C] the block's own, together with z - r. That takes one exponential an entry, and leaves what
+    backward needs in the same place. With Z and R the normalisers, the scales of a block are exp(a) / Z and exp(b) / R,
+    [C] each, `difference` [C] is log Z - log R, and so log p - log q = z - r - difference.
+    """
+
+    @abstractmethod
+    def stream(self, weights: Tensor, ref_weights: Tensor, log_ratio: Tensor) -> Tensor:
+        """What is summed over the vocabulary, for a block: weights, ref_weights, log_ratio z - r [V', C] -> [C].
+
+        `log_ratio` may be overwritten; in `ref_weights` is left what `unstream` is to read.
+        """
+
+    @abstractmethod
+    def streamed(self, sums: Tensor, scale: Tensor, ref_scale: Tensor, difference: Tensor) -> Tensor:
+        """D from the sums of all blocks: sums, scale, ref_scale [blocks, C], difference [C] -> [C]."""
+
+    @abstractmethod
+    def unstream(
+        self,
+        weights: Tensor,
+        left: Tensor,
+        scale: Tensor,
+        ref_scale: Tensor,
+        difference: Tensor,
+        value: Tensor,
+        g_logps: Tensor,
+        g_value: Tensor,
+    ) -> Tensor:
+        """g_value dD/dz - g_logps p of a block, [V', C], in the place of `weights`: what reaches its logits, but for
+        the label's own entry. `left` [V', C] is what `stream` left, all else is [C], and `value` D.
+        """
 
 
 class RewardShaping(Component):

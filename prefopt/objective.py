@@ -95,6 +95,12 @@ class ObjectiveConfig(BaseModel):
         return self.loss.couples_pairs
 
     @property
+    def exact_divergence(self) -> Divergence | None:
+        """The divergence over the whole vocabulary; None where there is none, or an estimate."""
+        measure = None if self.divergence is None else self.divergence.measure
+        return None if measure is None or measure.sampled else measure
+
+    @property
     def activation_kinds(self) -> frozenset[str]:
         """The kinds of activation site that the scorer must collect."""
         return reduce(frozenset.union, (component.activation_kinds for component in self.components))
@@ -186,6 +192,13 @@ class Objective(nn.Module):
         own = term.weighting if term is not None else None
         self.divergence_weighting = own.build(**self.shape) if own is not None else None
         self.loss = config.loss.build()
+
+    @property
+    def takes_pairs_apart(self) -> bool:
+        """Whether pairs may come a few at a time: none depends on another, and the loss keeps nothing from pair to
+        pair."""
+        keeps = isinstance(self.loss, nn.Module) and any(True for _ in self.loss.buffers())
+        return not self.config.couples_pairs and not keeps
 
     def forward(self, tokens: TokenBatch) -> ObjectiveOutput:
         """The one equation, in float32 even under autocast. Raises ValueError where the batch lacks a column."""

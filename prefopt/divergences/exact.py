@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from prefopt.component import Divergence
+from prefopt.component import Divergence, StreamedDivergence
 
 __all__ = ["AlphaDivergence", "ForwardKL", "JensenShannon", "ReverseKL", "TotalVariation"]
 
@@ -25,7 +25,12 @@ def _expectation(log_weights: Tensor, values: Tensor) -> Tensor:
     weights = log_weights.exp()
     if values.requires_grad:
         return (weights * torch.where(weights > 0, values, 0)).sum(-1)
-    return values.mul_(weights).nan_to_num_(nan=0.0, posinf=math.inf, neginf=-math.inf).sum(-1)
+    return _silenced(values.mul_(weights)).sum(-1)
+
+
+def _silenced(values: Tensor) -> Tensor:
+    """Zero for nan, in place: 0 times infinity, which a weight of zero silences."""
+    return values.nan_to_num_(nan=0.0, posinf=math.inf, neginf=-math.inf)
 
 
 def _unless_broken(value: Tensor, logps: Tensor, ref_logps: Tensor) -> Tensor:
@@ -34,7 +39,7 @@ def _unless_broken(value: Tensor, logps: Tensor, ref_logps: Tensor) -> Tensor:
 
 
 @final
-class ForwardKL(Divergence):
+class ForwardKL(StreamedDivergence):
     """D = KL(q || p) = sum_v q_v (log q_v - log p_v).
 
     dD/dz = p - q. Infinite where the policy excludes a token that the reference allows.
@@ -51,13 +56,31 @@ class ForwardKL(Divergence):
         """p - q, [..., V]."""
         return logps.exp().sub_(ref_logps.exp())
 
-    def backward(self, logps: Tensor, ref_logps: Tensor, value: Tensor, g_logps: Tensor, g_value: Tensor) -> Tensor:
-        """(g_value - g_logps) p - g_value q, [..., V], in the place of logps."""
-        return logps.exp_().mul_(g_value - g_logps).addcmul_(ref_logps.exp_(), -g_value)
+    def stream(self, weights: Tensor, ref_weights: Tensor, log_ratio: Tensor) -> Tensor:
+        """exp(r) (r - z) of a block."""
+        return -_silenced(log_ratio.mul_(ref_weights)).sum(0)
+
+    def streamed(self, sums: Tensor, scale: Tensor, ref_scale: Tensor, difference: Tensor) -> Tensor:
+        """sum_v q_v (r_v - z_v) + log Z - log R."""
+        return (_silenced(sums * ref_scale).sum(0) + difference).clamp(min=0)
+
+    def unstream(
+        self,
+        weights: Tensor,
+        left: Tensor,
+        scale: Tensor,
+        ref_scale: Tensor,
+        difference: Tensor,
+        value: Tensor,
+        g_logps: Tensor,
+        g_value: Tensor,
+    ) -> Tensor:
+        """(g_value - g_logps) p - g_value q."""
+        return weights.mul_(scale * (g_value - g_logps)).addcmul_(left, -ref_scale * g_value)
 
 
 @final
-class ReverseKL(Divergence):
+class ReverseKL(StreamedDivergence):
     """D = KL(p || q) = sum_v p_v (log p_v - log q_v).
 
     dD/dz_v = p_v (log p_v - log q_v - D). Infinite where the policy allows a token that the reference excludes.
@@ -73,6 +96,30 @@ class ReverseKL(Divergence):
     def logit_gradient(self, logps: Tensor, ref_logps: Tensor, value: Tensor) -> Tensor:
         """p (log p - log q - D), [..., V]."""
         return _weighted(logps, logps - ref_logps - value[..., None])
+
+    def stream(self, weights: Tensor, ref_weights: Tensor, log_ratio: Tensor) -> Tensor:
+        """exp(z) (z - r) of a block; backward needs z - r."""
+        ref_weights.copy_(log_ratio)
+        return _silenced(log_ratio.mul_(weights)).sum(0)
+
+    def streamed(self, sums: Tensor, scale: Tensor, ref_scale: Tensor, difference: Tensor) -> Tensor:
+        """sum_v p_v (z_v - r_v) - (log Z - log R)."""
+        return (_silenced(sums * scale).sum(0) - difference).clamp(min=0)
+
+    def unstream(
+        self,
+        weights: Tensor,
+        left: Tensor,
+        scale: Tensor,
+        ref_scale: Tensor,
+        difference: Tensor,
+        value: Tensor,
+        g_logps: Tensor,
+        g_value: Tensor,
+    ) -> Tensor:
+        """p (g_value (log p - log q - D) - g_logps)."""
+        pulled = _silenced(left.sub_(difference + value).mul_(weights))
+        return weights.mul_(-g_logps * scale).addcmul_(pulled, g_value * scale)
 
 
 @final

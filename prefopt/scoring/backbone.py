@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from copy import copy
-from dataclasses import dataclass
-from typing import final
+from dataclasses import dataclass, replace
+from typing import Any, Self, final
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,22 @@ class ModelStates:
         """`final`, of a model that has just been run."""
         assert self.final is not None
         return self.final
+
+    def at(self, rows: Tensor, tokens: Tensor) -> Self:
+        """Of some of the N responses, and of their tokens among all M."""
+
+        def pick(name: str, *index: Any) -> Tensor | None:
+            values: Tensor | None = getattr(self, name)
+            return None if values is None else values[index]
+
+        return replace(
+            self,
+            final=pick("final", tokens),
+            logps=pick("logps", tokens),
+            hidden_states=pick("hidden_states", slice(None), rows),
+            token_states=pick("token_states", slice(None), rows),
+            activations=pick("activations", slice(None), rows),
+        )
 
 
 def causal_lm(model: nn.Module) -> PreTrainedModel:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Self, final
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-__all__ = ["Head", "UnsupportedHeadError", "wide"]
+__all__ = ["Head", "HeadGradient", "UnsupportedHeadError", "wide"]
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -52,6 +52,19 @@ class Head:
         scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
         return cls(layer.weight, layer.bias, scale, getattr(config, "final_logit_softcapping", None))
 
+    @property
+    def parameters(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias."""
+        return self.weight, self.bias
+
+    def rows(self, block: slice) -> Head:
+        """The head of a part of the vocabulary."""
+        return replace(self, weight=self.weight[block], bias=None if self.bias is None else self.bias[block])
+
+    def detach(self) -> Head:
+        """The same head, through which no gradient comes to its weights."""
+        return replace(self, weight=self.weight.detach(), bias=None if self.bias is None else self.bias.detach())
+
     def to(self, dtype: torch.dtype) -> Head:
         """The same head with its weights in another precision."""
         return replace(self, weight=self.weight.to(dtype), bias=None if self.bias is None else self.bias.to(dtype))
@@ -71,10 +84,14 @@ class Head:
             product = product.div_(self.softcap).tanh_().mul_(self.softcap)
         return product
 
-    def through(self, gradient: Tensor, log_probs: Tensor, normaliser: Tensor) -> Tensor:
-        """dL/d(W h + b) from dL/dz, both [C, V], in place; z = log_probs [C, V] + normaliser [C, 1]."""
-        if self.softcap is not None:
-            gradient = gradient.mul_(1 - ((log_probs + normaliser) / self.softcap).square())
+    def slope(self, logits: Tensor) -> Tensor | None:
+        """dz/d(scale (W h + b)) at logits z of any shape; None where it is 1."""
+        return None if self.softcap is None else 1 - (logits / self.softcap).clamp(-1, 1).square()
+
+    def through(self, gradient: Tensor, slope: Tensor | None) -> Tensor:
+        """dL/d(W h + b) from dL/dz, in place, any shape."""
+        if slope is not None:
+            gradient = gradient.mul_(slope)
         return gradient.mul_(self.scale) if self.scale != 1.0 else gradient
 
     @torch.no_grad()
@@ -85,3 +102,49 @@ class Head:
             bias = 0.0 if self.bias is None else self.bias.to(dtype).mean()
             return self.scale * (hidden.to(dtype) @ self.weight.to(dtype).mean(0) + bias)
         return torch.cat([self.logits(chunk).mean(-1) for chunk in torch.split(hidden, 128)])
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class HeadGradient:
+    """Where the gradients of a head are added up: weight [V, H] and bias [V], None where they are frozen or absent."""
+
+    weight: Tensor | None
+    bias: Tensor | None
+
+    @classmethod
+    def of(cls, head: Head, *, weight: bool = True, bias: bool = True) -> Self:
+        """Zeros, in the precision in which they are summed, for what takes gradient and is asked for."""
+        wanted = (head.weight if weight else None, head.bias if bias else None)
+        return cls(
+            *(
+                torch.zeros_like(each, dtype=wide(each.dtype)) if each is not None and each.requires_grad else None
+                for each in wanted
+            )
+        )
+
+    def add(self, block: slice, d_product: Tensor, hidden: Tensor, d_logits: Tensor) -> None:
+        """Add those of C tokens in a part of the vocabulary: dL/d(W h + b) [C, V'], in the precision of the products
+        and in that of the sums, and hidden [C, H]."""
+        if self.weight is not None:
+            total = self.weight[block]
+            if total.dtype == d_product.dtype:
+                total.addmm_(d_product.T, hidden)
+            else:
+                total += d_product.T @ hidden
+        if self.bias is not None:
+            self.bias[block] += d_logits.sum(0)
+
+    def add_labels(self, labels: Tensor, d_labels: Tensor, hidden: Tensor) -> None:
+        """Add those of C tokens at one entry each: labels, d_labels [C], hidden [C, H]."""
+        if self.weight is not None:
+            self.weight.index_add_(0, labels, d_labels[:, None] * hidden)
+        if self.bias is not None:
+            self.bias.index_add_(0, labels, d_labels)
+
+    def in_precision_of(self, head: Head) -> tuple[Tensor | None, Tensor | None]:
+        """Weight and bias as autograd wants them."""
+        return (
+            None if self.weight is None else self.weight.to(head.weight.dtype),
+            None if self.bias is None or head.bias is None else self.bias.to(head.bias.dtype),
+        )

@@ -138,6 +138,11 @@ class Layout:
         return self.input_ids.shape[1]
 
     @property
+    def pairs(self) -> int:
+        """B, or those of which the responses are asked for."""
+        return self.mask.shape[0] // 2
+
+    @property
     def labels(self) -> Tensor:
         """[M] the response tokens themselves."""
         return self.token_ids[self.mask]

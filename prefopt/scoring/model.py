@@ -18,10 +18,17 @@ from prefopt.objective import Objective, ObjectiveConfig, ObjectiveOutput
 from prefopt.scoring.backbone import ModelStates, causal_lm, run, turn_dropout_off
 from prefopt.scoring.cached import ReferenceCache, response_keys
 from prefopt.scoring.checks import disagreement, is_finite, require_finite
-from prefopt.scoring.head import Head
+from prefopt.scoring.head import Head, HeadGradient, wide
 from prefopt.scoring.layout import Layout
+from prefopt.scoring.settled import Group, groups, settled, token_batch
 from prefopt.scoring.sharing import reach, saves_work
-from prefopt.scoring.statistics import DEFAULT_BUDGET, TokenStatistics, Workspace, dense_statistics, token_statistics
+from prefopt.scoring.statistics import (
+    DEFAULT_BUDGET,
+    TokenStatistics,
+    dense_statistics,
+    token_statistics,
+)
+from prefopt.scoring.workspace import Workspace
 from prefopt.tokens import PreferenceBatch, TokenBatch
 
 __all__ = ["PreferenceModel"]
@@ -105,10 +112,10 @@ class PreferenceModel(nn.Module):
     def forward(self, batch: PreferenceBatch) -> ObjectiveOutput:
         """Score the batch and apply the objective. Raises NonFiniteError on NaN or infinity."""
         layout = self._layout(batch)
-        output: ObjectiveOutput = self.objective(self._score(layout, batch))
+        output = self._output(layout, batch)
         if layout.prefix is not None and not is_finite(output):
             # NaN in one response reaches the other one of its row; in rows of their own they can be told apart.
-            output = self.objective(self._score(Layout.of(batch), batch))
+            output = self._output(Layout.of(batch), batch)
         require_finite(output, batch)
         return output
 
@@ -125,37 +132,49 @@ class PreferenceModel(nn.Module):
     def _score(self, layout: Layout, batch: PreferenceBatch) -> TokenBatch:
         reference = None if self.reference_free else self._reference_states(layout, batch)
         policy = run(self.policy, layout, plain=self.plain)
-        statistics = self._statistics(policy, reference, layout.labels)
-        return TokenBatch(
-            logps=layout.scatter(statistics.logps),
-            ref_logps=layout.scatter(statistics.ref_logps),
-            mask=layout.mask,
-            token_ids=layout.token_ids,
-            divergence=None if statistics.divergence is None else layout.scatter(statistics.divergence),
-            log_collision=None if statistics.log_collision is None else layout.scatter(statistics.log_collision),
-            ref_hidden_states=None if reference is None else reference.hidden_states,
-            ref_token_states=None if reference is None else reference.token_states,
-            ref_activations=None if reference is None else reference.activations,
-            activation_kinds=() if reference is None else reference.activation_kinds,
-            columns=layout.columns,
-        )
+        return token_batch(self._statistics(policy.computed, reference, layout.labels), reference, layout)
+
+    def _output(self, layout: Layout, batch: PreferenceBatch) -> ObjectiveOutput:
+        """What the objective says, by way of groups of pairs where all of them at once would exceed the budget."""
+        parts = self._groups(layout)
+        if len(parts) < 2:
+            output: ObjectiveOutput = self.objective(self._score(layout, batch))
+            return replace(output, losses=output.losses.detach())
+        reference = None if self.reference_free else self._reference_states(layout, batch)
+        policy = run(self.policy, layout, plain=False)
+        head = Head.of(causal_lm(self.policy))
+        return settled(self.objective, parts, policy, reference, layout, head, self._statistics)
+
+    def _groups(self, layout: Layout) -> list[Group]:
+        """The pairs that go through head and objective together; all of them where that takes no recomputation, or
+        where they cannot be told apart."""
+        if self.plain or not torch.is_grad_enabled() or not self.objective.takes_pairs_apart:
+            return []
+        exact = self.objective.config.exact_divergence is not None
+        weight = causal_lm(self.policy).get_output_embeddings().weight
+        width = len(weight) * torch.finfo(wide(weight.dtype)).bits // 8
+        return groups(layout.mask, self.logits_budget // (width * (2 if exact else 1)))
 
     def activation_checkpointing_enable(self, **kwargs: Any) -> None:
         """Recompute the policy's activations in backward; the reference keeps none in any case."""
         causal_lm(self.policy).activation_checkpointing_enable(**kwargs)
 
-    def _statistics(self, policy: ModelStates, reference: ModelStates | None, labels: Tensor) -> TokenStatistics:
+    def _statistics(
+        self, hidden: Tensor, reference: ModelStates | None, labels: Tensor, into: HeadGradient | None = None
+    ) -> TokenStatistics:
+        """hidden [M, H], or the logits [M, V] of the plain call. The head's gradients go `into` where it is given."""
         config = self.objective.config
         measure = None if config.divergence is None else config.divergence.measure
-        exact = None if measure is None or measure.sampled else measure
+        exact = config.exact_divergence
         log_collision = Signal.LOG_COLLISION in config.requires
         ref_final = None if reference is None else reference.final
         if self.plain:
-            found = dense_statistics(policy.computed, ref_final, labels, exact, log_collision=log_collision)
+            found = dense_statistics(hidden, ref_final, labels, exact, log_collision=log_collision)
         else:
+            head = Head.of(causal_lm(self.policy))
             found = token_statistics(
-                policy.computed,
-                Head.of(causal_lm(self.policy)),
+                hidden,
+                head if into is None else head.detach(),
                 ref_final,
                 None if ref_final is None else Head.of(causal_lm(self.reference_model)),
                 labels,
@@ -163,6 +182,7 @@ class PreferenceModel(nn.Module):
                 log_collision=log_collision,
                 budget=self.logits_budget,
                 workspace=self._workspace,
+                into=into,
             )
         if reference is not None and reference.logps is not None:
             found = found._replace(ref_logps=reference.logps)

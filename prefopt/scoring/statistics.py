@@ -13,25 +13,33 @@ The gradients g arrive from ordinary autograd on [N, T] tensors: no objective ev
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Self, final
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from prefopt.component import Divergence
-from prefopt.scoring.head import Head, wide
+from prefopt.component import Divergence, StreamedDivergence
+from prefopt.scoring.head import Head, HeadGradient, wide
+from prefopt.scoring.passes import Job, Pass, WholePass, over_chunks
+from prefopt.scoring.passes import log_collision as whole_collision
+from prefopt.scoring.streaming import StreamedPass
+from prefopt.scoring.workspace import Workspace
 
-__all__ = ["DEFAULT_BUDGET", "TokenStatistics", "Workspace", "chunk_of", "dense_statistics", "token_statistics"]
+__all__ = [
+    "DEFAULT_BUDGET",
+    "TokenStatistics",
+    "chunk_of",
+    "dense_statistics",
+    "token_statistics",
+]
 
 DEFAULT_BUDGET = 256 * 2**20
 """Bytes of logits that may be kept for backward, unless the caller says otherwise."""
 
-_CHUNK_BYTES = 32 * 2**20
-"""Most of a chunk's logits: large enough for the matrix product, small enough for the allocator to reuse its pages."""
+_CHUNK_BYTES = 64 * 2**20
+"""Most of a chunk's logits: tokens enough for matrix products at their best."""
 
-_STEP = 64
+_STEP = 32
 """Chunks are multiples of so many tokens: products of odd heights run at two thirds of the speed."""
 
 
@@ -44,43 +52,17 @@ class TokenStatistics(NamedTuple):
     log_collision: Tensor | None = None
 
 
-@final
-@dataclass(eq=False)
-class Workspace:
-    """Logit buffers that outlive a step: allocating big ones anew in every step costs dear in page faults.
-
-    They are plain tensors even in inference mode, so that a training step can take over those of an evaluation. A copy
-    or a pickle of a workspace starts empty.
-    """
-
-    free: list[Tensor] = field(default_factory=list)
-
-    def __reduce__(self) -> tuple[type[Self], tuple[()]]:
-        return type(self), ()
-
-    def take(self, rows: int, columns: int, like: Tensor) -> Tensor:
-        """A buffer [rows, columns] of any content, whose columns lie in one piece: the product of the head is a quarter
-        faster that way round, on a CPU.
-        """
-        size = rows * columns
-        dtype = wide(like.dtype)
-        for index, flat in enumerate(self.free):
-            if flat.numel() >= size and flat.dtype == dtype and flat.device == like.device:
-                return self.free.pop(index)[:size].view(columns, rows).T
-        return torch.empty(size, dtype=dtype, device=like.device).view(columns, rows).T
-
-    @torch.inference_mode(False)
-    def give(self, *buffers: Tensor | None) -> None:
-        """Put buffers back, to be taken again."""
-        for buffer in buffers:
-            if buffer is not None:
-                flat = torch.empty(0, dtype=buffer.dtype, device=buffer.device)
-                self.free.append(flat.set_(buffer.untyped_storage()))
-
-
 def chunk_of(width: int) -> int:
-    """The tokens of a chunk, where the logits of a token take `width` bytes."""
+    """The most tokens of a chunk, where the logits of a token take `width` bytes."""
     return max(1, _CHUNK_BYTES // (_STEP * width)) * _STEP
+
+
+def _chunks(tokens: int, size: int | None, width: int) -> list[slice]:
+    """The tokens in chunks of that size; or in as few as may be, alike in size, so that none is small and slow."""
+    if size is None:
+        number = -(-tokens // chunk_of(width))
+        size = -(-tokens // (number * _STEP)) * _STEP if number > 1 else max(1, tokens)
+    return [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]
 
 
 def token_statistics(
@@ -95,6 +77,7 @@ def token_statistics(
     budget: int = DEFAULT_BUDGET,
     chunk_size: int | None = None,
     workspace: Workspace | None = None,
+    into: HeadGradient | None = None,
 ) -> TokenStatistics:
     """Label log-probabilities of both models and the exact divergence at M tokens.
 
@@ -102,8 +85,8 @@ def token_statistics(
 
     hidden, ref_hidden [M, H] final hidden states at the predicting positions; labels [M] int64. The reference is a
     constant; without one, `ref_logps` are zero. `log_collision` asks for log sum_v p_v^2, without gradient. `budget` is
-    in bytes, `chunk_size` in tokens. Under autocast the products run in its precision; statistics are float32 or wider
-    in any case.
+    in bytes, `chunk_size` in tokens. Where `into` is given, backward adds the head's gradients to it instead of
+    returning them. Under autocast the products run in its precision; statistics are float32 or wider in any case.
     """
     if divergence is not None and ref_head is None:
         raise ValueError("a divergence needs a reference")
@@ -113,22 +96,25 @@ def token_statistics(
         hidden, head = hidden.to(dtype), head.to(dtype)
         ref_hidden = None if ref_hidden is None else ref_hidden.to(dtype)
         ref_head = None if ref_head is None else ref_head.to(dtype)
-    width = head.weight.shape[0] * torch.finfo(wide(hidden.dtype)).bits // 8
-    chunk = chunk_size or chunk_of(width)
-    models = 1 if ref_head is None or divergence is None else 2
-    job = _Job(
+    width = len(head.weight) * torch.finfo(wide(hidden.dtype)).bits // 8
+    chunks = _chunks(len(labels), chunk_size, width)
+    models = 1 if divergence is None else 2
+    keep = budget // (models * width) if torch.is_grad_enabled() else 0
+    job = Job(
         head=head,
         ref_hidden=None if ref_hidden is None else ref_hidden.detach(),
         ref_head=ref_head,
         labels=labels,
         divergence=divergence,
         log_collision=log_collision,
-        chunks=[slice(start, min(start + chunk, len(labels))) for start in range(0, len(labels), chunk)],
-        keep=int(budget // (models * chunk * width)) if torch.is_grad_enabled() else 0,
         workspace=workspace or Workspace(),
+        into=into,
     )
+    streams = divergence is None or isinstance(divergence, StreamedDivergence)
+    way: Pass[Any] = StreamedPass(job) if streams else WholePass(job)
     with torch.autocast(device, enabled=False):
-        logps, ref_logps, values, collisions = _Function.apply(hidden, head.weight, head.bias, job)  # type: ignore[no-untyped-call]
+        kept = sum(1 for part in chunks if part.stop <= keep)
+        logps, ref_logps, values, collisions = over_chunks(way, hidden, chunks, kept)
     return TokenStatistics(
         logps, ref_logps, values if divergence is not None else None, collisions if log_collision else None
     )
@@ -145,131 +131,10 @@ def dense_statistics(
     """The same from whole logits [M, V], by ordinary autograd: for models whose head cannot be applied on its own."""
     log_probs = logits.to(wide(logits.dtype)).log_softmax(-1)
     logps = log_probs.gather(-1, labels[:, None])[:, 0]
-    collisions = _log_collision(log_probs.detach()) if log_collision else None
+    collisions = whole_collision(log_probs.detach()) if log_collision else None
     if ref_logits is None:
         return TokenStatistics(logps, torch.zeros_like(logps), None, collisions)
     ref_log_probs = ref_logits.detach().to(log_probs.dtype).log_softmax(-1)
     ref_logps = ref_log_probs.gather(-1, labels[:, None])[:, 0]
     values = None if divergence is None else divergence(log_probs, ref_log_probs)
     return TokenStatistics(logps, ref_logps, values, collisions)
-
-
-def _log_collision(log_probs: Tensor) -> Tensor:
-    """log sum_v p_v^2, [..., V] -> [...]."""
-    return (2 * log_probs).logsumexp(-1)
-
-
-@dataclass(frozen=True, eq=False)
-class _Job:
-    """What the pass needs besides the tensors that take gradient."""
-
-    head: Head
-    ref_hidden: Tensor | None
-    ref_head: Head | None
-    labels: Tensor
-    divergence: Divergence | None
-    log_collision: bool
-    chunks: list[slice]
-    keep: int
-    workspace: Workspace
-
-    def log_probs(self, head: Head, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """hidden [C, H] -> log-probabilities [C, V] in a buffer of the workspace, and their normaliser [C, 1]."""
-        logits = head.logits(hidden, out=self.workspace.take(len(hidden), head.weight.shape[0], hidden))
-        normaliser = logits.logsumexp(-1, keepdim=True)
-        return logits.sub_(normaliser), normaliser
-
-
-class _Function(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, job: _Job
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        logps = hidden.new_zeros(len(hidden), dtype=wide(hidden.dtype))
-        ref_logps, values, normalisers, collisions = (torch.zeros_like(logps) for _ in range(4))
-        kept: dict[int, tuple[Tensor, Tensor | None]] = {}
-        for index, part in enumerate(job.chunks):
-            labels = job.labels[part, None]
-            log_probs, normaliser = job.log_probs(job.head, hidden[part])
-            logps[part], normalisers[part] = log_probs.gather(-1, labels)[:, 0], normaliser[:, 0]
-            if job.log_collision:
-                collisions[part] = _log_collision(log_probs)
-            ref_log_probs = None
-            if job.ref_head is not None and job.ref_hidden is not None:
-                ref_log_probs, _ = job.log_probs(job.ref_head, job.ref_hidden[part])
-                ref_logps[part] = ref_log_probs.gather(-1, labels)[:, 0]
-                if job.divergence is not None:
-                    values[part] = job.divergence(log_probs, ref_log_probs)
-                else:
-                    job.workspace.give(ref_log_probs)
-                    ref_log_probs = None
-            if index < job.keep:
-                kept[index] = (log_probs, ref_log_probs)
-            else:
-                job.workspace.give(log_probs, ref_log_probs)
-        ctx.job, ctx.kept, ctx.has_bias = job, kept, bias is not None
-        ctx.save_for_backward(hidden, values, normalisers)
-        ctx.mark_non_differentiable(ref_logps, collisions)
-        return logps, ref_logps, values, collisions
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, g_logps: Tensor, _: Tensor, g_values: Tensor, __: Tensor) -> tuple[Tensor | None, ...]:
-        job: _Job = ctx.job
-        hidden, values, normalisers = ctx.saved_tensors
-        head = job.head
-        wants_weight, wants_bias = ctx.needs_input_grad[1], ctx.has_bias and ctx.needs_input_grad[2]
-        d_hidden = torch.empty_like(hidden)
-        d_weight = torch.zeros_like(head.weight, dtype=g_logps.dtype) if wants_weight else None
-        d_bias = g_logps.new_zeros(len(head.weight)) if wants_bias else None
-        for index, part in enumerate(job.chunks):
-            log_probs, ref_log_probs = ctx.kept.pop(index, (None, None))
-            if log_probs is None:
-                log_probs, _ = job.log_probs(head, hidden[part])
-                if job.divergence is not None and job.ref_head is not None and job.ref_hidden is not None:
-                    ref_log_probs, _ = job.log_probs(job.ref_head, job.ref_hidden[part])
-            d_logits = _logit_gradient(job, part, log_probs, ref_log_probs, g_logps[part], g_values[part], values[part])
-            d_logits = head.through(d_logits, log_probs, normalisers[part, None])
-            d_product = d_logits.to(hidden.dtype)
-            d_hidden[part] = d_product @ head.weight
-            if d_weight is not None:
-                _add_product(d_weight, d_product.T, hidden[part])
-            if d_bias is not None:
-                d_bias += d_logits.sum(0)
-            job.workspace.give(log_probs, ref_log_probs)
-        return (
-            d_hidden,
-            None if d_weight is None else d_weight.to(head.weight.dtype),
-            None if d_bias is None or head.bias is None else d_bias.to(head.bias.dtype),
-            None,
-        )
-
-
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left @ right, summed in the precision of `total` whatever that of the product."""
-    if left.dtype == total.dtype:
-        total.addmm_(left, right)
-    else:
-        total += left @ right
-
-
-def _logit_gradient(
-    job: _Job,
-    part: slice,
-    log_probs: Tensor,
-    ref_log_probs: Tensor | None,
-    g_logps: Tensor,
-    g_values: Tensor,
-    values: Tensor,
-) -> Tensor:
-    """dL/dz of a chunk, [C, V]: g_logp (onehot(y) - p) + g_D dD/dz. Both log-probabilities are spent, but for the
-    policy's where there is a softcap, whose slope has yet to be read off them.
-    """
-    if job.head.softcap is not None:
-        log_probs = log_probs.clone()
-    g_label = g_logps[:, None]
-    if job.divergence is not None and ref_log_probs is not None:
-        gradient = job.divergence.backward(log_probs, ref_log_probs, values, g_label, g_values[:, None])
-    else:
-        gradient = log_probs.exp_().mul_(-g_label)
-    return gradient.scatter_add_(-1, job.labels[part, None], g_label)

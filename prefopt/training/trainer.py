@@ -135,7 +135,7 @@ class PreferenceTrainer(Trainer):
         loss = output.loss
         if num_items_in_batch is not None:
             # Gradients are averaged over processes, the count is over all of them.
-            loss = output.losses.sum() / num_items_in_batch * self.accelerator.num_processes
+            loss = loss * batch.pairs / num_items_in_batch * self.accelerator.num_processes
         if model.training:
             if self.state.global_step == 0 and self._last is None:
                 check_step_0(self.accelerator.unwrap_model(self.model).objective, output)

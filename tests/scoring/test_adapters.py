@@ -9,7 +9,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from prefopt import zoo
-from prefopt.scoring import PreferenceModel, statistics
+from prefopt.scoring import PreferenceModel
+from prefopt.scoring.head import HeadGradient
 
 pytestmark = pytest.mark.usefixtures("one_row")
 
@@ -98,11 +99,13 @@ def test_a_head_that_is_trained_whole(adapted, batch, same_gradients):
 
 def test_the_frozen_head_costs_no_gradient(adapted, batch, monkeypatch):
     """The gradient of a head is [V, H]; under LoRA nobody asks for it."""
-    monkeypatch.setattr(statistics, "_add_product", lambda *_: pytest.fail("the head is frozen"))
+    asked = []
+    monkeypatch.setattr(HeadGradient, "add", lambda gradient, *_: asked.append((gradient.weight, gradient.bias)))
     policy, _ = adapted()
     scored = PreferenceModel(policy, None, zoo.tdpo2())
     scored(batch).loss.backward()
     head = policy.get_base_model().get_output_embeddings().weight
+    assert set(asked) == {(None, None)}
     assert not head.requires_grad
     assert head.grad is None
 

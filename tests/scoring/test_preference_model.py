@@ -82,25 +82,19 @@ def test_very_long_responses(tiny, moved, make_batch, tdpo2_by_hand, same_gradie
     same_gradients(policy, other, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize(("budget", "again"), [(0, 2), (2**30, 0)])
-def test_the_budget_and_the_buffers_are_those_of_the_model(models, batch, monkeypatch, budget, again):
-    """Without a budget backward computes both models' logits again; in any case the buffers stay for later steps."""
-    scored = PreferenceModel(*models, TDPO2, logits_budget=budget)
+def test_the_buffers_stay_for_later_steps(models, batch, monkeypatch):
+    scored = PreferenceModel(*models, TDPO2)
     scored(batch).loss.backward()
     places = set()
-    original, counts = Workspace.take, [0]
+    original = Workspace.take
 
     def take(workspace, *shape):
         buffer = original(workspace, *shape)
         places.add(buffer.data_ptr())
-        counts[-1] += 1
         return buffer
 
     monkeypatch.setattr(Workspace, "take", take)
-    loss = scored(batch).loss
-    counts.append(0)
-    loss.backward()
-    assert counts == [2, again]
+    scored(batch).loss.backward()
     assert places == {buffer.data_ptr() for buffer in scored._workspace.free}
 
 

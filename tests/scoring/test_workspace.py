@@ -8,8 +8,8 @@ import pickle
 import pytest
 import torch
 
-from prefopt.divergences import ForwardKL
-from prefopt.scoring import Workspace
+from prefopt.divergences import ForwardKL, JensenShannon, ReverseKL
+from prefopt.scoring import Workspace, streaming
 from tests.scoring.token_cases import (
     ENTRY_BYTES,
     TOKENS,
@@ -46,39 +46,50 @@ def step(at, workspace, divergence=None, budget=EVERYTHING):
     return gradients(at, loss_of(at, fused(at, divergence, chunk_size=CHUNK, budget=budget, workspace=workspace)))
 
 
-def taken_in_each_pass(taken, at, workspace, divergence, budget):
-    """How many buffers are taken in forward and in backward."""
+def chunks_in_each_pass(taken, at, workspace, divergence, budget):
+    """For how many chunks, of one model, a buffer for the whole vocabulary is taken in forward and in backward."""
     loss = loss_of(at, fused(at, divergence, chunk_size=CHUNK, budget=budget, workspace=workspace))
     forward = len(taken)
     gradients(at, loss)
-    return forward, len(taken) - forward
+    whole = [columns == VOCABULARY for _, columns in taken]
+    return sum(whole[:forward]), sum(whole[forward:])
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of the vocabulary that are smaller than it."""
+    monkeypatch.setattr(streaming, "_ROWS", 4)
+    monkeypatch.setattr(streaming, "_BLOCK_BYTES", 1)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("kept", range(CHUNKS + 1))
+@pytest.mark.parametrize(("divergence", "models"), [(ForwardKL(), 2), (ReverseKL(), 2), (None, 1)])
+def test_as_many_chunks_are_kept_as_the_budget_allows(taken, kept, divergence, models):
+    """What is not kept never exists whole: neither in forward nor, computed again, in backward."""
+    at, workspace = setting(bias=True), Workspace()
+    budget = models * min(CHUNK * kept, TOKENS) * ENTRY_BYTES
+    assert chunks_in_each_pass(taken, at, workspace, divergence, budget) == (models * kept, 0)
+    expected = gradients(at, loss_of(at, dense(at, divergence)))
+    assert_same(step(at, workspace, divergence, budget), expected)
 
 
 @pytest.mark.parametrize("kept", range(CHUNKS + 1))
-def test_as_many_chunks_are_kept_as_the_budget_allows(taken, kept):
+def test_a_divergence_of_whole_distributions_has_them_whole(taken, kept):
     at, workspace = setting(), Workspace()
-    budget = kept * PAIR_OF_BUFFERS + PAIR_OF_BUFFERS - 1
-    assert taken_in_each_pass(taken, at, workspace, ForwardKL(), budget) == (2 * CHUNKS, 2 * (CHUNKS - kept))
-    assert len(workspace.free) == min(2 * kept + 2, 2 * CHUNKS)
-    expected = gradients(at, loss_of(at, dense(at, ForwardKL())))
-    assert_same(step(at, workspace, ForwardKL(), budget), expected)
+    budget = 2 * min(CHUNK * kept, TOKENS) * ENTRY_BYTES
+    found = chunks_in_each_pass(taken, at, workspace, JensenShannon(), budget)
+    assert found == (2 * CHUNKS, 2 * (CHUNKS - kept))
+    expected = gradients(at, loss_of(at, dense(at, JensenShannon())))
+    assert_same(step(at, workspace, JensenShannon(), budget), expected)
 
 
-@pytest.mark.parametrize("kept", range(CHUNKS + 1))
-def test_without_a_divergence_the_reference_is_never_computed_again(taken, kept):
-    at, workspace = setting(), Workspace()
-    budget = kept * PAIR_OF_BUFFERS // 2
-    assert taken_in_each_pass(taken, at, workspace, None, budget) == (2 * CHUNKS, CHUNKS - kept)
-    assert len(workspace.free) <= kept + 2
-    assert_same(step(at, workspace, None, budget), gradients(at, loss_of(at, dense(at, None))))
-
-
+@pytest.mark.usefixtures("small_blocks")
 def test_nothing_is_kept_where_no_gradient_is_wanted():
     at, workspace = setting(), Workspace()
     with torch.no_grad():
         fused(at, ForwardKL(), chunk_size=CHUNK, budget=EVERYTHING, workspace=workspace)
-    assert len(workspace.free) == 2
-    assert sum(buffer.numel() for buffer in workspace.free) == 2 * CHUNK * VOCABULARY
+    assert [buffer.numel() for buffer in workspace.free] == [CHUNK * 4] * 3
 
 
 @pytest.mark.parametrize("budget", [0, 2 * PAIR_OF_BUFFERS, EVERYTHING])
@@ -150,3 +161,10 @@ def test_small_steps_share_the_buffers_of_a_large_one():
     assert small.data_ptr() == large.data_ptr()
     workspace.give(small, None)
     assert [buffer.numel() for buffer in workspace.free] == [TOKENS * VOCABULARY]
+
+
+def test_a_buffer_that_was_outgrown_is_dropped():
+    workspace = Workspace()
+    workspace.give(workspace.take(6, 10, torch.empty(0)), workspace.take(1, 10, torch.empty(0)))
+    workspace.give(workspace.take(8, 10, torch.empty(0)))
+    assert sorted(buffer.numel() for buffer in workspace.free) == [10, 80]

@@ -8,8 +8,9 @@ from itertools import cycle, islice
 import torch
 from torch import Tensor
 
-from prefopt import TokenBatch
+from prefopt import Objective, TokenBatch
 from prefopt.component import PreferenceLoss
+from prefopt.weightings.sparse.gates import Gate
 
 RUBBISH = (float("nan"), float("inf"), -float("inf"), 1e30, -1e30)
 KINDS = ("mlp", "attn", "resid", "mlp", "logits", "attn", "attn")
@@ -114,3 +115,11 @@ def batch_of(chosen: Tensor, rejected: Tensor) -> TokenBatch:
 def taken(loss: PreferenceLoss, chosen: Tensor, rejected: Tensor) -> Tensor:
     """The loss of these rewards, as at the first step."""
     return loss.build()(chosen, rejected, batch_of(chosen, rejected))
+
+
+def without_noise(objective: Objective) -> Objective:
+    """The objective as in training, but with gates that draw no noise."""
+    for module in objective.modules():
+        if isinstance(module, Gate):
+            module.eval()
+    return objective

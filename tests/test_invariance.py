@@ -12,7 +12,7 @@ from prefopt import Objective, ObjectiveConfig, ObjectiveOutput, TokenBatch, zoo
 from prefopt.component import RewardShaping, TokenWeighting
 from prefopt.objective import Mean
 from prefopt.weightings import SparseWeighting
-from tests.batches import Case, random_case, rubbish
+from tests.batches import Case, random_case, rubbish, without_noise
 
 ROWS = {name: row() for name, row in zoo.ZOO.items()} | {"independent": zoo.sparsepo(shared=False)}
 each_row = pytest.mark.parametrize("config", ROWS.values(), ids=ROWS)
@@ -20,7 +20,7 @@ each_row = pytest.mark.parametrize("config", ROWS.values(), ids=ROWS)
 
 def build(config: ObjectiveConfig, *, layers: int = 3) -> Objective:
     torch.manual_seed(3)
-    return Objective(config, num_layers=layers, hidden_size=5)
+    return without_noise(Objective(config, num_layers=layers, hidden_size=5))
 
 
 def near_one(config: ObjectiveConfig) -> ObjectiveConfig:

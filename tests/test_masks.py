@@ -266,6 +266,18 @@ def test_the_objective_of_the_paper_is_untouched() -> None:
     assert SparseWeighting().requires == {Signal.REF_HIDDEN_STATES}
 
 
+def test_the_row_is_adjusted_in_a_run_file() -> None:
+    spec = {"zoo": "sparsepo_token", "shared": False, "gate": "top_k", "l0": 0, "weighting": {"share": 0.1}}
+    config = zoo.build(spec)
+    assert config.weighting == SparseWeighting(
+        position="token", gate="top_k", init="near_one", scale="mean_one", share=0.1
+    )
+    assert config.divergence.weighting.share == 0.2
+    assert zoo.sparsepo_token().divergence.weighting is None
+    with pytest.raises(ValueError, match="l0 is read only with gate hard_concrete or binary, and gate is relu"):
+        zoo.build({"zoo": "sparsepo_token", "gate": "relu"})
+
+
 def test_noise_moves_no_loss_at_the_reference() -> None:
     """Where the policy is the reference, noise moves no reward: the loss is ln 2 and the charge, as at step 0."""
     tokens: TokenBatch = random_case(10).tokens()

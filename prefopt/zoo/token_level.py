@@ -79,7 +79,7 @@ def sparsepo_token(
 ) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (sum w r_c - sum w r_j) - beta (sum v k_j - sum v k_c)) + L0, w and v masks of mean one.
 
-    SparsePO with masks that can find the tokens that matter: they read the reference's state at y_t's own position,
+    SparsePO with masks that can see the tokens that they weigh: they read the reference's state at y_t's own position,
     start near one, and are divided by their mean over the response, so that beta keeps its meaning and the tokens of
     a response compete for it. The hard concrete gate makes exact zeros and, by its noise in training, can take them
     back; L0 charges l0 for each token's probability of being open, of each mask. shared=True has one mask (v = w).

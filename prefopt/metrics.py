@@ -29,6 +29,12 @@ class Mean(NamedTuple):
         values = values.detach().float()
         return cls(values.sum(), values.new_tensor(values.numel()))
 
+    @classmethod
+    def over(cls, values: Tensor, kept: Tensor) -> Mean:
+        """The mean of the entries that are kept, a bool of the same shape."""
+        kept = kept.detach()
+        return cls(torch.where(kept, values.detach().float(), 0).sum(), kept.sum().float())
+
 
 @torch.no_grad()
 def metrics_of(
@@ -69,6 +75,6 @@ def _weights(name: str, w: Tensor, mask: Tensor) -> dict[str, Mean]:
     return {
         f"{name}/mean": Mean.of(w[mask]),
         f"{name}/sparsity": Mean.of(w[mask] == 0),
-        f"{name}/all_zero": Mean.of(total[lengths > 0] == 0),
-        f"{name}/entropy": Mean.of(entropies[(total > 0) & (lengths > 1)]),
+        f"{name}/all_zero": Mean.over(total == 0, lengths > 0),
+        f"{name}/entropy": Mean.over(entropies, (total > 0) & (lengths > 1)),
     }

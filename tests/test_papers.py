@@ -79,6 +79,9 @@ PAPERS: dict[str, tuple[ObjectiveConfig, Formula]] = {
 }
 
 
+BETWEEN = {"sparsepo_token"}  # whose gates would all be fully open with parameters as they are drawn
+
+
 def mapo_mask(case: Case, row: int) -> list[Tensor]:
     """z-score, then min-max, as published, then the mean over a kind's sites, then over kinds."""
     length = case.lengths[row]
@@ -149,6 +152,13 @@ def by_hand(name: str, case: Case, objective: Objective) -> Tensor:
 @pytest.mark.parametrize("name", PAPERS)
 def test_value_and_gradients_are_the_papers(name: str, seed: int) -> None:
     case, objective = random_case(seed), build(PAPERS[name][0])
+    if name in BETWEEN:
+        with torch.no_grad():
+            objective.weighting.weight.mul_(2)
+            objective.weighting.bias.sub_(10)
+        weights = objective(case.tokens()).weights[case.mask]
+        assert (weights == 0).any()
+        assert (weights > 1).any()
     assert_equal_with_gradients(case, objective, by_hand(name, case, objective))
 
 

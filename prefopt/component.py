@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
+from torch import Tensor, nn
 
 from prefopt.columns import Column
 from prefopt.tokens import TokenBatch
@@ -25,6 +25,7 @@ __all__ = [
     "StreamedDivergence",
     "TokenWeighting",
     "WeightFunction",
+    "charged",
 ]
 
 WeightFunction = Callable[[TokenBatch], Tensor]
@@ -92,7 +93,8 @@ class TokenWeighting(Component):
     """How much each response token counts: (TokenBatch) -> [N, T], finite, >= 0, and 0 off the response.
 
     A weighting with learned parameters returns an `nn.Module` of the same signature from `build`; it must not pass
-    gradient to the policy.
+    gradient to the policy. That module may have a penalty of its own, such as the expected number of weights that are
+    not zero: then it has a method `charged` as well (see the function `charged`).
     """
 
     kind: ClassVar[str] = "token weighting"
@@ -100,6 +102,20 @@ class TokenWeighting(Component):
     def build(self, *, num_layers: int, hidden_size: int) -> WeightFunction:
         """The function that weighs tokens: this component itself, unless it has parameters to learn."""
         return _itself(self)
+
+
+def charged(function: WeightFunction, tokens: TokenBatch) -> tuple[Tensor, Tensor | None]:
+    """The weights [N, T] of a function that a weighting built, and what it charges for each token, [N, T], 0 off the
+    response; None where it charges nothing.
+
+    A module that does has a method `charged`, (TokenBatch) -> (weights, charge), of which calling it gives the
+    weights. An objective adds the charges of both responses to the loss of their pair. A regulariser sees the weights
+    alone, and has no gradient to offer where they are zero.
+    """
+    if isinstance(function, nn.Module) and hasattr(function, "charged"):
+        weights, charge = function.charged(tokens)  # type: ignore[operator]
+        return weights, charge
+    return function(tokens), None
 
 
 class Divergence(Component):

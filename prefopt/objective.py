@@ -2,7 +2,7 @@
 
     r_t  = w_t log(pi / pi_ref)_t + alpha v_t D_t                           per-token reward
     r(y) = beta shaping(r_1 .. r_T)                                         response reward
-    loss = mean over pairs of link(r(y_chosen), r(y_rejected)) + regularisers
+    loss = mean over pairs of link(r(y_chosen), r(y_rejected)) + regularisers + what weightings charge
 
 TDPO writes the divergence as a difference between the two responses; regrouped, each response carries its own, so that
 every component but the preference loss sees single responses, and the margin that is reported is the one that is
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, NamedTuple, Self, final
+from typing import Annotated, Self, final
 
 import torch
 import yaml
@@ -24,8 +24,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from prefopt.columns import Column
-from prefopt.component import Component, Divergence, PreferenceLoss, Regularizer, RewardShaping, Signal, TokenWeighting
+from prefopt.component import (
+    Component,
+    Divergence,
+    PreferenceLoss,
+    Regularizer,
+    RewardShaping,
+    Signal,
+    TokenWeighting,
+    charged,
+)
 from prefopt.losses import LogisticLoss
+from prefopt.metrics import Mean, metrics_of
 from prefopt.registry import ComponentError, brought_by, recorded, resolve
 from prefopt.shapings import SumShaping
 from prefopt.tokens import TokenBatch, masked_sum
@@ -139,24 +149,6 @@ class ObjectiveConfig(BaseModel):
         return self
 
 
-class Mean(NamedTuple):
-    """A metric as a sum and a count, so that it can be added up over batches and processes before it is divided."""
-
-    total: Tensor
-    number: Tensor
-
-    @property
-    def value(self) -> float:
-        """The mean; nan where nothing was counted."""
-        return float(self.total / self.number)
-
-    @classmethod
-    def of(cls, values: Tensor) -> Mean:
-        """The mean of all entries."""
-        values = values.detach().float()
-        return cls(values.sum(), values.new_tensor(values.numel()))
-
-
 @final
 @dataclass(frozen=True, eq=False)
 class ObjectiveOutput:
@@ -207,13 +199,17 @@ class Objective(nn.Module):
             if column.name not in tokens.columns:
                 raise ValueError(f"the batch lacks the column {column.name!r}, which {config.reading(column)} reads")
         with torch.autocast(mask.device.type, enabled=False):
-            w = self.weighting(tokens)
+            w, charge = charged(self.weighting, tokens)
+            charges = [charge]
             log_ratios = tokens.logps if config.reference_free else tokens.logps - tokens.ref_logps
-            token_rewards = torch.where(mask, w * torch.where(mask, log_ratios, 0), 0)
+            of_log_ratios = token_rewards = torch.where(mask, w * torch.where(mask, log_ratios, 0), 0)
             v = None
             if config.divergence is not None:
                 assert tokens.divergence is not None
-                v = w if self.divergence_weighting is None else self.divergence_weighting(tokens)
+                v = w
+                if self.divergence_weighting is not None:
+                    v, charge = charged(self.divergence_weighting, tokens)
+                    charges.append(charge)
                 divergence = torch.where(mask, tokens.divergence, 0)
                 if config.divergence.detach_chosen:
                     divergence = torch.where(tokens.is_chosen[:, None], divergence.detach(), divergence)
@@ -223,6 +219,11 @@ class Objective(nn.Module):
             losses = self.loss(chosen, rejected, tokens)
             for regularizer in config.regularizers:
                 losses = losses + regularizer(tokens, w, torch.zeros_like(w) if v is None else v)
+            for each in charges:
+                if each is not None:
+                    losses = losses + masked_sum(each, mask).view(2, -1).sum(0)
+            with torch.no_grad():
+                alone = None if v is None else config.beta * config.shaping(of_log_ratios, mask, tokens.is_chosen)
         return ObjectiveOutput(
             loss=losses.mean(),
             losses=losses,
@@ -230,7 +231,7 @@ class Objective(nn.Module):
             weights=w.detach(),
             divergence_weights=None if v is None else v.detach(),
             tokens=tokens,
-            metrics=_metrics(config.beta, tokens, rewards, w, v),
+            metrics=metrics_of(config.beta, tokens, rewards, alone, w, v),
         )
 
     def at_reference(self, tokens: TokenBatch) -> ObjectiveOutput:
@@ -263,27 +264,3 @@ class Objective(nn.Module):
         if objective.state_dict():
             objective.load_state_dict(load_file(folder / "objective.safetensors"))
         return objective
-
-
-@torch.no_grad()
-def _metrics(beta: float, tokens: TokenBatch, rewards: Tensor, w: Tensor, v: Tensor | None) -> dict[str, Mean]:
-    chosen, rejected = rewards.chunk(2)
-    metrics = {
-        "rewards/chosen": Mean.of(chosen),
-        "rewards/rejected": Mean.of(rejected),
-        "rewards/margins": Mean.of(chosen - rejected),
-        "rewards/accuracies": Mean.of(chosen > rejected),
-        "weights/mean": Mean.of(w[tokens.mask]),
-        "weights/sparsity": Mean.of(w[tokens.mask] == 0),
-        "beta/effective": Mean.of(beta * w[tokens.mask]),
-    }
-    if v is not None:
-        metrics["divergence_weights/mean"] = Mean.of(v[tokens.mask])
-        metrics["divergence_weights/sparsity"] = Mean.of(v[tokens.mask] == 0)
-    per_response = {"logps": masked_sum(tokens.logps, tokens.mask), "lengths": tokens.mask.sum(-1)}
-    if tokens.divergence is not None:
-        per_response["divergence"] = masked_sum(tokens.divergence, tokens.mask)
-    for name, values in per_response.items():
-        for side, part in zip(("chosen", "rejected"), values.chunk(2), strict=True):
-            metrics[f"{name}/{side}"] = Mean.of(part)
-    return metrics

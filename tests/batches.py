@@ -8,8 +8,9 @@ from itertools import cycle, islice
 import torch
 from torch import Tensor
 
-from prefopt import TokenBatch
-from prefopt.component import PreferenceLoss
+from prefopt import Objective, TokenBatch
+from prefopt.component import PreferenceLoss, charged
+from prefopt.weightings.sparse.gates import Gate
 
 RUBBISH = (float("nan"), float("inf"), -float("inf"), 1e30, -1e30)
 KINDS = ("mlp", "attn", "resid", "mlp", "logits", "attn", "attn")
@@ -114,3 +115,21 @@ def batch_of(chosen: Tensor, rejected: Tensor) -> TokenBatch:
 def taken(loss: PreferenceLoss, chosen: Tensor, rejected: Tensor) -> Tensor:
     """The loss of these rewards, as at the first step."""
     return loss.build()(chosen, rejected, batch_of(chosen, rejected))
+
+
+def charges(objective: Objective, tokens: TokenBatch) -> Tensor:
+    """[B], what the objective's masks charge for both responses of each pair, a shared mask once."""
+    found = torch.zeros(tokens.pairs, dtype=tokens.logps.dtype)
+    for mask in (objective.weighting, objective.divergence_weighting):
+        charge = None if mask is None else charged(mask, tokens)[1]
+        if charge is not None:
+            found = found + charge.sum(-1).view(2, -1).sum(0)
+    return found
+
+
+def without_noise(objective: Objective) -> Objective:
+    """The objective as in training, but with gates that draw no noise."""
+    for module in objective.modules():
+        if isinstance(module, Gate):
+            module.eval()
+    return objective

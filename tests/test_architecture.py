@@ -19,7 +19,7 @@ FACADE = "prefopt/__init__"
 # A unit imports only units of lower layers, and never another of its own.
 LAYERS: list[set[str]] = [
     {"columns", "stable", "tokens", "validation"},
-    {"component", "data"},
+    {"component", "data", "metrics"},
     {"hookspecs"},
     {"weightings", "divergences", "shapings", "losses", "regularizers", "plugins"},
     {"registry"},

@@ -16,10 +16,13 @@ import torch
 from torch import Tensor
 
 from prefopt import Objective, TokenBatch, zoo
-from tests.batches import KINDS, rubbish, scores
+from tests.batches import KINDS, rubbish, scores, without_noise
 
 FILE = Path(__file__).with_name("golden.json")
-ROWS = {name: row() for name, row in zoo.ZOO.items()} | {"sparsepo-independent": zoo.sparsepo(shared=False)}
+ROWS = {name: row() for name, row in zoo.ZOO.items()} | {
+    "sparsepo-independent": zoo.sparsepo(shared=False),
+    "sparsepo_token-relu": zoo.sparsepo_token(gate="relu", l0=0),  # where the default gate stands at one throughout
+}
 LENGTHS = (5, 2, 7, 3, 4, 6)
 LAYERS, HIDDEN = 3, 4
 
@@ -47,6 +50,7 @@ def golden_batch() -> TokenBatch:
         divergence=padded(0.4 * (1 + waves(0.71, 6, 8))).requires_grad_(),
         log_collision=padded(-1.5 - waves(0.83, 6, 8)),
         ref_hidden_states=padded(3 * waves(0.53, LAYERS, 6, 8, HIDDEN)),
+        ref_token_states=padded(3 * waves(0.47, LAYERS, 6, 8, HIDDEN)),
         ref_activations=padded(waves(0.91, len(KINDS), 6, 8)),
         activation_kinds=KINDS,
         columns=scores(waves(0.61, 6)),
@@ -55,7 +59,8 @@ def golden_batch() -> TokenBatch:
 
 def numbers(name: str) -> dict[str, object]:
     """The loss, the losses of the pairs, and the norm of the loss's gradient in the batch and in what is learned."""
-    objective, tokens = Objective(ROWS[name], num_layers=LAYERS, hidden_size=HIDDEN).double(), golden_batch()
+    objective = without_noise(Objective(ROWS[name], num_layers=LAYERS, hidden_size=HIDDEN).double())
+    tokens = golden_batch()
     with torch.no_grad():
         for index, parameter in enumerate(objective.parameters()):
             parameter.copy_(0.6 + 0.5 * waves(0.29 + 0.1 * index, *parameter.shape))

@@ -12,7 +12,7 @@ from prefopt import Objective, ObjectiveConfig, ObjectiveOutput, TokenBatch, zoo
 from prefopt.component import RewardShaping, TokenWeighting
 from prefopt.objective import Mean
 from prefopt.weightings import SparseWeighting
-from tests.batches import Case, random_case, rubbish
+from tests.batches import Case, random_case, rubbish, without_noise
 
 ROWS = {name: row() for name, row in zoo.ZOO.items()} | {"independent": zoo.sparsepo(shared=False)}
 each_row = pytest.mark.parametrize("config", ROWS.values(), ids=ROWS)
@@ -20,7 +20,7 @@ each_row = pytest.mark.parametrize("config", ROWS.values(), ids=ROWS)
 
 def build(config: ObjectiveConfig, *, layers: int = 3) -> Objective:
     torch.manual_seed(3)
-    return Objective(config, num_layers=layers, hidden_size=5)
+    return without_noise(Objective(config, num_layers=layers, hidden_size=5))
 
 
 def near_one(config: ObjectiveConfig) -> ObjectiveConfig:
@@ -64,6 +64,7 @@ def dyadic(tokens: TokenBatch, kinds: tuple[str, ...] = ("mlp", "attn", "resid",
         divergence=eighths(*tokens.mask.shape).abs().requires_grad_(),
         log_collision=tokens.log_collision,
         ref_hidden_states=tokens.ref_hidden_states,
+        ref_token_states=tokens.ref_token_states,
         ref_activations=torch.where(tokens.mask, activations, rubbish(activations)),
         activation_kinds=kinds,
         columns=tokens.columns,
@@ -80,8 +81,10 @@ def widened(tokens: TokenBatch, columns: int) -> TokenBatch:
         tail = rubbish(values.new_empty(shape)) if values.is_floating_point() else values.new_zeros(shape)
         return torch.cat([values, tail], dim=2 if states else -1)
 
-    names = ("ref_logps", "mask", "token_ids", "log_collision", "ref_hidden_states", "ref_activations")
-    fields = {name: more(getattr(tokens, name)) for name in names}
+    layered = ("ref_hidden_states", "ref_token_states", "ref_activations")
+    fields = {
+        name: more(getattr(tokens, name)) for name in ("ref_logps", "mask", "token_ids", "log_collision", *layered)
+    }
     for name in ("logps", "divergence"):
         fields[name] = more(getattr(tokens, name).detach()).requires_grad_()
     return tokens.replace(**fields)

@@ -20,7 +20,7 @@ from prefopt.regularizers import MaskL1
 from prefopt.shapings import MeanShaping
 from prefopt.validation import explain
 from prefopt.weightings import SparseWeighting
-from tests.batches import random_case
+from tests.batches import charges, random_case, without_noise
 
 ROWS = {name: row() for name, row in zoo.ZOO.items()} | {"independent": zoo.sparsepo(shared=False)}
 each_row = pytest.mark.parametrize("config", ROWS.values(), ids=ROWS)
@@ -41,7 +41,7 @@ class ReadsDivergence(TokenWeighting):
 
 def build(config: ObjectiveConfig, *, layers: int = 3) -> Objective:
     torch.manual_seed(3)
-    return Objective(config, num_layers=layers, hidden_size=5)
+    return without_noise(Objective(config, num_layers=layers, hidden_size=5))
 
 
 def lines(value: object) -> list[str]:
@@ -157,7 +157,7 @@ def test_save_and_load(config: ObjectiveConfig, tmp_path: Path) -> None:
     objective, tokens = build(config), random_case(2, dtype=torch.float32).tokens()
     objective.save(tmp_path / "folder" / "objective")
     torch.manual_seed(99)  # a mask that is not loaded would be drawn anew
-    loaded = Objective.load(tmp_path / "folder" / "objective")
+    loaded = without_noise(Objective.load(tmp_path / "folder" / "objective"))
     assert loaded.config == config
     assert torch.equal(loaded(tokens).losses, objective(tokens).losses)
     assert {name: value.tolist() for name, value in loaded.state_dict().items()} == {
@@ -208,31 +208,43 @@ def test_metrics_are_those_of_the_trained_rewards(config: ObjectiveConfig) -> No
     with torch.no_grad():
         output = objective(tokens)
         chosen, rejected = output.rewards.chunk(2)
-        charges = [each(tokens, output.weights, output.divergence_weights) for each in config.regularizers]
+        added = [each(tokens, output.weights, output.divergence_weights) for each in config.regularizers]
         losses = objective.loss(chosen, rejected, tokens)
-    torch.testing.assert_close(output.losses, sum(charges, start=losses))
+        added.append(charges(objective, tokens))
+    torch.testing.assert_close(output.losses, sum(added, start=losses))
     value = {name: metric.value for name, metric in output.metrics.items()}
     summed = {
         name: torch.where(case.mask, getattr(tokens, name).detach(), 0).sum(-1) for name in ("logps", "divergence")
     }
-    kept = output.weights[case.mask]
+
+    def of_weights(name: str, weights: Tensor) -> dict[str, Tensor]:
+        kept = [row[mask] for row, mask in zip(weights, case.mask, strict=True)]
+        shares = [row / row.sum() for row in kept if len(row) > 1 and row.any()]
+        entropies = [-(p[p > 0] * p[p > 0].log()).sum() / math.log(len(p)) for p in shares]
+        return {
+            f"{name}/mean": torch.cat(kept).mean(),
+            f"{name}/sparsity": (torch.cat(kept) == 0).float().mean(),
+            f"{name}/all_zero": torch.tensor([not row.any() for row in kept]).float().mean(),
+            f"{name}/entropy": torch.stack(entropies).mean(),
+        }
+
     expected = {
         "rewards/chosen": chosen.mean(),
         "rewards/rejected": rejected.mean(),
         "rewards/margins": (chosen - rejected).mean(),
         "rewards/accuracies": (chosen > rejected).float().mean(),
-        "weights/mean": kept.mean(),
-        "weights/sparsity": (kept == 0).float().mean(),
-        "beta/effective": config.beta * kept.mean(),
+        "beta/effective": config.beta * output.weights[case.mask].mean(),
+        **of_weights("weights", output.weights),
         "lengths/chosen": torch.tensor(11 / 3),
         "lengths/rejected": torch.tensor(10 / 3),
     }
     for name, values in summed.items():
         expected |= {f"{name}/chosen": values[:3].mean(), f"{name}/rejected": values[3:].mean()}
     if output.divergence_weights is not None:
-        kept = output.divergence_weights[case.mask]
-        expected |= {
-            "divergence_weights/mean": kept.mean(),
-            "divergence_weights/sparsity": (kept == 0).float().mean(),
-        }
+        expected |= of_weights("divergence_weights", output.divergence_weights)
+        ratios = torch.where(case.mask, output.weights * (tokens.logps - tokens.ref_logps).detach(), 0)
+        alone = config.beta * config.shaping(ratios, case.mask, tokens.is_chosen)
+        own = (alone[:3] - alone[3:]).mean()
+        expected["rewards/margins_log_ratio"] = own
+        expected["rewards/margins_divergence"] = expected["rewards/margins"] - own
     assert value == pytest.approx({name: float(each) for name, each in expected.items()}, rel=1e-5)

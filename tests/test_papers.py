@@ -75,7 +75,11 @@ PAPERS: dict[str, tuple[ObjectiveConfig, Formula]] = {
     "mapo": (zoo.mapo(beta=0.8), masked),
     "sparsepo": (l1(shared=True), common),
     "sparsepo-independent": (l1(shared=False), independent),
+    "sparsepo_token": (zoo.sparsepo_token(beta=0.8, l0=0.02), masked),
 }
+
+
+BETWEEN = {"sparsepo_token"}  # whose gates would all be fully open with parameters as they are drawn
 
 
 def mapo_mask(case: Case, row: int) -> list[Tensor]:
@@ -106,20 +110,41 @@ def sparse_mask(case: Case, row: int, network: torch.nn.Module) -> list[Tensor]:
     return weights
 
 
+def token_mask(case: Case, row: int, network: torch.nn.Module) -> tuple[list[Tensor], Tensor]:
+    """Hard concrete gates at the tokens' own states, over their mean; and how many are expected to be open."""
+    scores = []
+    for t in range(case.lengths[row]):
+        score = torch.zeros((), dtype=torch.float64)
+        for layer in range(case.states.shape[0]):
+            h = case.token_states[layer, row, t]
+            x = (h - h.mean()) / torch.sqrt(((h - h.mean()) ** 2).mean() + 1e-5)
+            x = x * network.norm.weight + network.norm.bias
+            score = score + network.mixer[layer] * ((network.weight[layer] * x).sum() + network.bias[layer])
+        scores.append(score)
+    gates = [torch.clamp(1.2 / (1 + torch.exp(-score)) - 0.1, 0, 1) for score in scores]
+    opened = sum(1 / (1 + torch.exp(-score) * (0.1 / 1.1) ** (2 / 3)) for score in scores)
+    total = mean(gates)
+    return [gate / total if total > 0 else gate for gate in gates], opened
+
+
 def by_hand(name: str, case: Case, objective: Objective) -> Tensor:
     """The published loss of each pair, [B]."""
-    losses, responses = [], []
+    losses, responses, opened = [], [], []
     for row in range(len(case.lengths)):
         m = ones(case, row)
         if name == "mapo":
             m = mapo_mask(case, row)
-        if name.startswith("sparsepo"):
+        if name == "sparsepo_token":
+            m, expected = token_mask(case, row, objective.weighting)
+            opened.append(expected)
+        elif name.startswith("sparsepo"):
             m = sparse_mask(case, row, objective.weighting)
         own = name == "sparsepo-independent"
         d = sparse_mask(case, row, objective.divergence_weighting) if own else m
         responses.append(respond(case, row, m, d))
     for pair in range(case.pairs):
-        losses.append(PAPERS[name][1](responses[pair], responses[pair + case.pairs]))
+        loss = PAPERS[name][1](responses[pair], responses[pair + case.pairs])
+        losses.append(loss + 0.02 * (opened[pair] + opened[pair + case.pairs]) if opened else loss)
     return torch.stack(losses)
 
 
@@ -127,6 +152,13 @@ def by_hand(name: str, case: Case, objective: Objective) -> Tensor:
 @pytest.mark.parametrize("name", PAPERS)
 def test_value_and_gradients_are_the_papers(name: str, seed: int) -> None:
     case, objective = random_case(seed), build(PAPERS[name][0])
+    if name in BETWEEN:
+        with torch.no_grad():
+            objective.weighting.weight.mul_(2)
+            objective.weighting.bias.sub_(10)
+        weights = objective(case.tokens()).weights[case.mask]
+        assert (weights == 0).any()
+        assert (weights > 1).any()
     assert_equal_with_gradients(case, objective, by_hand(name, case, objective))
 
 
@@ -141,6 +173,7 @@ DEFAULTS = {
     "tdpo2": {"beta": 0.1, "alpha": 0.5},
     "mapo": {"beta": 0.1, "sites": ("mlp", "attn", "resid", "logits")},
     "sparsepo": {"beta": 0.1, "shared": True, "l1_reward": 0.001, "l1_divergence": 0.001},
+    "sparsepo_token": {"beta": 0.1, "shared": True, "gate": "hard_concrete", "scale": "mean_one", "l0": 0.0001},
 }
 
 

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
 from prefopt import Objective, ObjectiveOutput, TokenBatch, zoo
-from tests.batches import KINDS, rubbish, scores
+from tests.batches import KINDS, charges, rubbish, scores, without_noise
 from tests.test_invariance import widened
 
 each_row = pytest.mark.parametrize("name", zoo.ZOO)
@@ -20,6 +20,7 @@ few = settings(deadline=None, max_examples=6, derandomize=True)
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 LN2 = math.log(2)
+LAYERED = ("ref_hidden_states", "ref_token_states", "ref_activations")
 
 
 @st.composite
@@ -49,6 +50,7 @@ def batches(draw: st.DrawFn, *, floor: float = -20.0, dtype: torch.dtype = torch
         divergence=padded(-divergence).requires_grad_(),
         log_collision=padded(waves(*shape) - 2),
         ref_hidden_states=padded(waves(3, *shape, 5)),
+        ref_token_states=padded(waves(3, *shape, 5)),
         ref_activations=padded(waves(len(KINDS), *shape)),
         activation_kinds=KINDS,
         columns=scores(waves(2 * pairs)),
@@ -59,7 +61,7 @@ def rows_of(tokens: TokenBatch, rows: list[int]) -> TokenBatch:
     """The batch with those responses, in that order."""
     names = ("logps", "ref_logps", "mask", "token_ids", "divergence", "log_collision")
     first = {name: getattr(tokens, name)[rows] for name in names}
-    second = {name: getattr(tokens, name)[:, rows] for name in ("ref_hidden_states", "ref_activations")}
+    second = {name: getattr(tokens, name)[:, rows] for name in LAYERED}
     of_all = torch.cat([tokens.columns["score_chosen"], tokens.columns["score_rejected"]])[rows].chunk(2)
     columns = dict(zip(("score_chosen", "score_rejected"), of_all, strict=True))
     return tokens.replace(**first, **second, columns=columns)
@@ -71,7 +73,7 @@ def evaluated(name: str, tokens: TokenBatch) -> ObjectiveOutput:
 
 def built(name: str) -> Objective:
     torch.manual_seed(0)
-    return Objective(zoo.ZOO[name](), num_layers=3, hidden_size=5)
+    return without_noise(Objective(zoo.ZOO[name](), num_layers=3, hidden_size=5))
 
 
 @each_row
@@ -149,7 +151,7 @@ def test_swapping_the_responses_costs_the_margin(name: str, tokens: TokenBatch) 
 
 # The loss where the policy is the reference, without regularisers, at the default settings.
 AT_REFERENCE = {
-    **dict.fromkeys(("dpo", "tdpo1", "tdpo2", "mapo", "sparsepo", "ld_dpo"), LN2),
+    **dict.fromkeys(("dpo", "tdpo1", "tdpo2", "mapo", "sparsepo", "sparsepo_token", "ld_dpo"), LN2),
     **dict.fromkeys(("cdpo", "robust", "aot", "aot_paired", "dpop", "dpo_norm", "rpo"), LN2),
     **dict.fromkeys(("f_dpo_reverse_kl", "f_dpo_forward_kl", "f_dpo_jensen_shannon", "f_dpo_alpha"), LN2),
     **dict.fromkeys(("hinge", "rso", "apo_zero", "apo_down"), 1.0),
@@ -179,7 +181,7 @@ def test_the_loss_where_the_policy_is_the_reference(name: str, tokens: TokenBatc
     objective = built(name).double()
     output = objective.at_reference(tokens)
     same = tokens.replace(logps=tokens.ref_logps, divergence=torch.zeros_like(tokens.ref_logps))
-    charge = torch.zeros(3, dtype=torch.float64)
+    charge = charges(objective, same)
     for regularizer in objective.config.regularizers:
         charge = charge + regularizer(same, output.weights, output.divergence_weights)
     torch.testing.assert_close(output.losses, charge + AT_REFERENCE[name], rtol=1e-12, atol=1e-12)

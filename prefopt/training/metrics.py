@@ -27,10 +27,12 @@ class MetricSums:
             self._sums[name] = self._sums[name] + pair if name in self._sums else pair
 
     def flush(self, accelerator: Accelerator) -> dict[str, float]:
-        """The means over all batches of all processes since the last call. Every process must call this."""
+        """The means over all batches of all processes since the last call, without those of nothing. Every process must
+        call this, after batches that have the same metrics.
+        """
         if not self._sums:
             return {}
         names = sorted(self._sums)
         sums = accelerator.reduce(torch.stack([self._sums[name] for name in names]), reduction="sum")
         self._sums.clear()
-        return {name: (total / number).item() for name, (total, number) in zip(names, sums, strict=True)}
+        return {name: total / number for name, (total, number) in zip(names, sums.tolist(), strict=True) if number}

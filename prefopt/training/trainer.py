@@ -21,6 +21,7 @@ from prefopt.tokens import PreferenceBatch
 from prefopt.training.checkpoints import load_objective, load_policy, load_reference, save_policy, save_reference
 from prefopt.training.checks import check_step_0, refuse_to_cut_coupled_pairs, refuse_what_nobody_reads
 from prefopt.training.config import PreferenceConfig
+from prefopt.training.health import MaskWatch, drift
 from prefopt.training.metrics import MetricSums
 from prefopt.training.reference_cache import fill
 from prefopt.training.reference_update import ReferenceUpdate
@@ -94,6 +95,7 @@ class PreferenceTrainer(Trainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        self.add_callback(MaskWatch())
         if args.sync_ref_model:
             self.add_callback(
                 ReferenceUpdate(module, mixup=args.ref_model_mixup_alpha, every=args.ref_model_sync_steps)
@@ -168,6 +170,7 @@ class PreferenceTrainer(Trainer):
         TensorBoard."""
         if "loss" in logs:
             logs |= self._sums["train"].flush(self.accelerator)
+            logs |= drift(self.accelerator.unwrap_model(self.model).objective, logs, self.state.log_history)
             self._log_histograms()
         super().log(logs, start_time)
 

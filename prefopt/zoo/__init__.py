@@ -31,11 +31,11 @@ from prefopt.zoo.sequence_level import (
     rpo,
     rso,
 )
-from prefopt.zoo.token_level import ld_dpo, mapo, sparsepo, tdpo1, tdpo2
+from prefopt.zoo.token_level import ld_dpo, mapo, sparsepo, sparsepo_token, tdpo1, tdpo2
 from prefopt.zoo.weighed import mpo, odpo, wpo
 
 _ROWS = (
-    *(dpo, tdpo1, tdpo2, mapo, sparsepo, ld_dpo),
+    *(dpo, tdpo1, tdpo2, mapo, sparsepo, sparsepo_token, ld_dpo),
     *(cdpo, robust, hinge, rso, ipo, ipo_sum, exo, nca, bco, bco_pair, sppo, apo_zero, apo_down, aot, aot_paired),
     *(
         discopop,
@@ -92,6 +92,7 @@ __all__ = [
     "simpo",
     "slic",
     "sparsepo",
+    "sparsepo_token",
     "sppo",
     "tdpo1",
     "tdpo2",

@@ -11,8 +11,9 @@ from prefopt.objective import DivergenceTerm, ObjectiveConfig
 from prefopt.regularizers import MaskL1
 from prefopt.weightings import ActivationWeighting, LengthDesensitisedWeighting, SparseWeighting
 from prefopt.weightings.activation import SiteKind
+from prefopt.weightings.sparse.config import GateName, ScaleName
 
-__all__ = ["ld_dpo", "mapo", "sparsepo", "tdpo1", "tdpo2"]
+__all__ = ["ld_dpo", "mapo", "sparsepo", "sparsepo_token", "tdpo1", "tdpo2"]
 
 
 def tdpo1(beta: float = 0.1) -> ObjectiveConfig:
@@ -66,6 +67,31 @@ def sparsepo(
         weighting=SparseWeighting(),
         divergence=DivergenceTerm(measure=ForwardKL(), weighting=None if shared else SparseWeighting()),
         regularizers=(MaskL1(reward=share * l1_reward, divergence=share * l1_divergence),),
+    )
+
+
+def sparsepo_token(
+    beta: float = 0.1,
+    shared: bool = True,
+    gate: GateName = "hard_concrete",
+    scale: ScaleName = "mean_one",
+    l0: float = 0.0001,
+) -> ObjectiveConfig:
+    """loss = -log sigmoid(beta (sum w r_c - sum w r_j) - beta (sum v k_j - sum v k_c)) + L0, w and v masks of mean one.
+
+    SparsePO with masks that can see the tokens that they weigh: they read the reference's state at y_t's own position,
+    start near one, and are divided by their mean over the response, so that beta keeps its meaning and the tokens of
+    a response compete for it. The hard concrete gate makes exact zeros and, by its noise in training, can take them
+    back; L0 charges l0 for each token's probability of being open, of each mask. shared=True has one mask (v = w).
+    Source: this package, after SparsePO (arXiv 2410.05102); the gate and its penalty, arXiv 1712.01312.
+
+    Differs: from the paper in all of that; its own objective is sparsepo.
+    """
+    mask = SparseWeighting(position="token", gate=gate, init="near_one", scale=scale, l0=l0)
+    return ObjectiveConfig(
+        beta=beta,
+        weighting=mask,
+        divergence=DivergenceTerm(measure=ForwardKL(), weighting=None if shared else mask),
     )
 
 

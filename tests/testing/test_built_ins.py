@@ -50,6 +50,9 @@ from prefopt.weightings import (
     ActivationWeighting,
     ColumnWeighting,
     LengthDesensitisedWeighting,
+    PositionWeighting,
+    RandomWeighting,
+    ShuffledWeighting,
     SparseWeighting,
     UniformWeighting,
 )
@@ -64,8 +67,19 @@ Run = Callable[[], object]
     ActivationWeighting(sites=("mlp",)),
     LengthDesensitisedWeighting(),
     ColumnWeighting(),
+    PositionWeighting(),
+    PositionWeighting(values=(2.0, 0.0), learned=False),
+    RandomWeighting(),
+    ShuffledWeighting(weighting=SparseWeighting(init="near_one", gate="hard_concrete", l0=0.1)),
     SparseWeighting(init="near_one"),
     SparseWeighting(init="near_one", position="token", dropout=0.1),
+    SparseWeighting(init="near_one", scale="mean_one", layers="last"),
+    SparseWeighting(gate="softplus", scale="max_one", layers=(1, 3)),
+    SparseWeighting(init="near_one", gate="sigmoid", scale="mean_one", architecture="two_layer", hidden_width=4),
+    SparseWeighting(gate="sigmoid", architecture="two_layer", hidden_width=4),
+    SparseWeighting(init="near_one", gate="hard_concrete", scale="max_one", position="token", l0=0.1),
+    SparseWeighting(init="near_one", gate="binary", scale="mean_one", position="token", l0=0.1),
+    SparseWeighting(init="near_one", gate="top_k", scale="mean_one", position="token", share=0.4),
 )
 def test_weightings(check: Run) -> None:
     check()

@@ -18,22 +18,25 @@ from prefopt.scoring.store import TensorStore
 SCRIPT = "tests.training.two_processes"
 
 
-def _run(processes: int, model: str, rows: Path, out: Path, *more: object) -> dict[str, object]:
+def launched(script: str, processes: int, *arguments: object) -> None:
+    """Run a module of the tests on that many processes, to the end."""
     launcher = (
         [] if processes == 1 else ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
     )
-    command = [sys.executable, "-m", *launcher, SCRIPT, model, str(rows), str(out), *map(str, more)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run(
-        command,
+        [sys.executable, "-m", *launcher, script, *map(str, arguments)],
         cwd=Path(__file__).parents[2],
-        env=environment,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def _run(processes: int, model: str, rows: Path, out: Path, *more: object) -> dict[str, object]:
+    launched(SCRIPT, processes, model, rows, out, *more)
     return json.loads((out / "found.json").read_text())
 
 

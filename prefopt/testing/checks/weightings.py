@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from prefopt.component import Signal, TokenWeighting
+from prefopt.component import Signal, TokenWeighting, charged
 from prefopt.testing.cases import SEEDS, case_for
 from prefopt.testing.check import check
-from prefopt.testing.trial import call, gradient, require, require_finite, same
+from prefopt.testing.trial import build, call, gradient, require, require_finite, same
 
 __all__: list[str] = []
 
@@ -76,3 +76,27 @@ def states_may_be_in_half_precision(component: TokenWeighting) -> None:
     require(
         same(call(component, half), call(component, case), tolerance=0.05), "weights far from those of float32", half
     )
+
+
+def _charges(component: TokenWeighting) -> bool:
+    try:
+        return hasattr(build(component), "charged")
+    except Exception:  # every check that calls it will say so
+        return False
+
+
+@check(TokenWeighting, applies=_charges)
+def charges_are_of_response_tokens(component: TokenWeighting) -> None:
+    """What `charged` gives are the weights of the call, and charges that are finite, and exactly 0 off the response.
+
+    An objective takes both from `charged`, and sums the charges of a pair into its loss.
+    """
+    for seed in SEEDS:
+        case = case_for(component, seed)
+        function = build(component)
+        weights, charge = charged(function, case.tokens())
+        require(same(weights, call(component, case, function)), "its weights are not those of the call", case)
+        if charge is not None:
+            require(charge.shape == case.mask.shape, f"its charges have shape {tuple(charge.shape)}", case)
+            require_finite(charge, "a charge", case)
+            require(not charge[~case.mask].any(), "a charge on padding that is not 0", case)

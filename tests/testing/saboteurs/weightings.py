@@ -452,6 +452,26 @@ class WhereOutside(TokenWeighting):
         return WhereOutsideModule()
 
 
+class ChargingModule(nn.Module):
+    def forward(self, tokens: TokenBatch) -> Tensor:
+        return self.charged(tokens)[0]
+
+    def charged(self, tokens: TokenBatch) -> tuple[Tensor, Tensor]:
+        return level(tokens, torch.ones_like(tokens.logps)), torch.full_like(tokens.logps, 0.1)
+
+
+class Overcharging(TokenWeighting):
+    """w_t = 1, each token charged 0.1, and each position of padding.
+
+    Source: these tests.
+    """
+
+    name: Literal["bad_charges_are_of_response_tokens"] = "bad_charges_are_of_response_tokens"
+
+    def build(self, *, num_layers: int, hidden_size: int) -> ChargingModule:
+        return ChargingModule()
+
+
 SABOTEURS: dict[str, type[Component]] = {
     "config_round_trips": Rounded,
     "unknown_fields_are_refused": Lenient,
@@ -479,4 +499,5 @@ SABOTEURS: dict[str, type[Component]] = {
     "constant_signals_give_finite_weights": Standardised,
     "no_gradient_reaches_the_policy": Attached,
     "states_may_be_in_half_precision": OnePrecision,
+    "charges_are_of_response_tokens": Overcharging,
 }

@@ -1,0 +1,80 @@
+"""Metrics of a step: detached views of what the loss used, each as a sum and a count."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from prefopt.tokens import TokenBatch, masked_sum
+
+__all__ = ["Mean", "metrics_of"]
+
+
+class Mean(NamedTuple):
+    """A metric as a sum and a count, so that it can be added up over batches and processes before it is divided."""
+
+    total: Tensor
+    number: Tensor
+
+    @property
+    def value(self) -> float:
+        """The mean; nan where nothing was counted."""
+        return float(self.total / self.number)
+
+    @classmethod
+    def of(cls, values: Tensor) -> Mean:
+        """The mean of all entries."""
+        values = values.detach().float()
+        return cls(values.sum(), values.new_tensor(values.numel()))
+
+    @classmethod
+    def over(cls, values: Tensor, kept: Tensor) -> Mean:
+        """The mean of the entries that are kept, a bool of the same shape."""
+        kept = kept.detach()
+        return cls(torch.where(kept, values.detach().float(), 0).sum(), kept.sum().float())
+
+
+@torch.no_grad()
+def metrics_of(
+    beta: float, tokens: TokenBatch, rewards: Tensor, alone: Tensor | None, w: Tensor, v: Tensor | None
+) -> dict[str, Mean]:
+    """The metrics by name, of rewards [N] and weights w, v [N, T].
+
+    alone [N] are the rewards without the divergence's term; v and they are None where there is no such term.
+    """
+    chosen, rejected = rewards.chunk(2)
+    metrics = {
+        "rewards/chosen": Mean.of(chosen),
+        "rewards/rejected": Mean.of(rejected),
+        "rewards/margins": Mean.of(chosen - rejected),
+        "rewards/accuracies": Mean.of(chosen > rejected),
+        "beta/effective": Mean.of(beta * w[tokens.mask]),
+        **_weights("weights", w, tokens.mask),
+    }
+    if v is not None:
+        metrics |= _weights("divergence_weights", v, tokens.mask)
+    if alone is not None:
+        own_chosen, own_rejected = alone.chunk(2)
+        metrics["rewards/margins_log_ratio"] = Mean.of(own_chosen - own_rejected)
+        metrics["rewards/margins_divergence"] = Mean.of((chosen - rejected) - (own_chosen - own_rejected))
+    per_response = {"logps": masked_sum(tokens.logps, tokens.mask), "lengths": tokens.mask.sum(-1)}
+    if tokens.divergence is not None:
+        per_response["divergence"] = masked_sum(tokens.divergence, tokens.mask)
+    for name, values in per_response.items():
+        for side, part in zip(("chosen", "rejected"), values.chunk(2), strict=True):
+            metrics[f"{name}/{side}"] = Mean.of(part)
+    return metrics
+
+
+def _weights(name: str, w: Tensor, mask: Tensor) -> dict[str, Mean]:
+    total, lengths = masked_sum(w, mask), mask.sum(-1)
+    shares = torch.where(mask, w, 0) / torch.where(total > 0, total, 1)[:, None]
+    entropies = -torch.special.xlogy(shares, shares).sum(-1) / lengths.clamp(min=2).log()
+    return {
+        f"{name}/mean": Mean.of(w[mask]),
+        f"{name}/sparsity": Mean.of(w[mask] == 0),
+        f"{name}/all_zero": Mean.over(total == 0, lengths > 0),
+        f"{name}/entropy": Mean.over(entropies, (total > 0) & (lengths > 1)),
+    }

@@ -1,0 +1,67 @@
+"""Weights on the wrong tokens: the control for a mask's aim."""
+
+from __future__ import annotations
+
+from typing import Literal, final
+
+import torch
+from pydantic import Field, SerializeAsAny
+from torch import Tensor, nn
+
+from prefopt.columns import Column
+from prefopt.component import Signal, TokenWeighting, WeightFunction, charged
+from prefopt.tokens import TokenBatch
+from prefopt.weightings.draws import uniform_draws
+
+__all__ = ["ShuffledWeighting", "ShuffledWeights"]
+
+
+@final
+class ShuffledWeighting(TokenWeighting):
+    """w_t = w'_p(t), w' another weighting's weights and p a permutation of the response's tokens.
+
+    It keeps the other's scale and sparsity in every response, and takes its aim away. The permutation is drawn from the
+    seed and the response's tokens, and stays the same. Where the other learns, it learns from what its weights do
+    where they have come to stand.
+    Source: this package, as the control for masks that are said to find the tokens that matter.
+    """
+
+    name: Literal["shuffled"] = "shuffled"
+    weighting: SerializeAsAny[TokenWeighting]
+    seed: int = Field(default=0, ge=0)
+
+    @property
+    def requires(self) -> frozenset[Signal]:
+        return self.weighting.requires
+
+    @property
+    def activation_kinds(self) -> frozenset[str]:
+        return self.weighting.activation_kinds
+
+    @property
+    def columns(self) -> frozenset[Column]:
+        return self.weighting.columns
+
+    def build(self, *, num_layers: int, hidden_size: int) -> ShuffledWeights:
+        """What permutes the weights that the other's build gives."""
+        return ShuffledWeights(self.weighting.build(num_layers=num_layers, hidden_size=hidden_size), self.seed)
+
+
+@final
+class ShuffledWeights(nn.Module):
+    """(TokenBatch) -> [N, T]: the function's weights, permuted within each response; charges are left as they are."""
+
+    def __init__(self, function: WeightFunction, seed: int) -> None:
+        super().__init__()
+        self.function = function
+        self.seed = seed
+
+    def forward(self, tokens: TokenBatch) -> Tensor:
+        """-> [N, T]."""
+        return self.charged(tokens)[0]
+
+    def charged(self, tokens: TokenBatch) -> tuple[Tensor, Tensor | None]:
+        """The permuted weights [N, T], and what is charged, [N, T], where that is."""
+        weights, charge = charged(self.function, tokens)
+        draws = uniform_draws(tokens, self.seed).masked_fill(~tokens.mask, torch.inf)  # padding stays at the end
+        return weights.gather(-1, draws.argsort(dim=-1, stable=True)), charge

@@ -1,0 +1,36 @@
+"""Scales: what the weights of a response are divided by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from prefopt.tokens import masked_mean
+
+__all__ = ["SCALES"]
+
+
+def _free(weights: Tensor, mask: Tensor) -> Tensor:
+    return weights
+
+
+def _mean_one(weights: Tensor, mask: Tensor) -> Tensor:
+    return _over(weights, masked_mean(weights, mask))
+
+
+def _max_one(weights: Tensor, mask: Tensor) -> Tensor:
+    return _over(weights, weights.amax(-1))
+
+
+def _over(weights: Tensor, unit: Tensor) -> Tensor:
+    """weights [N, T] over unit [N] -> [N, T]. Where the unit is zero all weights of the response are, and stay so."""
+    return weights / torch.where(unit > 0, unit, 1)[:, None]
+
+
+SCALES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
+    {"free": _free, "mean_one": _mean_one, "max_one": _max_one}
+)
+"""(weights [N, T], 0 off the response, mask [N, T]) -> [N, T], by name."""

@@ -1,0 +1,98 @@
+"""What a run says of its mask: the drift of its scale, and warnings where it is dead or teaches the wrong thing."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from prefopt import Objective, zoo
+from prefopt.metrics import Mean
+from prefopt.training import PreferenceTrainer
+from prefopt.training.health import MaskWatch, drift
+from prefopt.training.metrics import MetricSums
+from tests.training.test_trainer import NEAR_ONE, config
+
+MAIN = SimpleNamespace(is_world_process_zero=True)
+
+
+def test_the_drift_of_a_mask_is_its_mean_over_the_first_that_was_logged(
+    model_folder: str, rows: list[dict[str, str]], out: str
+) -> None:
+    objective = zoo.build({"zoo": "sparsepo", "shared": False, "l1_reward": 1.0, **NEAR_ONE})
+    trainer = PreferenceTrainer(
+        model_folder, objective=objective, args=config(out, mask_learning_rate=0.05), train_dataset=rows
+    )
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    for name in ("weights", "divergence_weights"):
+        means = [entry[f"{name}/mean"] for entry in logs]
+        assert [entry[f"{name}/drift"] for entry in logs] == pytest.approx([mean / means[0] for mean in means])
+    assert logs[-1]["weights/drift"] < 0.9
+    learned = trainer.model.objective
+    # A run that is resumed has its history, and so the same start.
+    assert drift(learned, {"weights/mean": 3.0}, [{"loss": 1.0}, {"weights/mean": 2.0}]) == {"weights/drift": 1.5}
+    assert drift(learned, {"weights/mean": 3.0}, [{"weights/mean": 0.0}]) == {}
+
+
+def test_weights_that_do_not_learn_have_no_drift(model_folder: str, rows: list[dict[str, str]], out: str) -> None:
+    trainer = PreferenceTrainer(model_folder, objective=zoo.tdpo1(), args=config(out, max_steps=1), train_dataset=rows)
+    trainer.train()
+    assert not [name for name in trainer.state.log_history[0] if "drift" in name]
+
+
+def test_a_dead_mask_is_told_once_with_the_remedy(
+    model_folder: str, rows: list[dict[str, str]], out: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    dead = Objective(zoo.sparsepo(), num_layers=2, hidden_size=32)
+    with torch.no_grad():
+        dead.weighting.mixer.fill_(-1)
+    trainer = PreferenceTrainer(model_folder, objective=dead, args=config(out, max_steps=8), train_dataset=rows)
+    trainer.train()
+    said = [record.getMessage() for record in caplog.records if record.name == "prefopt.training.health"]
+    assert len(said) == 1
+    assert "all weights of 100% of the responses" in said[0]
+    assert "init near_one" in said[0]
+    assert all(entry["weights/all_zero"] == 1 for entry in trainer.state.log_history if "loss" in entry)
+    assert not any("weights/entropy" in entry for entry in trainer.state.log_history), "a mean of nothing"
+
+
+def told(caplog: pytest.LogCaptureFixture, *logs: dict[str, float], state: object = MAIN) -> list[str]:
+    caplog.clear()
+    watch = MaskWatch()
+    with caplog.at_level(logging.WARNING):
+        for entry in logs:
+            watch.on_log(None, state, None, logs=entry)
+    return [record.getMessage() for record in caplog.records]
+
+
+def margins(*pairs: tuple[float, float]) -> list[dict[str, float]]:
+    return [{"rewards/margins": margin, "rewards/margins_log_ratio": own} for margin, own in pairs]
+
+
+def test_a_margin_that_is_the_divergences_alone_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    growing = margins((0.1, 0.0), (0.2, -0.1), (0.4, 0.01), (0.5, 0.02), (0.9, 0.0), (1.5, -1.0), (2.0, -1.0))
+    (said,) = told(caplog, *growing)
+    assert "the margin grew from 0.1 to 0.9" in said
+    assert "the log-ratios' part of it is 0:" in said
+    assert "detach_chosen" in said
+    assert not told(caplog, *growing[:4]), "not yet"
+    assert not told(caplog, *reversed(growing)), "it shrinks"
+    assert not told(caplog, *margins(*((margin, margin / 2) for margin in (0.1, 0.2, 0.4, 0.8, 1.6, 3.2))))
+    assert not told(caplog, *margins(*((1e-6 * step, 0.0) for step in range(8)))), "too small to tell"
+    assert not told(caplog, *growing, state=SimpleNamespace(is_world_process_zero=False))
+
+
+def test_zeros_that_come_and_go_are_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    shares = [{"weights/all_zero": share} for share in (0.9, 0.8, 0.3, 0.9, 0.9, 0.9, 0.9)]
+    assert not told(caplog, *shares, {"eval_weights/all_zero": 1.0})
+    assert told(caplog, *shares, {"weights/all_zero": 0.6})
+
+
+def test_a_metric_of_nothing_is_not_logged() -> None:
+    sums = MetricSums()
+    sums.add({"one": Mean.of(torch.tensor([1.0, 2.0])), "none": Mean.of(torch.zeros(0))})
+    assert sums.flush(Accelerator(cpu=True)) == {"one": 1.5}

@@ -42,7 +42,7 @@ def compare(
     at: Annotated[list[float] | None, typer.Option(help="Compare rewards at this KL. Default: 3 6.")] = None,
     within: Annotated[float, typer.Option(help="The KL up to which frontiers are measured.")] = 12.0,
     processes: Annotated[int, typer.Option(help="Runs at a time, a thread each.")] = 1,
-    work: Annotated[Path, typer.Option(help="For the material and runs.jsonl, the finished runs.")] = Path("runs/planted"),
+    work: Annotated[Path, typer.Option(help="For material and runs.jsonl, the finished runs.")] = Path("runs/planted"),
     results: Annotated[Path, typer.Option(help="Folder for the results.")] = _HERE.parent / "results",
     date: Annotated[str, typer.Option(help="Of the results.")] = datetime.date.today().isoformat(),
     hardware: Annotated[str | None, typer.Option(help="In words.")] = None,

@@ -92,9 +92,7 @@ def _of_frontiers(
         name: {
             measure: {
                 "value": estimate([values.get((setting, seed, name)) for seed in seeds]),
-                "against_first": estimate(
-                    [_difference(values, (setting, seed), name, names[0]) for seed in seeds]
-                ),
+                "against_first": estimate([_difference(values, (setting, seed), name, names[0]) for seed in seeds]),
             }
             for measure, values in found.items()
         }
@@ -124,9 +122,7 @@ def _overall(
     return table
 
 
-def _difference(
-    values: Mapping[Any, float | None], where: tuple[str, int], name: str, first: str
-) -> float | None:
+def _difference(values: Mapping[Any, float | None], where: tuple[str, int], name: str, first: str) -> float | None:
     one, other = values.get((*where, name)), values.get((*where, first))
     return None if one is None or other is None else one - other
 

@@ -34,7 +34,9 @@ class Run:
     @property
     def key(self) -> str:
         """Of all that the run depends on."""
-        fields = json.dumps({name: value for name, value in asdict(self).items() if name not in _LABELS}, sort_keys=True)
+        fields = json.dumps(
+            {name: value for name, value in asdict(self).items() if name not in _LABELS}, sort_keys=True
+        )
         return hashlib.sha256(fields.encode()).hexdigest()[:16]
 
     def __str__(self) -> str:

@@ -56,7 +56,10 @@ def tell(facts: dict[str, Any], path: Path) -> None:
         )
         for metrics in (_POLICY, _MASKS):
             rows = [run for run in result["runs"] if any(metric in run["metrics"] for metric in metrics)]
-            lines += ["", *_table(["", "beta", *(metric.replace("_", " ") for metric in metrics)], _body(rows, metrics))]
+            lines += [
+                "",
+                *_table(["", "beta", *(metric.replace("_", " ") for metric in metrics)], _body(rows, metrics)),
+            ]
         lines += ["", *_examples(result["runs"]), ""]
     lines += ["## The figures", ""]
     lines += [

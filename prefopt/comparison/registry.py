@@ -42,7 +42,9 @@ def resolve_task(value: object) -> Task:
         return value
     fields = {"name": value} if isinstance(value, str) else value
     if not isinstance(fields, Mapping) or not isinstance(fields.get("name"), str):
-        raise TaskError(f"a task is given by name, by a mapping with 'name' and its fields, or as a Task; got {value!r}")
+        raise TaskError(
+            f"a task is given by name, by a mapping with 'name' and its fields, or as a Task; got {value!r}"
+        )
     known, name = available_tasks(), fields["name"]
     if name not in known:
         raise TaskError(f"no Task named {name!r}.{did_you_mean(name, known)} Installed: {', '.join(sorted(known))}.")

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Literal, Self, final
 
 from pydantic import Field, model_validator
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, set_seed
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    set_seed,
+)
 
 from prefopt.comparison.language_model import train_language_model, word_tokenizer
 from prefopt.comparison.planted.language import Language
@@ -136,7 +143,7 @@ class PlantedTask(Task):
                 prompts,
                 language,
                 samples=self.samples,
-                max_new_tokens=2 * self.longest,
+                max_new_tokens=self.longest + 1,
                 seed=material.seed,
             )
         values = {
@@ -146,7 +153,7 @@ class PlantedTask(Task):
         return Evaluation(values, dict(zip(prompts, written.texts, strict=True)))
 
     def _train_reference(self, texts: list[str], language: Language, folder: Path, seed: int) -> None:
-        positions = _PROMPT + 2 * self.longest + 1
+        positions = _PROMPT + self.longest + 1
         set_seed(seed)
         tokenizer = word_tokenizer([" ".join(language.words)], positions=positions)
         model = GPT2LMHeadModel(

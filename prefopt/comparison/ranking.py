@@ -24,7 +24,7 @@ def auroc(scores: Tensor, positive: Tensor) -> float | None:
 
 
 def average_precision(scores: Tensor, positive: Tensor) -> float | None:
-    """sum_k (R_k - R_{k-1}) P_k, precision P and recall R among the entries with the k-th highest score or a higher one.
+    """sum_k (R_k - R_{k-1}) P_k, P and R precision and recall of the scores down to the k-th.
 
     scores [M] float, positive [M] bool. Equal scores are taken together, so scores that know nothing give the share of
     positives; None where there is no positive.

@@ -41,8 +41,8 @@ def bootstrap(values: Tensor, *, seed: int, resamples: int = 2000) -> Interval:
 def paired_permutation(differences: Tensor, *, seed: int, resamples: int = 10_000) -> float:
     """The two-sided p of a mean difference, differences [M] being as likely with the other sign if nothing differs.
 
-    p = share of the changes of sign whose |mean| is at least the observed one: of all 2^M where M <= 12, so that no p is
-    below 2^(1 - M); of `resamples` random ones and the observed one beyond. Raises ValueError where there is none.
+    p = share of the changes of sign whose |mean| is at least the observed one: of all 2^M where M <= 12, so that no p
+    is below 2^(1 - M); of `resamples` random ones and the observed one beyond. Raises ValueError where there is none.
     """
     count = len(differences)
     if not count:

@@ -113,7 +113,8 @@ class PlantedTask(Task):
         _write(folder / PROMPTS, ({"prompt": " ".join(words)} for words in generator.prompts(draw, self.prompts)))
         _write(folder / HELD_OUT, generator.pairs(draw, self.held_out, Accidents()))
         _write(folder / TRAIN, generator.pairs(draw, self.pairs, accidents))
-        texts = list(generator.texts(random.Random(f"planted texts {seed}"), _TEXTS))
+        count = min(_TEXTS, _BATCH * self.reference_steps)
+        texts = list(generator.texts(random.Random(f"planted texts {seed}"), count))
         self._train_reference(texts, language, folder / "reference", seed)
         return str(folder / "reference")
 

@@ -75,6 +75,7 @@ def compare(
         "versions": {library: importlib.metadata.version(library) for library in _LIBRARIES},
         "learning_rate": learning_rate,
         "batch_size": batch_size,
+        "within": within,
         **summary(finished.of(runs), runs, at=at or (3.0, 6.0), within=within),
     }
     results.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 
 __all__ = ["draw"]
 
@@ -37,16 +38,24 @@ def draw(facts: dict[str, Any], path: Path) -> None:
             top.errorbar(*(_ordered(of[0], order) for of in (kl, reward)), color=colour, label=name, marker="o", ms=4)
             top.errorbar(kl[0], reward[0], xerr=kl[1], yerr=reward[1], fmt="none", color=colour, alpha=0.4)
             bottom.errorbar([run["beta"] for run in runs], auroc[0], yerr=auroc[1], color=colour, marker="o", ms=4)
-        top.set(title=setting, xlabel="sequence KL(policy || reference), nats", ylabel="true reward", xscale="symlog")
+        top.set(title=setting, xlabel="sequence KL(policy || reference), nats", ylabel="true reward")
+        _look_at(top, [run["metrics"] for run in result["runs"]], 2 * facts["within"])
         bottom.set(xlabel="beta", ylabel="AUROC of w", xscale="log", ylim=(0, 1.02))
         bottom.set_xticks(facts["betas"], [f"{beta:g}" for beta in facts["betas"]])
         bottom.minorticks_off()
         for axis in (top, bottom):
             axis.grid(alpha=0.3)
     handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(colours), fontsize=9)
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(3 * len(settings), len(colours)), fontsize=9)
     figure.savefig(path, dpi=100)
     plt.close(figure)
+
+
+def _look_at(axis: Axes, runs: list[dict[str, dict[str, float]]], distance: float) -> None:
+    """Show no more than that distance: some policies go so far that the others would be a dot."""
+    near = [run["reward"]["high"] for run in runs if run["sequence_kl"]["mean"] <= distance]
+    low = min(run["reward"]["low"] for run in runs)
+    axis.set(xlim=(-0.02 * distance, distance), ylim=(low - 0.2, 1.1 * max(near) + 0.2))
 
 
 def _errors(estimates: list[dict[str, float]]) -> tuple[list[float], list[list[float]]]:

@@ -67,7 +67,7 @@ def test_figures_by_hand(tables: dict[str, Path]) -> None:
         metrics = {"sequence_kl": kl, "reward": reward + run.seed - 100}
         seconds = {"material": 1.0, "training": 2.0, "measuring": 3.0}
         record = {"setting": run.setting, "seed": run.seed, "objective": run.objective, "beta": run.beta}
-        records.append(record | {"metrics": metrics, "samples": {}, "metric_meanings": {}, "seconds": seconds})
+        records.append(record | {"metrics": metrics, "samples": {}, "seconds": seconds})
     facts = summary(records, runs, at=(5.0,), within=10.0)
     dpo, sparsepo = (facts["settings"]["little"]["frontiers"][name] for name in ("dpo", "sparsepo"))
     # Rewards are 1 more under the second seed, and so is the reference's, from which the volume is counted.

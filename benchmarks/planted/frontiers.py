@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from benchmarks.planted.grid import REFERENCE, Run
+from prefopt.comparison import resolve_task
 from prefopt.comparison.statistics import at_distance, bootstrap, holm, hypervolume, paired_permutation
 
 __all__ = ["estimate", "summary"]
@@ -16,11 +18,11 @@ Point = tuple[float, float]
 
 
 def estimate(values: Sequence[float | None]) -> dict[str, float] | None:
-    """The mean of one value a seed and its 95% bootstrap interval, with the number of seeds that have a value."""
+    """The mean of one value a seed and its 95% bootstrap interval, and how many of them there are, of how many."""
     known = [value for value in values if value is not None]
     if not known:
         return None
-    return bootstrap(torch.tensor(known), seed=0).model_dump() | {"seeds": len(known)}
+    return bootstrap(torch.tensor(known), seed=0).model_dump() | {"count": len(known), "of": len(values)}
 
 
 def summary(
@@ -53,7 +55,7 @@ def summary(
         "seeds": seeds,
         "betas": betas,
         "objectives": {run.objective: run.row for run in runs if run.row is not None},
-        "metrics": next((record["metric_meanings"] for record in records), {}),
+        "metrics": {metric.name: asdict(metric) for run in runs for metric in resolve_task(run.task).metrics},
         "seconds": _seconds(records),
         "settings": {
             setting: {
@@ -109,15 +111,15 @@ def _overall(
     """Differences from the first objective over settings and seeds, with p values adjusted for the other objectives."""
     table: dict[str, Any] = {}
     for measure, values in found.items():
-        differences = {}
-        for name in names[1:]:
-            each = [_difference(values, (setting, seed), name, names[0]) for setting in settings for seed in seeds]
-            if known := [value for value in each if value is not None]:
-                differences[name] = known
-        raw = [paired_permutation(torch.tensor(known), seed=0) for known in differences.values()]
+        of_names = {
+            name: [_difference(values, (setting, seed), name, names[0]) for setting in settings for seed in seeds]
+            for name in names[1:]
+        }
+        known = {name: [value for value in each if value is not None] for name, each in of_names.items()}
+        raw = {name: paired_permutation(torch.tensor(each), seed=0) for name, each in known.items() if each}
+        adjusted = dict(zip(raw, holm(list(raw.values())), strict=True))
         table[measure] = {
-            name: {"difference": estimate(known), "p": p, "p_holm": adjusted}
-            for (name, known), p, adjusted in zip(differences.items(), raw, holm(raw), strict=True)
+            name: {"difference": estimate(of_names[name]), "p": p, "p_holm": adjusted[name]} for name, p in raw.items()
         }
     return table
 

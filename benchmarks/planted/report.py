@@ -32,7 +32,8 @@ def tell(facts: dict[str, Any], path: Path) -> None:
         f"{', '.join(map(str, facts['seeds']))}. Processor time: {seconds['each']:.1f} s a run, "
         f"{(seconds['material'] + seconds['training'] + seconds['measuring']) / 60:.0f} min in all. What the task is, "
         "and what is measured, is in `docs/planted.md`. In brackets: 95% bootstrap intervals over seeds, each of which "
-        "has a language, a reference, pairs and prompts of its own.",
+        "has a language, a reference, pairs and prompts of its own, and in how many of them a figure is defined if not "
+        "in all.",
         "",
         "## Over all settings",
         "",
@@ -55,11 +56,8 @@ def tell(facts: dict[str, Any], path: Path) -> None:
             ],
         )
         for metrics in (_POLICY, _MASKS):
-            rows = [run for run in result["runs"] if any(metric in run["metrics"] for metric in metrics)]
-            lines += [
-                "",
-                *_table(["", "beta", *(metric.replace("_", " ") for metric in metrics)], _body(rows, metrics)),
-            ]
+            head = ["", "beta", *(metric.replace("_", " ") for metric in metrics)]
+            lines += ["", *_table(head, _body(result["runs"], metrics))]
         lines += ["", *_examples(result["runs"]), ""]
     lines += ["## The figures", ""]
     lines += [
@@ -101,7 +99,7 @@ def _interval(of: Mapping[str, float] | None, sign: str = "") -> str:
     if of is None:
         return "-"
     mean, low, high = (f"{of[name]:{sign}.3g}" for name in ("mean", "low", "high"))
-    return f"{mean} [{low}, {high}]" + (f" ({of['seeds']:g})" if of["seeds"] < 5 else "")
+    return f"{mean} [{low}, {high}]" + (f" ({of['count']:g} of {of['of']:g})" if of["count"] < of["of"] else "")
 
 
 def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:

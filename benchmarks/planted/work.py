@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -49,7 +48,6 @@ def carry_out(run: Run, work: Path) -> dict[str, Any]:
     return {
         "metrics": {name: fmean(values.values()) for name, values in evaluation.values.items()},
         "samples": {prompt: texts[0] for prompt, texts in list(evaluation.samples.items())[:_SHOWN]},
-        "metric_meanings": {metric.name: asdict(metric) for metric in task.metrics},
         "seconds": {
             "material": made - start,
             "training": trained - made,

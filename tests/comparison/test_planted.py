@@ -107,6 +107,7 @@ def test_the_true_weights_score_full_marks(material: Material) -> None:
 def test_equal_weights_know_nothing(material: Material) -> None:
     found = evaluated(material, zoo.dpo())
     assert set(found.values["auroc_w"].values()) == {0.5}
+    assert set(found.values["accuracy"].values()) == {0.5}
     assert not [name for name in found.values if name.endswith("_v")]
     language = SMALL.language(material.seed)
     rows = [json.loads(line) for line in material.held_out.read_text().splitlines()]

@@ -40,7 +40,7 @@ _JUDGED: dict[str, tuple[Callable[[Tensor, Tensor], float | None], Metric]] = {
 }
 
 METRICS = (
-    Metric("accuracy", "higher", "share of held-out pairs whose truly better response has the higher trained reward"),
+    Metric("accuracy", "higher", "share of held-out pairs whose better response has the higher reward; a tie is half"),
     Metric("reward", "higher", "true worth of the policy's samples; a good phrase is 1, a bad one -1"),
     Metric("sequence_kl", "lower", "KL(policy || reference) on the policy's samples, nats a response, exact by token"),
     Metric("tokens", "lower", "tokens of the policy's samples, the end of the text included"),
@@ -81,7 +81,8 @@ def of_pairs(
         rows = pairs.select(range(start, min(start + _BATCH, len(pairs)))).to_list()
         output = model(PreferenceBatch.from_mapping(collate(rows)).to(device))
         chosen, rejected = output.rewards.chunk(2)
-        figures.setdefault("accuracy", []).extend((chosen > rejected).float().tolist())
+        right = (chosen > rejected).float() + (chosen == rejected).float() / 2
+        figures.setdefault("accuracy", []).extend(right.tolist())
         weights = {"w": output.weights, "v": output.divergence_weights}
         for which, found in weights.items():
             if found is not None:

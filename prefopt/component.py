@@ -18,6 +18,7 @@ __all__ = [
     "Component",
     "Divergence",
     "LossFunction",
+    "Named",
     "PreferenceLoss",
     "Regularizer",
     "RewardShaping",
@@ -53,19 +54,23 @@ class Signal(StrEnum):
 _OF_POLICY_ALONE = frozenset({Signal.LOG_COLLISION})
 
 
-class Component(BaseModel, ABC):
-    """A part of an objective, as a value: its fields are its hyper-parameters, its call is its mathematics.
+class Named(BaseModel, ABC):
+    """What a plugin can bring: a value that is found by its name.
 
-    A concrete component fixes `name: Literal["..."] = "..."`, under which it is found. It is frozen and refuses unknown
-    fields, compares and hashes by value, and round-trips through JSON and YAML.
+    A concrete class fixes `name: Literal["..."] = "..."`. It is frozen and refuses unknown fields, compares and hashes
+    by value, and round-trips through JSON and YAML.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     kind: ClassVar[str]
-    """The kind in words, such as "token weighting"; set by the five kinds below."""
+    """The kind in words, such as "token weighting"; set by each kind."""
 
     name: str
+
+
+class Component(Named):
+    """A part of an objective, as a value: its fields are its hyper-parameters, its call is its mathematics."""
 
     @property
     def requires(self) -> frozenset[Signal]:

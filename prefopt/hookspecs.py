@@ -18,6 +18,7 @@ import pluggy
 from prefopt.component import (
     Component,
     Divergence,
+    Named,
     PreferenceLoss,
     Regularizer,
     RewardShaping,
@@ -28,11 +29,13 @@ __all__ = [
     "HOOKS",
     "INTERFACE",
     "PROJECT",
+    "TASKS",
     "hookimpl",
     "prefopt_divergences",
     "prefopt_preference_losses",
     "prefopt_regularizers",
     "prefopt_reward_shapings",
+    "prefopt_tasks",
     "prefopt_token_weightings",
 ]
 
@@ -76,6 +79,12 @@ def prefopt_regularizers() -> list[type[Regularizer]]:  # type: ignore[empty-bod
     """The regularisers that this plugin brings."""
 
 
+@hookspec
+def prefopt_tasks() -> list[type[Named]]:  # type: ignore[empty-body]
+    """The tasks of comparisons that this plugin brings: subclasses of `prefopt.comparison.Task`, which is defined above
+    this module."""
+
+
 HOOKS: MappingProxyType[type[Component], str] = MappingProxyType(
     {
         TokenWeighting: prefopt_token_weightings.__name__,
@@ -85,4 +94,7 @@ HOOKS: MappingProxyType[type[Component], str] = MappingProxyType(
         Regularizer: prefopt_regularizers.__name__,
     }
 )
-"""Which hook brings which kind."""
+"""Which hook brings which kind of component."""
+
+TASKS = prefopt_tasks.__name__
+"""The hook that brings tasks, which are no part of an objective."""

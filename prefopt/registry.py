@@ -15,7 +15,7 @@ import pluggy
 from pydantic import ValidationError
 
 from prefopt import divergences, losses, regularizers, shapings, weightings
-from prefopt.component import Component
+from prefopt.component import Component, Named
 from prefopt.hookspecs import HOOKS
 from prefopt.plugins import WITHOUT, PluginError, plugin_manager, plugins, to_do_without
 from prefopt.validation import did_you_mean, explain
@@ -25,6 +25,7 @@ __all__ = [
     "Owner",
     "PluginError",
     "available",
+    "brought",
     "brought_by",
     "excluded_plugins",
     "installed",
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 C = TypeVar("C", bound=Component)
+N = TypeVar("N", bound=Named)
 
 _BUILT_INS = (weightings, divergences, shapings, losses, regularizers)
 
@@ -196,32 +198,39 @@ def _manager() -> pluggy.PluginManager:
 
 @functools.cache
 def _components(kind: type[Component]) -> Mapping[str, tuple[type[Component], Owner]]:
-    manager = _manager()
-    found: dict[str, tuple[type[Component], Owner]] = {}
-    hook = getattr(manager.hook, HOOKS[kind])
-    for implementation in hook.get_hookimpls():
+    return brought(_manager(), HOOKS[kind], kind)
+
+
+def brought(manager: pluggy.PluginManager, hook: str, kind: type[N]) -> Mapping[str, tuple[type[N], Owner]]:
+    """What the plugins of a manager bring through a hook, by name, with the owner.
+
+    Raises PluginError where a plugin fails, brings something that is not of that kind, or a name that is taken.
+    """
+    found: dict[str, tuple[type[N], Owner]] = {}
+    for implementation in getattr(manager.hook, hook).get_hookimpls():
         bringer = _owner_of(implementation.plugin_name)
         try:
-            components = list(implementation.function())
+            classes = list(implementation.function())
         except Exception as error:
             raise PluginError(
-                f"plugin {bringer.plugin}: {hook.name} must return a list of subclasses of {kind.__name__}, "
+                f"plugin {bringer.plugin}: {hook} must return a list of subclasses of {kind.__name__}, "
                 f"but it failed ({type(error).__name__}: {error}). {to_do_without(bringer.plugin)}"
             ) from error
-        for component in components:
-            if not (isinstance(component, type) and issubclass(component, kind)):
+        for cls in classes:
+            if not (isinstance(cls, type) and issubclass(cls, kind)):
                 raise PluginError(
-                    f"plugin {bringer.plugin}: {hook.name} returned {component!r}, "
+                    f"plugin {bringer.plugin}: {hook} returned {cls!r}, "
                     f"which is not a subclass of {kind.__name__}. {to_do_without(bringer.plugin)}"
                 )
-            name = _name(component, bringer.plugin)
+            name = _name(cls, bringer.plugin)
             if name in found:
                 raise PluginError(
-                    f"two components of kind {kind.kind} are named {name!r}: one from plugin {found[name][1].plugin}, "
-                    f"one from plugin {bringer.plugin}. Rename one, or uninstall one of the two distributions. "
+                    f"two components of kind {kind.kind} are named {name!r}: one from plugin "
+                    f"{found[name][1].plugin}, one from plugin {bringer.plugin}. Rename one, or uninstall one of the "
+                    f"two distributions. "
                     f"{to_do_without(found[name][1].plugin, bringer.plugin)}"
                 )
-            found[name] = (component, bringer)
+            found[name] = (cls, bringer)
     return types.MappingProxyType(found)
 
 
@@ -230,7 +239,7 @@ def _owner_of(plugin: str) -> Owner:
     return Owner(distribution, importlib.metadata.version(distribution), plugin)
 
 
-def _name(component: type[Component], plugin: str) -> str:
+def _name(component: type[Named], plugin: str) -> str:
     name = component.model_fields["name"].default
     if not isinstance(name, str):
         where = f"{component.__module__}.{component.__name__}"

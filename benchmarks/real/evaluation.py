@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.real.sampling import generate, sequence_kl
 from benchmarks.real.scorers import Scorer
-from prefopt.demo.statistics import bootstrap
+from prefopt.comparison.statistics import bootstrap
 
 __all__ = ["Written", "by_prompt", "estimate", "written"]
 

@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
+from prefopt.comparison.ranking import auroc
 from prefopt.data import EncodingConfig, PreferenceCollator, prepare, read_rows
 from prefopt.demo.sampling import pieces
-from prefopt.demo.statistics import auroc
 from prefopt.objective import Objective
 from prefopt.scoring import PreferenceModel
 from prefopt.tokens import PreferenceBatch

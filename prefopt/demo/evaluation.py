@@ -1,4 +1,4 @@
-"""What is measured of a trained policy: on its own samples, and on held-out pairs."""
+"""What is measured of a trained policy on held-out pairs."""
 
 from __future__ import annotations
 
@@ -6,51 +6,16 @@ from collections.abc import Sequence
 
 import datasets
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from prefopt.data import PreferenceCollator
 from prefopt.demo.lexicon import Lexicon
 from prefopt.demo.results import Response, WeighedPair
-from prefopt.demo.sampling import Sample, pieces
-from prefopt.divergences import ReverseKL
-from prefopt.objective import DivergenceTerm, ObjectiveConfig
+from prefopt.demo.sampling import pieces
 from prefopt.scoring import PreferenceModel
-from prefopt.tokens import PreferenceBatch, masked_sum
+from prefopt.tokens import PreferenceBatch
 
-__all__ = ["per_prompt", "sentiment_tokens", "sequence_kl", "weigh"]
-
-
-@torch.no_grad()
-def sequence_kl(
-    policy: PreTrainedModel, reference: PreTrainedModel, samples: Sequence[Sample], *, batch_size: int
-) -> Tensor:
-    """sum_t KL(policy || reference) at every token of each sample, exact over the vocabulary, [M].
-
-    Each even sample and the one after it must complete the same prompt.
-    """
-    objective = ObjectiveConfig(divergence=DivergenceTerm(measure=ReverseKL()))
-    model = PreferenceModel(policy, reference, objective).eval()
-    sums = []
-    for start in range(0, len(samples), 2 * batch_size):
-        part = samples[start : start + 2 * batch_size]
-        firsts, seconds = part[::2], part[1::2]
-        batch = PreferenceBatch.from_ids(
-            [one.prompt.ids for one in firsts],
-            [one.ids for one in firsts],
-            [one.ids for one in seconds],
-            pad_token_id=0,
-        )
-        tokens = model.score(batch.to(policy.device))
-        assert tokens.divergence is not None
-        halves = masked_sum(tokens.divergence, tokens.mask).chunk(2)
-        sums.append(torch.stack(halves, dim=-1).flatten())
-    return torch.cat(sums).cpu()
-
-
-def per_prompt(values: Tensor, size: int) -> Tensor:
-    """[M] of samples -> [M / size], the mean over each prompt's samples: these are independent, samples are not."""
-    return values.view(-1, size).mean(-1)
+__all__ = ["sentiment_tokens", "weigh"]
 
 
 @torch.no_grad()

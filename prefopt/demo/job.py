@@ -11,18 +11,20 @@ from typing import Any
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from prefopt.comparison.quiet import quiet
+from prefopt.comparison.sampling import per_prompt, sequence_kl
+from prefopt.comparison.statistics import bootstrap
 from prefopt.demo.config import DemoConfig
 from prefopt.demo.corpus import WORDS, corpus_reviews
-from prefopt.demo.evaluation import per_prompt, sequence_kl, weigh
+from prefopt.demo.evaluation import weigh
 from prefopt.demo.lexicon import Lexicon
 from prefopt.demo.material import Material, given_material, sampled_material
 from prefopt.demo.measure import curves, of_pairs, of_samples, of_weights
 from prefopt.demo.page import table, write_page
-from prefopt.demo.progress import Stage, Stages, quiet, show_training
+from prefopt.demo.progress import Stage, Stages, show_training
 from prefopt.demo.reference import train_reference
 from prefopt.demo.results import DemoResults, Measured
 from prefopt.demo.sampling import Sample, sample
-from prefopt.demo.statistics import bootstrap
 from prefopt.divergences import ForwardKL
 from prefopt.objective import DivergenceTerm, Objective, ObjectiveConfig
 from prefopt.regularizers import MaskL1
@@ -133,7 +135,13 @@ class _Run:
         model = trainer.model
         with self.stages.stage(f"measuring {name}", len(self.material.prompts)) as stage:
             samples = self._samples(model.policy, stage)
-            kl = sequence_kl(model.policy, self.reference, samples, batch_size=config.batch_size)
+            kl = sequence_kl(
+                model.policy,
+                self.reference,
+                [one.prompt.ids for one in samples],
+                [one.ids for one in samples],
+                batch_size=config.batch_size,
+            )
             pairs = weigh(model, self.material.held_out, self.tokenizer, self.lexicon, batch_size=config.batch_size)
         learned = any(True for _ in model.objective.parameters())
         return Measured(

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
+from prefopt.comparison.ranking import auroc
+from prefopt.comparison.sampling import per_prompt
+from prefopt.comparison.statistics import bootstrap
 from prefopt.demo.config import DemoConfig
-from prefopt.demo.evaluation import per_prompt
 from prefopt.demo.lexicon import Lexicon
 from prefopt.demo.results import Completion, TokenWeight, WeighedPair
 from prefopt.demo.sampling import Sample
-from prefopt.demo.statistics import auroc, bootstrap
 
 __all__ = ["curves", "of_pairs", "of_samples", "of_weights"]
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from rich.table import Table
 
+from prefopt.comparison.statistics import Interval
 from prefopt.demo.charts import line_chart
 from prefopt.demo.lexicon import Lexicon
 from prefopt.demo.results import DemoResults, Measured, Response, WeighedPair
-from prefopt.demo.statistics import Interval
 
 __all__ = ["table", "write_page"]
 

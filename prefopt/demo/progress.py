@@ -7,14 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import datasets
-import transformers
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
-__all__ = ["Stage", "Stages", "quiet", "show_training"]
+__all__ = ["Stage", "Stages", "show_training"]
 
 
 class Stage:
@@ -91,25 +89,3 @@ def show_training(trainer: Trainer, stage: Stage, shown: dict[str, str]) -> None
     """Let the stage follow the trainer, in place of printed dictionaries; `shown` maps logged names to labels."""
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Bar(stage, shown))
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the bars and hints of transformers and datasets while the block runs; their errors still come through."""
-    hints = transformers.logging
-    verbosity, bars, data_bars = (
-        hints.get_verbosity(),
-        hints.is_progress_bar_enabled(),
-        datasets.are_progress_bars_disabled(),
-    )
-    hints.set_verbosity_error()
-    hints.disable_progress_bar()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        hints.set_verbosity(verbosity)
-        if bars:
-            hints.enable_progress_bar()
-        if not data_bars:
-            datasets.enable_progress_bars()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from prefopt.comparison.statistics import Interval
 from prefopt.demo.config import DemoConfig
-from prefopt.demo.statistics import Interval
 
 __all__ = ["Completion", "DemoResults", "Measured", "Response", "TokenWeight", "WeighedPair"]
 

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from prefopt.comparison.sampling import completions
 from prefopt.demo.lexicon import Lexicon
 from prefopt.demo.progress import Stage
 
 __all__ = ["Prompt", "Sample", "pieces", "preference_pairs", "sample"]
-
-_ROWS = 256
-"""Completions that are generated at a time."""
 
 _WINDOW = 8
 """Tokens before a token that can change how it is decoded."""
@@ -45,7 +41,6 @@ class Sample:
     score: float
 
 
-@torch.no_grad()
 def sample(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -61,43 +56,20 @@ def sample(
 
     Those of a prompt stand next to each other. The stage moves by one for every prompt.
     """
-    settings = GenerationConfig(
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
+    found = completions(
+        model,
+        tokenizer,
+        [prompt.ids for prompt in prompts],
+        per_prompt=per_prompt,
         max_new_tokens=max_new_tokens,
-        num_return_sequences=per_prompt,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        seed=seed,
+        advance=stage.advance,
     )
-    model.eval()
-    samples = []
-    at_once = max(1, _ROWS // per_prompt)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for start in range(0, len(prompts), at_once):
-            part = prompts[start : start + at_once]
-            width = max(len(prompt.ids) for prompt in part)
-            padding = [width - len(prompt.ids) for prompt in part]
-            ids = [[tokenizer.pad_token_id] * pad + list(p.ids) for pad, p in zip(padding, part, strict=True)]
-            mask = [[0] * pad + [1] * (width - pad) for pad in padding]
-            rows: Any = model.generate(
-                input_ids=torch.tensor(ids, device=model.device),
-                attention_mask=torch.tensor(mask, device=model.device),
-                generation_config=settings,
-            )
-            for row, answer in enumerate(rows[:, width:].tolist()):
-                samples.append(_sample(part[row // per_prompt], answer, tokenizer, lexicon))
-            stage.advance(len(part))
-    return samples
+    return [_sample(prompts[row // per_prompt], answer, tokenizer, lexicon) for row, answer in enumerate(found)]
 
 
 def _sample(prompt: Prompt, ids: list[int], tokenizer: PreTrainedTokenizerBase, lexicon: Lexicon) -> Sample:
-    end = tokenizer.eos_token_id
-    if end in ids:
-        ids = ids[: ids.index(end) + 1]
-    words = ids[:-1] if ids[-1] == end else ids
+    words = ids[:-1] if ids[-1] == tokenizer.eos_token_id else ids
     before = _decoded(prompt.ids, tokenizer)
     text = _decoded([*prompt.ids, *words], tokenizer)[len(before) :]
     return Sample(prompt, text, tuple(ids), lexicon.score(text))

@@ -8,15 +8,14 @@ from pydantic import ValidationError
 from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from prefopt.comparison.language_model import word_tokenizer
 from prefopt.demo import DemoConfig
 from prefopt.demo.charts import line_chart
 from prefopt.demo.corpus import WORDS, corpus_prompts, corpus_reviews
-from prefopt.demo.evaluation import per_prompt, sentiment_tokens, sequence_kl
+from prefopt.demo.evaluation import sentiment_tokens
 from prefopt.demo.lexicon import Lexicon
-from prefopt.demo.progress import Stages, quiet
-from prefopt.demo.reference import word_tokenizer
+from prefopt.demo.progress import Stages
 from prefopt.demo.sampling import Prompt, Sample, pieces, preference_pairs, sample
-from prefopt.demo.statistics import auroc, bootstrap
 
 FEW = Lexicon(positive={"good", "Fine"}, negative={"bad", "so-so"})
 
@@ -95,7 +94,7 @@ def test_settings_that_cannot_work_are_refused(fields: dict[str, object], messag
 
 def test_the_tokenizer_gives_every_review_back() -> None:
     reviews = corpus_reviews(300, seed=0)
-    tokenizer = word_tokenizer(reviews)
+    tokenizer = word_tokenizer(reviews, positions=256)
     for review in reviews[:50]:
         ids = tokenizer(review)["input_ids"]
         assert tokenizer.decode(ids) == review
@@ -119,42 +118,6 @@ def test_pairs_are_best_against_worst_while_the_scores_differ() -> None:
     assert [tuple(row.values()) for row in rows] == [("p", "b", "c"), ("r", "j", "k")]
 
 
-@pytest.mark.parametrize(
-    ("scores", "positive", "expected"),
-    [
-        ([1, 2, 3, 4], [False, False, True, True], 1.0),
-        ([4, 3, 2, 1], [False, False, True, True], 0.0),
-        ([1, 1, 1, 1], [False, True, False, True], 0.5),
-        ([0, 0, 1, 0], [False, True, True, False], 0.75),
-        ([1, 2], [True, True], None),
-        ([1, 2], [False, False], None),
-    ],
-)
-def test_auroc_by_hand(scores: list[float], positive: list[bool], expected: float | None) -> None:
-    assert auroc(torch.tensor(scores), torch.tensor(positive)) == expected
-
-
-def test_auroc_counts_pairs() -> None:
-    generator = torch.Generator().manual_seed(0)
-    scores = torch.randint(6, (60,), generator=generator).float()
-    positive = torch.rand(60, generator=generator) < 0.3
-    above, below = scores[positive][:, None], scores[~positive]
-    counted = ((above > below).float() + (above == below).float() / 2).mean()
-    assert auroc(scores, positive) == pytest.approx(counted.item())
-
-
-def test_the_bootstrap_is_about_the_standard_error() -> None:
-    values = torch.randn(400, generator=torch.Generator().manual_seed(0))
-    interval = bootstrap(values, seed=0)
-    assert interval == bootstrap(values, seed=0) != bootstrap(values, seed=1)
-    assert interval.mean == pytest.approx(values.mean().item())
-    assert interval.high - interval.low == pytest.approx(2 * 1.96 * values.std().item() / 20, rel=0.1)
-
-
-def test_samples_of_a_prompt_are_averaged_first() -> None:
-    assert per_prompt(torch.tensor([1.0, 3.0, 0.0, 0.0]), 2).tolist() == [2, 0]
-
-
 def tiny(seed: int) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     shape = {"num_hidden_layers": 1, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
@@ -162,25 +125,8 @@ def tiny(seed: int) -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(vocab_size=11, initializer_range=0.5, **shape, **special)).eval()
 
 
-def test_sequence_kl_by_hand() -> None:
-    policy, reference = tiny(0), tiny(1)
-    prompts = Prompt("a", (3, 4)), Prompt("b", (5,))
-    answers = ((6, 7, 0), (8, 0), (9, 9, 9, 2), (0,))
-    samples = [Sample(prompts[number // 2], "", ids, 0.0) for number, ids in enumerate(answers)]
-    found = sequence_kl(policy, reference, samples, batch_size=1)
-    assert found.shape == (4,)
-    for one, value in zip(samples, found, strict=True):
-        ids = torch.tensor([[*one.prompt.ids, *one.ids]])
-        with torch.no_grad():
-            p, q = (model(input_ids=ids).logits[0].double().log_softmax(-1) for model in (policy, reference))
-        by_hand = sum(float(p[t].exp() @ (p[t] - q[t])) for t in range(len(one.prompt.ids) - 1, ids.shape[1] - 1))
-        assert value.item() == pytest.approx(by_hand, rel=1e-4)
-    torch.testing.assert_close(found, sequence_kl(policy, reference, samples, batch_size=2))
-    assert sequence_kl(policy, tiny(0), samples, batch_size=2).abs().max() < 1e-5
-
-
 def test_samples_do_not_depend_on_the_global_seed_and_end_at_the_end_of_text() -> None:
-    tokenizer = word_tokenizer(["a b c d e f g h"])
+    tokenizer = word_tokenizer(["a b c d e f g h"], positions=256)
     model = tiny(0)
     model.config.vocab_size = len(tokenizer)
     settings = {"per_prompt": 4, "max_new_tokens": 6, "seed": 5}
@@ -211,12 +157,3 @@ def test_a_chart_spans_its_plot() -> None:
     assert labels[0] <= -0.1
     assert labels[-1] == 1.0
     assert all(chart.top <= tick.at <= chart.bottom for tick in chart.y_ticks)
-
-
-def test_quiet_leaves_things_as_they_were() -> None:
-    from transformers import logging
-
-    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    with quiet():
-        assert not logging.is_progress_bar_enabled()
-    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before

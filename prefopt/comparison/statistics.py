@@ -1,0 +1,102 @@
+"""The statistics of comparisons: how sure a mean and a difference are, and frontiers of reward against distance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import final
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+__all__ = ["Interval", "at_distance", "bootstrap", "holm", "hypervolume", "paired_permutation"]
+
+_EXACT = 12
+"""Up to so many pairs every one of the 2^n changes of sign is counted."""
+
+Point = tuple[float, float]
+
+
+@final
+class Interval(BaseModel):
+    """A mean with its 95% interval."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mean: float
+    low: float
+    high: float
+
+
+def bootstrap(values: Tensor, *, seed: int, resamples: int = 2000) -> Interval:
+    """The mean of values [M] and its percentile bootstrap interval, values being drawn with replacement."""
+    generator = torch.Generator().manual_seed(seed)
+    values = values.double()
+    drawn = torch.randint(len(values), (resamples, len(values)), generator=generator)
+    low, high = values[drawn].mean(-1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Interval(mean=float(values.mean()), low=low, high=high)
+
+
+def paired_permutation(differences: Tensor, *, seed: int, resamples: int = 10_000) -> float:
+    """The two-sided p of a mean difference, differences [M] being as likely with the other sign if nothing differs.
+
+    p = share of the changes of sign whose |mean| is at least the observed one: of all 2^M where M <= 12, so that no p
+    is below 2^(1 - M); of `resamples` random ones and the observed one beyond. Raises ValueError where there is none.
+    """
+    count = len(differences)
+    if not count:
+        raise ValueError("a permutation test needs at least one difference")
+    values = differences.double()
+    if count <= _EXACT:
+        signs = 1.0 - 2.0 * (torch.arange(2**count)[:, None] >> torch.arange(count) & 1).double()
+    else:
+        generator = torch.Generator().manual_seed(seed)
+        drawn = 1.0 - 2.0 * torch.randint(2, (resamples, count), generator=generator).double()
+        signs = torch.cat([torch.ones(1, count, dtype=torch.float64), drawn])
+    sums = (signs @ values).abs()
+    tolerance = 1e-12 * float(values.abs().sum())  # equal sums that were added in another order
+    return float((sums >= abs(float(values.sum())) - tolerance).double().mean())
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjustment of p values for how many they are, in their order: a step-down of (m - i) p_(i), at most 1."""
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, (len(p_values) - rank) * p_values[index])
+        adjusted[index] = min(1.0, highest)
+    return adjusted
+
+
+def at_distance(points: Sequence[Point], distance: float) -> float | None:
+    """The reward at that distance on the line through points (distance, reward), in the order of their distances.
+
+    Points of one distance count as their mean. None where the points do not reach so far, or begin further away.
+    """
+    groups: dict[float, list[float]] = {}
+    for place, reward in points:
+        groups.setdefault(place, []).append(reward)
+    line = [(place, sum(rewards) / len(rewards)) for place, rewards in sorted(groups.items())]
+    for place, reward in line:
+        if place == distance:
+            return reward
+    for (left, low), (right, high) in pairwise(line):
+        if left < distance < right:
+            return low + (high - low) * (distance - left) / (right - left)
+    return None
+
+
+def hypervolume(points: Sequence[Point], *, distance: float, reward: float) -> float:
+    """The area of the rectangles from each point (distance, reward) to the corner given, taken together.
+
+    It is what the points dominate: no further away than the corner's distance, and at least its reward. A point that is
+    further away, or no better than the corner, adds nothing.
+    """
+    inside = sorted((place, level) for place, level in points if place < distance and level > reward)
+    area, reached = 0.0, reward
+    for place, level in inside:
+        if level > reached:
+            area += (distance - place) * (level - reached)
+            reached = level
+    return area

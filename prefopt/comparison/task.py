@@ -1,0 +1,143 @@
+"""What is compared on: a task makes material for a seed, and measures a trained policy."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, final
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from prefopt.component import Named
+from prefopt.scoring import PreferenceModel
+
+__all__ = ["HELD_OUT", "PROMPTS", "TRAIN", "Evaluation", "Material", "Metric", "Task"]
+
+TRAIN, HELD_OUT, PROMPTS = "train.jsonl", "held-out.jsonl", "prompts.jsonl"
+"""What `Task.make` writes: preference pairs, and rows that have a `prompt`."""
+
+_DONE = "material.json"
+
+
+@final
+@dataclass(frozen=True)
+class Material:
+    """What a task trains on and is judged by, for one seed.
+
+    folder  holds the pairs for training, the held-out pairs and the held-out prompts
+    model   the reference with its tokenizer, and the policy before training: a name or folder for `from_pretrained`
+    """
+
+    folder: Path
+    model: str
+    seed: int
+
+    @property
+    def train(self) -> Path:
+        """JSONL of preference pairs."""
+        return self.folder / TRAIN
+
+    @property
+    def held_out(self) -> Path:
+        """JSONL of preference pairs that nothing is trained on."""
+        return self.folder / HELD_OUT
+
+    @property
+    def prompts(self) -> Path:
+        """JSONL of rows with a `prompt` that nothing is trained on."""
+        return self.folder / PROMPTS
+
+
+@final
+@dataclass(frozen=True)
+class Metric:
+    """A figure of a trained policy: its name, which direction is better, and what it is, units included."""
+
+    name: str
+    better: Literal["higher", "lower"]
+    what: str
+
+
+@final
+@dataclass(frozen=True)
+class Evaluation:
+    """What a task measured of one policy.
+
+    values   metric -> held-out item -> figure. Items have the same names in every run on the same material, so that
+             runs can be compared item by item; where a figure is not defined, the item is not there
+    samples  prompt -> the policy's completions of it, as text
+    """
+
+    values: Mapping[str, Mapping[str, float]]
+    samples: Mapping[str, list[str]]
+
+
+class Task(Named):
+    """Something to compare objectives on; its fields are what can be varied of it.
+
+    `make` is asked once for each seed, and has to give the same files each time. Plugins bring tasks by the hook
+    `prefopt_tasks`.
+    """
+
+    kind: ClassVar[str] = "task"
+
+    @property
+    @abstractmethod
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics that `evaluate` may give values of."""
+
+    @abstractmethod
+    def make(self, folder: Path, seed: int) -> str:
+        """Write TRAIN, HELD_OUT and PROMPTS into an empty folder; return the model.
+
+        The model is a name or folder for `from_pretrained`; a folder inside of `folder` will move with it.
+        """
+
+    @abstractmethod
+    def evaluate(
+        self,
+        model: PreferenceModel,
+        reference: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        material: Material,
+    ) -> Evaluation:
+        """Measure `model.policy` against the reference that it was trained from, on held-out material."""
+
+    @final
+    def prepare(self, root: Path, seed: int) -> Material:
+        """The material for a seed: made in a folder of its own under `root`, or found there.
+
+        A run that is stopped while it makes material leaves nothing that a later one would take for it.
+        """
+        settings = {"task": self.model_dump(mode="json"), "seed": seed}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+        folder = root / f"{self.name}-{digest}"
+        if not folder.exists():
+            root.mkdir(parents=True, exist_ok=True)
+            making = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=root))
+            try:
+                model = Path(source := self.make(making, seed))
+                inside = str(model.relative_to(making)) if model.is_relative_to(making) else None
+                record = settings | {"model": source if inside is None else None, "inside": inside}
+                (making / _DONE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+                _move(making, folder)
+            finally:
+                shutil.rmtree(making, ignore_errors=True)
+        found: dict[str, Any] = json.loads((folder / _DONE).read_text(encoding="utf-8"))
+        source = found["model"] if found["inside"] is None else str(folder / found["inside"])
+        return Material(folder, source, seed)
+
+
+def _move(made: Path, folder: Path) -> None:
+    try:
+        os.replace(made, folder)
+    except OSError:
+        if not folder.exists():  # else another process was quicker, and made the same
+            raise

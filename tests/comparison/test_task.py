@@ -1,0 +1,111 @@
+"""What every task is given: its material once for each seed, and a place among the installed ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from prefopt.comparison import Evaluation, Metric, Task, TaskError, available_tasks, registry, resolve_task, task_owner
+from prefopt.comparison.planted import PlantedTask
+from prefopt.plugins import PluginError
+from tests.little_plugins import HOOK, Install
+
+MADE: list[Path] = []
+
+
+class Little(Task):
+    name: Literal["little"] = "little"
+    model: str = "inside"
+    fails: bool = False
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return ()
+
+    def make(self, folder: Path, seed: int) -> str:
+        MADE.append(folder)
+        (folder / "train.jsonl").write_text(f"{seed}\n")
+        if self.fails:
+            raise RuntimeError("no")
+        return str(folder / "reference") if self.model == "inside" else self.model
+
+    def evaluate(self, *args: Any) -> Evaluation:
+        raise NotImplementedError
+
+
+@pytest.fixture(autouse=True)
+def _afresh() -> Iterator[None]:
+    MADE.clear()
+    registry._tasks.cache_clear()
+    yield
+    registry._tasks.cache_clear()
+
+
+def test_material_is_made_once_for_a_seed_and_its_settings(tmp_path: Path) -> None:
+    first = Little().prepare(tmp_path, 0)
+    assert Little().prepare(tmp_path, 0) == first
+    assert len(MADE) == 1
+    assert first.train.read_text() == "0\n"
+    assert first.model == str(first.folder / "reference")
+    other = {Little().prepare(tmp_path, 1), Little(model="some/name").prepare(tmp_path, 0)}
+    assert len({first.folder, *(material.folder for material in other)}) == 3
+    assert "some/name" in {material.model for material in other}
+
+
+def test_a_failure_leaves_no_material(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="no"):
+        Little(fails=True).prepare(tmp_path, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_material_that_another_process_made_meanwhile_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = Little.make
+
+    def made_twice(self: Little, folder: Path, seed: int) -> str:
+        monkeypatch.setattr(Little, "make", make)
+        Little().prepare(tmp_path, 0)
+        return make(self, folder, seed)
+
+    monkeypatch.setattr(Little, "make", made_twice)
+    material = Little().prepare(tmp_path, 0)
+    assert [path.name for path in tmp_path.iterdir()] == [material.folder.name]
+
+
+def test_tasks_are_found_by_name() -> None:
+    assert available_tasks() == {"planted": PlantedTask}
+    assert task_owner("planted").plugin == "prefopt:built_ins"
+    assert resolve_task("planted") == PlantedTask() == resolve_task(PlantedTask())
+    assert resolve_task({"name": "planted", "noise": 0.1}) == PlantedTask(noise=0.1)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("plantet", "no Task named 'plantet'. Did you mean 'planted'\\? Installed: planted."),
+        ({"name": "planted", "noize": 0.1}, "planted: noize: no such field in PlantedTask. Did you mean 'noise'"),
+        ({"name": "planted", "noise": 0.7}, "planted: noise: Input should be less than 0.5, got 0.7"),
+        ({"name": "planted", "longest": 9}, "`longest` is 9, which is less than `shortest`, 24"),
+        ({"name": "planted", "length_bias": 0.5}, "every response has 24 words; raise `longest`"),
+        ({"name": "planted", "spurious": 0.5, "spurious_share": 0}, "leaves no spurious words"),
+        ({"noise": 0.1}, "a task is given by name"),
+    ],
+)
+def test_a_task_that_cannot_be_had_is_named(value: object, message: str) -> None:
+    with pytest.raises(TaskError, match=message):
+        resolve_task(value)
+
+
+def test_plugins_bring_tasks_by_the_same_hook(install: Install) -> None:
+    source = HOOK.format(signature="prefopt_tasks()", value="[Little]")
+    install("little-plugin", f"from tests.comparison.test_task import Little\n{source}")
+    assert resolve_task({"name": "little", "model": "x"}) == Little(model="x")
+    assert task_owner("little").distribution == "little-plugin"
+
+
+def test_a_plugin_that_brings_no_task_is_named(install: Install) -> None:
+    install("broken-plugin", HOOK.format(signature="prefopt_tasks()", value="[int]"))
+    with pytest.raises(PluginError, match="broken-plugin:components: prefopt_tasks returned <class 'int'>"):
+        available_tasks()

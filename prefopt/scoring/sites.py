@@ -157,7 +157,7 @@ def record(
 
 
 def logit_activations(kinds: Iterable[str], final: Tensor, head: Head | None) -> Iterator[tuple[str, Tensor]]:
-    """(kind, [M]) of the kinds that are the logits', from hidden states [M, H] and their head, or from logits [M, V]."""
+    """(kind, [M]) of the logits' kinds, from hidden states [M, H] and their head, or from logits [M, V]."""
     for kind in sorted(set(kinds)):
         name_of_site, reduction = _parts(kind)
         if name_of_site == _LOGITS:

@@ -10,9 +10,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefopt.data import PreferenceCollator
+from prefopt.data.pieces import pieces
 from prefopt.demo.lexicon import Lexicon
 from prefopt.demo.results import Response, WeighedPair
-from prefopt.demo.sampling import Sample, pieces
+from prefopt.demo.sampling import Sample
 from prefopt.divergences import ReverseKL
 from prefopt.objective import DivergenceTerm, ObjectiveConfig
 from prefopt.scoring import PreferenceModel

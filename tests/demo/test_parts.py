@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from prefopt.data.pieces import pieces
 from prefopt.demo import DemoConfig
 from prefopt.demo.charts import line_chart
 from prefopt.demo.corpus import WORDS, corpus_prompts, corpus_reviews
@@ -15,7 +16,7 @@ from prefopt.demo.evaluation import per_prompt, sentiment_tokens, sequence_kl
 from prefopt.demo.lexicon import Lexicon
 from prefopt.demo.progress import Stages, quiet
 from prefopt.demo.reference import word_tokenizer
-from prefopt.demo.sampling import Prompt, Sample, pieces, preference_pairs, sample
+from prefopt.demo.sampling import Prompt, Sample, preference_pairs, sample
 from prefopt.demo.statistics import auroc, bootstrap
 
 FEW = Lexicon(positive={"good", "Fine"}, negative={"bad", "so-so"})

@@ -60,7 +60,7 @@ def _pair(pair: WeighedPair, layer: Layer, top: float, coloured: bool) -> Group:
     shade = _shaded if coloured else _levelled
     lines: list[RenderableType] = [
         Text(),
-        Text.assemble((f"pair {pair.row}", "bold"), f"  {pair.where}"),
+        Text.assemble((f"pair {pair.row}", "bold"), f"  {visible(pair.where)}"),
         Padding(Text(f"prompt: {visible(pair.prompt)}"), (0, 0, 0, 2)),
     ]
     for side, response in pair.sides:

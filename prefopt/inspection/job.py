@@ -24,7 +24,7 @@ from prefopt.training import DataSection, SavedRun
 
 __all__ = ["inspect_run"]
 
-_RANKED = 15
+_RANKED = 12
 _LIBRARIES = ("prefopt", "torch", "transformers")
 
 
@@ -34,7 +34,7 @@ def inspect_run(
     *,
     split: str = "train",
     columns: Mapping[str, str] | None = None,
-    out: Path | None = None,
+    out: str | Path | None = None,
     shown: int = 50,
     minimum: int = 5,
     batch_size: int = 8,
@@ -56,6 +56,7 @@ def inspect_run(
     tally = Tally(found, run.model.config.get_text_config().vocab_size)
     kept: list[WeighedPair] = []
     if out is not None:
+        out = Path(out)
         out.mkdir(parents=True, exist_ok=True)
     with nullcontext() if out is None else token_file(out / "tokens.parquet", about) as file:
         weighed = weigh(run, pairs, found, batch_size=batch_size)

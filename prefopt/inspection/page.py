@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,10 @@ __all__ = ["write_page"]
 
 @dataclass(frozen=True)
 class _Token:
-    """A token as the page shows it: `style` has its shade in every layer, `below` the layers in which it is negative,
-    `numbers` what is said of it by layer."""
+    """A token as the page shows it: the space before its text, which is not shaded, lest shades hang over the ends of
+    lines; in `style` its shade in every layer, in `below` those in which it is negative, and its number in each."""
 
+    space: str
     text: str
     style: str
     below: str
@@ -56,17 +58,24 @@ def write_page(inspection: Inspection, path: Path, *, minimum: int) -> None:
 def _tokens(response: Response, tops: Mapping[str, float]) -> list[_Token]:
     tokens = []
     for place, piece in enumerate(response.pieces):
+        spaced = piece.startswith(" ") and bool(piece.strip())
         numbers = {name: response.numbers[name][place] for name in tops}
         shades = {name: min(1.0, abs(value) / tops[name]) for name, value in numbers.items()}
         tokens.append(
             _Token(
-                text=visible(piece, line_break="\n"),
+                space=" " * spaced,
+                text=visible(piece[spaced:], line_break="\n"),
                 style=";".join(f"--{name}:{shade:.2g}" for name, shade in shades.items() if shade >= 0.005),
                 below="".join(f" below-{name}" for name, value in numbers.items() if value < 0),
-                numbers={name: f"{value:.3g}" for name, value in numbers.items()},
+                numbers={name: _number(value, tops[name]) for name, value in numbers.items()},
             )
         )
     return tokens
+
+
+def _number(value: float, top: float) -> str:
+    """With as many decimals as show the darkest shade's number to four digits; a zero without any is exact."""
+    return f"{value:.{max(0, 3 - math.floor(math.log10(top)))}f}" if value else "0"
 
 
 def _ramp(layer: Layer, top: float) -> _Ramp:

@@ -22,16 +22,16 @@ _UP, _DOWN = (20, 80, 190), (180, 70, 0)
 _LEVELS = 9
 
 
-def summary_table(inspection: Inspection) -> Table:
+def summary_table(inspection: Inspection) -> Group:
     """Every layer over all response tokens."""
     title = f"{inspection.pairs:,} pairs, {inspection.tokens:,} response tokens, {inspection.accuracy:.1%} ranked right"
-    table = Table("layer", "mean", "smallest", "largest", "at 0", "what it is", title=title, title_justify="left")
+    table = Table("layer", "mean", "smallest", "largest", "at 0", "what it is")
     for layer in inspection.layers:
         of = inspection.summaries[layer.name]
         numbers = (f"{of.mean:.4g}", f"{of.smallest:.4g}", f"{of.largest:.4g}", f"{of.zeros:.1%}")
         meaning = layer.meaning if layer.repeats is None else f"{layer.meaning}; the same as {layer.repeats}"
         table.add_row(Text(layer.name), *numbers, Text(meaning))
-    return table
+    return Group(Text(title), table)
 
 
 def pair_views(inspection: Inspection, layer: Layer, *, number: int, coloured: bool) -> Iterator[RenderableType]:
@@ -92,17 +92,17 @@ def _style(level: float) -> str:
     return f"{_ON_DARK if share > 0.55 else _INK} on rgb({red},{green},{blue})"
 
 
-def ranking_table(ranking: Ranking, layer: Layer, *, minimum: int) -> Table:
+def ranking_table(ranking: Ranking, layer: Layer, *, minimum: int) -> Group:
     """The tokens at either end of a layer, side by side."""
     title = f"mean {layer.label} of the {ranking.among:,} tokens that occur at least {minimum} times"
-    table = Table(title=title, title_justify="left")
+    table = Table()
     for end in ("most", "least"):
         table.add_column(end)
         table.add_column("mean", justify="right")
         table.add_column("times", justify="right")
     for place in range(len(ranking.heaviest)):
         table.add_row(*_cells(ranking.heaviest, place), *_cells(ranking.lightest, place))
-    return table
+    return Group(Text(title), table)
 
 
 def _cells(tokens: Sequence[TokenMean], place: int) -> list[str | Text]:

@@ -59,6 +59,17 @@ def test_without_colour_tokens_have_levels_and_nothing_is_written(trained: Path,
     assert not list(tmp_path.iterdir())
 
 
+def test_the_commands_of_the_documentation(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "docs" / "inspect.md").read_text()
+    commands = [line.split()[1:] for line in page.splitlines() if line.startswith("prefopt inspect ")]
+    assert len(commands) == 3
+    known = {"runs/sparsepo": str(trained / "run"), "held-out.jsonl": str(trained / "pairs.jsonl")}
+    for command in commands:
+        assert "ranked right" in run(*(known.get(word, word) for word in command))
+    assert (tmp_path / "inspected" / "index.html").is_file()
+
+
 def test_what_cannot_be_inspected(trained: Path, tmp_path: Path) -> None:
     pairs, folder = str(trained / "pairs.jsonl"), str(trained / "run")
     assert "no objective.yaml" in run("inspect", str(tmp_path), "--data", pairs, exit_code=2)

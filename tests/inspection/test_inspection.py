@@ -40,17 +40,22 @@ class Page(HTMLParser):
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.tokens: list[tuple[dict[str, str | None], str]] = []
+        self.open = False
         self.feed(source)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
         if "data-id" in dict(attrs):
             self.tokens.append((dict(attrs), ""))
+            self.open = True
 
     def handle_data(self, data: str) -> None:
-        if self.tokens and self.tags[-1][1] is not None and "data-id" in self.tags[-1][1]:
+        if self.open:
             attributes, text = self.tokens[-1]
             self.tokens[-1] = (attributes, text + data)
+
+    def handle_endtag(self, tag: str) -> None:
+        self.open = False
 
 
 @pytest.fixture(scope="module")
@@ -148,11 +153,13 @@ def test_the_page_shows_the_numbers_and_needs_nothing_but_itself(inspected: tupl
         assert tag not in ("link", "iframe", "img")
         assert not {"src", "href", "srcset"} & attributes.keys()
     shown = [side for pair in inspection.shown for _, side in pair.sides]
+    pieces = [(" " if "data-space" in attributes else "") + text for attributes, text in page.tokens]
+    assert pieces == [piece for side in shown for piece in side.pieces]
     assert [int(a["data-id"] or "") for a, _ in page.tokens] == [token for side in shown for token in side.ids]
     for name in COLUMNS:
         written = [float(attributes[f"data-{name}"] or "") for attributes, _ in page.tokens]
         numbers = [number for side in shown for number in side.numbers[name]]
-        assert written == pytest.approx(numbers, rel=6e-3)
+        assert written == pytest.approx(numbers, abs=1e-3 * max(map(abs, numbers)))
         below = [f"below-{name}" in (attributes["class"] or "").split() for attributes, _ in page.tokens]
         assert below == [number < 0 for number in numbers]
     chosen = [a["id"] for tag, a in page.tags if tag == "input" and "checked" in a]

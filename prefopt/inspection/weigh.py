@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, final
 
 import datasets
@@ -81,12 +82,12 @@ def _response(run: SavedRun, row: dict[str, Any], side: str, numbers: dict[str, 
 def refuse_unknown_tokens(run: SavedRun, pairs: datasets.Dataset) -> None:
     """Raise DataError where the run's tokenizer makes tokens that one of its models has no embedding for."""
     models = {"policy": run.model.policy} | ({} if run.reference is None else {"reference": run.model.reference_model})
-    for role, model in models.items():
-        known = causal_lm(model).get_input_embeddings().weight.shape[0]
-        for row in pairs:
-            largest = max(max(row[f"{part}_ids"]) for part in ("prompt", "chosen", "rejected"))
-            if largest >= known:
-                raise DataError(
-                    f"{row['where']}: the tokenizer in {run.folder} makes it token {largest:,}, but the {role} has "
-                    f"embeddings for {known:,}; the tokenizer is not this model's: put the right one into that folder"
-                )
+    sizes = {role: causal_lm(model).get_input_embeddings().weight.shape[0] for role, model in models.items()}
+    role, known = min(sizes.items(), key=itemgetter(1))
+    for row in pairs:
+        largest = max(max(row[f"{part}_ids"]) for part in ("prompt", "chosen", "rejected"))
+        if largest >= known:
+            raise DataError(
+                f"{row['where']}: the tokenizer in {run.folder} makes it token {largest:,}, but the {role} has "
+                f"embeddings for {known:,}; the tokenizer is not this model's: put the right one into that folder"
+            )

@@ -9,6 +9,7 @@ from typing import Any, Self, final
 import torch
 from peft import PeftConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from prefopt.objective import Objective
 from prefopt.scoring import PreferenceModel
@@ -86,8 +87,9 @@ def _refuse_other_folders(folder: Path) -> None:
 
 def _run_file(folder: Path) -> RunFile | None:
     """That of the run, which for a checkpoint is one folder up."""
-    files = (parent / "run.yaml" for parent in (folder, folder.absolute().parent))
-    return next((RunFile.load(file) for file in files if file.is_file()), None)
+    of_checkpoint = folder.absolute().name.startswith(f"{PREFIX_CHECKPOINT_DIR}-")
+    file = (folder.absolute().parent if of_checkpoint else folder) / "run.yaml"
+    return RunFile.load(file) if file.is_file() else None
 
 
 def _policy(folder: Path, init: dict[str, Any]) -> PreTrainedModel | PeftModel:

@@ -95,6 +95,7 @@ def test_without_a_run_file_the_reference_must_be_named(
         SavedRunError, match=r"its reference is not known, for there is no run\.yaml; name .*--reference"
     ):
         SavedRun.load(tmp_path / "run")
+    (tmp_path / "run.yaml").write_text("that of another run, which happens to lie beside this one's folder")
     run = SavedRun.load(tmp_path / "run", reference=model_folder)
     assert same_weights(run.model.reference, causal_lm(trainer.model.policy))
     assert run.data is None

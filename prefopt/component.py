@@ -79,7 +79,8 @@ class Component(Named):
 
     @property
     def activation_kinds(self) -> frozenset[str]:
-        """The kinds of activation site to collect where `requires` holds REF_ACTIVATIONS."""
+        """The kinds of activation site to collect where `requires` holds REF_ACTIVATIONS: "mlp", "attn", "resid" and
+        "logits" for the mean of a site's features, "mlp.abs" and so on for the mean of their absolute values."""
         return frozenset()
 
     @property

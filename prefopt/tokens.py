@@ -141,7 +141,8 @@ class TokenBatch:
     ref_token_states        [L, N, T, H]            reference states at y_t's own position
     ref_activations         [S, N, T]     float32   mean activation of the reference at each site, where y_t is
                                                     predicted
-    activation_kinds        S names                 the kind of each site, such as "mlp"
+    activation_kinds        S names                 the kind of each site, such as "mlp", or "mlp.abs" for the mean of
+                                                    absolute values
     columns                 [B] or [N, T] float32   extra columns of the data by name, as the objective declares them
 
     Rows 0..B-1 are the chosen responses and rows B..N-1 the rejected ones of the same pairs, in the same order. The

@@ -18,7 +18,7 @@ FACADE = "prefopt/__init__"
 
 # A unit imports only units of lower layers, and never another of its own.
 LAYERS: list[set[str]] = [
-    {"columns", "stable", "tokens", "validation"},
+    {"columns", "pages", "stable", "tokens", "validation"},
     {"component", "data", "metrics"},
     {"hookspecs"},
     {"weightings", "divergences", "shapings", "losses", "regularizers", "plugins"},
@@ -27,7 +27,7 @@ LAYERS: list[set[str]] = [
     {"zoo", "scoring", "testing"},
     {"training"},
     {"comparison"},
-    {"demo"},
+    {"demo", "inspection"},
     {"cli"},
     {FACADE},  # re-exports; nothing inside the library imports through it
 ]
@@ -43,16 +43,16 @@ OUTSIDE: dict[str, set[str]] = {
     "safetensors": {"objective", "scoring", "training"},
     "pluggy": {"hookspecs", "plugins", "registry"},
     "pytest": {"testing"},
-    "transformers": {"data", "scoring", "training", "comparison", "demo", "cli"},
+    "transformers": {"data", "scoring", "training", "comparison", "demo", "inspection", "cli"},
     "tokenizers": {"data", "comparison"},
-    "datasets": {"data", "scoring", "training", "comparison", "demo"},
-    "pyarrow": {"data", "scoring"},
+    "datasets": {"data", "scoring", "training", "comparison", "demo", "inspection"},
+    "pyarrow": {"data", "scoring", "inspection"},
     "accelerate": {"training"},
     "tensorboard": {"training"},
     "peft": {"scoring", "training", "comparison"},
-    "jinja2": {"data", "comparison", "demo", "cli"},
+    "jinja2": {"data", "pages", "comparison", "cli"},
     "omegaconf": {"training", "comparison", "cli"},
-    "rich": {"data", "training", "comparison", "demo", "cli"},
+    "rich": {"data", "training", "comparison", "demo", "inspection", "cli"},
     "typer": {"cli"},
     "matplotlib": {"comparison"},
     "numpy": {"data", "training", "comparison", "demo"},

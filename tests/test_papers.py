@@ -171,7 +171,7 @@ DEFAULTS = {
     "dpop": {"beta": 0.3, "lam": 50.0},
     "tdpo1": {"beta": 0.1},
     "tdpo2": {"beta": 0.1, "alpha": 0.5},
-    "mapo": {"beta": 0.1, "sites": ("mlp", "attn", "resid", "logits")},
+    "mapo": {"beta": 0.1, "sites": ("mlp", "attn", "resid", "logits"), "reduction": "zn_rescale"},
     "sparsepo": {"beta": 0.1, "shared": True, "l1_reward": 0.001, "l1_divergence": 0.001},
     "sparsepo_token": {"beta": 0.1, "shared": True, "gate": "hard_concrete", "scale": "mean_one", "l0": 0.0001},
 }

@@ -48,6 +48,7 @@ def test_uniform_weights_are_its_value_on_the_response_alone(value: float) -> No
     [
         UniformWeighting(value=0.5),
         ActivationWeighting(),
+        ActivationWeighting(reduction="sigmoid"),
         SparseWeighting(),
         SparseWeighting(position="token"),
         LengthDesensitisedWeighting(),
@@ -102,6 +103,28 @@ def test_activations_that_say_nothing_weigh_one() -> None:
     mask = [[1, 0, 0], [1, 1, 1], [1, 1, 0], [0, 0, 0]]
     weights = ActivationWeighting(sites=("resid",))(batch([rows], ("resid",), mask))
     assert weights.tolist() == [[1, 0, 0], [1, 1, 1], [0, 1, 0], [0, 0, 0]]
+
+
+def test_sigmoid_weights_by_hand_and_where_there_is_no_spread() -> None:
+    """z-scores of (1, 2, 6) are (-2, -1, 3) / sqrt 7; rounding of 0.1 is no spread; nan is off the rows."""
+    nan = torch.nan
+    rows = [[1.0, 2.0, 6.0], [0.1, 0.1, 0.1], [7.0, nan, nan], [nan, nan, nan]]
+    mask = [[1, 1, 1], [1, 1, 1], [1, 0, 0], [0, 0, 0]]
+    weights = ActivationWeighting(sites=("attn",), reduction="sigmoid")(batch([rows], ("attn",), mask))
+    torch.testing.assert_close(weights[0], torch.tensor([-2.0, -1.0, 3.0]).div(7**0.5).sigmoid())
+    assert weights[1:].tolist() == [[0.5, 0.5, 0.5], [0.5, 0, 0], [0, 0, 0]]
+    huge = batch([[[1e-30, 2e-30, 3e-30], [1e30, 2e30, 3e30]]], ("attn",), mask[:1] * 2)
+    expected = torch.tensor([-1.0, 0.0, 1.0]).sigmoid().expand(2, -1)
+    torch.testing.assert_close(ActivationWeighting(sites=("attn",), reduction="sigmoid")(huge), expected)
+
+
+def test_abs_mean_asks_for_sites_of_its_own() -> None:
+    weighting = ActivationWeighting(sites=("mlp",), reduction="abs_mean")
+    assert weighting.activation_kinds == {"mlp.abs"}
+    tokens = batch([[[1.0, 2.0, 3.0]], [[5.0, 1.0, 3.0]]], ("mlp", "mlp.abs"), [[1, 1, 1]])
+    assert weighting(tokens).tolist() == [[1, 0, 0.5]]
+    with pytest.raises(ValueError, match=r"no site of kind 'mlp\.abs' was collected"):
+        weighting(batch([[[1.0]]], ("mlp",), [[1]]))
 
 
 @settings(deadline=None, max_examples=40, derandomize=True)

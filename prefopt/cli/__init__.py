@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from prefopt.cli import check, data, demo, migrate, new_plugin, train, zoo
+from prefopt.cli import check, data, demo, inspect, migrate, new_plugin, train, zoo
 from prefopt.cli.console import plainly
 
 __all__ = ["app"]
@@ -38,6 +38,7 @@ def _before_any_command(
 
 
 app.command()(train.train)
+app.command()(inspect.inspect)
 app.command()(zoo.zoo)
 app.command()(zoo.components)
 app.command()(check.check)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from prefopt.columns import Column
 
-__all__ = ["app", "check"]
+__all__ = ["app", "check", "renaming"]
 
 app = typer.Typer(help="Look at preference data.", no_args_is_help=True)
 
@@ -51,7 +51,7 @@ def check(
     from prefopt.registry import PluginError
 
     with plainly(DataError, ValueError, PluginError, OSError):
-        columns = dict(_renaming(text) for text in column or ())
+        columns = dict(renaming(text) for text in column or ())
         extra = () if objective is None else _columns_of(objective, tokenizer)
         words = _tokenizer(tokenizer)
         config = EncodingConfig(max_length=max_length, max_prompt_length=max_prompt_length)
@@ -66,7 +66,8 @@ def check(
                 _show(row, words, extra)
 
 
-def _renaming(text: str) -> tuple[str, str]:
+def renaming(text: str) -> tuple[str, str]:
+    """FIELD=COLUMN of the option --column. Raises ValueError where it is not written so."""
     ours, equals, theirs = text.partition("=")
     if not equals:
         raise ValueError(f"--column {text}: write it as field=column, such as prompt=question")

@@ -9,9 +9,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from prefopt.data import PreferenceCollator
+from prefopt.data.pieces import pieces
 from prefopt.demo.lexicon import Lexicon
 from prefopt.demo.results import Response, WeighedPair
-from prefopt.demo.sampling import pieces
 from prefopt.scoring import PreferenceModel
 from prefopt.tokens import PreferenceBatch
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
 from rich.table import Table
 
 from prefopt.comparison.statistics import Interval
 from prefopt.demo.charts import line_chart
 from prefopt.demo.lexicon import Lexicon
 from prefopt.demo.results import DemoResults, Measured, Response, WeighedPair
+from prefopt.pages import render
 
 __all__ = ["table", "write_page"]
 
@@ -58,14 +57,14 @@ def table(results: DemoResults) -> Table:
 
 def write_page(results: DemoResults, lexicon: Lexicon, path: Path) -> Path:
     """Write the page and return its absolute path."""
-    template = files("prefopt.demo").joinpath("page.html.jinja").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     reference, *trained = results.models
     charts = [
         line_chart(title, {model.name: model.curves[name] for model in trained}, top=top)
         for name, (title, top) in _CHARTS.items()
     ]
-    page = environment.from_string(template).render(
+    page = render(
+        "prefopt.demo",
+        "page.html.jinja",
         results=results,
         config=results.config,
         reference=reference,

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefopt.comparison.sampling import completions
+from prefopt.data.pieces import decoded
 from prefopt.demo.lexicon import Lexicon
 from prefopt.demo.progress import Stage
 
-__all__ = ["Prompt", "Sample", "pieces", "preference_pairs", "sample"]
-
-_WINDOW = 8
-"""Tokens before a token that can change how it is decoded."""
+__all__ = ["Prompt", "Sample", "preference_pairs", "sample"]
 
 
 @dataclass(frozen=True)
@@ -70,23 +68,9 @@ def sample(
 
 def _sample(prompt: Prompt, ids: list[int], tokenizer: PreTrainedTokenizerBase, lexicon: Lexicon) -> Sample:
     words = ids[:-1] if ids[-1] == tokenizer.eos_token_id else ids
-    before = _decoded(prompt.ids, tokenizer)
-    text = _decoded([*prompt.ids, *words], tokenizer)[len(before) :]
+    before = decoded(prompt.ids, tokenizer)
+    text = decoded([*prompt.ids, *words], tokenizer)[len(before) :]
     return Sample(prompt, text, tuple(ids), lexicon.score(text))
-
-
-def pieces(prompt: Sequence[int], response: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The text that each response token adds to what stands before it, spaces included."""
-    whole = [*prompt, *response]
-    found = []
-    for position in range(len(prompt), len(whole)):
-        before = whole[max(0, position - _WINDOW) : position]
-        found.append(_decoded([*before, whole[position]], tokenizer)[len(_decoded(before, tokenizer)) :])
-    return found
-
-
-def _decoded(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
-    return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
 
 def preference_pairs(samples: Sequence[Sample], per_prompt: int) -> list[dict[str, str]]:

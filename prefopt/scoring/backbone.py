@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from prefopt.component import Signal
-from prefopt.scoring.head import Head, wide
+from prefopt.scoring.head import Head
 from prefopt.scoring.layout import Layout
-from prefopt.scoring.sites import LOGITS, record
+from prefopt.scoring.sites import logit_activations, record
 
 __all__ = ["ModelStates", "causal_lm", "run", "turn_dropout_off"]
 
@@ -102,9 +102,7 @@ def run(
     final = layout.gather(states[:, -length:], layout.predicting)
     if recorder is not None:
         activations = [(kind, layout.gather(values, layout.predicting)) for kind, values in recorder.collect()]
-        if LOGITS in activation_kinds:
-            mean_logits = final.to(wide(final.dtype)).mean(-1) if plain else Head.of(lm).mean_logits(final)
-            activations.append((LOGITS, mean_logits))
+        activations += logit_activations(activation_kinds, final, None if plain else Head.of(lm))
     return ModelStates(
         final=final,
         hidden_states=_layers(layout, layers, layout.predicting, Signal.REF_HIDDEN_STATES in signals),

@@ -1,7 +1,8 @@
 """Activation sites: where MaPO listens inside a reference model, by forward hooks on whatever modelling code it has.
 
-A site is found by the name of its module. What no module computes as its output or input (queries and keys after rotary
-embedding, for one) is not reachable by hooks and is not a site here.
+A site is found by the name of its module. A kind of site is a name, "mlp", for the mean over the features, or a name
+and how else its features are reduced, "mlp.abs". What no module computes as its output or input (queries and keys after
+rotary embedding, for one) is not reachable by hooks and is not a site here.
 """
 
 from __future__ import annotations
@@ -11,17 +12,40 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, final
+from typing import Any, Literal, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
 
-from prefopt.scoring.head import wide
+from prefopt.scoring.head import Head, wide
 
-__all__ = ["LOGITS", "ActivationRecorder", "Site", "record"]
+__all__ = ["ActivationRecorder", "Site", "logit_activations", "record"]
 
-LOGITS = "logits"
-"""The one kind that is no module's: the mean logit comes from the head (see `Head.mean_logits`)."""
+_LOGITS = "logits"
+"""The one site that is no module's: it comes from the head (see `logit_activations`)."""
+
+
+def _mean(states: Tensor) -> Tensor:
+    return states.mean(-1)
+
+
+def _mean_of_absolutes(states: Tensor) -> Tensor:
+    return states.abs().mean(-1)
+
+
+def _absolute_logits(head: Head, hidden: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([_mean_of_absolutes(head.logits(chunk)) for chunk in torch.split(hidden, 128)])
+
+
+class _Reduction(NamedTuple):
+    """Of the features of a site, [..., F] -> [...]; and of the logits that a head makes of hidden [M, H] -> [M]."""
+
+    of_states: Callable[[Tensor], Tensor]
+    of_logits: Callable[[Head, Tensor], Tensor]
+
+
+_REDUCTIONS = {"": _Reduction(_mean, Head.mean_logits), "abs": _Reduction(_mean_of_absolutes, _absolute_logits)}
 
 Split = Callable[[Tensor, int, int], Sequence[Tensor]]
 """(states [N, S, features], hidden_size, heads) -> the parts that are sites of their own."""
@@ -83,23 +107,23 @@ SITES = (
 @final
 @dataclass
 class ActivationRecorder:
-    """What the hooks heard in one pass: for each site, in model order, its kind and its mean activation [N, S]."""
+    """What the hooks heard in one pass: for each site, in model order, its kind and its activation [N, S]."""
 
-    expected: list[str] = field(default_factory=list)
-    heard: dict[str, list[Tensor]] = field(default_factory=dict)
-    kinds: dict[str, str] = field(default_factory=dict)
+    expected: list[tuple[str, str]] = field(default_factory=list)
+    """Kinds and places."""
+    heard: dict[tuple[str, str], list[Tensor]] = field(default_factory=dict)
 
     def collect(self) -> Iterator[tuple[str, Tensor]]:
         """(kind, [N, S]) of every site. Raises RuntimeError where one was listened to and never ran."""
-        silent = [name for name in self.expected if name not in self.heard]
+        silent = [place for kind, place in self.expected if (kind, place) not in self.heard]
         if silent:
             raise RuntimeError(
                 f"activation sites: {len(silent)} of {len(self.expected)} modules never ran in the reference's forward "
                 f"pass, {silent[0]!r} first; its modelling code bypasses them. Name other kinds in `sites`."
             )
-        for name in self.expected:
-            for activation in self.heard[name]:
-                yield self.kinds[name], activation
+        for kind, place in self.expected:
+            for activation in self.heard[kind, place]:
+                yield kind, activation
 
 
 @contextmanager
@@ -108,13 +132,16 @@ def record(
 ) -> Iterator[ActivationRecorder]:
     """Listen to the sites of these kinds while the block runs on rows of shape [N, S].
 
-    Raises ValueError where a kind matches no module.
+    Raises ValueError where a kind matches no module, or names no reduction of features.
     """
     modules = dict(backbone.named_modules())
     recorder = ActivationRecorder()
     with ExitStack() as stack:
-        for kind in sorted(set(kinds) - {LOGITS}):
-            found = [(site, name) for site in SITES if site.kind == kind for name in _matching(site, modules)]
+        for kind in sorted(set(kinds)):
+            name_of_site, reduction = _parts(kind)
+            if name_of_site == _LOGITS:
+                continue
+            found = [(site, name) for site in SITES if site.kind == name_of_site for name in _matching(site, modules)]
             if not found:
                 raise ValueError(
                     f"activation sites: no module of {type(backbone).__name__} is known to be of kind {kind!r}. Its "
@@ -122,12 +149,30 @@ def record(
                     f"{', '.join(sorted({re.sub(r'[0-9]+', '*', name) for name in modules if name}))}"
                 )
             for site, name in found:
-                key = f"{name} ({site.tap})"
+                key = (kind, f"{name} ({site.tap})")
                 recorder.expected.append(key)
-                recorder.kinds[key] = kind
-                reduce = partial(_reduce, site.split, hidden_size, heads, shape)
+                reduce = partial(_reduce, site.split, reduction.of_states, hidden_size, heads, shape)
                 stack.callback(_listen(modules[name], site.tap, key, recorder, reduce).remove)
         yield recorder
+
+
+def logit_activations(kinds: Iterable[str], final: Tensor, head: Head | None) -> Iterator[tuple[str, Tensor]]:
+    """(kind, [M]) of the logits' kinds, from hidden states [M, H] and their head, or from logits [M, V]."""
+    for kind in sorted(set(kinds)):
+        name_of_site, reduction = _parts(kind)
+        if name_of_site == _LOGITS:
+            if head is None:
+                yield kind, reduction.of_states(final.to(wide(final.dtype)))
+            else:
+                yield kind, reduction.of_logits(head, final)
+
+
+def _parts(kind: str) -> tuple[str, _Reduction]:
+    site, _, how = kind.partition(".")
+    if how not in _REDUCTIONS:
+        known = ", ".join(repr(f"{site}.{each}" if each else site) for each in _REDUCTIONS)
+        raise ValueError(f"activation sites: no kind {kind!r}; of {site!r} there are {known}")
+    return site, _REDUCTIONS[how]
 
 
 def _matching(site: Site, modules: dict[str, nn.Module]) -> list[str]:
@@ -140,7 +185,7 @@ def _matching(site: Site, modules: dict[str, nn.Module]) -> list[str]:
 def _listen(
     module: nn.Module,
     tap: str,
-    key: str,
+    key: tuple[str, str],
     recorder: ActivationRecorder,
     reduce: Callable[[Tensor], list[Tensor]],
 ) -> torch.utils.hooks.RemovableHandle:
@@ -155,6 +200,13 @@ def _listen(
     return module.register_forward_hook(heard_output)
 
 
-def _reduce(split: Split, hidden_size: int, heads: int, shape: torch.Size, states: Tensor) -> list[Tensor]:
+def _reduce(
+    split: Split,
+    over_features: Callable[[Tensor], Tensor],
+    hidden_size: int,
+    heads: int,
+    shape: torch.Size,
+    states: Tensor,
+) -> list[Tensor]:
     states = states.reshape(*shape, -1)  # some models flatten rows and positions on their way
-    return [part.to(wide(part.dtype)).flatten(2).mean(-1) for part in split(states, hidden_size, heads)]
+    return [over_features(part.to(wide(part.dtype)).flatten(2)) for part in split(states, hidden_size, heads)]

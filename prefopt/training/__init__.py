@@ -7,6 +7,7 @@ from prefopt.training.plan import RunPlan, plan_run
 from prefopt.training.reference_update import ReferenceUpdate
 from prefopt.training.run import RunResult, start, train
 from prefopt.training.runfile import DataSection, ModelSection, RunFile, RunFileError
+from prefopt.training.saved import SavedRun, SavedRunError
 from prefopt.training.trainer import PreferenceTrainer
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "RunFileError",
     "RunPlan",
     "RunResult",
+    "SavedRun",
+    "SavedRunError",
     "plan_run",
     "start",
     "train",

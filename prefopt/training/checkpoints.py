@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from prefopt.objective import Objective
 from prefopt.scoring import PreferenceModel
 
-__all__ = ["load_objective", "load_policy", "load_reference", "save_policy", "save_reference"]
+__all__ = ["load_objective", "load_policy", "load_reference", "save_policy", "save_reference", "saved_reference"]
 
 _POLICY = "policy."
 _REFERENCE = "reference"
@@ -46,6 +46,12 @@ def load_reference(model: PreferenceModel, folder: str | Path) -> None:
     """The inverse of `save_reference`."""
     assert model.reference is not None
     load_policy(model.reference, Path(folder) / _REFERENCE)
+
+
+def saved_reference(folder: str | Path) -> Path | None:
+    """Where `save_reference` has put one; None where it has not."""
+    path = Path(folder) / _REFERENCE
+    return path if path.is_dir() else None
 
 
 def load_objective(objective: Objective, folder: str | Path) -> None:

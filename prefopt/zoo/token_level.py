@@ -10,7 +10,7 @@ from prefopt.divergences import ForwardKL
 from prefopt.objective import DivergenceTerm, ObjectiveConfig
 from prefopt.regularizers import MaskL1
 from prefopt.weightings import ActivationWeighting, LengthDesensitisedWeighting, SparseWeighting
-from prefopt.weightings.activation import SiteKind
+from prefopt.weightings.activation import Reduction, SiteKind
 from prefopt.weightings.sparse.config import GateName, ScaleName
 
 __all__ = ["ld_dpo", "mapo", "sparsepo", "sparsepo_token", "tdpo1", "tdpo2"]
@@ -36,16 +36,23 @@ def tdpo2(beta: float = 0.1, alpha: float = 0.5) -> ObjectiveConfig:
     return ObjectiveConfig(beta=beta, divergence=DivergenceTerm(measure=ForwardKL(), alpha=alpha, detach_chosen=True))
 
 
-def mapo(beta: float = 0.1, sites: tuple[SiteKind, ...] = ("mlp", "attn", "resid", "logits")) -> ObjectiveConfig:
+def mapo(
+    beta: float = 0.1,
+    sites: tuple[SiteKind, ...] = ("mlp", "attn", "resid", "logits"),
+    reduction: Reduction = "zn_rescale",
+) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (sum m r_c - sum m r_j) - beta (sum m k_j - sum m k_c)).
 
-    The weights m come from the reference's activations. Source: MaPO, in arXiv 2410.05102.
+    The weights m come from the reference's activations; `reduction` says how (see `ActivationWeighting`). Source:
+    MaPO, in arXiv 2410.05102, with its reduction zn_rescale.
 
     Differs: the published code gives NaN for a response of one token and for constant activations; here such weights
     are 1.
     """
     return ObjectiveConfig(
-        beta=beta, weighting=ActivationWeighting(sites=sites), divergence=DivergenceTerm(measure=ForwardKL())
+        beta=beta,
+        weighting=ActivationWeighting(sites=sites, reduction=reduction),
+        divergence=DivergenceTerm(measure=ForwardKL()),
     )
 
 

@@ -7,12 +7,17 @@ import torch
 from torch import nn
 
 from prefopt import zoo
+from prefopt.component import Signal
 from prefopt.scoring import PreferenceModel
+from prefopt.scoring.backbone import run
+from prefopt.scoring.layout import Layout
+from prefopt.weightings import ActivationWeighting
 
 pytestmark = pytest.mark.usefixtures("one_row")
 
 LAYERS, HIDDEN = 2, 32
 KINDS = ("mlp", "attn", "resid", "logits")
+ACTIVATIONS = frozenset({Signal.REF_ACTIVATIONS})
 
 
 def gpt2(model, ids):
@@ -102,22 +107,53 @@ def gated(model, ids):
 BY_HAND = {"gpt2": gpt2, "gpt_neox": gpt_neox, "llama": gated, "gemma2": gated}
 
 
-def means_by_hand(model, prompt, response):
-    """Kind -> the mean activation of each of its sites, [sites, T]."""
+def mean(states):
+    return states.mean(-1)
+
+
+def mean_of_absolutes(states):
+    return states.abs().mean(-1)
+
+
+def means_by_hand(model, prompt, response, over_features=mean):
+    """Kind -> the activation of each of its sites, [sites, T]."""
     by_kind = {kind: [] for kind in KINDS}
     with torch.no_grad():
         for kind, states in BY_HAND[model.config.model_type](model, torch.tensor(prompt + response)):
-            by_kind[kind].append(states.mean(-1)[len(prompt) - 1 : -1])
+            by_kind[kind].append(over_features(states)[len(prompt) - 1 : -1])
     return {kind: torch.stack(means) for kind, means in by_kind.items()}
 
 
-def weights_by_hand(model, prompt, response, kinds):
-    """Minmax over the response's tokens, the mean over sites, the mean over kinds; one token weighs 1."""
-    if len(response) == 1:
+def z_scores(row):
+    return (row - row.sum() / len(row)) / (((row - row.sum() / len(row)) ** 2).sum() / (len(row) - 1)) ** 0.5
+
+
+def published(row):
+    """z-score, then minmax; the published formula divides 0 by 0 on one token, which weighs 1 here."""
+    if len(row) == 1:
         return torch.ones(1, dtype=torch.float64)
-    means = means_by_hand(model, prompt, response)
-    ranges = [(means[kind], *means[kind].aminmax(dim=-1, keepdim=True)) for kind in kinds]
-    return torch.stack([((sites - lowest) / (highest - lowest)).mean(0) for sites, lowest, highest in ranges]).mean(0)
+    return (z_scores(row) - min(z_scores(row))) / (max(z_scores(row)) - min(z_scores(row)))
+
+
+def logistic(row):
+    """Of the z-scores; one token has none, and weighs 1/2."""
+    if len(row) == 1:
+        return torch.full((1,), 0.5, dtype=torch.float64)
+    return 1 / (1 + torch.exp(-z_scores(row)))
+
+
+REDUCTIONS = {
+    "zn_rescale": (mean, published),
+    "sigmoid": (mean, logistic),
+    "abs_mean": (mean_of_absolutes, published),
+}
+
+
+def weights_by_hand(model, prompt, response, kinds, reduction="zn_rescale"):
+    """A site's tokens rescaled, the mean over sites, the mean over kinds."""
+    over_features, rescaled = REDUCTIONS[reduction]
+    means = means_by_hand(model, prompt, response, over_features)
+    return torch.stack([torch.stack([rescaled(row) for row in means[kind]]).mean(0) for kind in kinds]).mean(0)
 
 
 @pytest.mark.parametrize("architecture", BY_HAND)
@@ -147,6 +183,46 @@ def test_weights_are_those_by_hand(tiny, moved, batch, pairs, architecture, site
         expected = weights_by_hand(reference, prompt, response, sites)
         torch.testing.assert_close(output.weights[row, : len(response)], expected, rtol=1e-4, atol=1e-4)
     assert bool((output.weights[~output.tokens.mask] == 0).all())
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("architecture", ["gpt2", "gpt_neox", "gemma2"])
+def test_every_reduction_is_the_one_by_hand(tiny, moved, batch, pairs, architecture, reduction):
+    reference = tiny(architecture)
+    scored = PreferenceModel(moved(reference), reference, zoo.mapo(reduction=reduction))
+    weights = scored(batch).weights
+    for row, (prompt, response) in enumerate((pair[0], pair[side]) for side in (1, 2) for pair in pairs):
+        expected = weights_by_hand(reference, prompt, response, KINDS, reduction)
+        torch.testing.assert_close(weights[row, : len(response)], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_both_means_of_one_site_in_one_pass(tiny, moved, batch):
+    """w of MaPO and v of absolute values, as two weightings of one objective."""
+    reference = tiny("gpt2")
+    term = zoo.tdpo1().divergence.model_copy(update={"weighting": ActivationWeighting(reduction="abs_mean")})
+    both = PreferenceModel(moved(reference), reference, zoo.mapo().model_copy(update={"divergence": term}))(batch)
+    for weights, reduction in ((both.weights, "zn_rescale"), (both.divergence_weights, "abs_mean")):
+        alone = PreferenceModel(moved(reference), reference, zoo.mapo(reduction=reduction))(batch).weights
+        assert torch.equal(weights, alone)
+        assert not torch.equal(both.weights, both.divergence_weights)
+
+
+def test_plain_calls_give_the_same_logit_activations(tiny, moved, batch):
+    """Where the head is no plain linear layer, the logits come from the model and not from its head."""
+    reference = tiny("gemma2")
+    for reduction in REDUCTIONS:
+        config = zoo.mapo(sites=("logits",), reduction=reduction)
+        fast, plain = (PreferenceModel(moved(reference), reference, config) for _ in range(2))
+        plain._plain = True
+        torch.testing.assert_close(plain(batch).weights, fast(batch).weights, rtol=1e-5, atol=1e-5)
+
+
+def test_a_reduction_of_no_such_name_is_an_error(tiny, batch):
+    reference = tiny("gpt2")
+    model = PreferenceModel(reference, tiny("gpt2"), zoo.mapo())
+    kinds = frozenset({"mlp.abs", "mlp.median"})
+    with pytest.raises(ValueError, match=r"no kind 'mlp.median'; of 'mlp' there are 'mlp', 'mlp.abs'"):
+        run(model.policy, Layout.of(batch), plain=False, signals=ACTIVATIONS, activation_kinds=kinds)
 
 
 @pytest.mark.filterwarnings("ignore:.*MistralForCausalLM has layers that see only the last 4 tokens")

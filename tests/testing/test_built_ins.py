@@ -65,6 +65,8 @@ Run = Callable[[], object]
     UniformWeighting(value=0.25),
     ActivationWeighting(),
     ActivationWeighting(sites=("mlp",)),
+    ActivationWeighting(reduction="sigmoid"),
+    ActivationWeighting(sites=("attn", "logits"), reduction="abs_mean"),
     LengthDesensitisedWeighting(),
     ColumnWeighting(),
     PositionWeighting(),

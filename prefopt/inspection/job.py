@@ -1,0 +1,115 @@
+"""The inspection itself: load a run, weigh pairs, and gather what the terminal, the page and the files show."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import datasets
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from prefopt.data import EncodingConfig, prepare, read_rows
+from prefopt.inspection.export import token_file
+from prefopt.inspection.layers import layers
+from prefopt.inspection.page import write_page
+from prefopt.inspection.results import Inspection
+from prefopt.inspection.tally import Tally
+from prefopt.inspection.weigh import WeighedPair, refuse_unknown_tokens, weigh
+from prefopt.training import DataSection, SavedRun
+
+__all__ = ["inspect_run"]
+
+_RANKED = 12
+_LIBRARIES = ("prefopt", "torch", "transformers")
+
+
+def inspect_run(
+    run: SavedRun,
+    data: str | Path,
+    *,
+    split: str = "train",
+    columns: Mapping[str, str] | None = None,
+    out: str | Path | None = None,
+    shown: int = 50,
+    minimum: int = 5,
+    batch_size: int = 8,
+    console: Console | None = None,
+) -> Inspection:
+    """Weigh every pair of a data set by a run's objective.
+
+    The data is read as the run read its own, but for `split` and those of `columns` that are given. `shown` pairs, the
+    first ones, are kept for people to read; tokens are ranked that occur at least `minimum` times in responses. `out`
+    is a folder for tokens.parquet (every token of every pair), index.html and inspection.json. `console` shows the
+    progress; without one, on standard error.
+
+    Raises DataError where rows cannot be used or lack what the objective reads, and NonFiniteError.
+    """
+    pairs = _prepared(run, data, split, columns or {})
+    refuse_unknown_tokens(run, pairs)
+    found = layers(run.model.objective.config)
+    about = _about(run, data)
+    tally = Tally(found, run.model.config.get_text_config().vocab_size)
+    kept: list[WeighedPair] = []
+    if out is not None:
+        out = Path(out)
+        out.mkdir(parents=True, exist_ok=True)
+    with nullcontext() if out is None else token_file(out / "tokens.parquet", about) as file:
+        weighed = weigh(run, pairs, found, batch_size=batch_size)
+        for pair in _with_progress(weighed, len(pairs), console or Console(stderr=True)):
+            tally.add(pair)
+            if file is not None:
+                file.add(pair)
+            if len(kept) < shown:
+                kept.append(pair)
+    summaries = {summary.layer: summary for summary in tally.summaries()}
+    ranked = [layer.name for layer in found if layer.repeats is None and not summaries[layer.name].constant]
+    inspection = Inspection(
+        about=about,
+        layers=found,
+        summaries=summaries,
+        rankings={name: tally.ranking(name, run.tokenizer, minimum=minimum, shown=_RANKED) for name in ranked},
+        pairs=tally.pairs,
+        tokens=tally.tokens,
+        accuracy=tally.accuracy,
+        shown=kept,
+        files=[] if out is None else [out / name for name in ("index.html", "tokens.parquet", "inspection.json")],
+    )
+    if out is not None:
+        write_page(inspection, out / "index.html", minimum=minimum)
+        text = json.dumps(inspection.to_dict(), indent=2, ensure_ascii=True)
+        (out / "inspection.json").write_text(text + "\n", encoding="utf-8")
+    return inspection
+
+
+def _prepared(run: SavedRun, data: str | Path, split: str, columns: Mapping[str, str]) -> datasets.Dataset:
+    settings = run.data or DataSection(train=str(data))
+    pairs, _ = prepare(
+        read_rows(data, split=split),
+        run.tokenizer,
+        EncodingConfig(max_length=settings.max_length, max_prompt_length=settings.max_prompt_length),
+        description=str(data),
+        columns={**settings.columns, **columns},
+        extra=run.model.objective.config.columns,
+    )
+    return pairs
+
+
+def _about(run: SavedRun, data: str | Path) -> dict[str, Any]:
+    return {
+        "run": str(run.folder),
+        "reference": run.reference,
+        "data": str(data),
+        "objective": run.model.objective.config.model_dump(mode="json"),
+        "versions": {name: version(name) for name in _LIBRARIES},
+    }
+
+
+def _with_progress(pairs: Iterable[WeighedPair], total: int, console: Console) -> Iterable[WeighedPair]:
+    columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield from progress.track(pairs, total=total, description="weighing pairs")

@@ -1,0 +1,22 @@
+"""Pages: HTML files that need nothing but themselves, from templates that share a style."""
+
+from __future__ import annotations
+
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+__all__ = ["render"]
+
+
+def render(package: str, template: str, **context: object) -> str:
+    """The page that a template of a package makes; `base.html.jinja`, which it may extend, is the one here.
+
+    Whatever is put into it is escaped, and a name that the context lacks is an error.
+    """
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader(package, ""), PackageLoader(__name__, "")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(**context)

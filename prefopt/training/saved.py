@@ -1,0 +1,142 @@
+"""A run that has been saved, as it can be used again: policy, reference, objective with what it learned, tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, final
+
+import torch
+from peft import PeftConfig, PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from prefopt.objective import Objective
+from prefopt.scoring import PreferenceModel
+from prefopt.training.checkpoints import saved_reference
+from prefopt.training.runfile import DataSection, RunFile
+from prefopt.training.start import with_padding
+
+__all__ = ["SavedRun", "SavedRunError"]
+
+
+@final
+class SavedRunError(ValueError):
+    """A folder that is no saved run, or one that cannot be put together again."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class SavedRun:
+    """What a folder of `prefopt train`, of `PreferenceTrainer.save_model` or of a checkpoint holds.
+
+    model      policy, reference and objective, in evaluation mode, on the accelerator where there is one
+    reference  where the reference came from, in words; None where the objective asks none
+    data       how the run read its data; None where no run file says so
+    """
+
+    folder: Path
+    model: PreferenceModel
+    tokenizer: PreTrainedTokenizerBase
+    reference: str | None
+    data: DataSection | None
+
+    @classmethod
+    def load(cls, folder: str | Path, *, reference: str | None = None) -> Self:
+        """Load a run. `reference` is a model's name or folder, in the place of the one that the run was trained with.
+
+        Without it, the reference is the one that was saved with the run (TR-DPO), the base of the policy's adapter, or
+        the one that the run file names. Raises SavedRunError where the folder is no run or the reference is not known,
+        RunFileError, ComponentError, and what `from_pretrained` raises.
+        """
+        folder = Path(folder)
+        _refuse_other_folders(folder)
+        objective = Objective.load(folder)
+        run = _run_file(folder)
+        init = {} if run is None else run.model.init
+        policy = _policy(folder, init)
+        if reference is not None and objective.config.reference_free:
+            raise SavedRunError(f"{folder}: its objective is reference-free and would never run {reference}; leave it")
+        name = reference or _reference_of(folder, objective, run, adapted=isinstance(policy, PeftModel))
+        ref_model = None if name is None else AutoModelForCausalLM.from_pretrained(name, **init)
+        if ref_model is not None:
+            _refuse_a_reference_that_does_not_fit(name, ref_model, policy, objective)
+        model = PreferenceModel(policy, ref_model, objective).eval()
+        if torch.accelerator.is_available():
+            model.to(torch.accelerator.current_accelerator())
+        return cls(
+            folder=folder,
+            model=model,
+            tokenizer=with_padding(AutoTokenizer.from_pretrained(folder)),
+            reference=None if objective.config.reference_free else name or "the policy, with its adapter off",
+            data=None if run is None else run.data,
+        )
+
+
+def _refuse_other_folders(folder: Path) -> None:
+    if not folder.is_dir():
+        raise SavedRunError(f"{folder}: there is no such folder; give the output_dir of a run of prefopt train")
+    if not (folder / "objective.yaml").is_file():
+        checkpoints = sorted(folder.glob("checkpoint-*/objective.yaml"), key=lambda file: file.stat().st_mtime)
+        where = f"its training has not ended; give its last checkpoint, {checkpoints[-1].parent}" if checkpoints else ""
+        raise SavedRunError(
+            f"{folder}: not a run, for it has no objective.yaml; "
+            f"{where or 'give the output_dir of a run of prefopt train, or one of its checkpoints'}"
+        )
+
+
+def _run_file(folder: Path) -> RunFile | None:
+    """That of the run, which for a checkpoint is one folder up."""
+    of_checkpoint = folder.absolute().name.startswith(f"{PREFIX_CHECKPOINT_DIR}-")
+    file = (folder.absolute().parent if of_checkpoint else folder) / "run.yaml"
+    return RunFile.load(file) if file.is_file() else None
+
+
+def _policy(folder: Path, init: dict[str, Any]) -> PreTrainedModel | PeftModel:
+    if not (folder / "adapter_config.json").is_file():
+        return AutoModelForCausalLM.from_pretrained(folder, **init)
+    base = PeftConfig.from_pretrained(folder).base_model_name_or_path
+    if base is None:
+        raise SavedRunError(f"{folder}: adapter_config.json does not name the base model; add base_model_name_or_path")
+    return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, **init), folder)
+
+
+def _reference_of(folder: Path, objective: Objective, run: RunFile | None, *, adapted: bool) -> str | None:
+    """The name or folder of the run's reference; None where it is the policy without its adapter, or not asked."""
+    kept = saved_reference(folder)
+    if objective.config.reference_free:
+        return None
+    if kept is not None:
+        return str(kept)
+    if run is not None and run.model.reference is not None:
+        return run.model.reference
+    if adapted:
+        return None
+    if run is None:
+        raise SavedRunError(
+            f"{folder}: its reference is not known, for there is no run.yaml; name the model that it was trained from "
+            "with --reference (reference=, in Python)"
+        )
+    return run.model.name
+
+
+def _refuse_a_reference_that_does_not_fit(
+    name: str | None, reference: PreTrainedModel, policy: PreTrainedModel | PeftModel, objective: Objective
+) -> None:
+    config = reference.config.get_text_config()
+    shape = {"num_layers": config.num_hidden_layers, "hidden_size": config.hidden_size}
+    if next(objective.parameters(), None) is not None and shape != objective.shape:
+        raise SavedRunError(
+            f"reference {name}: it has {_words(shape)}, but what the objective learned reads a reference with "
+            f"{_words(objective.shape)}; name the one of the run"
+        )
+    sizes = [model.get_output_embeddings().weight.shape[0] for model in (policy, reference)]
+    if objective.config.divergence is not None and sizes[0] != sizes[1]:
+        raise SavedRunError(
+            f"reference {name}: its vocabulary has {sizes[1]:,} tokens, the policy's {sizes[0]:,}, so that there is no "
+            "divergence between the two; name the reference of the run"
+        )
+
+
+def _words(shape: dict[str, int]) -> str:
+    return f"{shape['num_layers']} layers of size {shape['hidden_size']}"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass
-from typing import final
+from typing import TypeVar, final
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,12 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from prefopt.component import Signal
 from prefopt.scoring.head import Head, wide
 from prefopt.scoring.layout import Layout
+from prefopt.scoring.sharded import as_forward
 from prefopt.scoring.sites import LOGITS, record
 
-__all__ = ["ModelStates", "causal_lm", "run", "turn_dropout_off"]
+__all__ = ["ModelStates", "causal_lm", "run", "turn_dropout_off", "within"]
+
+_T = TypeVar("_T")
 
 
 @final
@@ -96,6 +100,14 @@ def run(
         activations=torch.stack([layout.scatter(values) for _, values in activations]) if listening else None,
         activation_kinds=tuple(kind for kind, _ in activations),
     )
+
+
+def within(model: nn.Module, function: Callable[[], _T], *, plain: bool) -> _T:
+    """Call `function`, which runs the model and reads its head, where FSDP2 has made whole what both need. `plain`:
+    it calls the model itself, which sees to that.
+    """
+    lm = causal_lm(model)
+    return function() if plain else as_forward(model, lm.base_model, lm.get_output_embeddings(), function)
 
 
 def turn_dropout_off(model: nn.Module) -> None:

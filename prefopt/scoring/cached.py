@@ -20,6 +20,7 @@ from prefopt.component import Signal
 from prefopt.objective import ObjectiveConfig
 from prefopt.scoring.backbone import ModelStates, causal_lm
 from prefopt.scoring.layout import Layout
+from prefopt.scoring.sharded import whole
 from prefopt.scoring.store import StoreError, TensorStore
 from prefopt.tokens import PreferenceBatch
 
@@ -138,7 +139,7 @@ def fingerprint(reference: nn.Module, dtype: torch.dtype) -> str:
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in _fixed(reference, lm):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(whole(tensor.detach()).cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:24]
 
 

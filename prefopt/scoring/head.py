@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from prefopt.scoring.sharded import own_type, whole
+
 __all__ = ["Head", "UnsupportedHeadError", "wide"]
 
 
@@ -45,12 +47,14 @@ class Head:
         one of its own is found out by the comparison at start-up.
         """
         layer = model.get_output_embeddings()
-        if type(layer) is not nn.Linear:
-            kind = f"{type(layer).__module__}.{type(layer).__qualname__}"  # an adapter's is called Linear too
+        own = own_type(layer)
+        if own is not nn.Linear:
+            kind = f"{own.__module__}.{own.__qualname__}"  # an adapter's is called Linear too
             raise UnsupportedHeadError(f"the head of {type(model).__name__} is a {kind}, not a plain nn.Linear")
         config = model.config.get_text_config()
         scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
-        return cls(layer.weight, layer.bias, scale, getattr(config, "final_logit_softcapping", None))
+        bias = None if layer.bias is None else whole(layer.bias)
+        return cls(whole(layer.weight), bias, scale, getattr(config, "final_logit_softcapping", None))
 
     def to(self, dtype: torch.dtype) -> Head:
         """The same head with its weights in another precision."""

@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig
 
 from prefopt.component import Signal
 from prefopt.objective import Objective, ObjectiveConfig, ObjectiveOutput
-from prefopt.scoring.backbone import ModelStates, causal_lm, run, turn_dropout_off
+from prefopt.scoring.backbone import ModelStates, causal_lm, run, turn_dropout_off, within
 from prefopt.scoring.cached import ReferenceCache, response_keys
 from prefopt.scoring.checks import disagreement, is_finite, require_finite
 from prefopt.scoring.head import Head
@@ -124,8 +124,10 @@ class PreferenceModel(nn.Module):
 
     def _score(self, layout: Layout, batch: PreferenceBatch) -> TokenBatch:
         reference = None if self.reference_free else self._reference_states(layout, batch)
-        policy = run(self.policy, layout, plain=self.plain)
-        statistics = self._statistics(policy, reference, layout.labels)
+        def statistics_of_policy() -> TokenStatistics:
+            return self._statistics(run(self.policy, layout, plain=self.plain), reference, layout.labels)
+
+        statistics = within(self.policy, statistics_of_policy, plain=self.plain)
         return TokenBatch(
             logps=layout.scatter(statistics.logps),
             ref_logps=layout.scatter(statistics.ref_logps),
@@ -210,7 +212,12 @@ class PreferenceModel(nn.Module):
         config = self.objective.config
         signals, kinds = config.requires, config.activation_kinds
         with self._as_reference():
-            return run(self.reference_model, layout, plain=self.plain, signals=signals, activation_kinds=kinds)
+            model = self.reference_model
+            return within(
+                model,
+                lambda: run(model, layout, plain=self.plain, signals=signals, activation_kinds=kinds),
+                plain=self.plain,
+            )
 
     @torch.no_grad()
     def _with_logps(self, states: ModelStates, labels: Tensor) -> ModelStates:

@@ -51,6 +51,11 @@ class Head:
         if own is not nn.Linear:
             kind = f"{own.__module__}.{own.__qualname__}"  # an adapter's is called Linear too
             raise UnsupportedHeadError(f"the head of {type(model).__name__} is a {kind}, not a plain nn.Linear")
+        if hasattr(layer.weight, "ds_id"):
+            raise UnsupportedHeadError(
+                f"the head's weight of {type(model).__name__} is partitioned by DeepSpeed ZeRO-3, which gathers it only "
+                f"as the model calls its head; FSDP2 or ZeRO-2 keep the head within reach"
+            )
         config = model.config.get_text_config()
         scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
         bias = None if layer.bias is None else whole(layer.bias)

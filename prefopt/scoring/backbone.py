@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from prefopt.component import Signal
+from prefopt.scoring.compiled import not_compiled
 from prefopt.scoring.head import Head, wide
 from prefopt.scoring.layout import Layout
 from prefopt.scoring.sharded import as_forward
@@ -77,7 +78,9 @@ def run(
         hidden_size=config.hidden_size,
         heads=config.num_attention_heads,
     )
-    with recording if listening else nullcontext() as recorder:
+    # Hooks are not heard in compiled code, and the plain call is there to compare it with.
+    as_written = plain or wants_states or listening
+    with not_compiled(lm.base_model) if as_written else nullcontext(), recording if listening else nullcontext() as recorder:
         output = (model if plain else lm.base_model)(
             **layout.inputs(lm.dtype),
             output_hidden_states=wants_states,

@@ -55,6 +55,7 @@ class ReferenceCache:
     """
 
     def __init__(self, folder: str | Path, reference: nn.Module, config: ObjectiveConfig, dtype: torch.dtype) -> None:
+        self.dtype = dtype
         self.folder = Path(folder) / fingerprint(reference, dtype)
         term = config.divergence
         self.field = _LOGPS if term is None or term.measure.sampled else _FINAL

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +19,10 @@ from prefopt.objective import Objective, ObjectiveConfig, ObjectiveOutput
 from prefopt.scoring.backbone import ModelStates, causal_lm, run, turn_dropout_off, within
 from prefopt.scoring.cached import ReferenceCache, response_keys
 from prefopt.scoring.checks import disagreement, is_finite, require_finite
+from prefopt.scoring.compiled import compile_in_place
 from prefopt.scoring.head import Head
 from prefopt.scoring.layout import Layout
+from prefopt.scoring.reference import ReleasedReference, opened
 from prefopt.scoring.sharing import reach, saves_work
 from prefopt.scoring.statistics import DEFAULT_BUDGET, TokenStatistics, Workspace, dense_statistics, token_statistics
 from prefopt.tokens import PreferenceBatch, TokenBatch
@@ -59,6 +62,7 @@ class PreferenceModel(nn.Module):
             raise ValueError("an objective is needed, such as prefopt.zoo.dpo()")
         self.policy = policy
         self.reference = reference
+        self.released: ReleasedReference | None = None
         if isinstance(objective, ObjectiveConfig):
             config = causal_lm(self.reference_model).config.get_text_config()  # masks read the reference's states
             objective = Objective(objective, num_layers=config.num_hidden_layers, hidden_size=config.hidden_size)
@@ -122,8 +126,21 @@ class PreferenceModel(nn.Module):
         """
         self._reference_states(self._layout(batch), batch)
 
+    def release_reference(self, reload: Callable[[], nn.Module] | None = None) -> None:
+        """Let go of the reference, of which the cache holds what it said; of its weights the head alone is kept, where
+        the objective reads whole distributions.
+
+        reload  loads the reference again, should a response come that is not in the cache: StoreError without it.
+        Raises ValueError where there is no reference of its own to let go, or no cache that a batch has opened.
+        """
+        if self.reference is None or self.cache is None:
+            raise ValueError("release_reference needs a reference of its own weights, and a cache that was filled")
+        self.released = ReleasedReference(self.reference, self.cache, reload)
+        self.reference = None
+
     def _score(self, layout: Layout, batch: PreferenceBatch) -> TokenBatch:
         reference = None if self.reference_free else self._reference_states(layout, batch)
+
         def statistics_of_policy() -> TokenStatistics:
             return self._statistics(run(self.policy, layout, plain=self.plain), reference, layout.labels)
 
@@ -142,6 +159,16 @@ class PreferenceModel(nn.Module):
             columns=layout.columns,
         )
 
+    def compile(self, *, backend: str | Callable[..., Any] = "inductor", mode: str | None = None) -> None:
+        """Compile the models and the objective with torch.compile, each on its own: for every length at once, so that
+        no batch makes them be compiled again. What depends on the data (rows, gathering, chunks) stays as it is.
+
+        backend, mode  as in torch.compile. The comparison on the first batch is with models that are not compiled.
+        """
+        models = [self.policy] if self.reference is None else [self.policy, self.reference]
+        for part in (*(causal_lm(model).base_model for model in models), self.objective):
+            compile_in_place(part, backend=backend, mode=mode)
+
     def activation_checkpointing_enable(self, **kwargs: Any) -> None:
         """Recompute the policy's activations in backward; the reference keeps none in any case."""
         causal_lm(self.policy).activation_checkpointing_enable(**kwargs)
@@ -159,7 +186,7 @@ class PreferenceModel(nn.Module):
                 policy.computed,
                 Head.of(causal_lm(self.policy)),
                 ref_final,
-                None if ref_final is None else Head.of(causal_lm(self.reference_model)),
+                None if ref_final is None else self._reference_head,
                 labels,
                 exact,
                 log_collision=log_collision,
@@ -174,8 +201,17 @@ class PreferenceModel(nn.Module):
 
     @property
     def reference_model(self) -> nn.Module:
-        """The module that is the reference: the policy itself, with its adapter off, where there is no other."""
+        """The module that is the reference: the policy itself, with its adapter off, where there is no other. One that
+        was released is loaded again.
+        """
+        if self.released is not None:
+            self.reference = self.released.bring_back(causal_lm(self.policy).device)
+            self.released = None
         return self.policy if self.reference is None else self.reference
+
+    @property
+    def _reference_head(self) -> Head:
+        return Head.of(causal_lm(self.reference_model)) if self.released is None else self.released.head
 
     def _as_reference(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.reference is not None else self.policy.disable_adapter()  # type: ignore[operator]
@@ -186,7 +222,8 @@ class PreferenceModel(nn.Module):
             return self._run_reference(layout)
         keys = response_keys(batch)
         opening = self.cache is None
-        cache = self.cache or self._opened(self.reference_cache)
+        config = self.objective.config
+        cache = self.cache or opened(self.reference_cache, self.reference_model, config, plain=self.plain)
         if opening or not all(key in cache for key in keys):
             states = self._with_logps(self._run_reference(layout), layout.labels)
             if opening:
@@ -195,24 +232,12 @@ class PreferenceModel(nn.Module):
         self.cache = cache
         return cache.read(keys, layout)
 
-    def _opened(self, folder: str | Path) -> ReferenceCache:
-        lm = causal_lm(self.reference_model)
-        device = lm.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else lm.dtype
-        cache = ReferenceCache(folder, self.reference_model, self.objective.config, dtype)
-        if self.plain and cache.keeps_distributions:
-            raise ValueError(
-                "reference_cache: this objective needs the reference's whole distribution, of which the cache keeps "
-                "the hidden states, but the model is called plainly (see the warning above); leave the cache out"
-            )
-        return cache
-
     @torch.no_grad()
     def _run_reference(self, layout: Layout) -> ModelStates:
         config = self.objective.config
         signals, kinds = config.requires, config.activation_kinds
+        model = self.reference_model
         with self._as_reference():
-            model = self.reference_model
             return within(
                 model,
                 lambda: run(model, layout, plain=self.plain, signals=signals, activation_kinds=kinds),
@@ -223,7 +248,7 @@ class PreferenceModel(nn.Module):
     def _with_logps(self, states: ModelStates, labels: Tensor) -> ModelStates:
         if self.plain:
             return replace(states, logps=dense_statistics(states.computed, None, labels).logps)
-        head = Head.of(causal_lm(self.reference_model))
+        head = self._reference_head
         found = token_statistics(states.computed, head, None, None, labels, workspace=self._workspace)
         return replace(states, logps=found.logps)
 

@@ -18,8 +18,10 @@ from prefopt.scoring.head import Head, wide
 from prefopt.scoring.layout import Layout
 from prefopt.scoring.sharded import as_forward
 from prefopt.scoring.sites import LOGITS, record
+from prefopt.scoring.statistics import TokenStatistics
+from prefopt.tokens import TokenBatch
 
-__all__ = ["ModelStates", "causal_lm", "run", "turn_dropout_off", "within"]
+__all__ = ["ModelStates", "causal_lm", "run", "token_batch", "turn_dropout_off", "within"]
 
 _T = TypeVar("_T")
 
@@ -78,9 +80,9 @@ def run(
         hidden_size=config.hidden_size,
         heads=config.num_attention_heads,
     )
-    # Hooks are not heard in compiled code, and the plain call is there to compare it with.
-    as_written = plain or wants_states or listening
-    with not_compiled(lm.base_model) if as_written else nullcontext(), recording if listening else nullcontext() as recorder:
+    # Compiled code does not hear hooks, and the plain call is what it is compared with.
+    as_written = not_compiled(lm.base_model) if plain or wants_states or listening else nullcontext()
+    with as_written, recording if listening else nullcontext() as recorder:
         output = (model if plain else lm.base_model)(
             **layout.inputs(lm.dtype),
             output_hidden_states=wants_states,
@@ -111,6 +113,23 @@ def within(model: nn.Module, function: Callable[[], _T], *, plain: bool) -> _T:
     """
     lm = causal_lm(model)
     return function() if plain else as_forward(model, lm.base_model, lm.get_output_embeddings(), function)
+
+
+def token_batch(layout: Layout, statistics: TokenStatistics, reference: ModelStates | None) -> TokenBatch:
+    """What was found at the M response tokens, as [N, T], with the reference's signals."""
+    return TokenBatch(
+        logps=layout.scatter(statistics.logps),
+        ref_logps=layout.scatter(statistics.ref_logps),
+        mask=layout.mask,
+        token_ids=layout.token_ids,
+        divergence=None if statistics.divergence is None else layout.scatter(statistics.divergence),
+        log_collision=None if statistics.log_collision is None else layout.scatter(statistics.log_collision),
+        ref_hidden_states=None if reference is None else reference.hidden_states,
+        ref_token_states=None if reference is None else reference.token_states,
+        ref_activations=None if reference is None else reference.activations,
+        activation_kinds=() if reference is None else reference.activation_kinds,
+        columns=layout.columns,
+    )
 
 
 def turn_dropout_off(model: nn.Module) -> None:

@@ -53,8 +53,8 @@ class Head:
             raise UnsupportedHeadError(f"the head of {type(model).__name__} is a {kind}, not a plain nn.Linear")
         if hasattr(layer.weight, "ds_id"):
             raise UnsupportedHeadError(
-                f"the head's weight of {type(model).__name__} is partitioned by DeepSpeed ZeRO-3, which gathers it only "
-                f"as the model calls its head; FSDP2 or ZeRO-2 keep the head within reach"
+                f"the head's weight of {type(model).__name__} is partitioned by DeepSpeed ZeRO-3, which gathers it "
+                "only as the model calls its head; with FSDP2 or ZeRO-2 it can be read"
             )
         config = model.config.get_text_config()
         scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)

@@ -6,7 +6,6 @@ import math
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
@@ -16,13 +15,13 @@ from transformers import PreTrainedConfig
 
 from prefopt.component import Signal
 from prefopt.objective import Objective, ObjectiveConfig, ObjectiveOutput
-from prefopt.scoring.backbone import ModelStates, causal_lm, run, turn_dropout_off, within
+from prefopt.scoring.backbone import ModelStates, causal_lm, run, token_batch, turn_dropout_off, within
 from prefopt.scoring.cached import ReferenceCache, response_keys
 from prefopt.scoring.checks import disagreement, is_finite, require_finite
 from prefopt.scoring.compiled import compile_in_place
 from prefopt.scoring.head import Head
 from prefopt.scoring.layout import Layout
-from prefopt.scoring.reference import ReleasedReference, opened
+from prefopt.scoring.reference import ReleasedReference, opened, with_logps
 from prefopt.scoring.sharing import reach, saves_work
 from prefopt.scoring.statistics import DEFAULT_BUDGET, TokenStatistics, Workspace, dense_statistics, token_statistics
 from prefopt.tokens import PreferenceBatch, TokenBatch
@@ -92,6 +91,12 @@ class PreferenceModel(nn.Module):
         return causal_lm(self.policy).config
 
     @property
+    def _no_split_modules(self) -> list[str]:
+        """The models' blocks, by class: what accelerate's FSDP gives a shard of its own, unless it is told."""
+        models = (self.policy, self.reference or self.policy)
+        return sorted({name for model in models for name in causal_lm(model)._no_split_modules or ()})
+
+    @property
     def reference_free(self) -> bool:
         """Whether the objective asks no reference."""
         return self.objective.config.reference_free
@@ -145,19 +150,7 @@ class PreferenceModel(nn.Module):
             return self._statistics(run(self.policy, layout, plain=self.plain), reference, layout.labels)
 
         statistics = within(self.policy, statistics_of_policy, plain=self.plain)
-        return TokenBatch(
-            logps=layout.scatter(statistics.logps),
-            ref_logps=layout.scatter(statistics.ref_logps),
-            mask=layout.mask,
-            token_ids=layout.token_ids,
-            divergence=None if statistics.divergence is None else layout.scatter(statistics.divergence),
-            log_collision=None if statistics.log_collision is None else layout.scatter(statistics.log_collision),
-            ref_hidden_states=None if reference is None else reference.hidden_states,
-            ref_token_states=None if reference is None else reference.token_states,
-            ref_activations=None if reference is None else reference.activations,
-            activation_kinds=() if reference is None else reference.activation_kinds,
-            columns=layout.columns,
-        )
+        return token_batch(layout, statistics, reference)
 
     def compile(self, *, backend: str | Callable[..., Any] = "inductor", mode: str | None = None) -> None:
         """Compile the models and the objective with torch.compile, each on its own: for every length at once, so that
@@ -225,7 +218,8 @@ class PreferenceModel(nn.Module):
         config = self.objective.config
         cache = self.cache or opened(self.reference_cache, self.reference_model, config, plain=self.plain)
         if opening or not all(key in cache for key in keys):
-            states = self._with_logps(self._run_reference(layout), layout.labels)
+            head = None if self.plain else self._reference_head
+            states = with_logps(self._run_reference(layout), head, layout.labels, self._workspace)
             if opening:
                 cache.check(keys, layout, states)
             cache.put(keys, layout, states)
@@ -243,14 +237,6 @@ class PreferenceModel(nn.Module):
                 lambda: run(model, layout, plain=self.plain, signals=signals, activation_kinds=kinds),
                 plain=self.plain,
             )
-
-    @torch.no_grad()
-    def _with_logps(self, states: ModelStates, labels: Tensor) -> ModelStates:
-        if self.plain:
-            return replace(states, logps=dense_statistics(states.computed, None, labels).logps)
-        head = self._reference_head
-        found = token_statistics(states.computed, head, None, None, labels, workspace=self._workspace)
-        return replace(states, logps=found.logps)
 
     def _layout(self, batch: PreferenceBatch) -> Layout:
         """The rows to run for this batch: one a pair where that is right and less work, otherwise two."""

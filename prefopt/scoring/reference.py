@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import final
 
@@ -10,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from prefopt.objective import ObjectiveConfig
-from prefopt.scoring.backbone import causal_lm, turn_dropout_off
+from prefopt.scoring.backbone import ModelStates, causal_lm, turn_dropout_off
 from prefopt.scoring.cached import ReferenceCache, fingerprint
 from prefopt.scoring.head import Head
+from prefopt.scoring.statistics import Workspace, dense_statistics, token_statistics
 from prefopt.scoring.store import StoreError
 
-__all__ = ["ReleasedReference", "opened"]
+__all__ = ["ReleasedReference", "opened", "with_logps"]
 
 
 @final
@@ -50,8 +52,8 @@ class ReleasedReference(nn.Module):
         """The reference, loaded again. Raises StoreError where that is not what the cache was filled from."""
         if self.reload is None:
             raise StoreError(
-                f"{self.folder}: the cache does not hold these responses, and the reference was released; have it asked "
-                "about them before (`ask_reference`), or release it with a function that loads it again"
+                f"{self.folder}: the cache does not hold these responses, and the reference was released; have it "
+                "asked about them before (`ask_reference`), or release it with a function that loads it again"
             )
         reference = self.reload().to(device)
         if fingerprint(reference, self.dtype) != self.folder.name:
@@ -77,6 +79,15 @@ def opened(folder: str | Path, reference: nn.Module, config: ObjectiveConfig, *,
             "hidden states, but the model is called plainly (see the warning above); leave the cache out"
         )
     return cache
+
+
+@torch.no_grad()
+def with_logps(states: ModelStates, head: Head | None, labels: Tensor, workspace: Workspace) -> ModelStates:
+    """The states of a reference that has just been run, with its log-probabilities of the labels [M]. Without a head
+    they are logits."""
+    if head is None:
+        return replace(states, logps=dense_statistics(states.computed, None, labels).logps)
+    return replace(states, logps=token_statistics(states.computed, head, None, None, labels, workspace=workspace).logps)
 
 
 def _frozen(tensor: Tensor | None) -> nn.Parameter | None:

@@ -1,6 +1,6 @@
 """Models whose parameters are spread over processes: what is made whole while a step reads it.
 
-The engine calls a model's backbone and reads its head, where FSDP2 gathers parameters as the modules that it has wrapped
+The engine calls a model's backbone and reads its head, and FSDP2 gathers parameters as the modules that it has wrapped
 are called. So a step runs as a forward pass of those modules that it would otherwise pass by.
 """
 

@@ -218,8 +218,9 @@ class PreferenceModel(nn.Module):
         config = self.objective.config
         cache = self.cache or opened(self.reference_cache, self.reference_model, config, plain=self.plain)
         if opening or not all(key in cache for key in keys):
+            found = self._run_reference(layout)
             head = None if self.plain else self._reference_head
-            states = with_logps(self._run_reference(layout), head, layout.labels, self._workspace)
+            states = with_logps(found, head, layout.labels, self._workspace)
             if opening:
                 cache.check(keys, layout, states)
             cache.put(keys, layout, states)

@@ -14,7 +14,6 @@ from prefopt import zoo
 from prefopt.scoring import PreferenceModel
 from tests.scoring.conftest import drawn
 
-
 # What torch says to itself while it traces.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 

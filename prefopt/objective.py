@@ -11,6 +11,7 @@ trained.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import pairwise
@@ -239,14 +240,15 @@ class Objective(nn.Module):
         divergence = None if tokens.divergence is None else torch.zeros_like(tokens.divergence)
         return self.forward(tokens.replace(logps=tokens.ref_logps, divergence=divergence))
 
-    def save(self, folder: str | Path) -> None:
-        """Write objective.yaml and, where parameters are learned, objective.safetensors."""
+    def save(self, folder: str | Path, state: Mapping[str, Tensor] | None = None) -> None:
+        """Write objective.yaml and, where parameters are learned, objective.safetensors: those of `state`, if given."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         description = {"objective": self.config.model_dump(mode="json"), **self.shape, "components": self.brought_by}
         (folder / "objective.yaml").write_text(yaml.safe_dump(description, sort_keys=False), encoding="utf-8")
-        if state := {name: tensor.contiguous() for name, tensor in self.state_dict().items()}:
-            save_file(state, folder / "objective.safetensors")
+        own = self.state_dict() if state is None else state
+        if own := {name: tensor.contiguous() for name, tensor in own.items()}:
+            save_file(own, folder / "objective.safetensors")
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:

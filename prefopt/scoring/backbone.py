@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any, Self, final
+from typing import Any, Self, TypeVar, final
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from prefopt.component import Signal
+from prefopt.scoring.compiled import not_compiled
 from prefopt.scoring.head import Head
 from prefopt.scoring.layout import Layout
+from prefopt.scoring.sharded import as_forward
 from prefopt.scoring.sites import logit_activations, record
+from prefopt.scoring.statistics import TokenStatistics
+from prefopt.tokens import TokenBatch
 
-__all__ = ["ModelStates", "causal_lm", "run", "turn_dropout_off"]
+__all__ = ["ModelStates", "causal_lm", "run", "token_batch", "turn_dropout_off", "within"]
+
+_T = TypeVar("_T")
 
 
 @final
@@ -89,7 +96,9 @@ def run(
         hidden_size=config.hidden_size,
         heads=config.num_attention_heads,
     )
-    with recording if listening else nullcontext() as recorder:
+    # Compiled code does not hear hooks, and the plain call is what it is compared with.
+    as_written = not_compiled(lm.base_model) if plain or wants_states or listening else nullcontext()
+    with as_written, recording if listening else nullcontext() as recorder:
         output = (model if plain else lm.base_model)(
             **layout.inputs(lm.dtype),
             output_hidden_states=wants_states,
@@ -109,6 +118,31 @@ def run(
         token_states=_layers(layout, layers, layout.own, Signal.REF_TOKEN_STATES in signals),
         activations=torch.stack([layout.scatter(values) for _, values in activations]) if listening else None,
         activation_kinds=tuple(kind for kind, _ in activations),
+    )
+
+
+def within(model: nn.Module, function: Callable[[], _T], *, plain: bool) -> _T:
+    """Call `function`, which runs the model and reads its head, where FSDP2 has made whole what both need. `plain`:
+    it calls the model itself, which sees to that.
+    """
+    lm = causal_lm(model)
+    return function() if plain else as_forward(model, lm.base_model, lm.get_output_embeddings(), function)
+
+
+def token_batch(layout: Layout, statistics: TokenStatistics, reference: ModelStates | None) -> TokenBatch:
+    """What was found at the M response tokens, as [N, T], with the reference's signals."""
+    return TokenBatch(
+        logps=layout.scatter(statistics.logps),
+        ref_logps=layout.scatter(statistics.ref_logps),
+        mask=layout.mask,
+        token_ids=layout.token_ids,
+        divergence=None if statistics.divergence is None else layout.scatter(statistics.divergence),
+        log_collision=None if statistics.log_collision is None else layout.scatter(statistics.log_collision),
+        ref_hidden_states=None if reference is None else reference.hidden_states,
+        ref_token_states=None if reference is None else reference.token_states,
+        ref_activations=None if reference is None else reference.activations,
+        activation_kinds=() if reference is None else reference.activation_kinds,
+        columns=layout.columns,
     )
 
 

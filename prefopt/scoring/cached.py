@@ -20,6 +20,7 @@ from prefopt.component import Signal
 from prefopt.objective import ObjectiveConfig
 from prefopt.scoring.backbone import ModelStates, causal_lm
 from prefopt.scoring.layout import Layout
+from prefopt.scoring.sharded import whole
 from prefopt.scoring.store import StoreError, TensorStore
 from prefopt.tokens import PreferenceBatch
 
@@ -54,6 +55,7 @@ class ReferenceCache:
     """
 
     def __init__(self, folder: str | Path, reference: nn.Module, config: ObjectiveConfig, dtype: torch.dtype) -> None:
+        self.dtype = dtype
         self.folder = Path(folder) / fingerprint(reference, dtype)
         term = config.divergence
         self.field = _LOGPS if term is None or term.measure.sampled else _FINAL
@@ -138,7 +140,7 @@ def fingerprint(reference: nn.Module, dtype: torch.dtype) -> str:
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in _fixed(reference, lm):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(whole(tensor.detach()).cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:24]
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from prefopt.objective import ObjectiveOutput
-from prefopt.scoring.backbone import causal_lm, run
+from prefopt.scoring.backbone import causal_lm, run, within
 from prefopt.scoring.head import Head, UnsupportedHeadError
 from prefopt.scoring.layout import Layout
 from prefopt.scoring.sharing import reach
@@ -57,11 +57,11 @@ def disagreement(model: nn.Module, rows: Layout, shared: Layout | None) -> Disag
     lm = causal_lm(model)
     name = type(lm).__name__
     try:
-        head = Head.of(lm)
+        dtype = Head.of(lm).weight.dtype
     except UnsupportedHeadError as error:
         return Disagreement(str(error))
     plain = dense_statistics(run(model, rows, plain=True).computed, None, rows.labels).logps
-    difference = _difference(_gathered(model, head, rows), plain, head)
+    difference = _difference(_gathered(model, rows), plain, dtype)
     if difference is not None:
         return Disagreement(
             f"log-probabilities from {name}'s hidden states and head differ from those of its own call by up to "
@@ -70,7 +70,7 @@ def disagreement(model: nn.Module, rows: Layout, shared: Layout | None) -> Disag
     if shared is None:
         return Disagreement()
     try:
-        difference = _difference(_gathered(model, head, shared), plain, head)
+        difference = _difference(_gathered(model, shared), plain, dtype)
     except Exception as error:  # modelling code that takes no such mask or positions may fail in any way
         return Disagreement(sharing=f"{name} does not take pairs in one row ({type(error).__name__}: {error})")
     if shared.width > reach(lm):
@@ -86,13 +86,17 @@ def disagreement(model: nn.Module, rows: Layout, shared: Layout | None) -> Disag
     return Disagreement()
 
 
-def _gathered(model: nn.Module, head: Head, layout: Layout) -> Tensor:
-    return token_statistics(run(model, layout, plain=False).computed, head, None, None, layout.labels).logps
+def _gathered(model: nn.Module, layout: Layout) -> Tensor:
+    def logps() -> Tensor:
+        states = run(model, layout, plain=False).computed
+        return token_statistics(states, Head.of(causal_lm(model)), None, None, layout.labels).logps
+
+    return within(model, logps, plain=False)
 
 
-def _difference(found: Tensor, plain: Tensor, head: Head) -> float | None:
+def _difference(found: Tensor, plain: Tensor, dtype: torch.dtype) -> float | None:
     """The largest that rounding does not explain, if there is one."""
-    tolerance = _TOLERANCES.get(head.weight.dtype, _HALF_TOLERANCE)
+    tolerance = _TOLERANCES.get(dtype, _HALF_TOLERANCE)
     if torch.is_autocast_enabled(plain.device.type):
         tolerance = _HALF_TOLERANCE
     agree = torch.isclose(found, plain, rtol=tolerance, atol=tolerance)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from prefopt.scoring.sharded import own_type, whole
+
 __all__ = ["Head", "HeadGradient", "UnsupportedHeadError", "wide"]
 
 
@@ -45,12 +47,19 @@ class Head:
         one of its own is found out by the comparison at start-up.
         """
         layer = model.get_output_embeddings()
-        if type(layer) is not nn.Linear:
-            kind = f"{type(layer).__module__}.{type(layer).__qualname__}"  # an adapter's is called Linear too
+        own = own_type(layer)
+        if own is not nn.Linear:
+            kind = f"{own.__module__}.{own.__qualname__}"  # an adapter's is called Linear too
             raise UnsupportedHeadError(f"the head of {type(model).__name__} is a {kind}, not a plain nn.Linear")
+        if hasattr(layer.weight, "ds_id"):
+            raise UnsupportedHeadError(
+                f"the head's weight of {type(model).__name__} is partitioned by DeepSpeed ZeRO-3, which gathers it "
+                "only as the model calls its head; with FSDP2 or ZeRO-2 it can be read"
+            )
         config = model.config.get_text_config()
         scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
-        return cls(layer.weight, layer.bias, scale, getattr(config, "final_logit_softcapping", None))
+        bias = None if layer.bias is None else whole(layer.bias)
+        return cls(whole(layer.weight), bias, scale, getattr(config, "final_logit_softcapping", None))
 
     @property
     def parameters(self) -> tuple[Tensor, Tensor | None]:

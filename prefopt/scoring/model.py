@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,14 @@ from transformers import PreTrainedConfig
 
 from prefopt.component import Signal
 from prefopt.objective import Objective, ObjectiveConfig, ObjectiveOutput
-from prefopt.scoring.backbone import ModelStates, causal_lm, run, turn_dropout_off
+from prefopt.scoring.backbone import ModelStates, causal_lm, run, token_batch, turn_dropout_off, within
 from prefopt.scoring.cached import ReferenceCache, response_keys
 from prefopt.scoring.checks import disagreement, is_finite, require_finite
+from prefopt.scoring.compiled import compile_in_place
 from prefopt.scoring.head import Head, HeadGradient, wide
 from prefopt.scoring.layout import Layout
-from prefopt.scoring.settled import Group, groups, settled, token_batch
+from prefopt.scoring.reference import ReleasedReference, opened, with_logps
+from prefopt.scoring.settled import Group, groups, settled
 from prefopt.scoring.sharing import reach, saves_work
 from prefopt.scoring.statistics import (
     DEFAULT_BUDGET,
@@ -66,6 +69,7 @@ class PreferenceModel(nn.Module):
             raise ValueError("an objective is needed, such as prefopt.zoo.dpo()")
         self.policy = policy
         self.reference = reference
+        self.released: ReleasedReference | None = None
         if isinstance(objective, ObjectiveConfig):
             config = causal_lm(self.reference_model).config.get_text_config()  # masks read the reference's states
             objective = Objective(objective, num_layers=config.num_hidden_layers, hidden_size=config.hidden_size)
@@ -93,6 +97,12 @@ class PreferenceModel(nn.Module):
     def config(self) -> PreTrainedConfig:
         """The policy's configuration."""
         return causal_lm(self.policy).config
+
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """The models' blocks, by class: what accelerate's FSDP gives a shard of its own, unless it is told."""
+        models = (self.policy, self.reference or self.policy)
+        return sorted({name for model in models for name in causal_lm(model)._no_split_modules or ()})
 
     @property
     def reference_free(self) -> bool:
@@ -129,54 +139,86 @@ class PreferenceModel(nn.Module):
         """
         self._reference_states(self._layout(batch), batch)
 
+    def release_reference(self, reload: Callable[[], nn.Module] | None = None) -> None:
+        """Let go of the reference, of which the cache holds what it said; of its weights the head alone is kept, where
+        the objective reads whole distributions.
+
+        reload  loads the reference again, should a response come that is not in the cache: StoreError without it.
+        Raises ValueError where there is no reference of its own to let go, or no cache that a batch has opened.
+        """
+        if self.reference is None or self.cache is None:
+            raise ValueError("release_reference needs a reference of its own weights, and a cache that was filled")
+        self.released = ReleasedReference(self.reference, self.cache, reload)
+        self.reference = None
+
     def _score(self, layout: Layout, batch: PreferenceBatch) -> TokenBatch:
         reference = None if self.reference_free else self._reference_states(layout, batch)
-        policy = run(self.policy, layout, plain=self.plain)
-        return token_batch(self._statistics(policy.computed, reference, layout.labels), reference, layout)
+
+        def statistics_of_policy() -> TokenStatistics:
+            hidden = run(self.policy, layout, plain=self.plain).computed
+            return self._statistics(hidden, self._policy_head, reference, layout.labels)
+
+        statistics = within(self.policy, statistics_of_policy, plain=self.plain)
+        return token_batch(layout, statistics, reference)
 
     def _output(self, layout: Layout, batch: PreferenceBatch) -> ObjectiveOutput:
-        """What the objective says, by way of groups of pairs where all of them at once would exceed the budget."""
+        """What the objective says, by way of groups of pairs where the logits of all would exceed the budget."""
         parts = self._groups(layout)
         if len(parts) < 2:
             output: ObjectiveOutput = self.objective(self._score(layout, batch))
             return replace(output, losses=output.losses.detach())
         reference = None if self.reference_free else self._reference_states(layout, batch)
-        policy = run(self.policy, layout, plain=False)
-        head = Head.of(causal_lm(self.policy))
-        return settled(self.objective, parts, policy, reference, layout, head, self._statistics)
+
+        def output_of_policy() -> ObjectiveOutput:
+            hidden, head = run(self.policy, layout, plain=False).computed, self._policy_head
+            assert head is not None
+            return settled(self.objective, parts, hidden, head, reference, layout, self._statistics)
+
+        return within(self.policy, output_of_policy, plain=False)
 
     def _groups(self, layout: Layout) -> list[Group]:
-        """The pairs that go through head and objective together; all of them where that takes no recomputation, or
-        where they cannot be told apart."""
+        """The pairs that go through head and objective together; none where all do, as no group can be told apart."""
         if self.plain or not torch.is_grad_enabled() or not self.objective.takes_pairs_apart:
             return []
-        exact = self.objective.config.exact_divergence is not None
+        models = 1 if self.objective.config.exact_divergence is None else 2
         weight = causal_lm(self.policy).get_output_embeddings().weight
         width = len(weight) * torch.finfo(wide(weight.dtype)).bits // 8
-        return groups(layout.mask, self.logits_budget // (width * (2 if exact else 1)))
+        return groups(layout.mask, self.logits_budget // (width * models))
+
+    def compile(self, *, backend: str | Callable[..., Any] = "inductor", mode: str | None = None) -> None:
+        """Compile the models and the objective with torch.compile, each on its own: for every length at once, so that
+        no batch makes them be compiled again. What depends on the data (rows, gathering, chunks) stays as it is.
+
+        backend, mode  as in torch.compile. The comparison on the first batch is with models that are not compiled.
+        """
+        models = [self.policy] if self.reference is None else [self.policy, self.reference]
+        for part in (*(causal_lm(model).base_model for model in models), self.objective):
+            compile_in_place(part, backend=backend, mode=mode)
 
     def activation_checkpointing_enable(self, **kwargs: Any) -> None:
         """Recompute the policy's activations in backward; the reference keeps none in any case."""
         causal_lm(self.policy).activation_checkpointing_enable(**kwargs)
 
     def _statistics(
-        self, hidden: Tensor, reference: ModelStates | None, labels: Tensor, into: HeadGradient | None = None
+        self,
+        hidden: Tensor,
+        head: Head | None,
+        reference: ModelStates | None,
+        labels: Tensor,
+        into: HeadGradient | None = None,
     ) -> TokenStatistics:
-        """hidden [M, H], or the logits [M, V] of the plain call. The head's gradients go `into` where it is given."""
+        """hidden [M, H]; without a head, the logits [M, V] of the plain call. The head's gradients may go `into`."""
         config = self.objective.config
-        measure = None if config.divergence is None else config.divergence.measure
-        exact = config.exact_divergence
-        log_collision = Signal.LOG_COLLISION in config.requires
+        exact, log_collision = config.exact_divergence, Signal.LOG_COLLISION in config.requires
         ref_final = None if reference is None else reference.final
-        if self.plain:
+        if head is None:
             found = dense_statistics(hidden, ref_final, labels, exact, log_collision=log_collision)
         else:
-            head = Head.of(causal_lm(self.policy))
             found = token_statistics(
                 hidden,
-                head if into is None else head.detach(),
+                head,
                 ref_final,
-                None if ref_final is None else Head.of(causal_lm(self.reference_model)),
+                None if ref_final is None else self._reference_head,
                 labels,
                 exact,
                 log_collision=log_collision,
@@ -186,14 +228,28 @@ class PreferenceModel(nn.Module):
             )
         if reference is not None and reference.logps is not None:
             found = found._replace(ref_logps=reference.logps)
-        if measure is not None and measure.sampled:
-            found = found._replace(divergence=measure(found.logps, found.ref_logps))
+        if config.divergence is not None and exact is None:
+            found = found._replace(divergence=config.divergence.measure(found.logps, found.ref_logps))
         return found
 
     @property
+    def _policy_head(self) -> Head | None:
+        """None where the model is called plainly."""
+        return None if self.plain else Head.of(causal_lm(self.policy))
+
+    @property
     def reference_model(self) -> nn.Module:
-        """The module that is the reference: the policy itself, with its adapter off, where there is no other."""
+        """The module that is the reference: the policy itself, with its adapter off, where there is no other. One that
+        was released is loaded again.
+        """
+        if self.released is not None:
+            self.reference = self.released.bring_back(causal_lm(self.policy).device)
+            self.released = None
         return self.policy if self.reference is None else self.reference
+
+    @property
+    def _reference_head(self) -> Head:
+        return Head.of(causal_lm(self.reference_model)) if self.released is None else self.released.head
 
     def _as_reference(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.reference is not None else self.policy.disable_adapter()  # type: ignore[operator]
@@ -204,41 +260,29 @@ class PreferenceModel(nn.Module):
             return self._run_reference(layout)
         keys = response_keys(batch)
         opening = self.cache is None
-        cache = self.cache or self._opened(self.reference_cache)
+        config = self.objective.config
+        cache = self.cache or opened(self.reference_cache, self.reference_model, config, plain=self.plain)
         if opening or not all(key in cache for key in keys):
-            states = self._with_logps(self._run_reference(layout), layout.labels)
+            found = self._run_reference(layout)
+            head = None if self.plain else self._reference_head
+            states = with_logps(found, head, layout.labels, self._workspace)
             if opening:
                 cache.check(keys, layout, states)
             cache.put(keys, layout, states)
         self.cache = cache
         return cache.read(keys, layout)
 
-    def _opened(self, folder: str | Path) -> ReferenceCache:
-        lm = causal_lm(self.reference_model)
-        device = lm.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else lm.dtype
-        cache = ReferenceCache(folder, self.reference_model, self.objective.config, dtype)
-        if self.plain and cache.keeps_distributions:
-            raise ValueError(
-                "reference_cache: this objective needs the reference's whole distribution, of which the cache keeps "
-                "the hidden states, but the model is called plainly (see the warning above); leave the cache out"
-            )
-        return cache
-
     @torch.no_grad()
     def _run_reference(self, layout: Layout) -> ModelStates:
         config = self.objective.config
         signals, kinds = config.requires, config.activation_kinds
+        model = self.reference_model
         with self._as_reference():
-            return run(self.reference_model, layout, plain=self.plain, signals=signals, activation_kinds=kinds)
-
-    @torch.no_grad()
-    def _with_logps(self, states: ModelStates, labels: Tensor) -> ModelStates:
-        if self.plain:
-            return replace(states, logps=dense_statistics(states.computed, None, labels).logps)
-        head = Head.of(causal_lm(self.reference_model))
-        found = token_statistics(states.computed, head, None, None, labels, workspace=self._workspace)
-        return replace(states, logps=found.logps)
+            return within(
+                model,
+                lambda: run(model, layout, plain=self.plain, signals=signals, activation_kinds=kinds),
+                plain=self.plain,
+            )
 
     def _layout(self, batch: PreferenceBatch) -> Layout:
         """The rows to run for this batch: one a pair where that is right and less work, otherwise two."""

@@ -20,13 +20,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from prefopt.objective import Mean, Objective, ObjectiveOutput
-from prefopt.scoring.backbone import ModelStates
+from prefopt.scoring.backbone import ModelStates, token_batch
 from prefopt.scoring.head import Head, HeadGradient
 from prefopt.scoring.layout import Layout
 from prefopt.scoring.statistics import TokenStatistics
 from prefopt.tokens import TokenBatch
 
-__all__ = ["Group", "groups", "settled", "token_batch"]
+__all__ = ["Group", "groups", "settled"]
 
 
 @final
@@ -77,57 +77,38 @@ def groups(mask: Tensor, most: int) -> list[Group]:
     return found
 
 
-def token_batch(statistics: TokenStatistics, reference: ModelStates | None, layout: Layout) -> TokenBatch:
-    """What both models said of the layout's responses, as the objective takes it."""
-    divergence, log_collision = statistics.divergence, statistics.log_collision
-    return TokenBatch(
-        logps=layout.scatter(statistics.logps),
-        ref_logps=layout.scatter(statistics.ref_logps),
-        mask=layout.mask,
-        token_ids=layout.token_ids,
-        divergence=None if divergence is None else layout.scatter(divergence),
-        log_collision=None if log_collision is None else layout.scatter(log_collision),
-        ref_hidden_states=None if reference is None else reference.hidden_states,
-        ref_token_states=None if reference is None else reference.token_states,
-        ref_activations=None if reference is None else reference.activations,
-        activation_kinds=() if reference is None else reference.activation_kinds,
-        columns=layout.columns,
-    )
-
-
 def settled(
     objective: Objective,
     parts: Sequence[Group],
-    policy: ModelStates,
+    hidden: Tensor,
+    head: Head,
     reference: ModelStates | None,
     layout: Layout,
-    head: Head,
-    statistics: Callable[[Tensor, ModelStates | None, Tensor, HeadGradient], TokenStatistics],
+    statistics: Callable[[Tensor, Head, ModelStates | None, Tensor, HeadGradient], TokenStatistics],
 ) -> ObjectiveOutput:
     """What the objective says of the whole batch; `loss` alone carries gradient.
 
-    `statistics` are taken of the policy's hidden states [m, H], what the reference said there and the labels [m], and
-    add the gradients of the policy's `head` to what they are given.
+    hidden [M, H] are the policy's. `statistics` are taken of such [m, H], the policy's head, what the reference said
+    there and the labels [m]; in backward they add the gradients of the head to what they are given.
     """
     learned = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    hidden = policy.computed
     d_hidden = torch.empty_like(hidden)
-    into = HeadGradient.of(head)
+    into, frozen = HeadGradient.of(head), head.detach()
     d_learned = [torch.zeros_like(parameter) for parameter in learned]
     outputs, said = [], []
     for part in parts:
         states = None if reference is None else reference.at(part.rows, part.tokens)
         own = hidden.detach()[part.tokens].requires_grad_()
         within = part.of(layout)
-        found = statistics(own, states, within.labels, into)
-        output = objective(token_batch(found, states, within))
+        found = statistics(own, frozen, states, within.labels, into)
+        output = objective(token_batch(within, found, states))
         gradients = torch.autograd.grad(output.losses.sum() / layout.pairs, [own, *learned], materialize_grads=True)
         d_hidden[part.tokens] = gradients[0]
         for total, gradient in zip(d_learned, gradients[1:], strict=True):
             total += gradient
         said.append(found)
         outputs.append(output)
-    whole = _together(outputs, parts, token_batch(_joined(said, parts), reference, layout))
+    whole = _together(outputs, parts, token_batch(layout, _joined(said, parts), reference))
     loss = _Settled.apply(
         whole.loss, (d_hidden, *into.in_precision_of(head), *d_learned), hidden, *head.parameters, *learned
     )  # type: ignore[no-untyped-call]

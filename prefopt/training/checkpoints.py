@@ -11,9 +11,17 @@ from torch import Tensor, nn
 from prefopt.objective import Objective
 from prefopt.scoring import PreferenceModel
 
-__all__ = ["load_objective", "load_policy", "load_reference", "save_policy", "save_reference", "saved_reference"]
+__all__ = [
+    "load_objective",
+    "load_policy",
+    "load_reference",
+    "save_objective",
+    "save_policy",
+    "save_reference",
+    "saved_reference",
+]
 
-_POLICY = "policy."
+_POLICY, _OBJECTIVE = "policy.", "objective."
 _REFERENCE = "reference"
 
 
@@ -21,8 +29,17 @@ def save_policy(policy: nn.Module, folder: str | Path, state: dict[str, Tensor] 
     """Write the policy as its own `save_pretrained` does. `state` is that of the whole PreferenceModel, where a sharded
     one had to be gathered.
     """
-    own = None if state is None else {k.removeprefix(_POLICY): v for k, v in state.items() if k.startswith(_POLICY)}
-    policy.save_pretrained(folder, state_dict=own)  # type: ignore[operator]
+    policy.save_pretrained(folder, state_dict=_of(_POLICY, state))  # type: ignore[operator]
+
+
+def save_objective(objective: Objective, folder: str | Path, state: dict[str, Tensor] | None) -> None:
+    """Write the objective as its own `save` does; `state` as in `save_policy`."""
+    objective.save(folder, _of(_OBJECTIVE, state))
+
+
+def _of(part: str, state: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
+    """The state of a part of the PreferenceModel, in the part's own names."""
+    return None if state is None else {k.removeprefix(part): v for k, v in state.items() if k.startswith(part)}
 
 
 @torch.no_grad()

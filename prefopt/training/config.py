@@ -30,6 +30,7 @@ class PreferenceConfig(TrainingArguments):
     shared_prefix                  the two responses of a pair may share a row, whose prompt is then computed once
     model_init_kwargs              for `from_pretrained`, where a model is given by name
 
+    torch_compile, with its backend and mode, compiles models and objective (see `PreferenceModel.compile`).
     Defaults that differ from TrainingArguments: learning_rate 1e-6 and logging_steps 10, as is usual for preferences.
     """
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from prefopt.objective import Objective, ObjectiveConfig
 from prefopt.scoring import PreferenceModel
 from prefopt.training.config import PreferenceConfig
 
-__all__ = ["preference_model", "prepared", "tokenizer_for", "with_padding"]
+__all__ = ["preference_model", "prepared", "reloading", "tokenizer_for", "with_padding"]
 
 _TOKEN_COLUMNS = frozenset(
     {"row", "length", "where", "prompt_ids", "chosen_ids", "rejected_ids", "chosen_truncated", "rejected_truncated"}
@@ -44,7 +45,7 @@ def preference_model(
     config = objective.config if isinstance(objective, Objective) else objective
     if reference is None and not config.reference_free and not hasattr(policy, "disable_adapter"):
         reference = copy.deepcopy(policy)
-    return PreferenceModel(
+    module = PreferenceModel(
         policy,
         reference,
         objective,
@@ -52,6 +53,19 @@ def preference_model(
         shared_prefix=args.shared_prefix,
         reference_cache=args.reference_cache,
     )
+    if args.torch_compile:
+        module.compile(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
+    return module
+
+
+def reloading(
+    model: str | nn.Module, ref_model: str | nn.Module | None, args: PreferenceConfig
+) -> Callable[[], nn.Module] | None:
+    """How to load the reference of `preference_model` again; None where it was given as a module, and cannot be."""
+    name = model if ref_model is None else ref_model
+    if not isinstance(name, str):
+        return None
+    return partial(AutoModelForCausalLM.from_pretrained, name, **args.model_init_kwargs or {})
 
 
 def tokenizer_for(model: PreferenceModel, tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:

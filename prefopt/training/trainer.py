@@ -9,6 +9,7 @@ from typing import Any
 
 import datasets
 import torch
+from accelerate.utils import TorchDynamoPlugin
 from peft import PeftConfig
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
@@ -18,14 +19,21 @@ from prefopt.data import DataReport, PreferenceCollator
 from prefopt.objective import Mean, Objective, ObjectiveConfig, ObjectiveOutput
 from prefopt.scoring import NonFiniteError, PreferenceModel
 from prefopt.tokens import PreferenceBatch
-from prefopt.training.checkpoints import load_objective, load_policy, load_reference, save_policy, save_reference
+from prefopt.training.checkpoints import (
+    load_objective,
+    load_policy,
+    load_reference,
+    save_objective,
+    save_policy,
+    save_reference,
+)
 from prefopt.training.checks import check_step_0, refuse_to_cut_coupled_pairs, refuse_what_nobody_reads
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.health import MaskWatch, drift
 from prefopt.training.metrics import MetricSums
 from prefopt.training.reference_cache import fill
 from prefopt.training.reference_update import ReferenceUpdate
-from prefopt.training.start import preference_model, prepared, tokenizer_for
+from prefopt.training.start import preference_model, prepared, reloading, tokenizer_for
 
 __all__ = ["PreferenceTrainer"]
 
@@ -72,6 +80,7 @@ class PreferenceTrainer(Trainer):
         refuse_to_cut_coupled_pairs(objective, args)
         set_seed(args.seed)  # masks and adapters draw their first weights here, before Trainer sets the seed itself
         module = preference_model(model, ref_model, objective, peft_config, args)
+        self._reload = reloading(model, ref_model, args)
         refuse_what_nobody_reads(module, args)
         tokenizer = tokenizer_for(module, processing_class)
         config = module.objective.config
@@ -111,7 +120,8 @@ class PreferenceTrainer(Trainer):
         return super().train(*args, **kwargs)
 
     def ask_reference(self) -> None:
-        """Fill the reference cache, where there is one, with what it lacks of the data sets."""
+        """Fill the reference cache, where there is one, with what it lacks of the data sets. A reference that can be
+        loaded again is then let go."""
         if self.args.reference_cache is not None:
             held_out = self.eval_dataset
             evaluations = held_out.values() if isinstance(held_out, Mapping) else [held_out]
@@ -119,6 +129,8 @@ class PreferenceTrainer(Trainer):
             model = self.accelerator.unwrap_model(self.model)
             batch_size = self.args.per_device_eval_batch_size
             fill(model, data, self.data_collator, self.accelerator, batch_size=batch_size)
+            if model.reference is not None and self._reload is not None:
+                model.release_reference(self._reload)
 
     def compute_loss(
         self,
@@ -192,6 +204,10 @@ class PreferenceTrainer(Trainer):
                     optimizer.add_param_group(group | ({} if rate is None else {"lr": rate}))
         return self.optimizer
 
+    def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
+        """Trainer's, without compiling the step as a whole: its parts are, where that is asked for."""
+        return super()._build_accelerator_args(**kwargs) | {"dynamo_plugin": TorchDynamoPlugin(backend="no")}
+
     def _prepare(
         self,
         rows: Any,
@@ -243,7 +259,7 @@ class PreferenceTrainer(Trainer):
         folder = output_dir or self.args.output_dir
         model: PreferenceModel = self.accelerator.unwrap_model(self.model)
         save_policy(model.policy, folder, state_dict)
-        model.objective.save(folder)
+        save_objective(model.objective, folder, state_dict)
         if self.args.sync_ref_model:
             save_reference(model, folder)
         self.processing_class.save_pretrained(folder)

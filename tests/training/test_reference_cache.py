@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefopt import zoo
 from prefopt.scoring import PreferenceModel, store
@@ -119,3 +122,36 @@ def test_half_precision_has_a_cache_of_its_own(model_folder: str, rows: Rows, ou
     half = trainer(model_folder, rows, out, folder, bf16=True)
     half.train()
     assert len(list(folder.iterdir())) == 2
+
+
+def test_the_reference_goes_when_all_is_kept(model_folder: str, rows: Rows, out: str, tmp_path: Path) -> None:
+    expected = trainer(model_folder, rows, out, None)
+    expected.train()
+    cached = trainer(model_folder, rows, out, tmp_path / "cache")
+    backbone = weakref.ref(cached.model.reference.base_model)
+    cached.train()
+    gc.collect()
+    assert backbone() is None
+    held = {name for name, _ in cached.model.named_parameters() if not name.startswith("policy.")}
+    assert held == {"released.weight"}, "the head, which the divergence needs"
+    for one, two in zip(expected.state.log_history, cached.state.log_history, strict=False):
+        if "loss" in one:
+            assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+    assert cached.evaluate()["eval_loss"] == pytest.approx(expected.evaluate()["eval_loss"], rel=1e-4)
+    assert cached.model.reference is None
+    others = [{"prompt": row["prompt"], "chosen": row["rejected"], "rejected": f"{row['chosen']} it"} for row in rows]
+    new = cached._prepare(others, cached.processing_class, cached.model.objective.config, cached.args, "new")
+    found = cached.evaluate(new)["eval_loss"]
+    assert cached.model.reference is not None, "it was loaded again for responses that nobody had named"
+    assert found == pytest.approx(expected.evaluate(new)["eval_loss"], rel=1e-4)
+
+
+def test_a_reference_that_was_given_stays(model_folder: str, rows: Rows, out: str, tmp_path: Path) -> None:
+    policy, reference = (AutoModelForCausalLM.from_pretrained(model_folder) for _ in range(2))
+    args = config(out, reference_cache=str(tmp_path / "cache"))
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    given = PreferenceTrainer(
+        policy, reference, objective=zoo.dpo(), args=args, train_dataset=rows, processing_class=tokenizer
+    )
+    given.train()
+    assert given.model.reference is reference

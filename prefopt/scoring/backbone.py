@@ -75,7 +75,7 @@ def run(
     )
     with recording if listening else nullcontext() as recorder:
         output = (model if plain else lm.base_model)(
-            **layout.inputs(lm.dtype),
+            **layout.inputs(lm.dtype, config._attn_implementation),
             output_hidden_states=wants_states,
             use_cache=False,
         )

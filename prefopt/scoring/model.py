@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -20,7 +19,8 @@ from prefopt.scoring.cached import ReferenceCache, response_keys
 from prefopt.scoring.checks import disagreement, is_finite, require_finite
 from prefopt.scoring.head import Head
 from prefopt.scoring.layout import Layout
-from prefopt.scoring.sharing import reach, saves_work
+from prefopt.scoring.packing import two_in_a_row
+from prefopt.scoring.sharing import Limits, layout_of
 from prefopt.scoring.statistics import DEFAULT_BUDGET, TokenStatistics, Workspace, dense_statistics, token_statistics
 from prefopt.tokens import PreferenceBatch, TokenBatch
 
@@ -71,7 +71,7 @@ class PreferenceModel(nn.Module):
         """What is in `reference_cache`; opened with the first batch."""
         self._plain: bool | None = None
         self._shares = False
-        self._reach = math.inf
+        self._limits = Limits(reach=0, room=0)
         if reference is None and not self.reference_free and not hasattr(policy, "disable_adapter"):
             raise ValueError(
                 "this objective needs a reference: pass one, or a policy with a PEFT adapter, whose base is then the "
@@ -221,17 +221,14 @@ class PreferenceModel(nn.Module):
         return replace(states, logps=found.logps)
 
     def _layout(self, batch: PreferenceBatch) -> Layout:
-        """The rows to run for this batch: one a pair where that is right and less work, otherwise two."""
-        rows = Layout.of(batch)
-        shared = Layout.shared(batch) if self.shared_prefix and not self.plain else None
+        """The rows to run for this batch: shared ones where that is right and less work, otherwise two a pair."""
         if self._plain is None:
-            self._prove(rows, shared)
-        if shared is None or not self.shares_prefix:
-            return rows
-        hidden_size = self.config.get_text_config().hidden_size
-        return shared if shared.width <= self._reach and saves_work(shared, rows, hidden_size) else rows
+            self._prove(batch)
+        if not (self.shared_prefix and self.shares_prefix):
+            return Layout.of(batch)
+        return layout_of(batch, self.config.get_text_config().hidden_size, self._limits)
 
-    def _prove(self, rows: Layout, shared: Layout | None) -> None:
+    def _prove(self, batch: PreferenceBatch) -> None:
         """Decide what agrees with the plain call in all models, and say so where something does not.
 
         How many passes this takes depends on the models alone and not on the batch, so that processes which wait for
@@ -240,6 +237,10 @@ class PreferenceModel(nn.Module):
         models: list[tuple[str, nn.Module, AbstractContextManager[Any]]] = [("policy", self.policy, nullcontext())]
         if not self.reference_free:
             models.append(("reference", self.reference_model, self._as_reference()))
+        limits = Limits.of(causal_lm(model) for _, model, _ in models)
+        places = two_in_a_row(batch.lengths.tolist(), limits.room)
+        self._limits = limits if any(places.starts) else limits._replace(room=0)
+        rows, shared = Layout.of(batch), Layout.shared(batch, places) if self.shared_prefix else None
         refusals = []
         for role, model, context in models:
             with context:
@@ -250,7 +251,6 @@ class PreferenceModel(nn.Module):
                 return
             if found.sharing:
                 refusals.append(f"{role}: {found.sharing}")
-            self._reach = min(self._reach, reach(causal_lm(model)))
         self._plain, self._shares = False, shared is not None and not refusals
         if refusals:
             _warn(f"{refusals[0]}. Giving each response a row of its own", "computing every prompt twice")

@@ -43,61 +43,55 @@ class Layout:
     @classmethod
     def of(cls, batch: PreferenceBatch) -> Layout:
         """The chosen rows first, then the rejected ones."""
-        prompt_mask = batch.prompt_mask.repeat(2, 1)
-        prompts = prompt_mask.sum(-1)
-        mask, token_ids = (
-            _stacked(batch.chosen_mask, batch.rejected_mask),
-            _stacked(batch.chosen_ids, batch.rejected_ids),
-        )
-        shape = (mask.shape[0], int((prompts + mask.sum(-1)).max()))
-        starts = torch.arange(shape[0], device=mask.device) * shape[1]
-        at_prompt, own = _from(starts, prompt_mask)[prompt_mask], _from(starts + prompts, mask)[mask]
-        input_ids = _rows(shape, 0, (at_prompt, batch.prompt_ids.repeat(2, 1)[prompt_mask]), (own, token_ids[mask]))
-        return cls(
-            input_ids,
-            _rows(shape, 0, (at_prompt, torch.ones_like(at_prompt)), (own, torch.ones_like(own))),
-            mask,
-            token_ids,
-            predicting=own - 1,
-            own=own,
-            columns=_columns(batch.columns),
-        )
+        prompts = batch.prompt_mask.sum(-1)
+        lengths = torch.cat([prompts + batch.chosen_mask.sum(-1), prompts + batch.rejected_mask.sum(-1)])
+        shape = (len(lengths), int(lengths.max()))
+        starts = torch.arange(shape[0], device=prompts.device) * shape[1]
+        return cls._laid(batch, shape, starts, starts + prompts.repeat(2), shared=False)
 
     @classmethod
     def shared(cls, batch: PreferenceBatch, places: Places | None = None) -> Layout:
         """One row a pair, or several pairs in a row at their places, without gaps. The same M response tokens in the
         same order as in `of`."""
-        mask, token_ids = (
-            _stacked(batch.chosen_mask, batch.rejected_mask),
-            _stacked(batch.chosen_ids, batch.rejected_ids),
-        )
-        prompt_mask = batch.prompt_mask
-        prompts, chosen = prompt_mask.sum(-1), batch.chosen_mask.sum(-1)
-        rows, starts = torch.tensor(places or one_each(batch.pairs), device=mask.device)
-        shape = (int(rows.max()) + 1, int((starts + batch.lengths).max()))
-        starts = rows * shape[1] + starts  # [B] of each pair in the flattened rows
-        after_prompt = (starts + prompts).repeat(2)
-        in_row = _from(torch.cat([starts + prompts, starts + prompts + chosen]), mask)
-        at_prompt, own = _from(starts, prompt_mask)[prompt_mask], in_row[mask]
-        # The prompt's last position predicts the first token of both responses.
-        steps = _from(torch.zeros_like(after_prompt), mask)
-        before = torch.where(steps == 0, after_prompt[:, None], in_row) - 1
-        first = SEGMENTS * torch.arange(batch.pairs, device=mask.device)[:, None]
-        of_prompt = (first + PROMPT).expand_as(prompt_mask)[prompt_mask]
-        of_response = torch.cat([first + CHOSEN, first + REJECTED]).expand_as(mask)[mask]
+        prompts, chosen = batch.prompt_mask.sum(-1), batch.chosen_mask.sum(-1)
+        rows, in_row = torch.tensor(places or one_each(batch.pairs), device=prompts.device)
+        shape = (int(rows.max()) + 1, int((in_row + batch.lengths).max()))
+        starts = rows * shape[1] + in_row
+        responses = torch.cat([starts + prompts, starts + prompts + chosen])
+        return cls._laid(batch, shape, starts.repeat(2), responses, shared=True)
+
+    @classmethod
+    def _laid(
+        cls, batch: PreferenceBatch, shape: tuple[int, int], prompt_starts: Tensor, starts: Tensor, *, shared: bool
+    ) -> Layout:
+        """Each response, and its prompt, from where they start [N] in the flattened rows of this shape."""
+        mask = _stacked(batch.chosen_mask, batch.rejected_mask)
+        token_ids = _stacked(batch.chosen_ids, batch.rejected_ids)
+        prompt_mask = batch.prompt_mask.repeat(2, 1)
+        prompts = prompt_mask.sum(-1, keepdim=True)
+        prompt_steps, steps = (torch.arange(m.shape[1], device=m.device).expand_as(m) for m in (prompt_mask, mask))
+        at_prompt, at = prompt_starts[:, None] + prompt_steps, starts[:, None] + steps
+        # The prompt's last position predicts the first token of every response to it.
+        before = torch.where(steps == 0, prompt_starts[:, None] + prompts, at) - 1
         padding = SEGMENTS * batch.pairs
-        segments = _rows(shape, padding, (at_prompt, of_prompt), (own, of_response))
-        along_prompt = _from(torch.zeros_like(starts), prompt_mask)[prompt_mask]
-        along_response = _from(prompts.repeat(2), mask)[mask]
+        pairs = torch.arange(0, padding, SEGMENTS, device=mask.device)[:, None]
+
+        def rows(fill: int, of_prompt: Tensor, of_response: Tensor) -> Tensor:
+            filled = token_ids.new_full(shape, fill)
+            filled.view(-1)[at_prompt[prompt_mask]] = of_prompt.expand_as(prompt_mask)[prompt_mask]
+            filled.view(-1)[at[mask]] = of_response.expand_as(mask)[mask]
+            return filled
+
+        segments = rows(padding, (pairs + PROMPT).repeat(2, 1), torch.cat([pairs + CHOSEN, pairs + REJECTED]))
         return cls(
-            _rows(shape, 0, (at_prompt, batch.prompt_ids[prompt_mask]), (own, token_ids[mask])),
-            (segments != padding).to(token_ids.dtype),
-            mask,
-            token_ids,
+            input_ids=rows(0, batch.prompt_ids.repeat(2, 1), token_ids),
+            attention_mask=(segments != padding).to(token_ids.dtype),
+            mask=mask,
+            token_ids=token_ids,
             predicting=before[mask],
-            own=own,
+            own=at[mask],
             columns=_columns(batch.columns),
-            prefix=Prefix(segments, _rows(shape, 0, (at_prompt, along_prompt), (own, along_response))),
+            prefix=Prefix(segments, rows(0, prompt_steps, prompts + steps)) if shared else None,
         )
 
     def inputs(self, dtype: torch.dtype, attention: str | None = None) -> dict[str, Any]:
@@ -135,19 +129,6 @@ def _stacked(chosen: Tensor, rejected: Tensor) -> Tensor:
     """[B, Tc] and [B, Tr] as one [N, T], padded with zeros on the right."""
     length = max(chosen.shape[1], rejected.shape[1])
     return torch.cat([torch.nn.functional.pad(side, (0, length - side.shape[1])) for side in (chosen, rejected)])
-
-
-def _from(starts: Tensor, mask: Tensor) -> Tensor:
-    """starts [n] + 0, 1, ... along mask [n, T] -> [n, T]."""
-    return starts[:, None] + torch.arange(mask.shape[1], device=mask.device)
-
-
-def _rows(shape: tuple[int, int], fill: int, *parts: tuple[Tensor, Tensor]) -> Tensor:
-    """[R, S] of `fill`, but for (positions in the flattened rows, values there)."""
-    rows = parts[0][1].new_full(shape, fill)
-    for positions, values in parts:
-        rows.view(-1)[positions] = values
-    return rows
 
 
 def _columns(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -107,7 +107,7 @@ class PreferenceModel(nn.Module):
         layout = self._layout(batch)
         output: ObjectiveOutput = self.objective(self._score(layout, batch))
         if layout.prefix is not None and not is_finite(output):
-            # NaN in one response reaches the other one of its row; in rows of their own they can be told apart.
+            # NaN in one response reaches the others of its row; in rows of their own they can be told apart.
             output = self.objective(self._score(Layout.of(batch), batch))
         require_finite(output, batch)
         return output
@@ -187,6 +187,9 @@ class PreferenceModel(nn.Module):
         cache = self.cache or self._opened(self.reference_cache)
         if opening or not all(key in cache for key in keys):
             states = self._with_logps(self._run_reference(layout), layout.labels)
+            if layout.prefix is not None and not bool(torch.isfinite(states.logps).all()):
+                layout = Layout.of(batch)  # what is kept of a response must not be its neighbour's NaN
+                states = self._with_logps(self._run_reference(layout), layout.labels)
             if opening:
                 cache.check(keys, layout, states)
             cache.put(keys, layout, states)

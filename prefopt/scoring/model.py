@@ -187,7 +187,7 @@ class PreferenceModel(nn.Module):
         cache = self.cache or self._opened(self.reference_cache)
         if opening or not all(key in cache for key in keys):
             states = self._with_logps(self._run_reference(layout), layout.labels)
-            if layout.prefix is not None and not bool(torch.isfinite(states.logps).all()):
+            if layout.prefix is not None and not bool(states.computed.isfinite().all()):
                 layout = Layout.of(batch)  # what is kept of a response must not be its neighbour's NaN
                 states = self._with_logps(self._run_reference(layout), layout.labels)
             if opening:

@@ -36,7 +36,8 @@ class PreferenceModel(nn.Module):
                        reference is frozen. Dropout is turned off in both, so that they agree while their weights do.
     objective          a configuration, or an Objective that was loaded
     logits_budget      bytes of logits that may be kept for backward; the rest are computed again
-    shared_prefix      whether the two responses of a pair may share a row, whose prompt is then computed once
+    shared_prefix      whether the two responses of a pair may share a row, whose prompt is then computed once, with
+                       other pairs after it
     reference_cache    a folder to keep what the reference says in, so that it is asked once about each response
 
     The first batch is also run through the plain model call. Where sharing a row disagrees with it, a warning says so

@@ -1,8 +1,9 @@
-"""What it saves that a pair shares a row: time and peak memory of a step, sharing always or never.
+"""What it saves that pairs share rows: time and peak memory of a step, in one row a pair or in two, and in rows that
+several pairs of different lengths share.
 
 python benchmarks/prefix.py [OUT.md]
 
-Random weights in the shape of Pythia 14M, on one CPU thread. The two ways take turns within a process, and what is
+Random weights in the shape of Pythia 14M, on one CPU thread. The ways take turns within a process, and what is
 reported is the median over turns of the ratio of their CPU times. Peak memory is that of a process of its own, above
 what it had before its step.
 """
@@ -11,12 +12,14 @@ from __future__ import annotations
 
 import copy
 import datetime
+import math
 import platform
 import random
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,24 +27,35 @@ import torch
 import transformers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-import prefopt.scoring.model as scoring
 from prefopt import PreferenceBatch, zoo
-from prefopt.scoring import PreferenceModel
+from prefopt.scoring import PreferenceModel, sharing
+from prefopt.scoring.layout import Layout
+from prefopt.scoring.packing import Places, least_work, one_each
 
 VOCABULARY, HIDDEN, LAYERS, HEADS = 50304, 128, 6, 4
 PAIRS = 8
 LENGTHS = ((192, 64), (96, 160), (32, 224))
+MIXED = (((16, 256), (8, 64)), ((16, 256), (16, 256)), ((8, 64), (16, 256)))
+"""Ranges of the lengths of prompts and responses."""
 OBJECTIVES = ("dpo", "tdpo2")
+SMALL_VOCABULARY = 2048
 TURNS = 5
 
-saves_work = scoring.saves_work
+saves_work = sharing.saves_work
+Lengths = list[tuple[int, int, int]]
+Choice = Callable[[Sequence[int], int, float], Places]
+WAYS: dict[str, tuple[bool, Choice]] = {
+    "two rows": (False, least_work),
+    "one row": (True, lambda lengths, *_: one_each(len(lengths))),
+    "packed": (True, least_work),
+}
 
 
-def model_of(objective: str) -> PreferenceModel:
+def model_of(objective: str, vocabulary: int = VOCABULARY) -> PreferenceModel:
     torch.manual_seed(0)
     reference = GPTNeoXForCausalLM(
         GPTNeoXConfig(
-            vocab_size=VOCABULARY,
+            vocab_size=vocabulary,
             hidden_size=HIDDEN,
             num_hidden_layers=LAYERS,
             num_attention_heads=HEADS,
@@ -51,23 +65,57 @@ def model_of(objective: str) -> PreferenceModel:
     return PreferenceModel(copy.deepcopy(reference), reference, zoo.build(objective))
 
 
-def batch_of(prompt: int, response: int) -> PreferenceBatch:
+def alike(prompt: int, response: int) -> Lengths:
+    return [(prompt, response, response)] * PAIRS
+
+
+def mixed(prompts: tuple[int, int], responses: tuple[int, int]) -> Lengths:
+    """Drawn so that a length is as likely to be above the range's geometric mean as below."""
     draw = random.Random(0)
-    texts = [
-        [[draw.randrange(1, VOCABULARY) for _ in range(length)] for _ in range(PAIRS)]
-        for length in (prompt, response, response)
-    ]
+
+    def length(shortest: int, longest: int) -> int:
+        return round(math.exp(draw.uniform(math.log(shortest), math.log(longest))))
+
+    return [(length(*prompts), length(*responses), length(*responses)) for _ in range(PAIRS)]
+
+
+def batch_of(lengths: Lengths, vocabulary: int = VOCABULARY) -> PreferenceBatch:
+    draw = random.Random(0)
+    texts = [[[draw.randrange(1, vocabulary) for _ in range(n)] for n in side] for side in zip(*lengths, strict=True)]
     return PreferenceBatch.from_ids(*texts, pad_token_id=0)
 
 
-def step(model: PreferenceModel, batch: PreferenceBatch, shared: bool) -> float:
+def step(model: PreferenceModel, batch: PreferenceBatch, way: str) -> float:
     """CPU seconds of a forward and backward pass."""
-    scoring.saves_work = lambda *_: shared  # sharing is chosen by the work it saves; here it is measured both ways
+    shared, places = WAYS[way]
+    # The rows are chosen by the work that they save; here they are given.
+    vars(sharing).update(saves_work=lambda *_: shared, least_work=places)
     start = time.thread_time()
     model(batch).loss.backward()
     taken = time.thread_time() - start
     model.zero_grad()
     return taken
+
+
+def timed(model: PreferenceModel, batch: PreferenceBatch, ways: tuple[str, ...]) -> dict[str, list[float]]:
+    step(model, batch, ways[0])  # the proof
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    for turn in range(TURNS):
+        for way in ways if turn % 2 else ways[::-1]:
+            times[way].append(step(model, batch, way))
+    return times
+
+
+def ratio(ours: list[float], theirs: list[float]) -> str:
+    return f"{statistics.median(one / two for one, two in zip(ours, theirs, strict=True)):.2f}"
+
+
+def shape(batch: PreferenceBatch, way: str) -> str:
+    if way == "two rows":
+        rows = Layout.of(batch)
+    else:
+        rows = Layout.shared(batch, WAYS[way][1](batch.lengths.tolist(), HIDDEN, math.inf))
+    return f"{len(rows.input_ids)} x {rows.width}, {1 - rows.attention_mask.float().mean():.0%}"
 
 
 def resident(name: str) -> float:
@@ -76,37 +124,40 @@ def resident(name: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
 
 
-def peak(objective: str, prompt: int, response: int, shared: bool) -> float:
+def peak(objective: str, prompt: int, response: int, way: str) -> float:
     """MiB of a step in this process, above what was there before."""
-    model, batch = model_of(objective), batch_of(prompt, response)
-    small = batch_of(2, 2)
-    step(model, small, shared)  # the proof, and gradients' buffers
+    model = model_of(objective)
+    step(model, batch_of(alike(2, 2)), way)  # the proof, and gradients' buffers
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
     before = resident("VmRSS")
-    step(model, batch, shared)
+    step(model, batch_of(alike(prompt, response)), way)
     return resident("VmHWM") - before
 
 
 def line(objective: str, prompt: int, response: int) -> str:
-    model, batch = model_of(objective), batch_of(prompt, response)
-    model.score(batch)
-    rule = saves_work(scoring.Layout.shared(batch), scoring.Layout.of(batch), HIDDEN)
-    times: dict[bool, list[float]] = {False: [], True: []}
-    for turn in range(TURNS):
-        for shared in (False, True) if turn % 2 else (True, False):
-            times[shared].append(step(model, batch, shared))
-    ratio = statistics.median(one / two for one, two in zip(times[True], times[False], strict=True))
-    peaks = {}
-    for shared in (False, True):
-        arguments = [objective, str(prompt), str(response), str(int(shared))]
+    batch = batch_of(alike(prompt, response))
+    rule = saves_work(Layout.shared(batch), Layout.of(batch), HIDDEN)
+    times = timed(model_of(objective), batch, ("two rows", "one row"))
+    peaks = []
+    for way in times:
+        arguments = [objective, str(prompt), str(response), way]
         done = subprocess.run(
             [sys.executable, __file__, "peak", *arguments], capture_output=True, text=True, check=True
         )
-        peaks[shared] = float(done.stdout)
-    return (
-        f"| {objective} | {prompt} + {response} | {min(times[False]):.2f} | {min(times[True]):.2f} | {ratio:.2f} | "
-        f"{peaks[False]:.0f} | {peaks[True]:.0f} | {'one row' if rule else 'two rows'} |"
-    )
+        peaks.append(f"{float(done.stdout):.0f}")
+    seconds = [f"{min(taken):.2f}" for taken in times.values()]
+    found = ratio(times["one row"], times["two rows"])
+    chosen = "one row" if rule else "two rows"
+    return f"| {' | '.join([objective, f'{prompt} + {response}', *seconds, found, *peaks, chosen])} |"
+
+
+def mixed_line(prompts: tuple[int, int], responses: tuple[int, int], vocabulary: int) -> str:
+    batch = batch_of(mixed(prompts, responses), vocabulary)
+    times = timed(model_of("dpo", vocabulary), batch, tuple(WAYS))
+    names = [f"{prompts[0]}-{prompts[1]} + {responses[0]}-{responses[1]}", str(vocabulary)]
+    cells = [f"{min(taken):.2f} ({shape(batch, way)})" for way, taken in times.items()]
+    ratios = [ratio(times["packed"], times[way]) for way in ("one row", "two rows")]
+    return f"| {' | '.join([*names, *cells, *ratios])} |"
 
 
 def main(out: str | None = None) -> None:
@@ -116,15 +167,29 @@ def main(out: str | None = None) -> None:
         f"{datetime.date.today()}. {platform.machine()} CPU, one thread, float32. prefopt {version('prefopt')}, torch "
         f"{torch.__version__}, transformers {transformers.__version__}. `python benchmarks/prefix.py`: {PAIRS} pairs, "
         f"random weights in the shape of Pythia 14M, SDPA, {TURNS} turns. Seconds are CPU seconds of the fastest "
-        "step; the ratio is the median over turns, one row against two; MiB are above what the process had before.",
+        "step; a ratio is the median over turns; MiB are above what the process had before.",
         "",
         "| objective | prompt + response | two rows, s | one row, s | ratio | two rows, MiB | one row, MiB | chosen |",
         "|---|---|---|---|---|---|---|---|",
     ]
+
+    def add(row: str) -> None:
+        text.append(row)
+        print(row, flush=True)
+
     for prompt, response in LENGTHS:
         for objective in OBJECTIVES:
-            text.append(line(objective, prompt, response))
-            print(text[-1], flush=True)
+            add(line(objective, prompt, response))
+    text += [
+        "",
+        "Pairs of different lengths, DPO. In brackets: rows x positions, and how much of them is padding.",
+        "",
+        "| prompt + response | vocabulary | two rows, s | one row, s | packed, s | packed / one | packed / two |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for prompts, responses in MIXED:
+        for vocabulary in (VOCABULARY, SMALL_VOCABULARY):
+            add(mixed_line(prompts, responses, vocabulary))
     if out is not None:
         Path(out).write_text("\n".join([*text, ""]))
 
@@ -132,8 +197,7 @@ def main(out: str | None = None) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     if sys.argv[1:2] == ["peak"]:
-        objective, *numbers = sys.argv[2:]
-        prompt, response, shared = map(int, numbers)
-        print(peak(objective, prompt, response, bool(shared)))
+        objective, prompt, response, way = sys.argv[2:]
+        print(peak(objective, int(prompt), int(response), way))
     else:
         main(*sys.argv[1:])

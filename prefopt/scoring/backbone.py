@@ -100,7 +100,7 @@ def run(
     as_written = not_compiled(lm.base_model) if plain or wants_states or listening else nullcontext()
     with as_written, recording if listening else nullcontext() as recorder:
         output = (model if plain else lm.base_model)(
-            **layout.inputs(lm.dtype),
+            **layout.inputs(lm.dtype, config._attn_implementation),
             output_hidden_states=wants_states,
             use_cache=False,
         )

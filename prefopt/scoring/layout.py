@@ -1,47 +1,23 @@
 """How the pairs of a batch are laid out as rows of tokens, padded on the right.
 
 Two rows a pair, [prompt | chosen] and [prompt | rejected], as any causal LM takes them; or one, [prompt | chosen |
-rejected], whose prompt is computed once. The rows R are then N = 2B or B.
+rejected], whose prompt is computed once, and in which other pairs may follow. The rows R are then N = 2B, or B at most.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
+from prefopt.scoring.packing import Places, one_each
+from prefopt.scoring.prefix import CHOSEN, PROMPT, REJECTED, SEGMENTS, Prefix
 from prefopt.tokens import PreferenceBatch
 
 __all__ = ["Layout"]
-
-_PROMPT, _REJECTED, _PADDING = 0, 2, 3  # 1 is the chosen response
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Prefix:
-    """What keeps the two responses of a row apart.
-
-    segments [R, S]      what each position belongs to: the prompt, one of the responses, or padding
-    position_ids [R, S]  counted along [prompt | response] for both, so that the rejected one's go on from the prompt
-    """
-
-    segments: Tensor
-    position_ids: Tensor
-
-    def attention_mask(self, dtype: torch.dtype) -> Tensor:
-        """[R, 1, S, S] what is added to attention scores: 0 where the row's position sees the column's.
-
-        Every position sees the prompt and its own segment, up to itself. So does padding: a row of attention that
-        saw nothing would be NaN.
-        """
-        queries, keys = self.segments[:, None, :, None], self.segments[:, None, None, :]
-        steps = torch.arange(self.segments.shape[1], device=self.segments.device)
-        hidden = (keys != queries).logical_and_(keys != _PROMPT).logical_or_(steps[:, None] < steps)
-        return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, torch.finfo(dtype).min)
 
 
 @final
@@ -52,7 +28,7 @@ class Layout:
     input_ids, attention_mask [R, S]; mask, token_ids, columns [N, T] as in TokenBatch
     predicting, own [M]   positions in the flattened [R * S] rows that predict each response token, and of the token
                           itself, in the order in which `mask` walks over the batch
-    prefix                where the responses of a pair share their row
+    prefix                where the responses of a pair share their row, or several pairs do
     """
 
     input_ids: Tensor
@@ -67,68 +43,64 @@ class Layout:
     @classmethod
     def of(cls, batch: PreferenceBatch) -> Layout:
         """The chosen rows first, then the rejected ones."""
-        prompt_mask = batch.prompt_mask.repeat(2, 1)
-        prompt_lengths = prompt_mask.sum(-1)
-        mask = _stacked(batch.chosen_mask, batch.rejected_mask)
-        token_ids = _stacked(batch.chosen_ids, batch.rejected_ids)
-        steps = torch.arange(mask.shape[1], device=mask.device)
-        columns = prompt_lengths[:, None] + steps
-        width = int((prompt_lengths + mask.sum(-1)).max())
-        row_starts = torch.arange(mask.shape[0], device=mask.device)[:, None] * width
-        own = (row_starts + columns)[mask]
-        input_ids = token_ids.new_zeros(mask.shape[0], width)
-        attention_mask = torch.zeros_like(input_ids)
-        prompt_columns = torch.arange(prompt_mask.shape[1], device=mask.device)
-        at_prompt = (row_starts + prompt_columns)[prompt_mask]
-        input_ids.view(-1)[at_prompt] = batch.prompt_ids.repeat(2, 1)[prompt_mask]
-        input_ids.view(-1)[own] = token_ids[mask]
-        attention_mask.view(-1)[at_prompt] = 1
-        attention_mask.view(-1)[own] = 1
-        return cls(
-            input_ids, attention_mask, mask, token_ids, predicting=own - 1, own=own, columns=_columns(batch.columns)
-        )
+        prompts = batch.prompt_mask.sum(-1)
+        lengths = torch.cat([prompts + batch.chosen_mask.sum(-1), prompts + batch.rejected_mask.sum(-1)])
+        shape = (len(lengths), int(lengths.max()))
+        starts = torch.arange(shape[0], device=prompts.device) * shape[1]
+        return cls._laid(batch, shape, starts, starts + prompts.repeat(2), shared=False)
 
     @classmethod
-    def shared(cls, batch: PreferenceBatch) -> Layout:
-        """One row a pair, packed without gaps. The same M response tokens in the same order as in `of`."""
+    def shared(cls, batch: PreferenceBatch, places: Places | None = None) -> Layout:
+        """One row a pair, or several pairs in a row at their places, without gaps. The same M response tokens in the
+        same order as in `of`."""
+        prompts, chosen = batch.prompt_mask.sum(-1), batch.chosen_mask.sum(-1)
+        rows, in_row = torch.tensor(places or one_each(batch.pairs), device=prompts.device)
+        shape = (int(rows.max()) + 1, int((in_row + batch.lengths).max()))
+        starts = rows * shape[1] + in_row
+        responses = torch.cat([starts + prompts, starts + prompts + chosen])
+        return cls._laid(batch, shape, starts.repeat(2), responses, shared=True)
+
+    @classmethod
+    def _laid(
+        cls, batch: PreferenceBatch, shape: tuple[int, int], prompt_starts: Tensor, starts: Tensor, *, shared: bool
+    ) -> Layout:
+        """Each response, and its prompt, from where they start [N] in the flattened rows of this shape."""
         mask = _stacked(batch.chosen_mask, batch.rejected_mask)
         token_ids = _stacked(batch.chosen_ids, batch.rejected_ids)
-        prompts, chosen, rejected = (m.sum(-1) for m in (batch.prompt_mask, batch.chosen_mask, batch.rejected_mask))
-        ends = prompts + chosen + rejected
-        width = int(ends.max())
-        first_row = torch.arange(batch.pairs, device=mask.device)[:, None] * width
-        row_starts = first_row.repeat(2, 1)
-        starts = torch.cat([prompts, prompts + chosen])[:, None]  # [N, 1] of each response in its row
-        steps = torch.arange(mask.shape[1], device=mask.device)
-        own = (row_starts + starts + steps)[mask]
-        # The prompt's last position predicts the first token of both responses.
-        before = torch.where(steps == 0, prompts.repeat(2)[:, None], starts + steps) - 1
-        columns = torch.arange(width, device=mask.device)
-        boundaries = torch.stack([prompts, prompts + chosen, ends])[..., None]
-        segments = (columns >= boundaries).sum(0)
-        restarted = torch.where(segments == _REJECTED, columns - chosen[:, None], columns)
-        input_ids = token_ids.new_zeros(batch.pairs, width)
-        prompt_columns = torch.arange(batch.prompt_mask.shape[1], device=mask.device)
-        input_ids.view(-1)[(first_row + prompt_columns)[batch.prompt_mask]] = batch.prompt_ids[batch.prompt_mask]
-        input_ids.view(-1)[own] = token_ids[mask]
+        prompt_mask = batch.prompt_mask.repeat(2, 1)
+        prompts = prompt_mask.sum(-1, keepdim=True)
+        prompt_steps, steps = (torch.arange(m.shape[1], device=m.device).expand_as(m) for m in (prompt_mask, mask))
+        at_prompt, at = prompt_starts[:, None] + prompt_steps, starts[:, None] + steps
+        # The prompt's last position predicts the first token of every response to it.
+        before = torch.where(steps == 0, prompt_starts[:, None] + prompts, at) - 1
+        padding = SEGMENTS * batch.pairs
+        pairs = torch.arange(0, padding, SEGMENTS, device=mask.device)[:, None]
+
+        def rows(fill: int, of_prompt: Tensor, of_response: Tensor) -> Tensor:
+            filled = token_ids.new_full(shape, fill)
+            filled.view(-1)[at_prompt[prompt_mask]] = of_prompt.expand_as(prompt_mask)[prompt_mask]
+            filled.view(-1)[at[mask]] = of_response.expand_as(mask)[mask]
+            return filled
+
+        segments = rows(padding, (pairs + PROMPT).repeat(2, 1), torch.cat([pairs + CHOSEN, pairs + REJECTED]))
         return cls(
-            input_ids,
-            (segments != _PADDING).to(input_ids.dtype),
-            mask,
-            token_ids,
-            predicting=(row_starts + before)[mask],
-            own=own,
+            input_ids=rows(0, batch.prompt_ids.repeat(2, 1), token_ids),
+            attention_mask=(segments != padding).to(token_ids.dtype),
+            mask=mask,
+            token_ids=token_ids,
+            predicting=before[mask],
+            own=at[mask],
             columns=_columns(batch.columns),
-            prefix=Prefix(segments, torch.where(segments == _PADDING, 0, restarted)),
+            prefix=Prefix(segments, rows(0, prompt_steps, prompts + steps)) if shared else None,
         )
 
-    def inputs(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        """The arguments of a call to a model whose states are of this dtype."""
+    def inputs(self, dtype: torch.dtype, attention: str | None = None) -> dict[str, Any]:
+        """The arguments of a call to a model whose states are of this dtype, with attention of this implementation."""
         if self.prefix is None:
             return {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
         return {
             "input_ids": self.input_ids,
-            "attention_mask": self.prefix.attention_mask(dtype),
+            "attention_mask": self.prefix.mask(attention, dtype),
             "position_ids": self.prefix.position_ids,
         }
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -14,23 +12,18 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from prefopt.component import Signal
 from prefopt.objective import Objective, ObjectiveConfig, ObjectiveOutput
+from prefopt.scoring.asked import asked_statistics
 from prefopt.scoring.backbone import ModelStates, causal_lm, run, token_batch, turn_dropout_off, within
 from prefopt.scoring.cached import ReferenceCache, response_keys
-from prefopt.scoring.checks import disagreement, is_finite, require_finite
+from prefopt.scoring.checks import is_finite, require_finite
+from prefopt.scoring.choice import LayoutChoice, Role
 from prefopt.scoring.compiled import compile_in_place
 from prefopt.scoring.head import Head, HeadGradient, wide
 from prefopt.scoring.layout import Layout
 from prefopt.scoring.reference import ReleasedReference, opened, with_logps
 from prefopt.scoring.settled import Group, groups, settled
-from prefopt.scoring.sharing import reach, saves_work
-from prefopt.scoring.statistics import (
-    DEFAULT_BUDGET,
-    TokenStatistics,
-    dense_statistics,
-    token_statistics,
-)
+from prefopt.scoring.statistics import DEFAULT_BUDGET, TokenStatistics
 from prefopt.scoring.workspace import Workspace
 from prefopt.tokens import PreferenceBatch, TokenBatch
 
@@ -46,7 +39,8 @@ class PreferenceModel(nn.Module):
                        reference is frozen. Dropout is turned off in both, so that they agree while their weights do.
     objective          a configuration, or an Objective that was loaded
     logits_budget      bytes of logits that may be kept for backward; the rest are computed again
-    shared_prefix      whether the two responses of a pair may share a row, whose prompt is then computed once
+    shared_prefix      whether the two responses of a pair may share a row, whose prompt is then computed once, with
+                       other pairs after it
     reference_cache    a folder to keep what the reference says in, so that it is asked once about each response
 
     The first batch is also run through the plain model call. Where sharing a row disagrees with it, a warning says so
@@ -77,12 +71,10 @@ class PreferenceModel(nn.Module):
         self.logits_budget = logits_budget
         self._workspace = Workspace()
         self.shared_prefix = shared_prefix
+        self._choice = LayoutChoice()
         self.reference_cache = reference_cache
         self.cache: ReferenceCache | None = None
         """What is in `reference_cache`; opened with the first batch."""
-        self._plain: bool | None = None
-        self._shares = False
-        self._reach = math.inf
         if reference is None and not self.reference_free and not hasattr(policy, "disable_adapter"):
             raise ValueError(
                 "this objective needs a reference: pass one, or a policy with a PEFT adapter, whose base is then the "
@@ -112,19 +104,19 @@ class PreferenceModel(nn.Module):
     @property
     def plain(self) -> bool:
         """Whether the models are called as anyone would call them, because the gathered head did not agree."""
-        return bool(self._plain)
+        return bool(self._choice.plain)
 
     @property
     def shares_prefix(self) -> bool:
         """Whether pairs share a row, in batches where that is less work. Known once a batch has been scored."""
-        return self._shares
+        return self._choice.shares
 
     def forward(self, batch: PreferenceBatch) -> ObjectiveOutput:
         """Score the batch and apply the objective. Raises NonFiniteError on NaN or infinity."""
         layout = self._layout(batch)
         output = self._output(layout, batch)
         if layout.prefix is not None and not is_finite(output):
-            # NaN in one response reaches the other one of its row; in rows of their own they can be told apart.
+            # NaN in one response reaches the others of its row; in rows of their own they can be told apart.
             output = self._output(Layout.of(batch), batch)
         require_finite(output, batch)
         return output
@@ -208,29 +200,18 @@ class PreferenceModel(nn.Module):
         into: HeadGradient | None = None,
     ) -> TokenStatistics:
         """hidden [M, H]; without a head, the logits [M, V] of the plain call. The head's gradients may go `into`."""
-        config = self.objective.config
-        exact, log_collision = config.exact_divergence, Signal.LOG_COLLISION in config.requires
-        ref_final = None if reference is None else reference.final
-        if head is None:
-            found = dense_statistics(hidden, ref_final, labels, exact, log_collision=log_collision)
-        else:
-            found = token_statistics(
-                hidden,
-                head,
-                ref_final,
-                None if ref_final is None else self._reference_head,
-                labels,
-                exact,
-                log_collision=log_collision,
-                budget=self.logits_budget,
-                workspace=self._workspace,
-                into=into,
-            )
-        if reference is not None and reference.logps is not None:
-            found = found._replace(ref_logps=reference.logps)
-        if config.divergence is not None and exact is None:
-            found = found._replace(divergence=config.divergence.measure(found.logps, found.ref_logps))
-        return found
+        asked = reference is not None and reference.final is not None
+        return asked_statistics(
+            self.objective.config,
+            hidden,
+            head,
+            reference,
+            self._reference_head if asked and head is not None else None,
+            labels,
+            budget=self.logits_budget,
+            workspace=self._workspace,
+            into=into,
+        )
 
     @property
     def _policy_head(self) -> Head | None:
@@ -263,14 +244,20 @@ class PreferenceModel(nn.Module):
         config = self.objective.config
         cache = self.cache or opened(self.reference_cache, self.reference_model, config, plain=self.plain)
         if opening or not all(key in cache for key in keys):
-            found = self._run_reference(layout)
-            head = None if self.plain else self._reference_head
-            states = with_logps(found, head, layout.labels, self._workspace)
+            states = self._ask(layout)
+            if layout.prefix is not None and not bool(states.computed.isfinite().all()):
+                layout = Layout.of(batch)  # what is kept of a response must not be its neighbour's NaN
+                states = self._ask(layout)
             if opening:
                 cache.check(keys, layout, states)
             cache.put(keys, layout, states)
         self.cache = cache
         return cache.read(keys, layout)
+
+    def _ask(self, layout: Layout) -> ModelStates:
+        """What the cache is to hold."""
+        head = None if self.plain else self._reference_head
+        return with_logps(self._run_reference(layout), head, layout.labels, self._workspace)
 
     @torch.no_grad()
     def _run_reference(self, layout: Layout) -> ModelStates:
@@ -285,40 +272,11 @@ class PreferenceModel(nn.Module):
             )
 
     def _layout(self, batch: PreferenceBatch) -> Layout:
-        """The rows to run for this batch: one a pair where that is right and less work, otherwise two."""
-        rows = Layout.of(batch)
-        shared = Layout.shared(batch) if self.shared_prefix and not self.plain else None
-        if self._plain is None:
-            self._prove(rows, shared)
-        if shared is None or not self.shares_prefix:
-            return rows
-        hidden_size = self.config.get_text_config().hidden_size
-        return shared if shared.width <= self._reach and saves_work(shared, rows, hidden_size) else rows
-
-    def _prove(self, rows: Layout, shared: Layout | None) -> None:
-        """Decide what agrees with the plain call in all models, and say so where something does not.
-
-        How many passes this takes depends on the models alone and not on the batch, so that processes which wait for
-        each other in every pass may each have a batch of their own.
-        """
-        models: list[tuple[str, nn.Module, AbstractContextManager[Any]]] = [("policy", self.policy, nullcontext())]
-        if not self.reference_free:
-            models.append(("reference", self.reference_model, self._as_reference()))
-        refusals = []
-        for role, model, context in models:
-            with context:
-                found = disagreement(model, rows, shared)
-            if found.head:
-                _warn(f"{role}: {found.head}. Calling the models plainly", "slower and with whole logits")
-                self._plain = True
-                return
-            if found.sharing:
-                refusals.append(f"{role}: {found.sharing}")
-            self._reach = min(self._reach, reach(causal_lm(model)))
-        self._plain, self._shares = False, shared is not None and not refusals
-        if refusals:
-            _warn(f"{refusals[0]}. Giving each response a row of its own", "computing every prompt twice")
-
-
-def _warn(finding: str, price: str) -> None:
-    warnings.warn(f"{finding} from now on: right, but {price}.", stacklevel=4)
+        if self._choice.plain is None:
+            roles = [Role("policy", self.policy, nullcontext())]
+            if not self.reference_free:
+                roles.append(Role("reference", self.reference_model, self._as_reference()))
+            self._choice.prove(batch, roles, share=self.shared_prefix)
+        if not self.shared_prefix:
+            return Layout.of(batch)
+        return self._choice.of(batch, self.config.get_text_config().hidden_size)

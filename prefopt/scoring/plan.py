@@ -19,7 +19,7 @@ from prefopt.component import Signal
 from prefopt.scoring.backbone import causal_lm
 from prefopt.scoring.layout import Layout
 from prefopt.scoring.model import PreferenceModel
-from prefopt.scoring.sharing import reach, saves_work
+from prefopt.scoring.sharing import Limits, layout_of
 from prefopt.scoring.statistics import chunk_of
 from prefopt.tokens import PreferenceBatch
 
@@ -78,11 +78,11 @@ def plan_step(model: PreferenceModel, batch: PreferenceBatch) -> StepPlan:
 
 def _layout(model: PreferenceModel, batch: PreferenceBatch) -> Layout:
     """The rows that the model will run, where its models agree that pairs may share one."""
-    rows, shared = Layout.of(batch), Layout.shared(batch)
+    if model.plain or not model.shared_prefix:
+        return Layout.of(batch)
     models = [model.policy] if model.reference_free else [model.policy, model.reference_model]
-    within = shared.width <= min(reach(causal_lm(each)) for each in models)
-    shares = model.shared_prefix and not model.plain and within
-    return shared if shares and saves_work(shared, rows, model.config.get_text_config().hidden_size) else rows
+    limits = Limits.of(causal_lm(each) for each in models)
+    return layout_of(batch, model.config.get_text_config().hidden_size, limits)
 
 
 def _head(model: PreferenceModel, tokens: int) -> Part:

@@ -1,19 +1,23 @@
-"""Where a pair may share one row: how far back a model's layers see, and whether sharing is less work."""
+"""Where pairs may share a row: how far back a model's layers see, and which rows are less work."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, final
 
 from transformers import PreTrainedModel
 
 from prefopt.scoring.layout import Layout
+from prefopt.scoring.packing import least_work, work
+from prefopt.tokens import PreferenceBatch
 
-__all__ = ["reach", "saves_work"]
+__all__ = ["Limits", "layout_of", "reach", "saves_work"]
 
 _WINDOWS = ("sliding_window", "attention_window_size", "window_size", "attention_chunk_size")
 """The configuration's names for how many positions a layer looks back over."""
+
+_POSITIONS = "max_position_embeddings"
 
 
 def reach(model: PreTrainedModel) -> float:
@@ -31,18 +35,36 @@ def reach(model: PreTrainedModel) -> float:
     return min(_whole_numbers(getattr(config, name, None) for name in _WINDOWS), default=math.inf)
 
 
+@final
+class Limits(NamedTuple):
+    """How long rows may be, in positions: one that a pair shares, and one that several pairs do."""
+
+    reach: float
+    room: float
+
+    @classmethod
+    def of(cls, models: Iterable[PreTrainedModel]) -> Limits:
+        """Rows within the reach of every model; of several pairs, also no longer than those that it was made for."""
+        found = [(reach(model), getattr(model.config.get_text_config(), _POSITIONS, None)) for model in models]
+        within = min(far for far, _ in found)
+        return cls(within, min([within, *_whole_numbers(positions for _, positions in found)]))
+
+
+def layout_of(batch: PreferenceBatch, hidden_size: int, limits: Limits) -> Layout:
+    """The rows that are least work: two a pair, or, where they are within reach, one for a pair or for as many pairs
+    as there is room for."""
+    rows = Layout.of(batch)
+    shared = Layout.shared(batch, least_work(batch.lengths.tolist(), hidden_size, limits.room))
+    return shared if shared.width <= limits.reach and saves_work(shared, rows, hidden_size) else rows
+
+
 def saves_work(shared: Layout, rows: Layout, hidden_size: int) -> bool:
-    """Whether a transformer layer has less to do in one row a pair than in two.
+    """Whether a transformer layer has less to do in shared rows than in two a pair.
 
-    R rows of S positions cost it R S (6 H + S), up to a factor: 12 H^2 weights at each position, and attention's two
-    products over all S. Only this part of a step depends on the layout; the head sees M response tokens in both.
+    Only this part of a step depends on the layout; the head sees M response tokens in both.
     """
-    return _work(shared, hidden_size) < _work(rows, hidden_size)
-
-
-def _work(layout: Layout, hidden_size: int) -> int:
-    rows, width = layout.input_ids.shape
-    return rows * width * (6 * hidden_size + width)
+    one, two = (work(len(layout.input_ids), layout.width, hidden_size) for layout in (shared, rows))
+    return one < two
 
 
 def _whole_numbers(values: Iterator[Any]) -> Iterator[int]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import final
 
 import torch
 from accelerate import Accelerator
+from transformers import TrainerCallback
+from transformers.integrations import TensorBoardCallback
 
-from prefopt.objective import Mean
+from prefopt.objective import Mean, ObjectiveOutput
 
-__all__ = ["MetricSums"]
+__all__ = ["MetricSums", "log_histograms"]
 
 
 @final
@@ -36,3 +38,13 @@ class MetricSums:
         sums = accelerator.reduce(torch.stack([self._sums[name] for name in names]), reduction="sum")
         self._sums.clear()
         return {name: total / number for name, (total, number) in zip(names, sums.tolist(), strict=True) if number}
+
+
+def log_histograms(callbacks: Iterable[TrainerCallback], output: ObjectiveOutput, step: int) -> None:
+    """The weights of a step's response tokens, to TensorBoard where that is on."""
+    named = {"weights": output.weights, "divergence_weights": output.divergence_weights}
+    for callback in callbacks:
+        writer = callback.tb_writer if isinstance(callback, TensorBoardCallback) else None
+        for name, weights in named.items():
+            if writer is not None and weights is not None:
+                writer.add_histogram(f"train/{name}", weights[output.tokens.mask].float(), step)

@@ -13,7 +13,6 @@ from accelerate.utils import TorchDynamoPlugin
 from peft import PeftConfig
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
-from transformers.integrations import TensorBoardCallback
 
 from prefopt.data import DataReport, PreferenceCollator
 from prefopt.objective import Mean, Objective, ObjectiveConfig, ObjectiveOutput
@@ -30,7 +29,7 @@ from prefopt.training.checkpoints import (
 from prefopt.training.checks import check_step_0, refuse_to_cut_coupled_pairs, refuse_what_nobody_reads
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.health import MaskWatch, drift
-from prefopt.training.metrics import MetricSums
+from prefopt.training.metrics import MetricSums, log_histograms
 from prefopt.training.reference_cache import fill
 from prefopt.training.reference_update import ReferenceUpdate
 from prefopt.training.start import preference_model, prepared, reloading, tokenizer_for
@@ -183,7 +182,8 @@ class PreferenceTrainer(Trainer):
         if "loss" in logs:
             logs |= self._sums["train"].flush(self.accelerator)
             logs |= drift(self.accelerator.unwrap_model(self.model).objective, logs, self.state.log_history)
-            self._log_histograms()
+            if self._last is not None:
+                log_histograms(self.callback_handler.callbacks, self._last, self.state.global_step)
         super().log(logs, start_time)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -237,21 +237,6 @@ class PreferenceTrainer(Trainer):
             if training:
                 error.add_note(f"That pair was read from {self.train_dataset[error.row]['where']}.")
             raise
-
-    def _log_histograms(self) -> None:
-        writers = [
-            callback.tb_writer
-            for callback in self.callback_handler.callbacks
-            if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None
-        ]
-        if self._last is None or not writers:
-            return
-        mask = self._last.tokens.mask
-        named = {"weights": self._last.weights, "divergence_weights": self._last.divergence_weights}
-        for name, weights in named.items():
-            if weights is not None:
-                for writer in writers:
-                    writer.add_histogram(f"train/{name}", weights[mask].float(), self.state.global_step)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if not self.args.should_save:

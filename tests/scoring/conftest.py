@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from prefopt import PreferenceBatch
+from prefopt.scoring import PreferenceModel
 
 VOCABULARY = 64
 
@@ -53,13 +54,13 @@ def drawn(lengths, seed=0):
 @pytest.fixture
 def always(monkeypatch):
     """Share a row also where prompts are so short that it saves nothing."""
-    monkeypatch.setattr("prefopt.scoring.model.saves_work", lambda *_: True)
+    monkeypatch.setattr("prefopt.scoring.sharing.saves_work", lambda *_: True)
 
 
 @pytest.fixture(params=[False, True], ids=["two_rows", "one_row"])
 def one_row(request, monkeypatch):
     """Whether pairs share a row, whatever it would save: the test runs both ways."""
-    monkeypatch.setattr("prefopt.scoring.model.saves_work", lambda *_: request.param)
+    monkeypatch.setattr("prefopt.scoring.sharing.saves_work", lambda *_: request.param)
     return request.param
 
 
@@ -184,5 +185,41 @@ def same_gradients():
             torch.testing.assert_close(
                 ours, others[name], rtol=rtol, atol=atol, msg=lambda text, at=name: f"{at}: {text}"
             )
+
+    return check
+
+
+@pytest.fixture
+def agree_with_two_rows(always, moved, jolt, same_gradients):
+    """Asserts that a step in shared rows is that in two rows a pair; returns the model whose rows are shared."""
+
+    def check(reference, batch, objective, policy=None, **tolerance):
+        policy = moved(reference) if policy is None else policy
+        one, two = (
+            PreferenceModel(copy.deepcopy(policy), reference, objective, shared_prefix=shared)
+            for shared in (True, False)
+        )
+        jolt(one.objective.to(torch.float64), seed=3, noise=0.3)
+        with torch.no_grad():  # a ReLU that is zero everywhere would leave nothing to compare
+            for parameter in one.objective.parameters():
+                parameter.abs_()
+        two.objective.to(torch.float64).load_state_dict(one.objective.state_dict())
+        ours, theirs = one(batch), two(batch)
+        assert (one.shares_prefix, two.shares_prefix) == (True, False)
+        fields = ("logps", "ref_logps", "divergence", "ref_hidden_states", "ref_token_states", "ref_activations")
+        for name in fields:
+            found, expected = getattr(ours.tokens, name), getattr(theirs.tokens, name)
+            assert (found is None) == (expected is None)
+            if found is not None:
+                torch.testing.assert_close(found, expected, **tolerance, msg=lambda text, at=name: f"{at}: {text}")
+        assert ours.tokens.activation_kinds == theirs.tokens.activation_kinds
+        for name in ("mask", "token_ids"):
+            assert torch.equal(getattr(ours.tokens, name), getattr(theirs.tokens, name))
+        for name in ("losses", "weights"):
+            torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), **tolerance)
+        ours.loss.backward()
+        theirs.loss.backward()
+        same_gradients(one, two, rtol=100 * tolerance["rtol"], atol=10 * tolerance["atol"])
+        return one
 
     return check

@@ -117,11 +117,11 @@ def test_a_cache_that_says_something_else_is_refused(models, batch, tmp_path, mo
 
 def test_models_that_are_called_plainly_have_no_distribution_to_keep(models, batch, tmp_path):
     model = cached_model(models, zoo.tdpo2(), tmp_path)
-    model._plain = True
+    model._choice.plain = True
     with pytest.raises(ValueError, match="reference_cache: this objective needs the reference's whole distribution"):
         model(batch)
     sums = cached_model(models, zoo.dpo(), tmp_path)
-    sums._plain = True
+    sums._choice.plain = True
     torch.testing.assert_close(sums(batch).loss, PreferenceModel(*models, zoo.dpo())(batch).loss)
 
 

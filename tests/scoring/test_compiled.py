@@ -103,7 +103,7 @@ def test_compiled_code_that_is_wrong_is_found_out(tiny, moved, batch):
     model = PreferenceModel(moved(reference), reference, zoo.dpo())
     expected = model(batch).loss
     compiled = copy.deepcopy(model)
-    compiled._plain = None
+    compiled._choice.plain = None
     for lm in (compiled.policy, compiled.reference):
         lm.base_model.compile(backend=wrong)
     with pytest.warns(UserWarning, match="hidden states and head differ from those of its own call"):

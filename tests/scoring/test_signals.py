@@ -25,7 +25,7 @@ def models(tiny, moved):
 def test_a_sampled_divergence_is_that_of_the_response_tokens(models, batch, measure, plain):
     config = ObjectiveConfig(divergence=DivergenceTerm(measure=measure))
     model = PreferenceModel(*models, config)
-    model._plain = plain
+    model._choice.plain = plain
     tokens = model.score(batch)
     expected = torch.where(tokens.mask, measure(tokens.logps, tokens.ref_logps), 0)
     torch.testing.assert_close(tokens.divergence, expected, rtol=0, atol=0)
@@ -50,7 +50,7 @@ def test_a_sampled_divergence_never_sees_the_vocabulary(models, batch, monkeypat
 @pytest.mark.parametrize("plain", [False, True])
 def test_wpo_weighs_by_the_policys_own_distribution(models, batch, plain):
     model = PreferenceModel(*models, zoo.wpo(beta=0.5))
-    model._plain = plain
+    model._choice.plain = plain
     tokens = model.score(batch)
     policy, _ = models
     whole = PreferenceModel(

@@ -3,7 +3,7 @@
 from prefopt.data.collate import PreferenceCollator
 from prefopt.data.dataset import DataReport, LengthReport, OnBadRows, prepare
 from prefopt.data.encode import EncodedPair, EncodingConfig, encode_pair
-from prefopt.data.pairs import ChatPair, Message, Pair, TextPair, to_pair
+from prefopt.data.pairs import ChatPair, Message, Pair, ResponseText, TextPair, response_text, to_pair
 from prefopt.data.rows import BadRow, DataError, SourceRow, read_rows, rows_of
 
 __all__ = [
@@ -18,11 +18,13 @@ __all__ = [
     "OnBadRows",
     "Pair",
     "PreferenceCollator",
+    "ResponseText",
     "SourceRow",
     "TextPair",
     "encode_pair",
     "prepare",
     "read_rows",
+    "response_text",
     "rows_of",
     "to_pair",
 ]

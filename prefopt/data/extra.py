@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import datasets
 import torch
 
 from prefopt.columns import Column, PairColumn, TokenColumn
-from prefopt.data.pairs import Messages, Pair, TextPair
+from prefopt.data.pairs import Pair, Side, response_text
 from prefopt.data.rows import BadRow, RowError, describe
 
 __all__ = ["Extra", "Numbers", "Span", "Spans", "TokenisedResponse", "features", "read_extra"]
@@ -154,7 +154,7 @@ def read_extra(pair: Pair, columns: Mapping[str, str], extra: Sequence[Column]) 
     """What the row of a pair says in the extra columns; `columns` renames their fields too."""
     row = pair.source
     numbers: dict[str, float] = {}
-    tokens: dict[str, dict[str, Numbers | Spans]] = {"chosen": {}, "rejected": {}}
+    tokens: dict[Side, dict[str, Numbers | Spans]] = {"chosen": {}, "rejected": {}}
     try:
         for column in extra:
             match column:
@@ -178,7 +178,7 @@ def read_extra(pair: Pair, columns: Mapping[str, str], extra: Sequence[Column]) 
                             found = [_number(field, value, f" as number {at}") for at, value in enumerate(values, 1)]
                             tokens[side][key] = Numbers(field, column.default, found)
                         else:
-                            text = _text(pair, side, columns.get(side, side), field) if values else ""
+                            text = _text(pair, side, columns, field) if values else ""
                             spans = [_span(field, text, at, value) for at, value in enumerate(values, start=1)]
                             found = [span.value for span in spans]
                             tokens[side][key] = Spans(field, column.default, text, spans)
@@ -189,18 +189,15 @@ def read_extra(pair: Pair, columns: Mapping[str, str], extra: Sequence[Column]) 
     return Extra(numbers, **tokens)
 
 
-def _text(pair: Pair, side: str, side_field: str, field: str) -> str:
-    """The response as the row holds it: with the prompt, where that is no field of its own."""
-    if isinstance(pair, TextPair):
-        return cast("str", pair.source.fields[side_field])
-    messages = cast("Messages", getattr(pair, side))
-    if len(messages) > 1:
+def _text(pair: Pair, side: Side, columns: Mapping[str, str], field: str) -> str:
+    held = response_text(pair, side, columns)
+    if held is None:
         raise RowError(
             field,
-            f"found spans for a response of {len(messages)} messages",
+            f"found spans for a response of {len(getattr(pair, side))} messages",
             "give a number for each token; spans are for responses of a single message",
         )
-    return messages[0]["content"]
+    return held.text
 
 
 def _number(field: str, value: object, place: str = "") -> float:

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, NamedTuple, cast
 
 from prefopt.columns import Column
 from prefopt.data.rows import BadRow, DataError, RowError, SourceRow, describe
 
-__all__ = ["ChatPair", "Message", "Messages", "Pair", "TextPair", "check_columns", "common_length", "to_pair"]
+__all__ = [
+    "ChatPair",
+    "Message",
+    "Messages",
+    "Pair",
+    "ResponseText",
+    "Side",
+    "TextPair",
+    "check_columns",
+    "common_length",
+    "response_text",
+    "to_pair",
+]
 
 Message = dict[str, str]
 """A turn of a conversation: {"role": ..., "content": ...}."""
 
 Messages = tuple[Message, ...]
+
+Side = Literal["chosen", "rejected"]
 
 FIELDS = ("prompt", "chosen", "rejected")
 
@@ -55,6 +70,14 @@ class ChatPair:
 Pair = TextPair | ChatPair
 
 
+class ResponseText(NamedTuple):
+    """The text that a row has for a response, in whose characters spans are counted, and where the response begins in
+    it: behind the prompt, where that is no field of its own."""
+
+    text: str
+    begins: int
+
+
 def check_columns(columns: Mapping[str, str], extra: Sequence[Column] = ()) -> None:
     """Raises DataError unless the keys are among prompt, chosen, rejected and the fields of the extra columns."""
     own = [field for column in extra for field in column.fields]
@@ -76,6 +99,15 @@ def to_pair(row: SourceRow, columns: Mapping[str, str]) -> Pair | BadRow:
         return _pair(row, columns)
     except RowError as problem:
         return row.bad(*problem.report)
+
+
+def response_text(pair: Pair, side: Side, columns: Mapping[str, str]) -> ResponseText | None:
+    """A response as the row of the pair holds it, or None where it is of several messages; `columns` is `to_pair`'s."""
+    if isinstance(pair, TextPair):
+        text = cast("str", pair.source.fields[columns.get(side, side)])
+        return ResponseText(text, len(text) - len(getattr(pair, side)))
+    messages = cast("Messages", getattr(pair, side))
+    return ResponseText(messages[0]["content"], 0) if len(messages) == 1 else None
 
 
 def common_length(first: Sequence[object], *others: Sequence[object]) -> int:

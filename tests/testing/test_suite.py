@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 import pytest
+import torch
 from torch import Tensor
 
+from prefopt.columns import Column, TokenColumn
 from prefopt.component import Divergence, PreferenceLoss, TokenWeighting
 from prefopt.divergences import ForwardKL, SampledK1
 from prefopt.losses import BcoLoss, LogisticLoss, MixtureLoss, RobustLoss
@@ -15,6 +17,22 @@ from prefopt.testing.cases import case_for
 from prefopt.testing.check import label
 from prefopt.tokens import TokenBatch
 from prefopt.weightings import ColumnWeighting, SparseWeighting, UniformWeighting
+
+
+class Inverse(TokenWeighting):
+    """w_t = 1 / c_t, c of the data.
+
+    Source: these tests.
+    """
+
+    name: Literal["inverse"] = "inverse"
+
+    @property
+    def columns(self) -> frozenset[Column]:
+        return frozenset({TokenColumn("c", at_least=0.0)})
+
+    def __call__(self, tokens: TokenBatch) -> Tensor:
+        return torch.where(tokens.mask, 1 / tokens.columns["c"], 0)
 
 
 class Crashing(TokenWeighting):
@@ -124,11 +142,21 @@ def test_cases_hold_what_a_component_declares() -> None:
     tokens = case.tokens()
     importance = tokens.columns["importance"]
     assert importance.shape == tokens.mask.shape
-    assert (importance[tokens.mask] > 0).all()
+    given = importance[tokens.mask]
+    assert given.min() == 0
+    assert ((given > 0) & (given < 0.01)).any()
+    assert (given > 0.5).any()
     for values in (importance, tokens.logps, tokens.ref_logps, tokens.divergence, tokens.log_collision):
         assert values[tokens.mask].isfinite().all()
         assert values[~tokens.mask].isnan().any()
     assert case_for(UniformWeighting()).tokens().columns == {}
+
+
+def test_a_column_is_tried_at_the_least_that_it_may_be() -> None:
+    failed = {result.check.name: result.text for result in examine(Inverse()) if result.status == "fail"}
+    assert failed["values_are_finite"].startswith("a value of inf")
+    case = case_for(Inverse(), constant=True)
+    assert len(case.rows["c"].unique()) == 1
 
 
 def test_every_check_is_in_the_list_for_the_documentation() -> None:

@@ -7,12 +7,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from prefopt.data import BadRow, DataError, SourceRow, TextPair, read_rows, to_pair
+from prefopt.data import BadRow, DataError, SourceRow, read_rows, response_text, to_pair
 
 __all__ = ["Counts", "annotate", "annotate_file", "pattern", "words"]
 
-SIDES = ("chosen", "rejected")
+SIDES: tuple[Literal["chosen", "rejected"], ...] = ("chosen", "rejected")
 SHOWN = 10
 
 
@@ -56,17 +57,12 @@ def annotate(row: SourceRow | BadRow, matches: re.Pattern[str], *, column: str =
         field = f"{side}_{column}"
         if field in row.fields:
             return row.bad(field, "found the field already", "choose another name for the column, or remove the field")
-        if isinstance(pair, TextPair):
-            text = str(row.fields[side])
-            begins = len(text) - len(getattr(pair, side))
-        else:
-            messages = getattr(pair, side)
-            if len(messages) > 1:
-                problem = f"found a response of {len(messages)} messages"
-                return row.bad(side, problem, "keep to responses of a single message, the only ones that take spans")
-            text, begins = messages[0]["content"], 0
-        found = (match.span() for match in matches.finditer(text))
-        marked[field] = [{"start": start, "end": end} for start, end in found if max(start, begins) < end]
+        held = response_text(pair, side, {})
+        if held is None:
+            problem = f"found a response of {len(getattr(pair, side))} messages"
+            return row.bad(side, problem, "keep to responses of a single message, the only ones that take spans")
+        found = (match.span() for match in matches.finditer(held.text))
+        marked[field] = [{"start": start, "end": end} for start, end in found if max(start, held.begins) < end]
     return SourceRow(row.where, {**row.fields, **marked})
 
 

@@ -6,10 +6,15 @@ from types import MappingProxyType
 
 from prefopt.component import Component, Divergence, PreferenceLoss, Regularizer, RewardShaping, TokenWeighting
 from prefopt.hookspecs import hookimpl
-from tests.testing.saboteurs import divergences, others, weightings
+from tests.testing.saboteurs import configuration, divergences, others, reading, results, weightings
 
 SABOTEURS: MappingProxyType[str, type[Component]] = MappingProxyType(
-    weightings.SABOTEURS | divergences.SABOTEURS | others.SABOTEURS
+    configuration.SABOTEURS
+    | results.SABOTEURS
+    | reading.SABOTEURS
+    | weightings.SABOTEURS
+    | divergences.SABOTEURS
+    | others.SABOTEURS
 )
 """By the name of the check that each fails."""
 

@@ -1,0 +1,115 @@
+"""prefopt-tis"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from prefopt.data import EncodingConfig
+from prefopt_tis.encode import PLAIN, Encoder
+from prefopt_tis.score import Scorer, scoring
+from prefopt_tis.write import Unfinished, count, write
+
+__all__ = ["app"]
+
+UNUSABLE = 2
+"""Exit code where what the user gave cannot be used."""
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="Rows, such as pairs.jsonl.")],
+    target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The file to write, one JSON object a line.")],
+    positive: Annotated[str, typer.Option(help="The model that prefers what is preferred: its name or folder.")],
+    negative: Annotated[str | None, typer.Option(help="The other model. The same one unless given.")] = None,
+    positive_prompt: Annotated[str, typer.Option(help="A template for the positive model's prompts.")] = PLAIN,
+    negative_prompt: Annotated[str, typer.Option(help="A template for the negative model's prompts.")] = PLAIN,
+    tokenizer: Annotated[str | None, typer.Option(help="Of the training, where not the positive model's.")] = None,
+    column: Annotated[str, typer.Option(help="Write chosen_NAME and rejected_NAME.", metavar="NAME")] = "log_ratios",
+    max_length: Annotated[int, typer.Option(help="As in training: tokens of prompt and response.")] = 1024,
+    max_prompt_length: Annotated[int | None, typer.Option(help="As in training: tokens of the prompt.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pairs at once.")] = 8,
+    dtype: Annotated[str, typer.Option(help="The models' precision: auto, float32, bfloat16, ...")] = "auto",
+    device: Annotated[str | None, typer.Option(help="Such as cuda:0. A GPU if there is one, unless given.")] = None,
+) -> None:
+    """Write log(pi+ / pi-) of every response token into preference data, for the weighting `tis`."""
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    other = negative or positive
+    try:
+        _refuse_what_says_nothing(positive, other, positive_prompt, negative_prompt)
+        if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+            raise ValueError(f"--dtype: {dtype!r} is no precision of torch; give auto, float32 or bfloat16")
+        names = list(dict.fromkeys((positive, other)))
+        words = _tokenizer(tokenizer or positive, names)
+        encode = Encoder(
+            words,
+            EncodingConfig(max_length=max_length, max_prompt_length=max_prompt_length),
+            (positive_prompt, negative_prompt),
+            min(_limit(name) for name in names),
+        )
+        total = count(source, encode, column)
+        settings = {
+            "models": [positive, other],
+            "templates": encode.templates,
+            "tokenizer": tokenizer or positive,
+            "column": column,
+            "encoding": encode.encoding.model_dump(),
+            "dtype": dtype,
+        }
+        unfinished = Unfinished(target, settings)
+        unfinished.resume()
+        place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        models = {name: scoring(_model(name, dtype).to(place)) for name in names}
+        pad = words.pad_token_id if words.pad_token_id is not None else 0  # under the mask, where any token will do
+        scorer = Scorer(models[positive], models[other], pad)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            bar = progress.add_task(escape(source), total=total)
+            for written in write(source, unfinished, encode, scorer, column=column, batch_size=batch_size):
+                progress.update(bar, completed=written)
+    except (ValueError, OSError, FloatingPointError) as error:
+        console.print(f"[red]error:[/] {escape(str(error))}")
+        raise typer.Exit(UNUSABLE) from None
+    Console(soft_wrap=True, highlight=False).print(escape(f"{target}: {total} rows"))
+
+
+def _refuse_what_says_nothing(positive: str, negative: str, *templates: str) -> None:
+    for option, template in zip(("--positive-prompt", "--negative-prompt"), templates, strict=True):
+        if PLAIN not in template:
+            raise ValueError(f"{option}: no {PLAIN} in {template!r}; write {PLAIN} where the prompt is to stand")
+    if positive == negative and templates[0] == templates[1]:
+        raise ValueError(
+            "one model under one prompt has no log-ratio to itself; give --negative, or --positive-prompt and "
+            "--negative-prompt"
+        )
+
+
+def _tokenizer(name: str, models: list[str]) -> PreTrainedTokenizerBase:
+    """The tokenizer of that name. Raises ValueError where a model has another vocabulary."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
+    for model in models:
+        if model != name and AutoTokenizer.from_pretrained(model).get_vocab() != tokenizer.get_vocab():
+            raise ValueError(
+                f"{model}: its tokenizer has another vocabulary than that of {name}; a log-ratio is of one token, so "
+                "take two models with the tokenizer of the training"
+            )
+    return tokenizer
+
+
+def _limit(name: str) -> float:
+    config = AutoConfig.from_pretrained(name).get_text_config()
+    return getattr(config, "max_position_embeddings", None) or math.inf
+
+
+def _model(name: str, dtype: str) -> PreTrainedModel:
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+    return model

@@ -1,0 +1,273 @@
+"""The command writes the log-ratio of two models for exactly the tokens that training has."""
+
+from __future__ import annotations
+
+import datetime
+import inspect
+import json
+import shutil
+
+import datasets
+import pytest
+import torch
+from prefopt_tis import TisWeighting
+from prefopt_tis.cli import app, main
+from prefopt_tis.score import Scorer
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
+
+from prefopt import zoo
+from prefopt.columns import TokenColumn
+from prefopt.data import EncodingConfig, prepare, read_rows
+from prefopt.training import PreferenceConfig, PreferenceTrainer
+
+RUNNER = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
+SIDES = ("chosen", "rejected")
+
+
+def run(*arguments, exit_code=0):
+    result = RUNNER.invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == exit_code, result.output
+    return result.output
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@torch.no_grad()
+def said(folder, prompt, response):
+    """log pi of each token of the response, from the plain model call."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    logps = model(torch.tensor([prompt + response])).logits[0].float().log_softmax(-1)
+    return [float(logps[len(prompt) + t - 1, token]) for t, token in enumerate(response)]
+
+
+def expected(positive, negative, dataset, prompts=(None, None)):
+    """Of each pair of the data set, the log-ratios on both sides."""
+    for row in dataset:
+        ratios = []
+        for side in SIDES:
+            one, two = (
+                said(folder, prompt or row["prompt_ids"], row[f"{side}_ids"])
+                for folder, prompt in zip((positive, negative), prompts, strict=True)
+            )
+            ratios.append([a - b for a, b in zip(one, two, strict=True)])
+        yield ratios
+
+
+def prepared(rows, tokenizer, column="log_ratios", **lengths):
+    config = EncodingConfig(**lengths)
+    return prepare(rows, tokenizer, config, description="rows", extra=(TokenColumn(column),))[0]
+
+
+def test_two_models_on_the_tokens_of_training(source, rows, folders, tokenizer, tmp_path):
+    target = tmp_path / "scored.jsonl"
+    output = run(source, target, "--positive", folders[0], "--negative", folders[1], "--batch-size", 2)
+    assert "scored.jsonl: 5 rows" in output
+    written = lines(target)
+    added = {"chosen_log_ratios", "rejected_log_ratios"}
+    assert [{key: value for key, value in row.items() if key not in added} for row in written] == rows
+    dataset = prepared(read_rows(target), tokenizer)
+    found = [[row[f"{side}:log_ratios"] for side in SIDES] for row in dataset]
+    for numbers, right in zip(found, expected(*folders, dataset), strict=True):
+        for one, two in zip(numbers, right, strict=True):
+            assert one == pytest.approx(two, abs=2e-5)
+    assert max(abs(number) for sides in found for side in sides for number in side) > 0.1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pairs.jsonl", "scored.jsonl"]
+
+
+def test_one_model_behind_two_prompts(folders, tokenizer, tmp_path):
+    source, target = tmp_path / "pairs.jsonl", tmp_path / "scored.jsonl"
+    row = {"prompt": "So?", "chosen": " it", "rejected": " no"}
+    source.write_text(json.dumps(row))
+    prompts = ("Be good. {prompt}", "Be {bad}: {prompt}")
+    run(source, target, "--positive", folders[0], "--positive-prompt", prompts[0], "--negative-prompt", prompts[1])
+    dataset = prepared(read_rows(target), tokenizer)
+    # The tokenizer joins "?" to the space behind it, so that the response begins with it.
+    ids = [tokenizer(prompt.replace("{prompt}", "So"))["input_ids"] for prompt in prompts]
+    assert tokenizer.decode(dataset[0]["chosen_ids"]) == "? it</s>"
+    (right,) = expected(folders[0], folders[0], dataset, ids)
+    for side, numbers in zip(SIDES, right, strict=True):
+        assert dataset[0][f"{side}:log_ratios"] == pytest.approx(numbers, abs=2e-5)
+
+
+def test_a_template_is_around_the_last_message_of_a_conversation(folders, tokenizer, tmp_path):
+    source, target = tmp_path / "pairs.jsonl", tmp_path / "scored.jsonl"
+    start = [{"role": "system", "content": "Be."}, {"role": "user", "content": "Why?"}]
+    row = {"prompt": start}
+    row |= {side: {"role": "assistant", "content": side} for side in SIDES}
+    source.write_text(json.dumps(row))
+    run(source, target, "--positive", folders[0], "--positive-prompt", "{prompt} Rudely.")
+    dataset = prepared(read_rows(target), tokenizer)
+    rude = "<system>Be.</s><user>Why? Rudely.</s><assistant>"
+    ids = [tokenizer(rude, add_special_tokens=False)["input_ids"], None]
+    (right,) = expected(folders[0], folders[0], dataset, ids)
+    for side, numbers in zip(SIDES, right, strict=True):
+        assert dataset[0][f"{side}:log_ratios"] == pytest.approx(numbers, abs=2e-5)
+
+
+def test_what_training_cuts_off_is_0_and_all_tokens_have_a_number(folders, tokenizer, tmp_path):
+    source, target = tmp_path / "pairs.jsonl", tmp_path / "scored.jsonl"
+    source.write_text(json.dumps({"prompt": "A long prompt?", "chosen": " 0123456789", "rejected": " 98765"}))
+    run(source, target, "--positive", folders[0], "--negative", folders[1], "--max-length", 9)
+    (row,) = lines(target)
+    dataset = prepared(read_rows(target), tokenizer, max_length=9)
+    assert len(dataset[0]["prompt_ids"]) == 1
+    assert len(row["chosen_log_ratios"]) == 12  # with the space and the end of text
+    assert row["chosen_log_ratios"][8:] == [0] * 4
+    (right,) = expected(*folders, dataset)
+    for side, numbers in zip(SIDES, right, strict=True):
+        assert row[f"{side}_log_ratios"][: len(numbers)] == pytest.approx(numbers, abs=2e-5)
+    assert len(prepared(read_rows(target), tokenizer)) == 1  # as long as it is
+
+
+def test_a_stopped_run_goes_on(source, folders, tmp_path, monkeypatch):
+    options = ("--positive", folders[0], "--negative", folders[1], "--batch-size", 2)
+    whole, target = tmp_path / "whole.jsonl", tmp_path / "scored.jsonl"
+    run(source, whole, *options)
+    asked = []
+    original = Scorer.__call__
+
+    def stopping(self, questions):
+        asked.append(len(questions))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return original(self, questions)
+
+    monkeypatch.setattr(Scorer, "__call__", stopping)
+    RUNNER.invoke(app, [str(each) for each in (source, target, *options)])
+    unfinished = tmp_path / "scored.jsonl.unfinished"
+    assert len(lines(unfinished)) == 2
+    assert not target.exists()
+    with unfinished.open("a") as file:
+        file.write('{"prompt": "half a li')
+    other = run(source, target, "--positive", folders[1], "--negative", folders[0], exit_code=2)
+    assert "begun with other settings" in other
+    asked[:] = [0, 0]
+    run(source, target, *options)
+    assert asked[2:] == [2, 1]
+    assert lines(target) == lines(whole)
+    assert not unfinished.exists()
+    assert not (tmp_path / "scored.jsonl.unfinished.json").exists()
+
+
+def test_a_stopped_run_of_other_rows_is_refused(source, folders, tmp_path, monkeypatch):
+    options = ("--positive", folders[0], "--negative", folders[1])
+    target = tmp_path / "scored.jsonl"
+    with monkeypatch.context() as patch:
+        patch.setattr("prefopt_tis.write.Unfinished.finish", lambda self: None)
+        run(source, target, *options)
+    text = source.read_text()
+    source.write_text(text.replace("So?", "Oh?"))
+    assert "scored.jsonl.unfinished:1: not the row that is at" in run(source, target, *options, exit_code=2)
+    source.write_text(text.splitlines()[0])
+    assert "unfinished:2: there is no such row now" in run(source, target, *options, exit_code=2)
+
+
+def test_rows_that_training_leaves_out_are_kept_without_numbers(folders, tokenizer, tmp_path):
+    source, target = tmp_path / "pairs.jsonl", tmp_path / "scored.jsonl"
+    rows = [
+        {"prompt": "So?", "chosen": " abcdx", "rejected": " abcdy"},
+        {"prompt": "?", "chosen": "a", "rejected": "b"},
+    ]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run(source, target, "--positive", folders[0], "--negative", folders[1], "--max-length", 5)
+    assert lines(target)[0] == rows[0] | {"chosen_log_ratios": [], "rejected_log_ratios": []}
+    assert len(prepared(read_rows(target), tokenizer, max_length=5)) == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "message"),
+    [
+        ({"chosen": "a"}, (), "field 'rejected': found no such field"),
+        ({"prompt": "p", "chosen": "a", "rejected": "b", "chosen_log_ratios": [1]}, (), "found the field already"),
+        (
+            {"prompt": "p?", "chosen": " a", "rejected": " b"},
+            ("--positive-prompt", "{prompt} Speak!"),
+            "behind the template '{prompt} Speak!' the responses are other tokens than in training",
+        ),
+        ({"prompt": "p" * 200, "chosen": "a", "rejected": "b"}, (), "tokens, and the models take 128"),
+    ],
+)
+def test_rows_that_cannot_be_scored_are_named_and_nothing_is_written(row, options, message, folders, tmp_path):
+    source, target = tmp_path / "pairs.jsonl", tmp_path / "scored.jsonl"
+    good = {"prompt": "So?", "chosen": "a", "rejected": "b"}
+    source.write_text(json.dumps(good) + "\n" + json.dumps(row) + "\n")
+    output = run(source, target, "--positive", folders[0], "--negative", folders[1], *options, exit_code=2)
+    assert "1 of 2 rows cannot be scored" in output
+    assert "pairs.jsonl:2" in output
+    assert message in output
+    assert [path.name for path in tmp_path.iterdir()] == ["pairs.jsonl"]
+
+
+def test_errors_say_how_to_mend_them(source, folders, tokenizer, tmp_path):
+    target = tmp_path / "scored.jsonl"
+    one = ("--positive", folders[0])
+    assert "no log-ratio to itself; give --negative" in run(source, target, *one, exit_code=2)
+    assert "--positive-prompt: no {prompt} in 'Hi'" in run(source, target, *one, "--positive-prompt", "Hi", exit_code=2)
+    assert "'float33' is no precision" in run(
+        source, target, *one, "--negative", folders[1], "--dtype", "float33", exit_code=2
+    )
+    absent = tmp_path / "absent.jsonl"
+    assert "no such file" in run(absent, target, *one, "--negative", folders[1], exit_code=2)
+    assert "error:" in run(source, target, *one, "--negative", tmp_path / "no-model", exit_code=2)
+    other = tmp_path / "other"
+    tokenizer.from_pretrained(folders[0]).save_pretrained(other)
+    changed = tokenizer.from_pretrained(folders[0])
+    changed.add_tokens(["<more>"])
+    changed.save_pretrained(other)
+    output = run(source, target, *one, "--negative", other, exit_code=2)
+    assert "its tokenizer has another vocabulary" in output
+    assert not target.exists()
+
+
+def test_what_is_not_finite_is_an_error(source, folders, tmp_path, monkeypatch):
+    target = tmp_path / "scored.jsonl"
+    broken = tmp_path / "broken"
+    model = AutoModelForCausalLM.from_pretrained(folders[1])
+    with torch.no_grad():
+        model.lm_head.weight.fill_(torch.inf)
+    model.save_pretrained(broken)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(f"{folders[1]}/{name}", broken)
+    output = run(source, target, "--positive", folders[0], "--negative", broken, exit_code=2)
+    assert "--dtype float32" in output
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("weighting", [{"name": "tis"}, {"name": "column", "column": "log_ratios"}])
+def test_what_is_written_trains(weighting, source, folders, tmp_path):
+    """As the weights of `tis`; and as a token column of anyone, here one that must not be below 0."""
+    target = tmp_path / "scored.jsonl"
+    run(source, target, "--positive", folders[0], "--negative", folders[1])
+    rows = lines(target)
+    if weighting["name"] == "column":
+        for row in rows:
+            row |= {f"{side}_log_ratios": [abs(each) for each in row[f"{side}_log_ratios"]] for side in SIDES}
+    args = PreferenceConfig(
+        output_dir=str(tmp_path / "run"),
+        max_steps=2,
+        report_to="none",
+        use_cpu=True,
+        save_strategy="no",
+        logging_steps=1,
+    )
+    objective = zoo.build({"zoo": "tdpo1", "weighting": weighting})
+    trainer = PreferenceTrainer(folders[0], objective=objective, args=args, train_dataset=rows)
+    trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert len(logged) == 2
+    assert all(entry["weights/mean"] > 0 for entry in logged)
+
+
+def test_a_parquet_with_a_date_cannot_be_written_as_json(folders, tmp_path):
+    row = {"prompt": "So?", "chosen": "a", "rejected": "b", "when": datetime.datetime(2024, 1, 1)}
+    source = tmp_path / "pairs.parquet"
+    datasets.Dataset.from_list([row]).to_parquet(source)
+    output = run(source, tmp_path / "t.jsonl", "--positive", folders[0], "--negative", folders[1], exit_code=2)
+    assert "found a value that JSON cannot hold" in output
+
+
+def test_the_default_column_is_the_one_that_is_written():
+    assert inspect.signature(main).parameters["column"].default == TisWeighting().column

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from prefopt.hookspecs import HOOKS
+from tests.cli.test_cli import run
+from tests.plugins.environments import ROOT, wheels
+
+PLUGINS = sorted((ROOT / "plugins").glob("prefopt-*"))
+KINDS = [kind.kind.replace(" ", "-") for kind in HOOKS]
+NEW = [f"prefopt-new-{kind}" for kind in KINDS]
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packages' folders in one: prefopt, our plugins, and one of every kind that `prefopt new-plugin` writes.
+    Building leaves things behind in them."""
+    folder = tmp_path_factory.mktemp("sources")
+    shutil.copytree(ROOT / "prefopt", folder / "prefopt" / "prefopt", ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, folder / "prefopt")
+    for plugin in PLUGINS:
+        shutil.copytree(plugin, folder / plugin.name, ignore=shutil.ignore_patterns("build", "*.egg-info"))
+    for kind, name in zip(KINDS, NEW, strict=True):
+        run("new-plugin", name, "--kind", kind, "--out", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def built(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Their wheels, by name."""
+    return wheels(sorted(sources.iterdir()), tmp_path_factory.mktemp("wheels"))

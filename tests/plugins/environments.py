@@ -1,0 +1,77 @@
+"""Environments of their own for plugins: what is installed there is wheels, of prefopt and of the plugins named."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import distributions
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PIP = ("-m", "pip", "--disable-pip-version-check")
+OFFLINE = ("--quiet", "--no-index", "--no-deps", "--no-build-isolation")
+
+
+def run(command: Sequence[object], *, exit_code: int = 0, cwd: Path | None = None) -> str:
+    """What a command prints. It sees nothing of what this process has on its path."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "NO_COLOR": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(
+        [str(word) for word in command],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        env=environment,
+        cwd=cwd,
+    )
+    assert done.returncode == exit_code, (done.stdout + done.stderr)[-4000:]
+    return done.stdout + done.stderr
+
+
+def wheels(sources: Sequence[Path], folder: Path) -> dict[str, Path]:
+    """The wheels of these packages, by the names of their folders, built without a network."""
+    run([sys.executable, *PIP, "wheel", *OFFLINE, "--wheel-dir", folder, *sources])
+    built = {wheel.name.partition("-")[0].replace("_", "-"): wheel for wheel in folder.glob("*.whl")}
+    return {source.name: built[source.name] for source in sources}
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A virtual environment in a folder."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, folder: Path, packages: Sequence[Path]) -> Environment:
+        """A new one with these packages. For what they depend on it looks into the folders that this process has it
+        from, behind its own; only so does it cost seconds."""
+        venv.create(folder, with_pip=False, symlinks=True)
+        made = cls(folder)
+        theirs = {str(Path(str(each.locate_file(""))).resolve()) for each in distributions()} - {str(ROOT)}
+        (made._site / "what_they_depend_on.pth").write_text("\n".join(sorted(theirs)))
+        made.install(*packages)
+        return made
+
+    @property
+    def python(self) -> Path:
+        """Its interpreter."""
+        return self.folder / "bin" / "python"
+
+    @property
+    def _site(self) -> Path:
+        return Path(sysconfig.get_path("purelib", "venv", {"base": str(self.folder)}))
+
+    def install(self, *packages: Path) -> None:
+        """Install wheels, or packages' folders, as they are."""
+        installing = ("install", *OFFLINE, "--ignore-installed", "--no-warn-conflicts")
+        run([sys.executable, *PIP, "--python", self.python, *installing, *packages])
+
+    def command(self, name: str, *arguments: object, exit_code: int = 0, cwd: Path | None = None) -> str:
+        """What one of its commands prints."""
+        return run([self.folder / "bin" / name, *arguments], exit_code=exit_code, cwd=cwd)

@@ -1,0 +1,89 @@
+"""Plugin packages, ours and those that `prefopt new-plugin` writes: built as wheels, installed, and run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_cli import run
+from tests.plugins.conftest import NEW, PLUGINS
+from tests.plugins.environments import ROOT, Environment
+
+DECAY = ROOT / "plugins" / "prefopt-decay"
+OWN_TESTS = Path(__file__).with_name("own_tests.py")
+
+
+def passes_its_tests(names: Sequence[str], sources: Path, built: dict[str, Path], tmp_path: Path) -> Environment:
+    """An environment with these plugins and no other, where prefopt is a wheel too and their tests pass."""
+    environment = Environment.of(tmp_path / "environment", [built["prefopt"], *(built[name] for name in names)])
+    tests = [sources / name / "tests" for name in names]
+    options = ("-q", "-W", "error", "-p", "no:cacheprovider", "--import-mode=importlib")
+    config = ("-c", sources / names[0] / "pyproject.toml")
+    found = tmp_path / "found.json"
+    output = environment.command("python", OWN_TESTS, found, *options, *config, *tests, cwd=tmp_path)
+    facts = json.loads(found.read_text())
+    assert Path(facts["prefopt"]).is_relative_to(environment.folder)
+    assert facts["owners"] == sorted(["prefopt", *names])
+    assert " passed" in output
+    assert "failed" not in output
+    assert "skipped" not in output
+    return environment
+
+
+@pytest.mark.parametrize("name", [plugin.name for plugin in PLUGINS])
+def test_a_plugin_passes_its_own_tests_where_it_is_alone(
+    name: str, sources: Path, built: dict[str, Path], tmp_path: Path
+) -> None:
+    passes_its_tests([name], sources, built, tmp_path)
+
+
+def test_all_plugins_together_pass_theirs(sources: Path, built: dict[str, Path], tmp_path: Path) -> None:
+    names = [*(plugin.name for plugin in PLUGINS), *NEW]
+    environment = passes_its_tests(names, sources, built, tmp_path)
+    assert "INPUT" in environment.command("prefopt-tis", "--help")
+
+
+def test_new_plugin_refuses_what_would_not_work(tmp_path: Path) -> None:
+    out = ("--out", str(tmp_path))
+    assert "Did you mean 'divergence'?" in run("new-plugin", "x", "--kind", "divergense", *out, exit_code=2)
+    assert "is no name for a package" in run("new-plugin", "My Plugin", "--kind", "divergence", *out, exit_code=2)
+    taken = run("new-plugin", "prefopt-sparse", "--kind", "token-weighting", *out, exit_code=2)
+    assert "named 'sparse' is installed already" in taken
+    run("new-plugin", "prefopt-mine", "--kind", "divergence", *out)
+    assert "is there already" in run("new-plugin", "prefopt-mine", "--kind", "divergence", *out, exit_code=2)
+
+
+def test_every_plugin_is_in_the_documentation() -> None:
+    for page in ("README.md", "docs/write-a-plugin.md"):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        assert not [plugin.name for plugin in PLUGINS if f"| `plugins/{plugin.name}` |" not in text], page
+
+
+@pytest.mark.parametrize("plugin", PLUGINS, ids=lambda plugin: plugin.name)
+def test_every_plugin_says_what_it_is_and_what_changed(plugin: Path) -> None:
+    readme = (plugin / "README.md").read_text(encoding="utf-8")
+    assert readme.startswith(f"# {plugin.name}\n")
+    assert f"pip install {plugin.name}\n" in readme
+    assert "## 0.1.0" in (plugin / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("file", "language"),
+    [
+        ("pyproject.toml", "toml"),
+        ("README.md", "md"),
+        ("prefopt_decay.py", "py"),
+        ("tests/test_prefopt_decay.py", "py"),
+    ],
+)
+def test_the_page_on_plugins_shows_the_files_themselves(file: str, language: str) -> None:
+    page = (ROOT / "docs" / "write-a-plugin.md").read_text(encoding="utf-8")
+    text = (DECAY / file).read_text(encoding="utf-8")
+    assert f"**`{file}`**\n\n```{language}\n{text}```\n" in page
+
+
+def test_the_component_is_short() -> None:
+    assert len((DECAY / "prefopt_decay.py").read_text(encoding="utf-8").splitlines()) <= 60

@@ -1,0 +1,105 @@
+"""A package written from the page on plugins, and from nothing else, does all that a plugin may be asked for."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from tests.plugins.environments import ROOT, Environment
+
+LIFE = Path(__file__).with_name("life.py")
+
+RIVAL = """
+from typing import Literal
+
+from prefopt.component import TokenWeighting
+from prefopt.hookspecs import hookimpl
+
+
+class Rival(TokenWeighting):
+    name: Literal["{name}"] = "{name}"
+
+    def __call__(self, tokens):
+        return tokens.mask.to(tokens.logps.dtype)
+
+
+@hookimpl
+def prefopt_token_weightings():
+    return [Rival]
+"""
+
+
+@pytest.fixture(scope="module")
+def environment(built: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """One with prefopt and the package that the page shows, file by file."""
+    page = (ROOT / "docs" / "write-a-plugin.md").read_text(encoding="utf-8")
+    files = re.findall(r"^\*\*`([^`]+)`\*\*\n\n```\w+\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE)
+    package = tmp_path_factory.mktemp("written") / "prefopt-decay"
+    for name, text in files:
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(text, encoding="utf-8")
+    return Environment.of(tmp_path_factory.mktemp("tutorial") / "environment", [built["prefopt"], package])
+
+
+@pytest.fixture(scope="module")
+def data(rows: list[dict[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "pairs.json"
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def test_it_is_listed_checked_and_trained_by_its_name(
+    environment: Environment, data: Path, model_folder: str, tmp_path: Path
+) -> None:
+    assert re.search(r"decay .*prefopt-decay", environment.command("prefopt", "components", "token-weighting"))
+    assert "none failed" in environment.command("prefopt", "check", "decay", "gamma=0.9")
+    training = {"max_steps": 2, "report_to": "none", "use_cpu": True, "output_dir": "out", "save_strategy": "no"}
+    fields = {"model": model_folder, "data": {"train": str(data)}, "objective": "dpo", "training": training}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(fields))
+    output = environment.command(
+        "prefopt", "train", "run.yaml", "objective.weighting.name=decay", "objective.weighting.gamma=0.5", cwd=tmp_path
+    )
+    assert "Saved in" in output
+    run = yaml.safe_load((tmp_path / "out" / "run.yaml").read_text())
+    assert run["objective"]["weighting"] == {"name": "decay", "gamma": 0.5}
+    assert run["components"]["token weighting decay"] == "prefopt-decay 0.1.0"
+
+
+def test_it_is_saved_loaded_and_resumed_and_trains_adapters_and_in_two_processes(
+    environment: Environment, data: Path, model_folder: str, tmp_path: Path
+) -> None:
+    arguments = (LIFE, model_folder, data, tmp_path)
+    environment.command("python", *arguments, cwd=tmp_path)
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    environment.command("python", *launcher, *arguments, cwd=tmp_path)
+    one = load_file(tmp_path / "whole" / "model.safetensors")
+    for name, tensor in load_file(tmp_path / "two" / "model.safetensors").items():
+        torch.testing.assert_close(tensor, one[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_two_plugins_that_clash_are_told_apart(environment: Environment, tmp_path: Path) -> None:
+    """With an entry point of the same name both are there; a component of the same name is an error with both."""
+    package = tmp_path / "prefopt-rival"
+    package.mkdir()
+    project = {"name": "prefopt-rival", "version": "0.1.0"}
+    lines = ["[project]", *(f'{key} = "{value}"' for key, value in project.items())]
+    lines += ["[project.entry-points.prefopt]", 'decay = "prefopt_rival"']
+    lines += ["[tool.setuptools]", 'py-modules = ["prefopt_rival"]']
+    (package / "pyproject.toml").write_text("\n".join(lines))
+    (package / "prefopt_rival.py").write_text(RIVAL.format(name="rival"))
+    environment.install(package)
+    listing = environment.command("prefopt", "components", "token-weighting")
+    assert re.search(r"decay .*prefopt-decay", listing)
+    assert re.search(r"rival .*prefopt-rival", listing)
+    (package / "prefopt_rival.py").write_text(RIVAL.format(name="decay"))
+    environment.install(package)
+    output = environment.command("prefopt", "components", "token-weighting", exit_code=2)
+    assert "two components of kind token weighting are named 'decay'" in output
+    assert "plugin prefopt-decay:decay" in output
+    assert "plugin prefopt-rival:decay" in output

@@ -66,6 +66,15 @@ class Head:
         """Weight and bias."""
         return self.weight, self.bias
 
+    def is_as(self, other: Head) -> bool:
+        """Whether it is the same head: the same memory, not only equal numbers."""
+        tensors = zip(self.parameters, other.parameters, strict=True)
+        same = all(
+            one is other or (one is not None and other is not None and one.data_ptr() == other.data_ptr())
+            for one, other in tensors
+        )
+        return same and (self.scale, self.softcap) == (other.scale, other.softcap)
+
     def rows(self, block: slice) -> Head:
         """The head of a part of the vocabulary."""
         return replace(self, weight=self.weight[block], bias=None if self.bias is None else self.bias[block])

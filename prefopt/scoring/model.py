@@ -256,8 +256,9 @@ class PreferenceModel(nn.Module):
 
     def _ask(self, layout: Layout) -> ModelStates:
         """What the cache is to hold."""
+        found = self._run_reference(layout)  # which loads it again, where it was released
         head = None if self.plain else self._reference_head
-        return with_logps(self._run_reference(layout), head, layout.labels, self._workspace)
+        return with_logps(found, head, layout.labels, self._workspace)
 
     @torch.no_grad()
     def _run_reference(self, layout: Layout) -> ModelStates:

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from prefopt.component import Signal
+from prefopt.component import Signal, StreamedDivergence
 from prefopt.scoring.backbone import causal_lm
 from prefopt.scoring.layout import Layout
 from prefopt.scoring.model import PreferenceModel
+from prefopt.scoring.settled import groups
 from prefopt.scoring.sharing import Limits, layout_of
 from prefopt.scoring.statistics import chunk_of
+from prefopt.scoring.streaming import BLOCK_BYTES
 from prefopt.tokens import PreferenceBatch
 
 __all__ = ["Part", "StepPlan", "plan_step"]
@@ -67,7 +69,7 @@ def plan_step(model: PreferenceModel, batch: PreferenceBatch) -> StepPlan:
     policy = _traced(model.policy, layout, trains=True)
     embedding = causal_lm(model.policy).get_input_embeddings().weight
     gradient = embedding.nbytes if embedding.requires_grad else 0  # dense, and new in every pass
-    parts = [Part("policy", policy.forward + policy.backward, policy.kept + gradient), _head(model, tokens)]
+    parts = [Part("policy", policy.forward + policy.backward, policy.kept + gradient), _head(model, layout)]
     if not model.reference_free:
         asked = model.reference_cache is None
         reference = _traced(model.reference_model, layout, trains=False).forward if asked else 0.0
@@ -85,24 +87,33 @@ def _layout(model: PreferenceModel, batch: PreferenceBatch) -> Layout:
     return layout_of(batch, model.config.get_text_config().hidden_size, limits)
 
 
-def _head(model: PreferenceModel, tokens: int) -> Part:
+def _head(model: PreferenceModel, layout: Layout) -> Part:
     """Products over the vocabulary: forward, again where logits are not kept, and for both gradients."""
     weight = causal_lm(model.policy).get_output_embeddings().weight
     vocabulary, hidden = weight.shape
-    term = model.objective.config.divergence
-    exact = term is not None and not term.measure.sampled
-    asked = not model.reference_free and model.reference_cache is None
-    product = 2.0 * tokens * hidden * vocabulary
-    models = 2 if exact else 1
+    config = model.objective.config
+    exact = config.exact_divergence
+    models = 1 if exact is None else 2
     width = vocabulary * 4
-    chunk = chunk_of(width)
-    kept = min(tokens, int(model.logits_budget // (models * chunk * width)) * chunk)
-    again = models * product * (1 - kept / tokens)
-    forward = product * (2 if exact or asked else 1)
-    backward = product * (2 if weight.requires_grad else 1)
+    most = model.logits_budget // (models * width)
+    tokens = int(layout.mask.sum())
+    together = [len(part.tokens) for part in groups(layout.mask, most)]
+    if not model.objective.takes_pairs_apart:
+        together = [tokens]
+    again = sum(max(0, count - most) for count in together)
+    streams = exact is None or isinstance(exact, StreamedDivergence)
+    passing = BLOCK_BYTES * (2 * models - 1) if streams else 2 * models * chunk_of(width) * width
+    asked = not model.reference_free and model.reference_cache is None
+    product = 2.0 * hidden * vocabulary
+    forward = product * tokens * (2 if exact or asked else 1)
+    backward = product * tokens * (2 if weight.requires_grad else 1)
     gradient = weight.numel() * 4 if weight.requires_grad else 0
-    buffers = (models * min(tokens, kept + chunk) + 2 * min(tokens, chunk)) * width
-    return Part("head", forward + again + backward, buffers + gradient + 2 * tokens * hidden * weight.element_size())
+    held = models * min(max(together), most) * width + passing + gradient
+    return Part(
+        "head",
+        forward + models * product * again + backward,
+        held + 2 * tokens * hidden * weight.element_size(),
+    )
 
 
 def _signals(model: PreferenceModel, layout: Layout, tokens: int) -> Part:

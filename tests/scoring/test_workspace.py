@@ -59,7 +59,7 @@ def chunks_in_each_pass(taken, at, workspace, divergence, budget):
 def small_blocks(monkeypatch):
     """Blocks of the vocabulary that are smaller than it."""
     monkeypatch.setattr(streaming, "_ROWS", 4)
-    monkeypatch.setattr(streaming, "_BLOCK_BYTES", 1)
+    monkeypatch.setattr(streaming, "BLOCK_BYTES", 1)
 
 
 @pytest.mark.usefixtures("small_blocks")

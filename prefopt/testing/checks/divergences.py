@@ -7,7 +7,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-from prefopt.component import Divergence
+from prefopt.component import Divergence, StreamedDivergence
 from prefopt.testing.cases import SEEDS, Case, case_for
 from prefopt.testing.check import check
 from prefopt.testing.trial import call, gradient, require, require_finite, same
@@ -116,13 +116,53 @@ def closed_form_gradient_agrees(component: Divergence) -> None:
         value = component(logps, ref_logps)
         closed = component.logit_gradient(logps.detach().clone(), ref_logps.clone(), value.detach())
         expected = gradient(value, logits)
-        require(same(closed, expected, tolerance=1e-10), _differ(closed, expected), case)
+        apart = _apart(closed, expected)
+        require(same(closed, expected, tolerance=1e-10), f"closed form and autograd differ {apart}", case)
 
 
-def _differ(closed: Tensor, expected: Tensor) -> str:
-    if closed.shape != expected.shape:
-        return f"the closed form has shape {tuple(closed.shape)}, not {tuple(expected.shape)}"
-    return f"closed form and autograd differ by {float((closed - expected).abs().max()):.3g}"
+@check(StreamedDivergence)
+def streaming_agrees_with_the_call(component: StreamedDivergence) -> None:
+    """Taken from logits block by block of the vocabulary, value and gradient are those of `__call__` and
+    `logit_gradient`, to nine digits in float64.
+
+    Scoring streams a divergence that can be; `__call__` is what is documented, and what anyone would check by hand.
+    """
+    for seed in SEEDS:
+        case = case_for(component, seed)
+        logits, ref_logits = (case.rows[side].flatten(0, 1).T for side in ("logits", "ref_logits"))
+        logps, ref_logps = logits.T.log_softmax(-1), ref_logits.T.log_softmax(-1)
+        g_logps, g_value = logps[:, 0].sigmoid(), ref_logps[:, 0].sigmoid()
+        value = component(logps, ref_logps)
+        pulled = g_value[:, None] * component.logit_gradient(logps, ref_logps, value) - g_logps[:, None] * logps.exp()
+        streamed, unstreamed = _streamed(component, logits, ref_logits, g_logps, g_value)
+        require(same(streamed, value, tolerance=1e-9), f"values differ: {_apart(streamed, value)}", case)
+        require(same(unstreamed.T, pulled, tolerance=1e-9), f"gradients differ: {_apart(unstreamed.T, pulled)}", case)
+
+
+def _streamed(
+    component: StreamedDivergence, logits: Tensor, ref_logits: Tensor, g_logps: Tensor, g_value: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The value [C] and what reaches the logits [V, C], by way of two blocks of unequal size."""
+    sums, scales, blocks = [], [], []
+    normaliser, ref_normaliser = logits.logsumexp(0), ref_logits.logsumexp(0)
+    for z, r in zip(logits.tensor_split([2]), ref_logits.tensor_split([2]), strict=True):
+        peak, ref_peak = z.amax(0), r.amax(0)
+        weights, ref_weights = (z - peak).exp(), (r - ref_peak).exp()
+        sums.append(component.stream(weights, ref_weights, z - r))
+        scales.append(((peak - normaliser).exp(), (ref_peak - ref_normaliser).exp()))
+        blocks.append((weights, ref_weights))
+    scale, ref_scale = (torch.stack(each) for each in zip(*scales, strict=True))
+    difference = normaliser - ref_normaliser
+    value = component.streamed(torch.stack(sums), scale, ref_scale, difference)
+    unstreamed = [
+        component.unstream(*block, *own, difference, value, g_logps, g_value)
+        for block, own in zip(blocks, scales, strict=True)
+    ]
+    return value, torch.cat(unstreamed)
+
+
+def _apart(found: Tensor, expected: Tensor) -> str:
+    return f"by {float((found - expected).abs().max()):.3g}" if found.shape == expected.shape else "in shape"
 
 
 @check(Divergence)

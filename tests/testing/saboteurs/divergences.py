@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from prefopt.component import Component, Divergence
-from prefopt.divergences import ForwardKL
+from prefopt.component import Component, Divergence, StreamedDivergence
+from prefopt.divergences import ForwardKL, ReverseKL
 
 KL = ForwardKL()
 
@@ -93,6 +93,27 @@ class WrongClosedForm(Divergence):
         return ref_logps.exp() - logps.exp()
 
 
+class Mistreamed(StreamedDivergence):
+    """D = KL(q || p); streamed, its gradient is KL(p || q)'s.
+
+    Source: these tests.
+    """
+
+    name: Literal["bad_streaming"] = "bad_streaming"
+
+    def __call__(self, logps: Tensor, ref_logps: Tensor) -> Tensor:
+        return KL(logps, ref_logps)
+
+    def stream(self, weights: Tensor, ref_weights: Tensor, log_ratio: Tensor) -> Tensor:
+        return KL.stream(weights, ref_weights, log_ratio)
+
+    def streamed(self, sums: Tensor, scale: Tensor, ref_scale: Tensor, difference: Tensor) -> Tensor:
+        return KL.streamed(sums, scale, ref_scale, difference)
+
+    def unstream(self, *args: Tensor) -> Tensor:
+        return ReverseKL().unstream(*args)
+
+
 class ByChunk(Divergence):
     """D = KL(q || p) / n, n the positions of the chunk.
 
@@ -113,5 +134,6 @@ SABOTEURS: dict[str, type[Component]] = {
     "impossible_tokens_give_no_nan": Unsilenced,
     "gradient_reaches_the_policy": Detached,
     "closed_form_gradient_agrees": WrongClosedForm,
+    "streaming_agrees_with_the_call": Mistreamed,
     "cutting_into_positions_changes_nothing": ByChunk,
 }

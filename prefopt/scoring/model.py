@@ -19,11 +19,11 @@ from prefopt.scoring.cached import ReferenceCache, response_keys
 from prefopt.scoring.checks import is_finite, require_finite
 from prefopt.scoring.choice import LayoutChoice, Role
 from prefopt.scoring.compiled import compile_in_place
-from prefopt.scoring.head import Head, HeadGradient, wide
+from prefopt.scoring.head import Head, HeadGradient
 from prefopt.scoring.layout import Layout
 from prefopt.scoring.reference import ReleasedReference, opened, with_logps
 from prefopt.scoring.settled import Group, groups, settled
-from prefopt.scoring.statistics import DEFAULT_BUDGET, TokenStatistics
+from prefopt.scoring.statistics import DEFAULT_BUDGET, TokenStatistics, tokens_within
 from prefopt.scoring.workspace import Workspace
 from prefopt.tokens import PreferenceBatch, TokenBatch
 
@@ -169,13 +169,11 @@ class PreferenceModel(nn.Module):
         return within(self.policy, output_of_policy, plain=False)
 
     def _groups(self, layout: Layout) -> list[Group]:
-        """The pairs that go through head and objective together; none where all do, as no group can be told apart."""
+        """The pairs that go through head and objective together; none where they cannot be taken apart."""
         if self.plain or not torch.is_grad_enabled() or not self.objective.takes_pairs_apart:
             return []
-        models = 1 if self.objective.config.exact_divergence is None else 2
         weight = causal_lm(self.policy).get_output_embeddings().weight
-        width = len(weight) * torch.finfo(wide(weight.dtype)).bits // 8
-        return groups(layout.mask, self.logits_budget // (width * models))
+        return groups(layout.mask, tokens_within(self.logits_budget, weight, self.objective.config.exact_divergence))
 
     def compile(self, *, backend: str | Callable[..., Any] = "inductor", mode: str | None = None) -> None:
         """Compile the models and the objective with torch.compile, each on its own: for every length at once, so that
@@ -183,8 +181,8 @@ class PreferenceModel(nn.Module):
 
         backend, mode  as in torch.compile. The comparison on the first batch is with models that are not compiled.
         """
-        models = [self.policy] if self.reference is None else [self.policy, self.reference]
-        for part in (*(causal_lm(model).base_model for model in models), self.objective):
+        models = [causal_lm(model).base_model for model in (self.policy, self.reference) if model is not None]
+        for part in (*models, self.objective):
             compile_in_place(part, backend=backend, mode=mode)
 
     def activation_checkpointing_enable(self, **kwargs: Any) -> None:
@@ -199,7 +197,6 @@ class PreferenceModel(nn.Module):
         labels: Tensor,
         into: HeadGradient | None = None,
     ) -> TokenStatistics:
-        """hidden [M, H]; without a head, the logits [M, V] of the plain call. The head's gradients may go `into`."""
         asked = reference is not None and reference.final is not None
         return asked_statistics(
             self.objective.config,

@@ -21,7 +21,7 @@ from prefopt.scoring.layout import Layout
 from prefopt.scoring.model import PreferenceModel
 from prefopt.scoring.settled import groups
 from prefopt.scoring.sharing import Limits, layout_of
-from prefopt.scoring.statistics import chunk_of
+from prefopt.scoring.statistics import chunk_of, tokens_within
 from prefopt.scoring.streaming import BLOCK_BYTES
 from prefopt.tokens import PreferenceBatch
 
@@ -95,7 +95,7 @@ def _head(model: PreferenceModel, layout: Layout) -> Part:
     exact = config.exact_divergence
     models = 1 if exact is None else 2
     width = vocabulary * 4
-    most = model.logits_budget // (models * width)
+    most = tokens_within(model.logits_budget, weight, exact)
     tokens = int(layout.mask.sum())
     together = [len(part.tokens) for part in groups(layout.mask, most)]
     if not model.objective.takes_pairs_apart:

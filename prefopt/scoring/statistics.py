@@ -31,6 +31,7 @@ __all__ = [
     "chunk_of",
     "dense_statistics",
     "token_statistics",
+    "tokens_within",
 ]
 
 DEFAULT_BUDGET = 256 * 2**20
@@ -55,6 +56,17 @@ class TokenStatistics(NamedTuple):
 def chunk_of(width: int) -> int:
     """The most tokens of a chunk, where the logits of a token take `width` bytes."""
     return max(1, _CHUNK_BYTES // (_STEP * width)) * _STEP
+
+
+def tokens_within(budget: int, weight: Tensor, divergence: Divergence | None) -> int:
+    """The tokens whose logits are kept in so many bytes, with a head of weight [V, H]: the policy's, and the
+    reference's too where there is a divergence."""
+    return budget // (_width(weight) * (1 if divergence is None else 2))
+
+
+def _width(weight: Tensor) -> int:
+    """The bytes of a token's logits."""
+    return len(weight) * torch.finfo(wide(weight.dtype)).bits // 8
 
 
 def _chunks(tokens: int, size: int | None, width: int) -> list[slice]:
@@ -96,10 +108,8 @@ def token_statistics(
         hidden, head = hidden.to(dtype), head.to(dtype)
         ref_hidden = None if ref_hidden is None else ref_hidden.to(dtype)
         ref_head = None if ref_head is None else ref_head.to(dtype)
-    width = len(head.weight) * torch.finfo(wide(hidden.dtype)).bits // 8
-    chunks = _chunks(len(labels), chunk_size, width)
-    models = 1 if divergence is None else 2
-    keep = budget // (models * width) if torch.is_grad_enabled() else 0
+    chunks = _chunks(len(labels), chunk_size, _width(head.weight))
+    keep = tokens_within(budget, head.weight, divergence) if torch.is_grad_enabled() else 0
     job = Job(
         head=head,
         ref_hidden=None if ref_hidden is None else ref_hidden.detach(),

@@ -41,7 +41,7 @@ def test_a_sampled_divergence_never_sees_the_vocabulary(models, batch, monkeypat
         asked.append(args[5])
         return real(*args, **options)
 
-    monkeypatch.setattr("prefopt.scoring.model.token_statistics", watched)
+    monkeypatch.setattr("prefopt.scoring.asked.token_statistics", watched)
     for measure in (SampledK1(), ForwardKL()):
         PreferenceModel(*models, ObjectiveConfig(divergence=DivergenceTerm(measure=measure))).score(batch)
     assert asked == [None, ForwardKL()]

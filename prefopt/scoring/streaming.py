@@ -79,8 +79,13 @@ class _Side:
 
     @property
     def log_normaliser(self) -> Tensor:
-        """log Z, [C]."""
-        return (self.peaks + self.sums.log()).logsumexp(0)
+        """log Z, [C], in float64: divergences hang on small differences of it."""
+        fine = self.sums.dtype if self.sums.device.type == "mps" else torch.float64  # which has none
+        return (self.peaks.to(fine) + self.sums.to(fine).log()).logsumexp(0)
+
+    def scale(self, log_normaliser: Tensor) -> Tensor:
+        """exp(a) / Z, [blocks, C]."""
+        return (self.peaks - log_normaliser).exp().to(self.peaks.dtype)
 
     def release(self) -> None:
         """Give the buffer back; what was in it has to be computed again."""
@@ -129,9 +134,8 @@ class StreamedPass(Pass[_Left]):
             ref_log_z = reference.log_normaliser
             ref_logps, difference = reference.label_logits - ref_log_z, log_z - ref_log_z
             if divergence is not None:
-                value = divergence.streamed(
-                    totals, (policy.peaks - log_z).exp(), (reference.peaks - ref_log_z).exp(), difference
-                )
+                scales = policy.scale(log_z), reference.scale(ref_log_z)
+                value = divergence.streamed(totals, *scales, difference).to(totals.dtype)
         collision = (2 * (policy.peaks - log_z) + squares.log()).logsumexp(0) if job.log_collision else None
         job.workspace.give(None if scratch is None else scratch.T)
         for side in (policy, reference):
@@ -147,7 +151,9 @@ class StreamedPass(Pass[_Left]):
         head, labels, policy, reference = self.job.head, self.job.labels[part], left.policy, left.reference
         d_label = head.through(g_logps.clone(), head.slope(policy.label_logits))
         into.add_labels(labels, d_label, hidden)
-        scale = (policy.peaks - left.log_normaliser).exp()
+        scale = policy.scale(left.log_normaliser)
+        ref_scale = None if reference is None else reference.scale(left.log_normaliser - left.difference)
+        difference = left.difference.to(scale.dtype)
         scratch = None if policy.keep else self._scratch(policy)
         d_hidden = head.weight[labels].to(wide(hidden.dtype)) * d_label[:, None]
         for number, block in enumerate(policy.blocks.parts):
@@ -155,19 +161,12 @@ class StreamedPass(Pass[_Left]):
                 self._fill(policy, reference, number, scratch, torch.empty_like(scale))
             weights = policy.of(number)
             slope = None if head.softcap is None else head.slope(weights.log().add_(policy.peaks[number]))
-            if self.divergence is None or reference is None or left.value is None:
+            if self.divergence is None or reference is None or ref_scale is None or left.value is None:
                 d_logits = weights.mul_(-g_logps * scale[number])
             else:
-                ref_scale = (reference.peaks[number] - (left.log_normaliser - left.difference)).exp()
+                scales = scale[number], ref_scale[number]
                 d_logits = self.divergence.unstream(
-                    weights,
-                    reference.of(number),
-                    scale[number],
-                    ref_scale,
-                    left.difference,
-                    left.value,
-                    g_logps,
-                    g_value,
+                    weights, reference.of(number), *scales, difference, left.value, g_logps, g_value
                 )
             d_logits = head.through(d_logits, slope).T
             d_product = d_logits.to(hidden.dtype)

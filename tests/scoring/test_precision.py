@@ -10,6 +10,7 @@ import torch
 
 from prefopt.divergences import AlphaDivergence, ForwardKL, JensenShannon, ReverseKL
 from prefopt.scoring import token_statistics
+from prefopt.scoring.head import Head
 from tests.scoring.token_cases import (
     DIVERGENCES,
     TOKENS,
@@ -198,3 +199,21 @@ def test_a_wider_reference_than_policy():
     found = fused(at, ForwardKL(), chunk_size=TOKENS)
     assert_same(found, expected, rtol=1e-5, atol=1e-5)
     assert_same(gradients(at, loss_of(at, found)), gradients(at, loss_of(at, expected)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("step", [1e-5, 1e-3, 1e-1])
+def test_small_divergences_are_exact_in_float32(step):
+    """Near the reference a KL is a small difference of large numbers: nearer to float64 than from log_softmax."""
+    draw = torch.Generator().manual_seed(0)
+    weight, hidden, noise = (torch.randn(size, 32, generator=draw) for size in (20_000, 16, 16))
+    weight *= 0.3
+    labels, other = torch.arange(16), hidden + step * noise
+    wide = [each.double() for each in (hidden, weight, other)]
+    exact = token_statistics(wide[0], Head(wide[1]), wide[2], Head(wide[1]), labels, ForwardKL())
+    found = token_statistics(hidden, Head(weight), other, Head(weight), labels, ForwardKL())
+    dense = ForwardKL()((hidden @ weight.T).log_softmax(-1), (other @ weight.T).log_softmax(-1))
+    assert exact.divergence is not None
+    assert found.divergence is not None
+    errors = [(each - exact.divergence).abs().mean() for each in (found.divergence, dense)]
+    assert errors[0] < 1e-7
+    assert errors[0] < errors[1]

@@ -2,9 +2,9 @@
 
     logp_t = z_t[y_t] - logsumexp(z_t),   logq_t likewise from the reference,   D_t = D(softmax z_t, softmax r_t)
 
-z and r are the logits of the policy and of the reference. The pass walks over chunks of tokens, so that only a chunk's
-logits exist at a time; those of as many chunks as a stated budget allows are kept for backward, the rest are computed
-again:
+z and r are the logits of the policy and of the reference. The pass walks over chunks of tokens, in one of two ways (see
+`passes` and `streaming`); what as many chunks as a stated budget allows have of their logits is kept for backward, the
+rest is computed again:
 
     dL/dz = g_logp (onehot(y) - softmax z) + g_D dD/dz,   dL/dh = dL/dz W,   dL/dW = sum over tokens of dL/dz^T h
 

@@ -16,6 +16,7 @@ __all__ = ["draw"]
 
 def draw(facts: dict[str, Any], path: Path) -> None:
     settings = facts["settings"]
+    betas = sorted({beta for own in facts["betas"].values() for beta in own})
     figure, axes = plt.subplots(
         2, len(settings), figsize=(1.5 + 4.2 * len(settings), 8), layout="constrained", squeeze=False
     )
@@ -41,7 +42,7 @@ def draw(facts: dict[str, Any], path: Path) -> None:
         top.set(title=setting, xlabel="sequence KL(policy || reference), nats", ylabel="true reward")
         _look_at(top, [run["metrics"] for run in result["runs"]], 2 * facts["within"])
         bottom.set(xlabel="beta", ylabel="AUROC of w", xscale="log", ylim=(0, 1.02))
-        bottom.set_xticks(facts["betas"], [f"{beta:g}" for beta in facts["betas"]])
+        bottom.set_xticks(betas, [f"{beta:g}" for beta in betas])
         bottom.minorticks_off()
         for axis in (top, bottom):
             axis.grid(alpha=0.3)

@@ -53,6 +53,11 @@ def test_an_objective_may_have_betas_of_its_own(tables: dict[str, Path]) -> None
     runs = runs_of(tables, betas=(), seeds=(100,))
     assert [(run.objective, run.beta) for run in runs[1:]] == [("dpo", 0.2), *(("sparsepo", beta) for beta in BETAS)]
     assert runs[1].key == runs_of(tables, betas=(0.2,), seeds=(100,))[1].key
+    settings = yaml.safe_load(tables["settings"].read_text())
+    settings["little"]["betas"] = {"sparsepo": [3.0]}
+    tables["settings"].write_text(yaml.safe_dump(settings))
+    in_setting = runs_of(tables, betas=(), seeds=(100,))
+    assert [(run.objective, run.beta) for run in in_setting[1:]] == [("dpo", 0.2), ("sparsepo", 3.0)]
     assert [run.beta for run in runs_of(tables, betas=(0.5,), seeds=(100,))[1:]] == [0.5, 0.5]
 
 
@@ -68,7 +73,7 @@ def test_frontiers_go_through_the_betas_of_their_own_objective(tables: dict[str,
         record = {"setting": run.setting, "seed": run.seed, "objective": run.objective, "beta": run.beta}
         records.append(record | {"metrics": metrics, "samples": {}, "seconds": seconds})
     facts = summary(records, runs, at=(0.1, 2.0), within=4.0)
-    assert facts["betas"] == {"dpo": [0.2], "sparsepo": [3.0, 1.0]}
+    assert facts["betas"]["little"] == {"dpo": [0.2], "sparsepo": [3.0, 1.0]}
     values = {
         name: [(row[f"reward at KL {place}"]["value"] or {}).get("mean") for place in ("0.1", "2")]
         for name, row in facts["settings"]["little"]["frontiers"].items()

@@ -61,19 +61,20 @@ def grid(
     batch_size: int,
 ) -> list[Run]:
     """Every run, those of one setting and seed together, the reference first; of the betas given, or, where there are
-    none, of each objective's own. Raises ValueError for unknown names.
+    none, of each objective's own, in this setting or in all. Raises ValueError for unknown names.
     """
     rows = _chosen(objectives, only_objectives)
-    own = {name: betas or row.pop("betas", BETAS) for name, row in rows.items()}
+    in_all = {name: row.pop("betas", BETAS) for name, row in rows.items()}
     runs = []
     for setting, fields in _chosen(settings, only_settings).items():
+        own = in_all | fields.get("betas", {})
         for seed in seeds:
             of_all = (setting, fields["task"], fields["epochs"], seed)
             runs.append(Run(*of_all, REFERENCE, None, None, learning_rate, batch_size))
             runs += [
                 Run(*of_all, name, row, beta, learning_rate, batch_size)
                 for name, row in rows.items()
-                for beta in own[name]
+                for beta in betas or own[name]
             ]
     return runs
 

@@ -16,7 +16,6 @@ __all__ = ["draw"]
 
 def draw(facts: dict[str, Any], path: Path) -> None:
     settings = facts["settings"]
-    betas = sorted({beta for own in facts["betas"].values() for beta in own})
     figure, axes = plt.subplots(
         2, len(settings), figsize=(1.5 + 4.2 * len(settings), 8), layout="constrained", squeeze=False
     )
@@ -41,6 +40,7 @@ def draw(facts: dict[str, Any], path: Path) -> None:
             bottom.errorbar([run["beta"] for run in runs], auroc[0], yerr=auroc[1], color=colour, marker="o", ms=4)
         top.set(title=setting, xlabel="sequence KL(policy || reference), nats", ylabel="true reward")
         _look_at(top, [run["metrics"] for run in result["runs"]], 2 * facts["within"])
+        betas = sorted({beta for own in facts["betas"][setting].values() for beta in own})
         bottom.set(xlabel="beta", ylabel="AUROC of w", xscale="log", ylim=(0, 1.02))
         bottom.set_xticks(betas, [f"{beta:g}" for beta in betas])
         bottom.minorticks_off()

@@ -65,10 +65,7 @@ def tell(facts: dict[str, Any], path: Path) -> None:
         for name, metric in facts["metrics"].items()
     ]
     lines += ["", f"![frontiers]({path.with_suffix('.png').name})", "", "## The objectives", ""]
-    lines += [
-        f"- {name}: `{json.dumps(row)}`, beta {', '.join(f'{beta:g}' for beta in facts['betas'][name])}"
-        for name, row in facts["objectives"].items()
-    ]
+    lines += [f"- {name}: `{json.dumps(row)}`" for name, row in facts["objectives"].items()]
     path.write_text("\n".join([*lines, "", _BY_HAND]) + (known or "\n"), encoding="utf-8")
 
 

@@ -22,13 +22,15 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from benchmarks.words.material import lexicon, make_reference, pairs
 from benchmarks.words.report import differences, estimates, tell
 from benchmarks.words.scoring import LEVELS, known
-from benchmarks.words.work import MEASURED, OFTEN, Run, carried_out
+from benchmarks.words.work import OFTEN, Run, carried_out
 
 __all__ = ["compare"]
 
 _HERE = Path(__file__).parent
 _LIBRARIES = ("prefopt", "torch", "transformers", "tokenizers")
-_FIRST_LEVEL = next(iter(LEVELS))
+_LEVEL = next(iter(LEVELS))
+
+Runs = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def compare(
@@ -49,7 +51,7 @@ def compare(
     if not reference.exists():
         make_reference(data, split, reference, steps=asked["reference_steps"])
 
-    def runs(table: str, measured_on: str, seeds: Sequence[int]) -> dict[str, list[dict[str, Any]]]:
+    def runs(table: str, measured_on: str, seeds: Sequence[int]) -> Runs:
         found: dict[str, list[dict[str, Any]]] = {}
         for number in seeds:
             for row, fields in asked[table].items():
@@ -57,7 +59,7 @@ def compare(
                 run = Run(row, fields["objective"], training, number, measured_on, reference.name)
                 done = carried_out(run, reference, split.train, getattr(split, measured_on), listed, work)
                 found.setdefault(row, []).append(done)
-                shown = estimates([done["auroc"]["weight"][_FIRST_LEVEL]])
+                shown = estimates([done["auroc"]["weight"][_LEVEL]])
                 print(f"{table}, seed {number}, {row}: {shown['mean']:.3f}  ({done['seconds']:.0f} s)", flush=True)
         return found
 
@@ -66,13 +68,6 @@ def compare(
         return
     seeds = seed or [0, 1, 2]
     reported = runs("reported", "held_out", seeds)
-    first = next(iter(reported.values()))
-    figures = {row: _figures(done) for row, done in reported.items()} | _without_mask(reported)
-    for of in figures.values():
-        levels = {other: figures[other]["pairs"] for other in (next(iter(reported)), "surprisal")}
-        of["against"] = {other: differences(of["pairs"], values) for other, values in levels.items()}
-    for of in figures.values():
-        del of["pairs"]
     facts: dict[str, Any] = {
         "date": date,
         "hardware": hardware or f"{os.cpu_count()} {platform.machine()} cores, 1 thread",
@@ -85,22 +80,12 @@ def compare(
             "parameters": AutoModelForCausalLM.from_pretrained(reference).num_parameters(),
             "vocabulary": AutoConfig.from_pretrained(reference).vocab_size,
             "lexicon": len(listed),
-            "split_words": first[0]["split_words"],
+            "split_words": next(iter(reported.values()))[0]["split_words"],
         },
-        "reported": figures,
+        "reported": _compared(reported),
         "developed": {row: _figures(done) for row, done in developed.items()},
-        "words": {
-            row: {
-                "seed": seeds[0],
-                "often": OFTEN,
-                "among": done[0]["among"],
-                **{end: [[*word, known(word[0], listed)] for word in done[0][end]] for end in ("heaviest", "lightest")},
-            }
-            for row, done in reported.items()
-        },
+        "words": {row: _words(done[0], listed) for row, done in reported.items()},
     }
-    for of in facts["developed"].values():
-        del of["pairs"]
     results.mkdir(parents=True, exist_ok=True)
     stem = results / f"{date}-words"
     stem.with_suffix(".json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -108,9 +93,30 @@ def compare(
     print(f"Written: {stem}.md and .json")
 
 
+def _compared(reported: Runs) -> dict[str, dict[str, Any]]:
+    """Of every row, and of what words can be ranked by without a mask: the reference's surprise, and how far a policy
+    has moved. Each against the first row and against the surprise, pair by pair.
+    """
+    ranked = {row: (done, "weight") for row, done in reported.items()}
+    first = next(iter(reported))
+    ranked["surprisal"] = (reported[first][:1], "surprisal")
+    ranked |= {f"shift of the policy, {row}": (done, "shift") for row, done in reported.items()}
+    values = {name: [run["auroc"][by][_LEVEL] for run in done] for name, (done, by) in ranked.items()}
+    figures = {name: _figures(reported[name]) if name in reported else _aurocs(*of) for name, of in ranked.items()}
+    return {
+        name: of | {"against": {other: differences(values[name], values[other]) for other in (first, "surprisal")}}
+        for name, of in figures.items()
+    }
+
+
+def _words(run: Mapping[str, Any], listed: frozenset[str]) -> dict[str, Any]:
+    ends = {end: [[*word, known(word[0], listed)] for word in run[end]] for end in ("heaviest", "lightest")}
+    return {"seed": run["asked"]["seed"], "often": OFTEN, "among": run["among"], **ends}
+
+
 def _figures(done: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Of a row's mask, over its seeds."""
-    return _ranked(done, "weight") | {
+    return _aurocs(done, "weight") | {
         "zeros": fmean(run["zeros"] for run in done),
         "accuracy": fmean(run["accuracy"] for run in done),
         "mean_weight": {kind: fmean(run["mean_weight"][kind] for run in done) for kind in ("sentiment", "other")},
@@ -118,16 +124,8 @@ def _figures(done: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _without_mask(reported: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """What words can be ranked by without a mask: the reference's surprise, and how far each policy has moved."""
-    some = next(iter(reported.values()))
-    shifts = {f"{MEASURED['shift'].meaning}, {row}": _ranked(done, "shift") for row, done in reported.items()}
-    return {"surprisal": _ranked(some[:1], "surprisal")} | shifts
-
-
-def _ranked(done: Sequence[Mapping[str, Any]], by: str) -> dict[str, Any]:
-    values = {level: [run["auroc"][by][level] for run in done] for level in LEVELS}
-    return {"auroc": {level: estimates(of) for level, of in values.items()}, "pairs": values[_FIRST_LEVEL]}
+def _aurocs(done: Sequence[Mapping[str, Any]], by: str) -> dict[str, Any]:
+    return {"auroc": {level: estimates([run["auroc"][by][level] for run in done]) for level in LEVELS}}
 
 
 if __name__ == "__main__":

@@ -72,8 +72,8 @@ def tell(facts: Mapping[str, Any], path: Path) -> None:
         "## Held-out pairs",
         "",
         f"Seeds {seeds}; the mean over them, and each seed's own AUROC by {_LEVEL}. Of the {counts['held_out']} pairs "
-        f"{some['auroc'][_LEVEL]['pairs']} hold both a word of the list and another; the rest have no AUROC. Surprisal is "
-        "-log pi_ref of the untrained reference, the shift of a policy the absolute change of the log-probability.",
+        f"{some['auroc'][_LEVEL]['pairs']} hold both a word of the list and another; the rest have no AUROC. Surprisal "
+        "is -log pi_ref of the untrained reference, the shift of a policy the absolute change of the log-probability.",
         "",
     ]
     lines += _table(

@@ -39,6 +39,7 @@ def compare(
     held_out: Annotated[bool, typer.Option(help="Go on to the held-out pairs after the development pairs.")] = True,
     seed: Annotated[list[int] | None, typer.Option(help="Of reported runs; may be repeated. Default: 0 1 2.")] = None,
     development_seed: Annotated[int, typer.Option(help="Of development runs.")] = 100,
+    only_finished: Annotated[bool, typer.Option(help="Carry out nothing; the page says what is missing.")] = False,
     work: Annotated[Path, typer.Option(help="For the reference and the finished runs.")] = Path("runs/words"),
     results: Annotated[Path, typer.Option(help="Folder for the results.")] = _HERE.parent / "results",
     date: Annotated[str, typer.Option(help="Of the results.")] = datetime.date.today().isoformat(),
@@ -51,12 +52,17 @@ def compare(
     if not reference.exists():
         make_reference(data, split, reference, steps=asked["reference_steps"])
 
+    missing: list[str] = []
+
     def runs(table: str, measured_on: str, seeds: Sequence[int]) -> Runs:
         found: dict[str, list[dict[str, Any]]] = {}
         for number in seeds:
             for row, fields in asked[table].items():
                 training = asked["training"] | fields.get("training", {})
                 run = Run(row, fields["objective"], training, number, measured_on, reference.name)
+                if only_finished and not run.record(work).exists():
+                    missing.append(f"{row}, seed {number}, {measured_on} pairs")
+                    continue
                 done = carried_out(run, reference, split.train, getattr(split, measured_on), listed, work)
                 found.setdefault(row, []).append(done)
                 shown = estimates([done["auroc"]["weight"][_LEVEL]])
@@ -68,12 +74,15 @@ def compare(
         return
     seeds = seed or [0, 1, 2]
     reported = runs("reported", "held_out", seeds)
+    if not reported:
+        raise typer.BadParameter(f"no run on held-out pairs is finished in {work}; leave out --only-finished")
     facts: dict[str, Any] = {
         "date": date,
         "hardware": hardware or f"{os.cpu_count()} {platform.machine()} cores, 1 thread",
         "versions": {library: importlib.metadata.version(library) for library in _LIBRARIES},
         "settings": asked,
         "seeds": seeds,
+        "missing": missing,
         "development_seed": development_seed,
         "counts": {
             **{part: len(getattr(split, part)) for part in ("train", "development", "held_out")},

@@ -76,6 +76,8 @@ def tell(facts: Mapping[str, Any], path: Path) -> None:
         "is -log pi_ref of the untrained reference, the shift of a policy the absolute change of the log-probability.",
         "",
     ]
+    if facts["missing"]:
+        lines += [f"Not carried out, and so not in the figures: {'; '.join(facts['missing'])}.", ""]
     lines += _table(
         ["", *(f"AUROC, {level}" for level in LEVELS), "seeds", "zeros", "mean weight: list, rest", "pair accuracy"],
         [["uniform", *("0.5" for _ in LEVELS), "", "0", "1, 1", ""]]

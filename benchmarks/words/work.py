@@ -56,6 +56,10 @@ class Run:
         fields = {name: value for name, value in asdict(self).items() if name != "row"}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
+    def record(self, work: Path) -> Path:
+        """Where what came of the run is kept."""
+        return work / "runs" / f"{self.key}.json"
+
 
 def carried_out(
     run: Run,
@@ -69,7 +73,7 @@ def carried_out(
 
     Read from `work` where the run was carried out before.
     """
-    record = work / "runs" / f"{run.key}.json"
+    record = run.record(work)
     if record.exists():
         found: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
         return found

@@ -43,6 +43,7 @@ class Signal(StrEnum):
     DIVERGENCE = "divergence"
     REF_HIDDEN_STATES = "ref_hidden_states"
     REF_TOKEN_STATES = "ref_token_states"
+    REF_EMBEDDINGS = "ref_embeddings"
     REF_ACTIVATIONS = "ref_activations"
 
     @property

@@ -139,6 +139,7 @@ class TokenBatch:
                                                     two draws from the policy agree; no gradient
     ref_hidden_states       [L, N, T, H]            reference states at the position that predicts y_t
     ref_token_states        [L, N, T, H]            reference states at y_t's own position
+    ref_embeddings          [1, N, T, H]            what the reference's first layer is given at y_t's own position
     ref_activations         [S, N, T]     float32   mean activation of the reference at each site, where y_t is
                                                     predicted
     activation_kinds        S names                 the kind of each site, such as "mlp", or "mlp.abs" for the mean of
@@ -157,6 +158,7 @@ class TokenBatch:
     log_collision: Tensor | None = None
     ref_hidden_states: Tensor | None = None
     ref_token_states: Tensor | None = None
+    ref_embeddings: Tensor | None = None
     ref_activations: Tensor | None = None
     activation_kinds: tuple[str, ...] = ()
     columns: Mapping[str, Tensor] = field(default_factory=dict)

@@ -31,6 +31,7 @@ class Case:
     token_ids: Tensor  # [N, T]
     states: Tensor  # [L, N, T, H]
     token_states: Tensor  # [L, N, T, H]
+    embeddings: Tensor  # [1, N, T, H]
     activations: Tensor  # [S, N, T]
     dirty: bool = True
 
@@ -65,6 +66,7 @@ class Case:
             log_collision=padded((logps.detach().exp() ** 2).sum(-1).log(), mask),
             ref_hidden_states=padded(self.states, mask[None, :, :, None]),
             ref_token_states=padded(self.token_states, mask[None, :, :, None]),
+            ref_embeddings=padded(self.embeddings, mask[None, :, :, None]),
             ref_activations=padded(self.activations, mask[None]),
             activation_kinds=KINDS,
             columns=scores(self.ref_logits[:, 0, 0]),
@@ -102,6 +104,7 @@ def random_case(
         states=normal(layers, rows, width, hidden),
         token_states=normal(layers, rows, width, hidden),
         activations=normal(len(KINDS), rows, width),
+        embeddings=normal(1, rows, width, hidden),
     )
 
 

@@ -21,7 +21,6 @@ from tests.batches import KINDS, rubbish, scores, without_noise
 FILE = Path(__file__).with_name("golden.json")
 ROWS = {name: row() for name, row in zoo.ZOO.items()} | {
     "sparsepo-independent": zoo.sparsepo(shared=False),
-    "sparsepo_token-relu": zoo.sparsepo_token(gate="relu", l0=0),  # where the default gate stands at one throughout
 }
 LENGTHS = (5, 2, 7, 3, 4, 6)
 LAYERS, HIDDEN = 3, 4
@@ -51,6 +50,7 @@ def golden_batch() -> TokenBatch:
         log_collision=padded(-1.5 - waves(0.83, 6, 8)),
         ref_hidden_states=padded(3 * waves(0.53, LAYERS, 6, 8, HIDDEN)),
         ref_token_states=padded(3 * waves(0.47, LAYERS, 6, 8, HIDDEN)),
+        ref_embeddings=padded(3 * waves(0.43, 1, 6, 8, HIDDEN)),
         ref_activations=padded(waves(0.91, len(KINDS), 6, 8)),
         activation_kinds=KINDS,
         columns=scores(waves(0.61, 6)),

@@ -42,6 +42,7 @@ def rows_of(case: Case, rows: list[int]) -> Case:
         token_ids=case.token_ids[rows],
         states=case.states[:, rows],
         token_states=case.token_states[:, rows],
+        embeddings=case.embeddings[:, rows],
         activations=case.activations[:, rows],
     )
 
@@ -65,6 +66,7 @@ def dyadic(tokens: TokenBatch, kinds: tuple[str, ...] = ("mlp", "attn", "resid",
         log_collision=tokens.log_collision,
         ref_hidden_states=tokens.ref_hidden_states,
         ref_token_states=tokens.ref_token_states,
+        ref_embeddings=tokens.ref_embeddings,
         ref_activations=torch.where(tokens.mask, activations, rubbish(activations)),
         activation_kinds=kinds,
         columns=tokens.columns,
@@ -81,7 +83,7 @@ def widened(tokens: TokenBatch, columns: int) -> TokenBatch:
         tail = rubbish(values.new_empty(shape)) if values.is_floating_point() else values.new_zeros(shape)
         return torch.cat([values, tail], dim=2 if states else -1)
 
-    layered = ("ref_hidden_states", "ref_token_states", "ref_activations")
+    layered = ("ref_hidden_states", "ref_token_states", "ref_embeddings", "ref_activations")
     fields = {
         name: more(getattr(tokens, name)) for name in ("ref_logps", "mask", "token_ids", "log_collision", *layered)
     }

@@ -13,6 +13,7 @@ from prefopt import Objective, ObjectiveConfig, TokenBatch, zoo
 from prefopt.component import Signal, charged
 from prefopt.divergences import ForwardKL
 from prefopt.objective import DivergenceTerm
+from prefopt.regularizers import MaskL1
 from prefopt.weightings import SparseMask, SparseWeighting
 from prefopt.weightings.sparse.gates import GATES, Gate
 from prefopt.weightings.sparse.initial import INITIALISERS
@@ -206,6 +207,7 @@ def test_two_layers_by_hand() -> None:
         ({"l0": 0.1}, "l0 is read only with gate hard_concrete or binary, and gate is relu"),
         ({"l0": 0.1, "gate": "top_k"}, "l0 is read only"),
         ({"hidden_width": 10}, "hidden_width is read only with architecture two_layer"),
+        ({"layers": "last", "position": "embedding"}, "layers is read only with position predicting or token"),
     ],
 )
 def test_what_nobody_would_read_is_refused(fields: dict[str, object], says: str) -> None:
@@ -267,15 +269,23 @@ def test_the_objective_of_the_paper_is_untouched() -> None:
 
 
 def test_the_row_is_adjusted_in_a_run_file() -> None:
-    spec = {"zoo": "sparsepo_token", "shared": False, "gate": "top_k", "l0": 0, "weighting": {"share": 0.1}}
-    config = zoo.build(spec)
+    config = zoo.build({"zoo": "sparsepo_token", "beta": 0.5, "l1": 0.01, "weighting": {"gate": "top_k", "share": 0.1}})
     assert config.weighting == SparseWeighting(
-        position="token", gate="top_k", init="near_one", scale="mean_one", share=0.1
+        position="embedding", architecture="two_layer", gate="top_k", init="near_one", share=0.1
     )
-    assert config.divergence.weighting.share == 0.2
-    assert zoo.sparsepo_token().divergence.weighting is None
-    with pytest.raises(ValueError, match="l0 is read only with gate hard_concrete or binary, and gate is relu"):
-        zoo.build({"zoo": "sparsepo_token", "gate": "relu"})
+    assert config.regularizers == (MaskL1(reward=0.005),)
+    with pytest.raises(ValueError, match="layers is read only with position predicting or token"):
+        zoo.build({"zoo": "sparsepo_token", "weighting": {"layers": "last"}})
+
+
+def test_the_row_with_weights_of_one_is_tdpo2() -> None:
+    """Which is where near_one starts it, and where it stays while the mask does not learn."""
+    objective = Objective(zoo.sparsepo_token(beta=0.3, alpha=0.7, l1=0), num_layers=3, hidden_size=5).double()
+    tdpo2 = Objective(zoo.tdpo2(beta=0.3, alpha=0.7), num_layers=3, hidden_size=5)
+    case = random_case(11)
+    found, expected = (torch.autograd.grad(each(case.tokens()).loss, case.logits) for each in (objective, tdpo2))
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(objective(case.tokens()).losses, tdpo2(case.tokens()).losses)
 
 
 def test_noise_moves_no_loss_at_the_reference() -> None:

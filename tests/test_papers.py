@@ -48,6 +48,11 @@ def masked(c: Response, j: Response) -> Tensor:
     return -log_sigmoid(u - 0.8 * (dot(j.d, j.k) - dot(c.d, c.k)))
 
 
+def held(c: Response, j: Response) -> Tensor:
+    u = 0.8 * (dot(c.m, c.r) - dot(j.m, j.r))
+    return -log_sigmoid(u - 0.7 * 0.8 * (sum(j.k) - sum(c.k).detach())) + 0.8 * 0.02 * (sum(c.m) + sum(j.m))
+
+
 def common(c: Response, j: Response) -> Tensor:
     return masked(c, j) + (0.02 * (sum(c.m) + sum(j.m)) + 0.05 * (sum(c.d) + sum(j.d))) / 2
 
@@ -59,6 +64,8 @@ def independent(c: Response, j: Response) -> Tensor:
 def l1(shared: bool) -> ObjectiveConfig:
     return zoo.sparsepo(beta=0.8, shared=shared, l1_reward=0.02, l1_divergence=0.05)
 
+
+NARROW = {"zoo": "sparsepo_token", "beta": 0.8, "alpha": 0.7, "l1": 0.02, "weighting": {"hidden_width": 4}}
 
 PAPERS: dict[str, tuple[ObjectiveConfig, Formula]] = {
     "dpo": (zoo.dpo(beta=0.3), lambda c, j: -log_sigmoid(dpo_margin(0.3, c, j))),
@@ -75,11 +82,10 @@ PAPERS: dict[str, tuple[ObjectiveConfig, Formula]] = {
     "mapo": (zoo.mapo(beta=0.8), masked),
     "sparsepo": (l1(shared=True), common),
     "sparsepo-independent": (l1(shared=False), independent),
-    "sparsepo_token": (zoo.sparsepo_token(beta=0.8, l0=0.02), masked),
+    "sparsepo_token": (zoo.build(NARROW), held),
 }
 
-
-BETWEEN = {"sparsepo_token"}  # whose gates would all be fully open with parameters as they are drawn
+SOLE = {"sparsepo_token"}  # one score to a token, which as drawn is negative everywhere: its mixer is
 
 
 def mapo_mask(case: Case, row: int) -> list[Tensor]:
@@ -110,41 +116,36 @@ def sparse_mask(case: Case, row: int, network: torch.nn.Module) -> list[Tensor]:
     return weights
 
 
-def token_mask(case: Case, row: int, network: torch.nn.Module) -> tuple[list[Tensor], Tensor]:
-    """Hard concrete gates at the tokens' own states, over their mean; and how many are expected to be open."""
-    scores = []
+def token_mask(case: Case, row: int, network: torch.nn.Module) -> list[Tensor]:
+    """A hidden layer and two relus over the tokens' own embeddings."""
+    weights = []
     for t in range(case.lengths[row]):
-        score = torch.zeros((), dtype=torch.float64)
-        for layer in range(case.states.shape[0]):
-            h = case.token_states[layer, row, t]
-            x = (h - h.mean()) / torch.sqrt(((h - h.mean()) ** 2).mean() + 1e-5)
-            x = x * network.norm.weight + network.norm.bias
-            score = score + network.mixer[layer] * ((network.weight[layer] * x).sum() + network.bias[layer])
-        scores.append(score)
-    gates = [torch.clamp(1.2 / (1 + torch.exp(-score)) - 0.1, 0, 1) for score in scores]
-    opened = sum(1 / (1 + torch.exp(-score) * (0.1 / 1.1) ** (2 / 3)) for score in scores)
-    total = mean(gates)
-    return [gate / total if total > 0 else gate for gate in gates], opened
+        h = case.embeddings[0, row, t]
+        x = (h - h.mean()) / torch.sqrt(((h - h.mean()) ** 2).mean() + 1e-5)
+        x = x * network.norm.weight + network.norm.bias
+        z = [(v * x).sum() + d for v, d in zip(network.hidden.weight[0], network.hidden.bias[0], strict=True)]
+        g = torch.stack([each * (1 + torch.erf(each / 2**0.5)) / 2 for each in z])
+        a = torch.relu((network.weight[0] * g).sum() + network.bias[0])
+        weights.append(torch.relu(network.mixer[0] * a))
+    return weights
 
 
 def by_hand(name: str, case: Case, objective: Objective) -> Tensor:
     """The published loss of each pair, [B]."""
-    losses, responses, opened = [], [], []
+    losses, responses = [], []
     for row in range(len(case.lengths)):
         m = ones(case, row)
         if name == "mapo":
             m = mapo_mask(case, row)
         if name == "sparsepo_token":
-            m, expected = token_mask(case, row, objective.weighting)
-            opened.append(expected)
+            m = token_mask(case, row, objective.weighting)
         elif name.startswith("sparsepo"):
             m = sparse_mask(case, row, objective.weighting)
         own = name == "sparsepo-independent"
         d = sparse_mask(case, row, objective.divergence_weighting) if own else m
         responses.append(respond(case, row, m, d))
     for pair in range(case.pairs):
-        loss = PAPERS[name][1](responses[pair], responses[pair + case.pairs])
-        losses.append(loss + 0.02 * (opened[pair] + opened[pair + case.pairs]) if opened else loss)
+        losses.append(PAPERS[name][1](responses[pair], responses[pair + case.pairs]))
     return torch.stack(losses)
 
 
@@ -152,13 +153,13 @@ def by_hand(name: str, case: Case, objective: Objective) -> Tensor:
 @pytest.mark.parametrize("name", PAPERS)
 def test_value_and_gradients_are_the_papers(name: str, seed: int) -> None:
     case, objective = random_case(seed), build(PAPERS[name][0])
-    if name in BETWEEN:
+    if name in SOLE:
         with torch.no_grad():
-            objective.weighting.weight.mul_(2)
-            objective.weighting.bias.sub_(10)
+            objective.weighting.mixer.abs_()
+            objective.weighting.bias.sub_(6)
         weights = objective(case.tokens()).weights[case.mask]
         assert (weights == 0).any()
-        assert (weights > 1).any()
+        assert (weights > 0).any()
     assert_equal_with_gradients(case, objective, by_hand(name, case, objective))
 
 
@@ -173,7 +174,7 @@ DEFAULTS = {
     "tdpo2": {"beta": 0.1, "alpha": 0.5},
     "mapo": {"beta": 0.1, "sites": ("mlp", "attn", "resid", "logits"), "reduction": "zn_rescale"},
     "sparsepo": {"beta": 0.1, "shared": True, "l1_reward": 0.001, "l1_divergence": 0.001},
-    "sparsepo_token": {"beta": 0.1, "shared": True, "gate": "hard_concrete", "scale": "mean_one", "l0": 0.0001},
+    "sparsepo_token": {"beta": 0.1, "alpha": 10.0, "l1": 0.002},
 }
 
 

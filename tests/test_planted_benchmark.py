@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from benchmarks.planted.__main__ import compare
 from benchmarks.planted.frontiers import summary
-from benchmarks.planted.grid import Run, Runs, grid
+from benchmarks.planted.grid import BETAS, Run, Runs, grid
 
 TASK = {"pairs": 16, "held_out": 4, "prompts": 4, "shortest": 8, "longest": 8, "bearing": 0.3, "reference_steps": 3}
 
@@ -44,6 +44,41 @@ def test_the_grid_holds_every_combination_once(tables: dict[str, Path]) -> None:
     assert runs_of(tables, learning_rate=1e-2)[1].key != runs[1].key
     with pytest.raises(ValueError, match="there is no 'smal'; it has 'little'"):
         runs_of(tables, only_settings=("smal",))
+
+
+def test_an_objective_may_have_betas_of_its_own(tables: dict[str, Path]) -> None:
+    rows = yaml.safe_load(tables["objectives"].read_text())
+    rows["dpo"]["betas"] = [0.2]
+    tables["objectives"].write_text(yaml.safe_dump(rows, sort_keys=False))
+    runs = runs_of(tables, betas=(), seeds=(100,))
+    assert [(run.objective, run.beta) for run in runs[1:]] == [("dpo", 0.2), *(("sparsepo", beta) for beta in BETAS)]
+    assert runs[1].key == runs_of(tables, betas=(0.2,), seeds=(100,))[1].key
+    settings = yaml.safe_load(tables["settings"].read_text())
+    settings["little"]["betas"] = {"sparsepo": [3.0]}
+    tables["settings"].write_text(yaml.safe_dump(settings))
+    in_setting = runs_of(tables, betas=(), seeds=(100,))
+    assert [(run.objective, run.beta) for run in in_setting[1:]] == [("dpo", 0.2), ("sparsepo", 3.0)]
+    assert [run.beta for run in runs_of(tables, betas=(0.5,), seeds=(100,))[1:]] == [0.5, 0.5]
+
+
+def test_frontiers_go_through_the_betas_of_their_own_objective(tables: dict[str, Path]) -> None:
+    rows = yaml.safe_load(tables["objectives"].read_text())
+    rows["dpo"]["betas"], rows["sparsepo"]["betas"] = [0.2], [3.0, 1.0]
+    tables["objectives"].write_text(yaml.safe_dump(rows, sort_keys=False))
+    runs = runs_of(tables, betas=(), seeds=(100,))
+    records = []
+    for run in runs:
+        metrics = {"sequence_kl": run.beta or 0.0, "reward": 2 * (run.beta or 0.0)}
+        seconds = {"material": 0.0, "training": 0.0, "measuring": 0.0}
+        record = {"setting": run.setting, "seed": run.seed, "objective": run.objective, "beta": run.beta}
+        records.append(record | {"metrics": metrics, "samples": {}, "seconds": seconds})
+    facts = summary(records, runs, at=(0.1, 2.0), within=4.0)
+    assert facts["betas"]["little"] == {"dpo": [0.2], "sparsepo": [3.0, 1.0]}
+    values = {
+        name: [(row[f"reward at KL {place}"]["value"] or {}).get("mean") for place in ("0.1", "2")]
+        for name, row in facts["settings"]["little"]["frontiers"].items()
+    }
+    assert values == {"dpo": [pytest.approx(0.2), None], "sparsepo": [pytest.approx(0.2), pytest.approx(4)]}
 
 
 def test_a_line_that_was_cut_short_is_no_finished_run(tables: dict[str, Path], tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ few = settings(deadline=None, max_examples=6, derandomize=True)
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 LN2 = math.log(2)
-LAYERED = ("ref_hidden_states", "ref_token_states", "ref_activations")
+LAYERED = ("ref_hidden_states", "ref_token_states", "ref_embeddings", "ref_activations")
 
 
 @st.composite
@@ -51,6 +51,7 @@ def batches(draw: st.DrawFn, *, floor: float = -20.0, dtype: torch.dtype = torch
         log_collision=padded(waves(*shape) - 2),
         ref_hidden_states=padded(waves(3, *shape, 5)),
         ref_token_states=padded(waves(3, *shape, 5)),
+        ref_embeddings=padded(waves(1, *shape, 5)),
         ref_activations=padded(waves(len(KINDS), *shape)),
         activation_kinds=KINDS,
         columns=scores(waves(2 * pairs)),

@@ -51,6 +51,7 @@ def test_uniform_weights_are_its_value_on_the_response_alone(value: float) -> No
         ActivationWeighting(reduction="sigmoid"),
         SparseWeighting(),
         SparseWeighting(position="token"),
+        SparseWeighting(position="embedding", init="near_one"),
         LengthDesensitisedWeighting(),
         LengthDesensitisedWeighting(alpha=0),
     ],
@@ -160,17 +161,22 @@ def test_what_the_weightings_require() -> None:
     assert ActivationWeighting(sites=("attn", "mlp")).activation_kinds == {"attn", "mlp"}
     assert SparseWeighting().requires == {Signal.REF_HIDDEN_STATES}
     assert SparseWeighting(position="token").requires == {Signal.REF_TOKEN_STATES}
+    assert SparseWeighting(position="embedding").requires == {Signal.REF_EMBEDDINGS}
     assert set(ActivationWeighting().sites) == set(KINDS)
 
 
-@pytest.mark.parametrize(("position", "field"), [("predicting", "states"), ("token", "token_states")])
-def test_position_selects_the_signal(position: str, field: str) -> None:
+FIELDS = {"predicting": "states", "token": "token_states", "embedding": "embeddings"}
+
+
+@pytest.mark.parametrize("position", FIELDS)
+def test_position_selects_the_signal(position: str) -> None:
     case = random_case(5, dtype=torch.float32)
     mask = sparse(5, position=position, init="near_one")
     torch.nn.init.normal_(mask.weight)
     weights = mask(case.tokens())
-    other = {"states": "token_states", "token_states": "states"}[field]
-    assert torch.equal(mask(case.but(**{other: getattr(case, other) + 1}).tokens()), weights)
+    others = {field: getattr(case, field) + 1 for of, field in FIELDS.items() if of != position}
+    field = FIELDS[position]
+    assert torch.equal(mask(case.but(**others).tokens()), weights)
     assert not torch.equal(mask(case.but(**{field: getattr(case, field).flip(-1)}).tokens()), weights)
 
 

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.planted.frontiers import summary
-from benchmarks.planted.grid import Run, Runs, grid
+from benchmarks.planted.grid import BETAS, Run, Runs, grid
 from benchmarks.planted.report import tell
 from benchmarks.planted.work import carry_out
 
@@ -28,6 +28,7 @@ __all__ = ["compare"]
 
 _HERE = Path(__file__).parent
 _LIBRARIES = ("prefopt", "torch", "transformers")
+_BETAS = " ".join(f"{beta:g}" for beta in BETAS)
 
 
 def compare(
@@ -35,11 +36,13 @@ def compare(
     settings: Annotated[Path, typer.Option(help="YAML of settings of the task.")] = _HERE / "settings.yaml",
     objective: Annotated[list[str] | None, typer.Option(help="Only this one; may be repeated.")] = None,
     setting: Annotated[list[str] | None, typer.Option(help="Only this one; may be repeated.")] = None,
-    beta: Annotated[list[float] | None, typer.Option(help="May be repeated. Default: 0.1 0.3 1 3.")] = None,
+    beta: Annotated[
+        list[float] | None, typer.Option(help=f"May be repeated. Default: each objective's own, else {_BETAS}.")
+    ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="May be repeated. Default: 0 1 2 3 4.")] = None,
     learning_rate: Annotated[float, typer.Option(help="Of the policies.")] = 1e-3,
     batch_size: Annotated[int, typer.Option(help="In pairs.")] = 16,
-    at: Annotated[list[float] | None, typer.Option(help="Compare rewards at this KL. Default: 3 6.")] = None,
+    at: Annotated[list[float] | None, typer.Option(help="Compare rewards at this KL. Default: 1.5 3 6.")] = None,
     within: Annotated[float, typer.Option(help="The KL up to which frontiers are measured.")] = 12.0,
     processes: Annotated[int, typer.Option(help="Runs at a time, a thread each.")] = 1,
     work: Annotated[Path, typer.Option(help="For material and runs.jsonl, the finished runs.")] = Path("runs/planted"),
@@ -53,7 +56,7 @@ def compare(
         settings,
         only_objectives=objective or (),
         only_settings=setting or (),
-        betas=beta or (0.1, 0.3, 1.0, 3.0),
+        betas=beta or (),
         seeds=seed or range(5),
         learning_rate=learning_rate,
         batch_size=batch_size,
@@ -76,7 +79,7 @@ def compare(
         "learning_rate": learning_rate,
         "batch_size": batch_size,
         "within": within,
-        **summary(finished.of(runs), runs, at=at or (3.0, 6.0), within=within),
+        **summary(finished.of(runs), runs, at=at or (1.5, 3.0, 6.0), within=within),
     }
     results.mkdir(parents=True, exist_ok=True)
     stem = results / f"{date}-planted"

@@ -35,13 +35,22 @@ def summary(
     """
     names = list(dict.fromkeys(run.objective for run in runs if run.row is not None))
     settings, seeds = list(dict.fromkeys(run.setting for run in runs)), list(dict.fromkeys(run.seed for run in runs))
-    betas = list(dict.fromkeys(run.beta for run in runs if run.beta is not None))
+    betas = {
+        setting: {
+            name: list(dict.fromkeys(run.beta for run in runs if (run.setting, run.objective) == (setting, name)))
+            for name in names
+        }
+        for setting in settings
+    }
     by_run = {(r["setting"], r["seed"], r["objective"], r["beta"]): r for r in records}
     frontiers: dict[tuple[str, int, str], list[Point]] = {}
     for setting in settings:
         for seed in seeds:
             for name in names:
-                keys = [(setting, seed, REFERENCE, None), *((setting, seed, name, beta) for beta in betas)]
+                keys = [
+                    (setting, seed, REFERENCE, None),
+                    *((setting, seed, name, beta) for beta in betas[setting][name]),
+                ]
                 if all(key in by_run for key in keys):
                     frontiers[setting, seed, name] = [_point(by_run[key]["metrics"]) for key in keys]
     measures: dict[str, Callable[[list[Point]], float | None]] = {
@@ -61,7 +70,7 @@ def summary(
             setting: {
                 "task": next(run.task for run in runs if run.setting == setting),
                 "epochs": next(run.epochs for run in runs if run.setting == setting),
-                "runs": _of_runs(by_run, setting, seeds, names, betas),
+                "runs": _of_runs(by_run, setting, seeds, betas[setting]),
                 "frontiers": _of_frontiers(found, setting, seeds, names),
             }
             for setting in settings
@@ -75,10 +84,10 @@ def _point(metrics: Mapping[str, float]) -> Point:
 
 
 def _of_runs(
-    by_run: Mapping[Any, Mapping[str, Any]], setting: str, seeds: Sequence[int], names: Sequence[str], betas: Any
+    by_run: Mapping[Any, Mapping[str, Any]], setting: str, seeds: Sequence[int], betas: Mapping[str, Sequence[Any]]
 ) -> list[dict[str, Any]]:
     rows = []
-    for name, beta in ((REFERENCE, None), *((name, beta) for name in names for beta in betas)):
+    for name, beta in ((REFERENCE, None), *((name, beta) for name, own in betas.items() for beta in own)):
         of_seeds = [by_run[key] for seed in seeds if (key := (setting, seed, name, beta)) in by_run]
         if of_seeds:
             metrics = {metric: estimate([r["metrics"][metric] for r in of_seeds]) for metric in of_seeds[0]["metrics"]}

@@ -11,10 +11,13 @@ from typing import Any
 
 import yaml
 
-__all__ = ["REFERENCE", "Run", "Runs", "grid"]
+__all__ = ["BETAS", "REFERENCE", "Run", "Runs", "grid"]
 
 REFERENCE = "reference"
 """The row of the untrained model, which has no objective."""
+
+BETAS = (0.1, 0.3, 1.0, 3.0)
+"""Of an objective that names none of its own."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +60,21 @@ def grid(
     learning_rate: float,
     batch_size: int,
 ) -> list[Run]:
-    """Every run, those of one setting and seed together, the reference first. Raises ValueError for unknown names."""
+    """Every run, those of one setting and seed together, the reference first; of the betas given, or, where there are
+    none, of each objective's own, in this setting or in all. Raises ValueError for unknown names.
+    """
     rows = _chosen(objectives, only_objectives)
+    in_all = {name: row.pop("betas", BETAS) for name, row in rows.items()}
     runs = []
     for setting, fields in _chosen(settings, only_settings).items():
+        own = in_all | fields.get("betas", {})
         for seed in seeds:
             of_all = (setting, fields["task"], fields["epochs"], seed)
             runs.append(Run(*of_all, REFERENCE, None, None, learning_rate, batch_size))
             runs += [
-                Run(*of_all, name, row, beta, learning_rate, batch_size) for name, row in rows.items() for beta in betas
+                Run(*of_all, name, row, beta, learning_rate, batch_size)
+                for name, row in rows.items()
+                for beta in betas or own[name]
             ]
     return runs
 

@@ -40,8 +40,9 @@ def draw(facts: dict[str, Any], path: Path) -> None:
             bottom.errorbar([run["beta"] for run in runs], auroc[0], yerr=auroc[1], color=colour, marker="o", ms=4)
         top.set(title=setting, xlabel="sequence KL(policy || reference), nats", ylabel="true reward")
         _look_at(top, [run["metrics"] for run in result["runs"]], 2 * facts["within"])
+        betas = sorted({beta for own in facts["betas"][setting].values() for beta in own})
         bottom.set(xlabel="beta", ylabel="AUROC of w", xscale="log", ylim=(0, 1.02))
-        bottom.set_xticks(facts["betas"], [f"{beta:g}" for beta in facts["betas"]])
+        bottom.set_xticks(betas, [f"{beta:g}" for beta in betas])
         bottom.minorticks_off()
         for axis in (top, bottom):
             axis.grid(alpha=0.3)

@@ -28,7 +28,7 @@ def tell(facts: dict[str, Any], path: Path) -> None:
         "# Planted tokens: objectives side by side",
         "",
         f"{facts['date']}. {facts['hardware']}. {versions}. Learning rate {facts['learning_rate']:g}, batches of "
-        f"{facts['batch_size']} pairs, betas {', '.join(f'{beta:g}' for beta in facts['betas'])}, seeds "
+        f"{facts['batch_size']} pairs, seeds "
         f"{', '.join(map(str, facts['seeds']))}. Processor time: {seconds['each']:.1f} s a run, "
         f"{(seconds['material'] + seconds['training'] + seconds['measuring']) / 60:.0f} min in all. What the task is, "
         "and what is measured, is in `docs/planted.md`. In brackets: 95% bootstrap intervals over seeds, each of which "

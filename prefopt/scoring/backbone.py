@@ -33,13 +33,15 @@ class ModelStates:
 
     final [M, H]  last hidden states at the predicting positions, or [M, V] logits there where the plain call was asked
     logps [M]     log-probabilities of the tokens, where they are known already; `final` may be None then
-    hidden_states, token_states [L, N, T, H]; activations [S, N, T] with their kinds; None unless asked for
+    hidden_states, token_states [L, N, T, H]; embeddings [1, N, T, H]; activations [S, N, T] with their kinds; None
+                  unless asked for
     """
 
     final: Tensor | None
     logps: Tensor | None = None
     hidden_states: Tensor | None = None
     token_states: Tensor | None = None
+    embeddings: Tensor | None = None
     activations: Tensor | None = None
     activation_kinds: tuple[str, ...] = ()
 
@@ -62,6 +64,7 @@ class ModelStates:
             logps=pick("logps", tokens),
             hidden_states=pick("hidden_states", slice(None), rows),
             token_states=pick("token_states", slice(None), rows),
+            embeddings=pick("embeddings", slice(None), rows),
             activations=pick("activations", slice(None), rows),
         )
 
@@ -87,7 +90,7 @@ def run(
     out."""
     lm = causal_lm(model)
     config = lm.config.get_text_config()
-    wants_states = bool(signals & {Signal.REF_HIDDEN_STATES, Signal.REF_TOKEN_STATES})
+    wants_states = bool(signals & {Signal.REF_HIDDEN_STATES, Signal.REF_TOKEN_STATES, Signal.REF_EMBEDDINGS})
     listening = Signal.REF_ACTIVATIONS in signals
     recording = record(
         lm.base_model,
@@ -104,7 +107,8 @@ def run(
             output_hidden_states=wants_states,
             use_cache=False,
         )
-    layers = output.hidden_states[1:] if wants_states else ()
+    everything = output.hidden_states if wants_states else ()
+    embeddings, layers = everything[:1], everything[1:]
     activations: list[tuple[str, Tensor]] = []
     states = output.logits if plain else output.last_hidden_state
     length = layout.width  # an adapter may have put tokens of its own before each row
@@ -116,6 +120,7 @@ def run(
         final=final,
         hidden_states=_layers(layout, layers, layout.predicting, Signal.REF_HIDDEN_STATES in signals),
         token_states=_layers(layout, layers, layout.own, Signal.REF_TOKEN_STATES in signals),
+        embeddings=_layers(layout, embeddings, layout.own, Signal.REF_EMBEDDINGS in signals),
         activations=torch.stack([layout.scatter(values) for _, values in activations]) if listening else None,
         activation_kinds=tuple(kind for kind, _ in activations),
     )
@@ -140,6 +145,7 @@ def token_batch(layout: Layout, statistics: TokenStatistics, reference: ModelSta
         log_collision=None if statistics.log_collision is None else layout.scatter(statistics.log_collision),
         ref_hidden_states=None if reference is None else reference.hidden_states,
         ref_token_states=None if reference is None else reference.token_states,
+        ref_embeddings=None if reference is None else reference.embeddings,
         ref_activations=None if reference is None else reference.activations,
         activation_kinds=() if reference is None else reference.activation_kinds,
         columns=layout.columns,

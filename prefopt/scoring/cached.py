@@ -30,7 +30,7 @@ _FINAL, _LOGPS = "final", "logps"
 
 _STATES = MappingProxyType(
     {Signal.REF_HIDDEN_STATES: "hidden_states", Signal.REF_TOKEN_STATES: "token_states"}
-    | {Signal.REF_ACTIVATIONS: "activations"}
+    | {Signal.REF_EMBEDDINGS: "embeddings", Signal.REF_ACTIVATIONS: "activations"}
 )
 """Signals, and where ModelStates has them: tensors [.., N, T, ...] but for the first axis."""
 

@@ -119,11 +119,13 @@ def _head(model: PreferenceModel, layout: Layout) -> Part:
 def _signals(model: PreferenceModel, layout: Layout, tokens: int) -> Part:
     """The reference's states, as they are and as the weightings that learn from them keep them."""
     config = causal_lm(model.reference_model).config.get_text_config()
-    states = model.objective.config.requires & {Signal.REF_HIDDEN_STATES, Signal.REF_TOKEN_STATES}
-    whole = config.num_hidden_layers * layout.mask.numel() * config.hidden_size * 4
+    signals = model.objective.config.requires
+    of_layers = len(signals & {Signal.REF_HIDDEN_STATES, Signal.REF_TOKEN_STATES}) * config.num_hidden_layers
+    states = of_layers + len(signals & {Signal.REF_EMBEDDINGS})
+    whole = states * layout.mask.numel() * config.hidden_size * 4
     masks = sum(1 for module in model.objective.children() if any(True for _ in module.parameters()))
-    read = config.num_hidden_layers * tokens * config.hidden_size
-    return Part("signals and masks", 10.0 * masks * read, len(states) * whole + masks * read * 4)
+    read = (config.num_hidden_layers if of_layers else 1) * tokens * config.hidden_size
+    return Part("signals and masks", 10.0 * masks * read, whole + masks * read * 4)
 
 
 def _traced(model: nn.Module, layout: Layout, *, trains: bool) -> _Trace:

@@ -35,7 +35,7 @@ class Case:
 
     rows     N first: logits, ref_logits [N, T, V], token_ids [N, T], rewards, weights, divergence_weights [N, T],
              response_rewards [N], and token columns [N, T]
-    layers   N second: states, token_states [L, N, T, H], activations [S, N, T]
+    layers   N second: states, token_states [L, N, T, H], embeddings [1, N, T, H], activations [S, N, T]
     pairs    B first: columns of pairs
     words    says in words what the case is
     """
@@ -92,6 +92,7 @@ class Case:
             "log_collision": self.padded((2 * full.detach()).logsumexp(-1)),
             "ref_hidden_states": self.padded(self.layers["states"], axis=1),
             "ref_token_states": self.padded(self.layers["token_states"], axis=1),
+            "ref_embeddings": self.padded(self.layers["embeddings"], axis=1),
             "ref_activations": self.padded(self.layers["activations"], axis=1),
         }
         columns = {
@@ -165,7 +166,7 @@ class Case:
 
     def with_states_in(self, dtype: torch.dtype) -> Self:
         """The reference's states in the precision of a model that runs in it; all else as it was."""
-        states = {name: self.layers[name].to(dtype) for name in ("states", "token_states")}
+        states = {name: self.layers[name].to(dtype) for name in ("states", "token_states", "embeddings")}
         return dataclasses.replace(self, words=f"{self.words}, states in {dtype}", layers={**self.layers, **states})
 
 
@@ -204,6 +205,7 @@ def case_for(
     pairs = _column_values(of_pairs, lambda: normal(size[0] // 2))
     of_tokens = [column for column in columns if column not in of_pairs]
     rows |= _column_values(of_tokens, lambda: normal(*size), close=lambda above: above if constant else _closer(above))
+    layers["embeddings"] = normal(1, *size, HIDDEN)
     words = f"{len(lengths)} responses of {', '.join(map(str, lengths))} tokens (chosen first), seed {seed}"
     return Case(
         words=f"{words}, nan, infinities and 1e30 off the responses{', all tokens alike' if constant else ''}",

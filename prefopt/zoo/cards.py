@@ -16,6 +16,7 @@ _READS = {
     Signal.DIVERGENCE: "its whole distribution at every response token",
     Signal.REF_HIDDEN_STATES: "its hidden states where response tokens are predicted",
     Signal.REF_TOKEN_STATES: "its hidden states at response tokens",
+    Signal.REF_EMBEDDINGS: "its embeddings of response tokens",
     Signal.REF_ACTIVATIONS: "its activations where response tokens are predicted",
 }
 

@@ -9,9 +9,13 @@ from __future__ import annotations
 from prefopt.divergences import ForwardKL
 from prefopt.objective import DivergenceTerm, ObjectiveConfig
 from prefopt.regularizers import MaskL1
-from prefopt.weightings import ActivationWeighting, LengthDesensitisedWeighting, SparseWeighting
+from prefopt.weightings import (
+    ActivationWeighting,
+    LengthDesensitisedWeighting,
+    SparseWeighting,
+    UniformWeighting,
+)
 from prefopt.weightings.activation import Reduction, SiteKind
-from prefopt.weightings.sparse.config import GateName, ScaleName
 
 __all__ = ["ld_dpo", "mapo", "sparsepo", "sparsepo_token", "tdpo1", "tdpo2"]
 
@@ -77,28 +81,25 @@ def sparsepo(
     )
 
 
-def sparsepo_token(
-    beta: float = 0.1,
-    shared: bool = True,
-    gate: GateName = "hard_concrete",
-    scale: ScaleName = "mean_one",
-    l0: float = 0.0001,
-) -> ObjectiveConfig:
-    """loss = -log sigmoid(beta (sum w r_c - sum w r_j) - beta (sum v k_j - sum v k_c)) + L0, w and v masks of mean one.
+def sparsepo_token(beta: float = 0.1, alpha: float = 10.0, l1: float = 0.002) -> ObjectiveConfig:
+    """loss = -log sigmoid(beta (sum w r_c - sum w r_j) - alpha beta (sum k_j - stopgrad(sum k_c))) + beta l1 sum w.
 
-    SparsePO with masks that can see the tokens that they weigh: they read the reference's state at y_t's own position,
-    start near one, and are divided by their mean over the response, so that beta keeps its meaning and the tokens of
-    a response compete for it. The hard concrete gate makes exact zeros and, by its noise in training, can take them
-    back; L0 charges l0 for each token's probability of being open, of each mask. shared=True has one mask (v = w).
-    Source: this package, after SparsePO (arXiv 2410.05102); the gate and its penalty, arXiv 1712.01312.
+    w is a learned mask that can see the token it weighs: a hidden layer over the reference's embedding of y_t, then a
+    relu, which starts at one on every token. Its L1 is over both responses of the pair, and grows with beta, as what a
+    weight can gain does. The divergence has weight one on every token, as in TDPO2: it holds the tokens that the mask
+    leaves out, which would be free to drift otherwise. Source: this package, after SparsePO (arXiv 2410.05102) and
+    TDPO2 (arXiv 2404.11999).
 
-    Differs: from the paper in all of that; its own objective is sparsepo.
+    The mask learns at a rate of its own: set mask_learning_rate, to 5e-3 for a start. At a policy's usual rate it stays
+    near one, and the objective is TDPO2 with an alpha that is far too large for it.
+
+    Differs: from SparsePO in all of that; its own objective is sparsepo.
     """
-    mask = SparseWeighting(position="token", gate=gate, init="near_one", scale=scale, l0=l0)
     return ObjectiveConfig(
         beta=beta,
-        weighting=mask,
-        divergence=DivergenceTerm(measure=ForwardKL(), weighting=None if shared else mask),
+        weighting=SparseWeighting(position="embedding", architecture="two_layer", init="near_one"),
+        divergence=DivergenceTerm(measure=ForwardKL(), alpha=alpha, weighting=UniformWeighting(), detach_chosen=True),
+        regularizers=(MaskL1(reward=beta * l1),),
     )
 
 

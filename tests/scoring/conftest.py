@@ -206,7 +206,15 @@ def agree_with_two_rows(always, moved, jolt, same_gradients):
         two.objective.to(torch.float64).load_state_dict(one.objective.state_dict())
         ours, theirs = one(batch), two(batch)
         assert (one.shares_prefix, two.shares_prefix) == (True, False)
-        fields = ("logps", "ref_logps", "divergence", "ref_hidden_states", "ref_token_states", "ref_activations")
+        fields = (
+            "logps",
+            "ref_logps",
+            "divergence",
+            "ref_hidden_states",
+            "ref_token_states",
+            "ref_embeddings",
+            "ref_activations",
+        )
         for name in fields:
             found, expected = getattr(ours.tokens, name), getattr(theirs.tokens, name)
             assert (found is None) == (expected is None)

@@ -166,28 +166,29 @@ def test_half_precision(tiny, moved, batch, architecture):
 
 @pytest.mark.parametrize("architecture", ALL)
 def test_hidden_states_are_the_references_own(tiny, moved, batch, pairs, architecture):
-    """At the position that predicts each token or at its own, of layers 1..L."""
+    """At the position that predicts each token or at its own, of layers 1..L; or what layer 1 is given there."""
     reference = tiny(architecture)
     responses = [(pair[0], pair[side]) for side in (1, 2) for pair in pairs]
-    for position in ("predicting", "token"):
+    for position, layers in {"predicting": slice(1, 3), "token": slice(1, 3), "embedding": slice(1)}.items():
         objective = zoo.dpo().model_copy(update={"weighting": SparseWeighting(position=position)})
         tokens = PreferenceModel(moved(reference), reference, objective).score(batch)
         fields = {"predicting": tokens.ref_hidden_states, "token": tokens.ref_token_states}
+        fields["embedding"] = tokens.ref_embeddings
         states = fields.pop(position)
-        assert fields.popitem()[1] is None
-        assert states.shape == (2, 2 * len(pairs), 7, 32)
+        assert set(fields.values()) == {None}
+        assert states.shape == (len(range(3)[layers]), 2 * len(pairs), 7, 32)
         assert not states.requires_grad
         assert bool((states[:, ~tokens.mask] == 0).all())
         for row, (prompt, response) in enumerate(responses):
             plain = reference(input_ids=torch.tensor([prompt + response]), output_hidden_states=True)
             start = len(prompt) - (position == "predicting")
-            expected = torch.stack(plain.hidden_states[1:])[:, 0, start : start + len(response)]
+            expected = torch.stack(plain.hidden_states[layers])[:, 0, start : start + len(response)]
             torch.testing.assert_close(states[:, row, : len(response)], expected.detach(), rtol=1e-6, atol=1e-6)
 
 
 def test_signals_are_collected_only_where_they_are_required(tiny, moved, batch):
     reference = tiny("llama")
-    signals = ("divergence", "ref_hidden_states", "ref_token_states", "ref_activations")
+    signals = ("divergence", "ref_hidden_states", "ref_token_states", "ref_embeddings", "ref_activations")
     required = {
         "dpo": (),
         "simpo": (),

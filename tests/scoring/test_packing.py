@@ -125,12 +125,14 @@ def test_to_the_last_digits(tiny, agree_with_two_rows, mixed, attention, objecti
 def test_any_lengths(tiny, make_batch, lengths, width, seed):
     """Everything that is gathered, wherever a pair stands."""
     model, batch = tiny("gpt2").eval(), make_batch(drawn(lengths, seed))
-    signals = frozenset({Signal.REF_HIDDEN_STATES, Signal.REF_TOKEN_STATES, Signal.REF_ACTIVATIONS})
+    signals = frozenset(
+        {Signal.REF_HIDDEN_STATES, Signal.REF_TOKEN_STATES, Signal.REF_EMBEDDINGS, Signal.REF_ACTIVATIONS}
+    )
     packed, two = (
         run(model, layout, plain=False, signals=signals, activation_kinds=frozenset({"mlp", "attn", "resid", "logits"}))
         for layout in (Layout.shared(batch, first_fit(batch.lengths.tolist(), width)), Layout.of(batch))
     )
-    for name in ("final", "hidden_states", "token_states", "activations"):
+    for name in ("final", "hidden_states", "token_states", "embeddings", "activations"):
         torch.testing.assert_close(getattr(packed, name), getattr(two, name), **EXACT)
 
 

@@ -76,12 +76,14 @@ def test_float32(tiny, agree_with_two_rows, batch):
 def test_any_lengths(tiny, make_batch, lengths, seed):
     """Ragged batches, prompts and responses of one token."""
     model, batch = tiny("gpt2").eval(), make_batch(drawn(lengths, seed))
-    signals = frozenset({Signal.REF_HIDDEN_STATES, Signal.REF_TOKEN_STATES, Signal.REF_ACTIVATIONS})
+    signals = frozenset(
+        {Signal.REF_HIDDEN_STATES, Signal.REF_TOKEN_STATES, Signal.REF_EMBEDDINGS, Signal.REF_ACTIVATIONS}
+    )
     one, two = (
         run(model, layout, plain=False, signals=signals, activation_kinds=frozenset({"mlp", "attn", "resid", "logits"}))
         for layout in (Layout.shared(batch), Layout.of(batch))
     )
-    for name in ("final", "hidden_states", "token_states", "activations"):
+    for name in ("final", "hidden_states", "token_states", "embeddings", "activations"):
         torch.testing.assert_close(getattr(one, name), getattr(two, name), **EXACT)
 
 

@@ -75,6 +75,7 @@ Run = Callable[[], object]
     ShuffledWeighting(weighting=SparseWeighting(init="near_one", gate="hard_concrete", l0=0.1)),
     SparseWeighting(init="near_one"),
     SparseWeighting(init="near_one", position="token", dropout=0.1),
+    SparseWeighting(init="near_one", position="embedding", architecture="two_layer", hidden_width=4),
     SparseWeighting(init="near_one", scale="mean_one", layers="last"),
     SparseWeighting(gate="softplus", scale="max_one", layers=(1, 3)),
     SparseWeighting(init="near_one", gate="sigmoid", scale="mean_one", architecture="two_layer", hidden_width=4),

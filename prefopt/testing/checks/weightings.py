@@ -11,7 +11,7 @@ from prefopt.testing.trial import build, call, gradient, require, require_finite
 
 __all__: list[str] = []
 
-_STATES = frozenset({Signal.REF_HIDDEN_STATES, Signal.REF_TOKEN_STATES})
+_STATES = frozenset({Signal.REF_HIDDEN_STATES, Signal.REF_TOKEN_STATES, Signal.REF_EMBEDDINGS})
 
 
 @check(TokenWeighting)

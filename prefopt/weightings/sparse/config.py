@@ -29,7 +29,8 @@ class SparseWeighting(TokenWeighting):
     relu gate, all layers, the position that predicts y_t, no scale.
 
     position      whose states h are: "predicting", those that predict y_t, a function of the context that cannot see
-                  y_t; or "token", those at y_t's own position
+                  y_t; "token", those at y_t's own position; or "embedding", what the first layer is given there: y_t
+                  itself and, where the model adds it, its place. That is one h, as of one layer
     layers        "all", "last" (then c = 1), or numbers from 1 to L
     architecture  "linear", or "two_layer": u_l reads gelu(V_l LN(h_l) + d_l), `hidden_width` numbers
     gate          "relu"; "softplus"; "sigmoid"; "hard_concrete" (zeros and ones, drawn in training); "binary"; "top_k"
@@ -46,7 +47,7 @@ class SparseWeighting(TokenWeighting):
     """
 
     name: Literal["sparse"] = "sparse"
-    position: Literal["predicting", "token"] = "predicting"
+    position: Literal["predicting", "token", "embedding"] = "predicting"
     layers: Layers = "all"
     architecture: Literal["linear", "two_layer"] = "linear"
     hidden_width: int = Field(default=200, ge=1)
@@ -66,6 +67,7 @@ class SparseWeighting(TokenWeighting):
 
         Raises ValueError where the reference has no such layer.
         """
+        num_layers = _DEPTHS[self.position](num_layers)
         numbers = _LAYERS[self.layers](num_layers) if isinstance(self.layers, str) else self.layers
         if missing := [number for number in numbers if number > num_layers]:
             raise ValueError(
@@ -101,7 +103,12 @@ class SparseWeighting(TokenWeighting):
         return self
 
 
-_STATES = MappingProxyType({"predicting": Signal.REF_HIDDEN_STATES, "token": Signal.REF_TOKEN_STATES})
+_STATES = MappingProxyType(
+    {"predicting": Signal.REF_HIDDEN_STATES, "token": Signal.REF_TOKEN_STATES, "embedding": Signal.REF_EMBEDDINGS}
+)
+_DEPTHS: Mapping[str, Callable[[int], int]] = MappingProxyType(
+    {"predicting": lambda layers: layers, "token": lambda layers: layers, "embedding": lambda layers: 1}
+)
 _LAYERS: Mapping[str, Callable[[int], Sequence[int]]] = MappingProxyType(
     {"all": lambda number: range(1, number + 1), "last": lambda number: (number,)}
 )
@@ -109,6 +116,7 @@ _HAS_HIDDEN_LAYER = MappingProxyType({"linear": False, "two_layer": True})
 _READ_WITH = MappingProxyType(
     {
         "hidden_width": ("architecture", ("two_layer",)),
+        "layers": ("position", ("predicting", "token")),
         "share": ("gate", ("top_k",)),
         "l0": ("gate", ("hard_concrete", "binary")),
     }

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from prefopt.cli import check, data, demo, inspect, migrate, new_plugin, train, zoo
+from prefopt.cli import check, compare, data, demo, inspect, migrate, new_plugin, train, zoo
 from prefopt.cli.console import plainly
 
 __all__ = ["app"]
@@ -38,6 +38,8 @@ def _before_any_command(
 
 
 app.command()(train.train)
+app.command()(compare.compare)
+app.command()(compare.report)
 app.command()(inspect.inspect)
 app.command()(zoo.zoo)
 app.command()(zoo.components)

@@ -9,10 +9,10 @@ from pathlib import Path
 from rich.table import Table
 
 from prefopt.comparison.statistics import Interval
-from prefopt.demo.charts import line_chart
 from prefopt.demo.lexicon import Lexicon
 from prefopt.demo.results import DemoResults, Measured, Response, WeighedPair
 from prefopt.pages import render
+from prefopt.pages.charts import line_chart
 
 __all__ = ["table", "write_page"]
 
@@ -59,7 +59,7 @@ def write_page(results: DemoResults, lexicon: Lexicon, path: Path) -> Path:
     """Write the page and return its absolute path."""
     reference, *trained = results.models
     charts = [
-        line_chart(title, {model.name: model.curves[name] for model in trained}, top=top)
+        line_chart(title, {model.name: model.curves[name] for model in trained}, takes_in=(0.0, top))
         for name, (title, top) in _CHARTS.items()
     ]
     page = render(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Self, final, get_type_hints
+from typing import Annotated, Any, Self, final
 
 import yaml
 from omegaconf import OmegaConf
@@ -17,7 +16,6 @@ from pydantic import (
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
-    TypeAdapter,
     ValidationError,
     field_validator,
     model_validator,
@@ -27,14 +25,17 @@ from prefopt import zoo
 from prefopt.data import OnBadRows
 from prefopt.objective import ObjectiveConfig
 from prefopt.registry import brought_by, recorded
+from prefopt.training.arguments import training_arguments
 from prefopt.training.config import PreferenceConfig
-from prefopt.validation import did_you_mean, explain
+from prefopt.validation import explain
 
 __all__ = ["DataSection", "ModelSection", "RunFile", "RunFileError"]
 
-_HERE = {"max_length", "max_prompt_length", "on_bad_rows", "columns", "reference_cache", "model_init_kwargs"}
+_ELSEWHERE = MappingProxyType(
+    dict.fromkeys(("max_length", "max_prompt_length", "on_bad_rows", "columns"), "belongs under `data`")
+    | {"reference_cache": "belongs under `data`", "model_init_kwargs": "belongs under `model.init`"}
+)
 """Fields of PreferenceConfig that a run file says under `data` and `model`."""
-
 
 _SAID_BY_NAME = MappingProxyType({"model": "name", "data": "train", "objective": "zoo"})
 """Sections that may be just a name, and the field that it stands for."""
@@ -102,17 +103,6 @@ def _in_full(override: str) -> str:
     return f"{section}.{_SAID_BY_NAME[section]}={value}" if section in _SAID_BY_NAME else override
 
 
-def _as_declared(hint: Any, value: object) -> Any:
-    """The value as the argument's type has it. YAML takes `no` and `true` for truth values where words are meant."""
-    adapter = TypeAdapter(hint)
-    try:
-        return adapter.validate_python(value)
-    except ValidationError:
-        if not isinstance(value, bool):
-            raise
-        return adapter.validate_python("true" if value else "no")
-
-
 def _named(field: str) -> BeforeValidator:
     return BeforeValidator(lambda value: {field: value} if isinstance(value, str) else value)
 
@@ -162,19 +152,7 @@ class RunFile(_Section):
     @field_validator("training")
     @classmethod
     def _known_arguments(cls, training: Mapping[str, Any]) -> dict[str, Any]:
-        hints = get_type_hints(PreferenceConfig)
-        names = sorted({field.name for field in dataclasses.fields(PreferenceConfig) if field.init} - _HERE)
-        checked = {}
-        for name, value in training.items():
-            if name in _HERE:
-                raise ValueError(f"{name} belongs under `{'model.init' if name == 'model_init_kwargs' else 'data'}`")
-            if name not in names:
-                raise ValueError(f"{name}: no such training argument.{did_you_mean(name, names)}")
-            try:
-                checked[name] = _as_declared(hints[name], value)
-            except ValidationError as error:
-                raise ValueError(f"{name}: {error.errors()[0]['msg']}, got {value!r}") from error
-        return checked
+        return training_arguments(training, _ELSEWHERE)
 
     def preference_config(self) -> PreferenceConfig:
         """The trainer's arguments. Raises RunFileError where transformers refuses them."""

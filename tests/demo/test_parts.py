@@ -11,12 +11,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from prefopt.comparison.language_model import word_tokenizer
 from prefopt.data.pieces import pieces
 from prefopt.demo import DemoConfig
-from prefopt.demo.charts import line_chart
 from prefopt.demo.corpus import WORDS, corpus_prompts, corpus_reviews
 from prefopt.demo.evaluation import sentiment_tokens
 from prefopt.demo.lexicon import Lexicon
 from prefopt.demo.progress import Stages
 from prefopt.demo.sampling import Prompt, Sample, preference_pairs, sample
+from prefopt.pages.charts import line_chart
 
 FEW = Lexicon(positive={"good", "Fine"}, negative={"bad", "so-so"})
 
@@ -148,7 +148,7 @@ def test_a_word_of_several_tokens_is_marked_whole() -> None:
 
 
 def test_a_chart_spans_its_plot() -> None:
-    chart = line_chart("loss", {"a": [(1, 0.7), (10, 0.2)], "b": [(1, float("nan")), (10, -0.1)]}, top=1.0)
+    chart = line_chart("loss", {"a": [(1, 0.7), (10, 0.2)], "b": [(1, float("nan")), (10, -0.1)]}, takes_in=(0.0, 1.0))
     first, second = chart.lines
     (_, _), (x, _) = [tuple(map(float, point.split(","))) for point in first.points.split()]
     assert x == chart.right

@@ -1,0 +1,63 @@
+"""prefopt compare, prefopt report"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from prefopt.cli.console import console, plainly
+
+__all__ = ["compare", "report"]
+
+
+def compare(
+    suite: Annotated[Path, typer.Argument(help="Task, objectives, sweeps, seeds and training, in YAML.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Dotted overrides, such as training.max_steps=10 seeds=[0] sweeps.objective.beta=[0.1]"),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A folder, which may hold finished runs. Default: runs/compare/NAME.")
+    ] = None,
+    objective: Annotated[
+        list[str] | None, typer.Option(help="Only this one of the suite's; may be given several times.")
+    ] = None,
+) -> None:
+    """Train and measure every objective of a suite, at every setting and seed, and write a report.
+
+    Runs that the folder holds are not repeated. Exit code 1 where a run failed; it is tried again the next time.
+    """
+    from prefopt.comparison.report import report as write
+    from prefopt.comparison.runner import compare as carry_out
+    from prefopt.comparison.suite import Suite, SuiteError
+    from prefopt.plugins import PluginError
+
+    folder = out or Path("runs/compare") / suite.stem
+    with plainly(SuiteError, PluginError, ValueError):
+        read = Suite.load(suite, overrides or (), objective or ())
+        failed = carry_out(read, folder, console=console)
+        written = write(folder)
+    _say(written)
+    if failed:
+        console.print(f"[red]{len(failed)} runs failed[/]; the report says why. The same command tries them again.")
+        raise typer.Exit(1)
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="What `prefopt compare` wrote.")],
+) -> None:
+    """Write the report of a comparison anew, from its suite.yaml and runs.jsonl."""
+    from prefopt.comparison.report import report as write
+    from prefopt.comparison.suite import SuiteError
+    from prefopt.plugins import PluginError
+
+    with plainly(SuiteError, PluginError, ValueError):
+        written = write(folder)
+    _say(written)
+
+
+def _say(written: list[Path]) -> None:
+    console.print(f"Wrote {escape(', '.join(map(str, written)))}.", soft_wrap=True, highlight=False)

@@ -1,0 +1,83 @@
+"""A run of a comparison: what determines it, and the digest that it is known by."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, final
+
+from prefopt.comparison.task import Task
+from prefopt.objective import ObjectiveConfig
+from prefopt.training import PreferenceConfig
+
+__all__ = ["REFERENCE", "Run"]
+
+REFERENCE = "reference"
+"""The name of the untrained model, which has no objective."""
+
+
+@final
+@dataclass(frozen=True)
+class Run:
+    """One objective at one setting under one seed.
+
+    name       what the suite calls the objective
+    setting    the swept fields -> their values
+    objective  None: the reference as it stands is measured
+    training   PreferenceConfig's fields but for the folders and the seed
+    cached     whether what the reference says is kept for other runs
+    """
+
+    task: Task
+    seed: int
+    name: str
+    setting: Mapping[str, Any]
+    objective: ObjectiveConfig | None
+    training: Mapping[str, Any]
+    cached: bool
+
+    def under(self, seed: int) -> Self:
+        """The same under another seed."""
+        return dataclasses.replace(self, seed=seed)
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """All that determines the run, in full; what the suite calls it is no part of it."""
+        return {
+            "task": self.task.model_dump(mode="json"),
+            "seed": self.seed,
+            "objective": None if self.objective is None else self.objective.model_dump(mode="json"),
+            "training": dict(self.training),
+            "reference_cache": self.cached,
+        }
+
+    @property
+    def key(self) -> str:
+        """A digest of the configuration."""
+        text = json.dumps(self.configuration, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def arguments(self, folder: Path) -> PreferenceConfig:
+        """The trainer's arguments. Raises ValueError, TypeError or ImportError where transformers refuses them."""
+        # What a fixed reference says is kept; a reference that follows the policy is another at every update.
+        keep = self.cached and self.objective is not None and not self.objective.reference_free
+        keep = keep and not self.training.get("sync_ref_model", False)
+        return PreferenceConfig(
+            **self.training,
+            output_dir=str(folder / "training" / self.key),
+            seed=self.seed,
+            reference_cache=str(folder / "reference-cache") if keep else None,
+        )
+
+    @property
+    def place(self) -> tuple[tuple[str, str], ...]:
+        """The setting as text, which can be told apart and read back as YAML."""
+        return tuple((name, v if isinstance(v, str) else json.dumps(v)) for name, v in self.setting.items())
+
+    def __str__(self) -> str:
+        setting = "".join(f", {field.partition('.')[2]} {value}" for field, value in self.place)
+        return f"{self.name}{setting}, seed {self.seed}"

@@ -1,0 +1,204 @@
+"""The suite: one YAML document that says which objectives are compared, on what, over which settings and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Self, final
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from prefopt import zoo
+from prefopt.comparison.fields import chosen, flat, in_full, nested, put
+from prefopt.comparison.registry import resolve_task
+from prefopt.comparison.run import REFERENCE, Run
+from prefopt.comparison.task import Task
+from prefopt.training.arguments import training_arguments
+from prefopt.validation import did_you_mean, explain
+
+__all__ = ["Plane", "Suite", "SuiteError"]
+
+_DEFAULTS = MappingProxyType(
+    {"logging_steps": 0.05, "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
+    | {"model_init_kwargs": {"dtype": "float32"}}
+)
+_ELSEWHERE = MappingProxyType(
+    {"output_dir": "is what `--out` sets", "seed": "belongs under `seeds`", "reference_cache": "belongs at the top"}
+    | dict.fromkeys(("report_to", "disable_tqdm", "save_strategy"), "is not for a suite: a run keeps its figures alone")
+)
+
+
+@final
+class SuiteError(ValueError):
+    """A suite that cannot be used: one line for each problem."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@final
+class Plane(_Section):
+    """`frontier`: the plane in which objectives are compared at the same distance from the reference.
+
+    reward, distance  metrics of the task
+    over              the swept field along which a frontier runs
+    at                distances at which rewards are compared; none: half of the way that every objective goes
+    within            the distance up to which the hypervolume is taken; null: the greatest of any run
+    """
+
+    reward: str = "reward"
+    distance: str = "sequence_kl"
+    over: str = "objective.beta"
+    at: tuple[float, ...] = ()
+    within: float | None = Field(default=None, gt=0)
+
+
+@final
+class Suite(_Section):
+    """A comparison: every objective, at every combination of the sweeps, under every seed, and the untrained reference.
+
+    task             what is trained on and measured: a name, or a mapping with `name` and fields
+    objectives       name -> what `prefopt.zoo.build` takes; a mapping may have `training` as well, which is laid over
+                     the one of all runs
+    baseline         the objective that the others are set against; null: the first
+    sweeps           `objective.FIELD` or `training.FIELD` -> values
+    seeds            each makes material of its own, and is the seed of training
+    training         PreferenceConfig's fields, for all runs
+    frontier         see `Plane`; null: the default one, where the task has its metrics
+    reference_cache  whether runs share what the reference said of the pairs, on disk
+    """
+
+    task: Annotated[SerializeAsAny[Task], BeforeValidator(resolve_task)]
+    objectives: dict[str, Annotated[dict[str, Any], BeforeValidator(in_full)]] = Field(min_length=1)
+    baseline: str | None = None
+    sweeps: Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], BeforeValidator(flat)] = Field(
+        default_factory=dict
+    )
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0, 1, 2], min_length=1)
+    training: dict[str, Any] = Field(default_factory=dict)
+    frontier: Plane | None = None
+    reference_cache: bool = True
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> Self:
+        """Read a suite and lay dotted overrides such as `training.max_steps=10` over it; of its objectives, `only`
+        these, if any. Raises SuiteError.
+        """
+        if wrong := [text for text in overrides if "=" not in text]:
+            raise SuiteError(f"override {wrong[0]!r}: write it as section.field=value")
+        try:
+            read = OmegaConf.to_container(OmegaConf.load(path))
+            if not isinstance(read, dict):
+                raise SuiteError(f"{path}: a suite is a mapping with task, objectives, sweeps, seeds and training")
+            layers = (OmegaConf.create(nested(read)), OmegaConf.from_dotlist(list(overrides)))
+            fields: Any = OmegaConf.to_container(OmegaConf.merge(*layers), resolve=True)
+        except FileNotFoundError:
+            raise SuiteError(f"{path}: there is no such file") from None
+        except (yaml.YAMLError, OmegaConfBaseException, OSError) as error:
+            raise SuiteError(f"{path}: not a readable suite: {error}") from error
+        try:
+            return cls.model_validate(chosen(fields, only))
+        except ValidationError as error:
+            raise SuiteError("\n".join(f"{path}: {line}" for line in explain(error, cls))) from error
+        except ValueError as error:
+            raise SuiteError(f"{path}: {error}") from error
+
+    @field_validator("seeds", "sweeps")
+    @classmethod
+    def _each_once(cls, values: Any) -> Any:
+        for name, each in values.items() if isinstance(values, dict) else (("seeds", values),):
+            if any(value in each[:place] for place, value in enumerate(each)):
+                raise ValueError(f"{name} names a value twice: {each}")
+        return values
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> Self:
+        if REFERENCE in self.objectives:
+            raise ValueError(f"objectives: {REFERENCE!r} is the untrained model's name; choose another")
+        if self.baseline is not None and self.baseline not in self.objectives:
+            near = did_you_mean(self.baseline, self.objectives)
+            raise ValueError(f"baseline: no objective named {self.baseline!r} here.{near}")
+        for field in self.sweeps:
+            section, _, name = field.partition(".")
+            if section not in ("objective", "training") or not name:
+                raise ValueError(f"sweeps: {field!r} is neither objective.FIELD nor training.FIELD")
+        measured = [metric.name for metric in self.task.metrics]
+        for field, metric in (
+            (("reward", self.plane.reward), ("distance", self.plane.distance)) if self.frontier else ()
+        ):
+            if metric not in measured:
+                known = did_you_mean(metric, measured)
+                raise ValueError(f"frontier.{field}: the task has no metric {metric!r}.{known} It has {measured}.")
+        self.runs()
+        return self
+
+    @property
+    def plane(self) -> Plane:
+        return self.frontier or Plane()
+
+    @property
+    def has_plane(self) -> bool:
+        """Whether the task has the metrics of the plane."""
+        return {self.plane.reward, self.plane.distance} <= {metric.name for metric in self.task.metrics}
+
+    @property
+    def against(self) -> str:
+        """The name of the baseline."""
+        return self.baseline or next(iter(self.objectives))
+
+    @property
+    def settings(self) -> list[dict[str, Any]]:
+        """The combinations of the sweeps, the last field varying first."""
+        return [dict(zip(self.sweeps, values, strict=True)) for values in product(*self.sweeps.values())]
+
+    def runs(self) -> list[Run]:
+        """The grid, those of a seed together, the reference first. Raises ValueError for what cannot be built."""
+        shared = self._training("training", self.training)
+        trained = [part for name in self.objectives for part in self._of_objective(name)]
+        untrained = Run(self.task, 0, REFERENCE, {}, None, shared, False)
+        return [run.under(seed) for seed in self.seeds for run in (untrained, *trained)]
+
+    def _of_objective(self, name: str) -> Iterator[Run]:
+        given = self.objectives[name]
+        for setting in self.settings:
+            spec: dict[str, Any] = {"objective": {k: v for k, v in given.items() if k != "training"}}
+            own = given.get("training", {})
+            if not isinstance(own, Mapping):
+                raise ValueError(f"objectives.{name}.training: a mapping of training arguments, got {own!r}")
+            spec["training"] = {**self.training, **own}
+            for field, value in setting.items():
+                put(spec, field.split("."), value)
+            try:
+                objective = zoo.build(spec["objective"])
+            except ValueError as error:
+                where = f" at {setting}" if setting else ""
+                raise ValueError(f"objectives.{name}{where}: {error}") from error
+            training = self._training(f"objectives.{name}.training", spec["training"])
+            yield Run(self.task, 0, name, setting, objective, training, self.reference_cache)
+
+    def _training(self, where: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            training = {**_DEFAULTS, **training_arguments(given, _ELSEWHERE)}
+            Run(self.task, 0, REFERENCE, {}, None, training, False).arguments(Path("runs"))
+        except (TypeError, ValueError, ImportError) as error:
+            raise ValueError(f"{where}: {error}") from error
+        return training
+
+    def to_yaml(self) -> str:
+        """The suite in full, from which the same comparison can be carried out again."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

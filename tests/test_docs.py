@@ -10,6 +10,7 @@ import yaml
 
 import docs_hooks
 from prefopt import zoo
+from prefopt.comparison.suite import Suite
 from prefopt.testing import CHECKS
 from prefopt.training import RunFile
 
@@ -40,13 +41,17 @@ def test_python_examples_run(page: Path, model_folder: str, tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_yaml_examples_are_run_files_or_objectives(page: Path, tmp_path: Path) -> None:
+def test_yaml_examples_are_run_files_suites_or_objectives(page: Path, tmp_path: Path) -> None:
     for block in blocks(page, "yaml"):
         fields = yaml.safe_load(block)
         if "model" in fields:
             file = tmp_path / "run.yaml"
             file.write_text(block)
             RunFile.load(file)
+        elif "task" in fields:
+            file = tmp_path / "suite.yaml"
+            file.write_text(block)
+            Suite.load(file)
         else:
             zoo.build(fields)
 

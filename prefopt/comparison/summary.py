@@ -42,7 +42,7 @@ class Estimate:
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
     """An objective at a setting: its records by seed, those that failed, and an estimate of each metric."""
 

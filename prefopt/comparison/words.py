@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from prefopt.comparison.frontier import Frontiers, Measure
 from prefopt.comparison.run import REFERENCE
 from prefopt.comparison.suite import Suite
 from prefopt.comparison.summary import Difference, Estimate, Row, Setting
+from prefopt.comparison.task import Metric
 
 __all__ = ["at", "number", "sentences", "short", "shown"]
 
@@ -45,18 +46,26 @@ def sentences(
             if measure.estimates:
                 yield _of_measure(suite, plane, measure)
     for metric in suite.task.metrics:
-        if suite.has_plane and metric.name == suite.plane.distance:
-            continue  # it is best not to move at all; what it is worth is said by the frontier
-        known = [row for row in table if metric.name in row.metrics and row.name != REFERENCE]
-        if known:
-            figures: Mapping[str, int] = {"higher": 1, "lower": -1}
-            best = max(known, key=lambda row: figures[metric.better] * row.metrics[metric.name].mean)
-            text = f"{metric.name} ({metric.better} is better): best is {best.name}{at(best.setting)}, with "
-            text += shown(best.metrics[metric.name])
-            untrained = next(row for row in table if row.name == REFERENCE).metrics.get(metric.name)
-            yield text + (f"; the reference has {number(untrained.mean)}." if untrained else ".")
+        # It is best not to move at all: what the distance is worth is said by the frontier.
+        if not (suite.has_plane and metric.name == suite.plane.distance):
+            yield from _best(metric, table)
     if of:
         yield _of_differences(suite, of)
+
+
+def _best(metric: Metric, table: Sequence[Row]) -> Iterator[str]:
+    """Which row is best; nothing where no two rows differ."""
+    known = {row: row.metrics[metric.name].mean for row in table if metric.name in row.metrics}
+    trained = {row: mean for row, mean in known.items() if row.name != REFERENCE}
+    if len(set(trained.values())) < 2:
+        return
+    top = {"higher": max, "lower": min}[metric.better](trained.values())
+    best = [row for row, mean in trained.items() if mean == top]
+    text = f"{metric.name.replace('_', ' ')} ({metric.better} is better): best is {best[0].name}{at(best[0].setting)}"
+    text += f" (and {len(best) - 1} with the same mean)" if len(best) > 1 else ""
+    text += f", with {shown(best[0].metrics[metric.name])}"
+    untrained = next((mean for row, mean in known.items() if row.name == REFERENCE), None)
+    yield text + ("." if untrained is None else f"; the reference has {number(untrained)}.")
 
 
 def _size(suite: Suite, table: Sequence[Row]) -> str:
@@ -74,7 +83,7 @@ def _size(suite: Suite, table: Sequence[Row]) -> str:
 
 def _of_measure(suite: Suite, plane: Frontiers, measure: Measure) -> str:
     best = max(measure.estimates, key=lambda name: measure.estimates[name].mean)
-    text = f"{measure.words}{at(plane.setting)}: most has {best}, with {shown(measure.estimates[best])}"
+    text = f"{measure.words}{at(plane.setting)}: {best} has most, {shown(measure.estimates[best])}"
     against = next((each for each in measure.differences if each.name == best), None)
     if against is not None:
         text += (

@@ -24,7 +24,8 @@ def run(*arguments: str, exit_code: int = 0) -> str:
 
 def test_help_names_every_command() -> None:
     output = run("--help")
-    for command in ("train", "inspect", "zoo", "components", "check", "new-plugin", "data", "demo"):
+    commands = ("train", "compare", "report", "inspect", "zoo", "components", "check", "new-plugin", "data", "demo")
+    for command in commands:
         assert command in output
 
 

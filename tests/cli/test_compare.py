@@ -1,0 +1,41 @@
+"""prefopt compare and prefopt report, as typed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cli.test_cli import run
+from tests.comparison.test_suite import SUITE
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> str:
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump(SUITE, sort_keys=False))
+    return str(tmp_path / "suite.yaml")
+
+
+def test_from_a_suite_to_the_report(suite: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ("compare", suite, "training.max_steps=1", "--objective", "dpo", "--out", str(out))
+    output = run(*arguments)
+    assert "2 runs, 0 of them finished before" in output
+    assert "2/2  dpo, seed 0: accuracy" in output
+    assert "2 runs, 2 of them finished before" in run(*arguments)
+    (out / "report.html").unlink()
+    assert str(out / "report.html") in run("report", str(out))
+    assert "dpo" in (out / "report.html").read_text()
+
+
+def test_exit_codes(suite: str, tmp_path: Path) -> None:
+    wrong = run("compare", suite, "seeds=[]", "--out", str(tmp_path / "out"), exit_code=2)
+    assert f"{suite}: seeds: " in wrong
+    assert not (tmp_path / "out").exists()
+    assert "name the folder" in run("report", str(tmp_path), exit_code=2)
+    # DPO learns no mask, which is found out when it begins.
+    change = "objectives.dpo.training.mask_learning_rate=0.1"
+    failed = run("compare", suite, change, "--objective", "dpo", "--out", str(tmp_path / "out"), exit_code=1)
+    assert "dpo, seed 0: failed, ValueError: mask_learning_rate" in failed
+    assert "1 runs failed" in failed

@@ -1,0 +1,235 @@
+"""A suite in small: what it refuses, that it goes on where it was stopped, and what it makes of its runs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from rich.console import Console
+
+from prefopt.comparison import runner
+from prefopt.comparison.records import RunLog
+from prefopt.comparison.report import report
+from prefopt.comparison.run import Run
+from prefopt.comparison.runner import compare
+from prefopt.comparison.suite import Suite, SuiteError
+from prefopt.comparison.work import carry_out
+
+TASK = {"pairs": 16, "held_out": 4, "prompts": 4, "shortest": 8, "longest": 8, "bearing": 0.3, "reference_steps": 2}
+SUITE: dict[str, Any] = {
+    "task": {"name": "planted", **TASK},
+    "objectives": {
+        "dpo": "dpo",
+        "the same": {"zoo": "dpo"},
+        "simpo": {"zoo": "simpo", "training": {"learning_rate": 0.01}},
+    },
+    "seeds": [0],
+    "training": {"max_steps": 2, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "use_cpu": True},
+}
+QUIET = Console(quiet=True)
+
+
+def written(path: Path, **changes: Any) -> Path:
+    path.write_text(yaml.safe_dump({**SUITE, **changes}, sort_keys=False))
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the suite, carried out without a break over two betas."""
+    folder = tmp_path_factory.mktemp("whole")
+    suite = Suite.load(written(folder / "given.yaml", sweeps={"objective.beta": [0.1, 1.0]}))
+    assert compare(suite, folder / "out", console=QUIET) == []
+    return folder / "out"
+
+
+def measured(folder: Path) -> dict[str, Any]:
+    """What the runs of a folder determine, without what the machine does."""
+    parts = ("name", "setting", "seed", "configuration", "values", "samples", "error")
+    records = RunLog(folder / "runs.jsonl").records
+    found = {key: {part: record[part] for part in parts} for key, record in records.items()}
+    for key, record in records.items():
+        timed = ("grad_norm", "learning_rate", "loss")
+        found[key]["curves"] = {name: record["curves"][name] for name in timed if name in record["curves"]}
+    return found
+
+
+def sheet(folder: Path) -> list[dict[str, str]]:
+    with (folder / "summary.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def raising(at: int, error: BaseException) -> Callable[..., dict[str, Any]]:
+    """`carry_out`, which raises in the middle of the run of that number."""
+    count = 0
+
+    def stopped(run: Run, folder: Path, **kwargs: Any) -> dict[str, Any]:
+        nonlocal count
+        count += 1
+        if count == at:
+            run.task.prepare(folder / "material", run.seed)
+            raise error
+        return carry_out(run, folder, **kwargs)
+
+    return stopped
+
+
+def test_a_suite_that_was_killed_goes_on_to_the_same_results(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = Suite.load(whole / "suite.yaml")
+    monkeypatch.setattr(runner, "carry_out", raising(3, KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        compare(suite, tmp_path, console=QUIET)
+    assert len(RunLog(tmp_path / "runs.jsonl").records) == 2
+    with (tmp_path / "runs.jsonl").open("a") as file:
+        file.write('{"key": "cut sho')
+    carried: list[str] = []
+    monkeypatch.setattr(runner, "carry_out", lambda run, *a, **k: (carried.append(run.key), carry_out(run, *a, **k))[1])
+    assert compare(suite, tmp_path, console=QUIET) == []
+    assert len(carried) == 3
+    assert measured(tmp_path) == measured(whole)
+    report(tmp_path)
+    report(whole)
+    assert (tmp_path / "summary.csv").read_text() == (whole / "summary.csv").read_text()
+    assert pq.read_table(tmp_path / "runs.parquet").num_rows == 7
+
+
+def test_a_failing_run_is_alone_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = Suite.load(written(tmp_path / "given.yaml"), ["sweeps.objective.beta=[0.1]"])
+    monkeypatch.setattr(runner, "carry_out", raising(2, RuntimeError("out of <luck>")))
+    assert [run.name for run in compare(suite, tmp_path, console=QUIET)] == ["dpo"]
+    page = report(tmp_path)[0].read_text()
+    assert "RuntimeError: out of &lt;luck&gt;" in page
+    assert "Traceback" in page
+    # Both names of the run failed with it; the reference and the other objective did not.
+    lines = sheet(tmp_path)
+    assert {line["objective"] for line in lines} == {"reference", "simpo"}
+    monkeypatch.setattr(runner, "carry_out", carry_out)
+    assert compare(suite, tmp_path, console=QUIET) == []
+    assert "Traceback" not in report(tmp_path)[0].read_text()
+
+
+def test_an_objective_is_no_different_from_itself(whole: Path) -> None:
+    report(whole)
+    lines = sheet(whole)
+    same = [line for line in lines if line["objective"] == "the same"]
+    assert {line["objective.beta"] for line in same} == {"0.1", "1.0", ""}
+    for line in same:
+        assert float(line["difference"]) == 0
+        assert {float(line[name]) for name in ("p_seeds", "p_seeds_holm")} == {1}
+    assert {line["p_items"] for line in same} == {"1.0", ""}  # a frontier has no items
+    other = next(line for line in lines if line["objective"] == "simpo" and line["metric"] == "sequence_kl")
+    assert float(other["difference"]) != 0
+
+
+def test_the_report_has_every_objective_and_needs_nothing_but_itself(whole: Path) -> None:
+    page = report(whole)[0].read_text()
+    for name in ("dpo", "the same", "simpo", "reference"):
+        assert f"<td>{name}</td>" in page
+    assert not re.search(r"https?:|@import|url\(|src=", page)
+    assert "3 objectives at 2 settings under 1 seed, and the untrained reference: 7 runs, 7 of them finished." in page
+    assert "--objective &#39;the same&#39; --out" in page
+    assert page.count('<circle class="mark') == 3 * (1 + 2)
+    found = {tag: (page.count(f"<{tag}>") + page.count(f"<{tag} "), page.count(f"</{tag}>")) for tag in ("table", "td")}
+    assert all(opened == closed > 0 for opened, closed in found.values())
+
+
+def test_records_say_what_was_run(whole: Path) -> None:
+    record = next(r for r in RunLog(whole / "runs.jsonl").records.values() if r["name"] == "simpo")
+    assert record["configuration"]["training"]["learning_rate"] == 0.01
+    assert record["configuration"]["objective"]["beta"] == 0.1
+    assert record["versions"]["prefopt"]
+    assert any(words.startswith("prefopt ") for words in record["components"].values())
+    assert record["seconds"]["training"] > 0
+    assert len(record["curves"]["loss"]) == 2
+    assert all(len(texts) == 2 for texts in record["samples"].values())
+    assert list((whole / "reference-cache").iterdir())
+
+
+def test_a_run_is_known_by_what_determines_it(tmp_path: Path) -> None:
+    def keys(*overrides: str) -> dict[str, str]:
+        runs = Suite.load(written(tmp_path / "given.yaml"), overrides).runs()
+        return {run.name: run.key for run in runs}
+
+    first = keys()
+    assert first["dpo"] == first["the same"]
+    assert len(set(first.values())) == 3
+    for change in ("task.noise=0.1", "seeds=[1]", "training.max_steps=3", "reference_cache=false"):
+        assert not set(keys(change).values()) & ({*first.values()} - {first["reference"]}), change
+    assert keys("objectives.dpo.beta=0.3")["dpo"] != first["dpo"]
+    assert keys("objectives.dpo.beta=0.3")["simpo"] == first["simpo"]
+
+
+def test_sweeps_reach_objectives_and_training_one_inside_the_other_or_dotted(tmp_path: Path) -> None:
+    path = written(
+        tmp_path / "given.yaml", sweeps={"objective.beta": [0.1, 1.0], "training": {"learning_rate": [1e-4]}}
+    )
+    suite = Suite.load(path, ["sweeps.objective.beta=[0.5,2.0]"], only=["simpo"])
+    assert suite.against == "simpo"
+    _, one, two = suite.runs()
+    assert [one.objective.beta, two.objective.beta] == [0.5, 2.0]  # type: ignore[union-attr]
+    assert one.training["learning_rate"] == 1e-4
+    (tmp_path / "again.yaml").write_text(suite.to_yaml())
+    assert Suite.load(tmp_path / "again.yaml") == suite
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "plantet"}, "task: no Task named 'plantet'. Did you mean 'planted'"),
+        ({"tasks": "planted"}, "tasks: no such field in Suite. Did you mean 'task'"),
+        ({"objectives": {}}, "objectives: "),
+        (
+            {"objectives": {"a": "sparspo"}},
+            "objectives.a: no objective named 'sparspo' in the zoo. Did you mean 'sparsepo'",
+        ),
+        ({"objectives": {"a": 3}}, "objectives.a: "),
+        ({"objectives": {"reference": "dpo"}}, "objectives: 'reference' is the untrained model's name"),
+        ({"objectives": {"a": {"zoo": "dpo", "training": {"lr": 1}}}}, "objectives.a.training: lr: no such training"),
+        ({"baseline": "dpi"}, "baseline: no objective named 'dpi' here. Did you mean 'dpo'"),
+        ({"sweeps": {"task.noise": [0.1]}}, "sweeps: 'task.noise' is neither objective.FIELD nor training.FIELD"),
+        ({"sweeps": {"objective.beta": 0.1}}, "sweeps.objective.beta: "),
+        ({"sweeps": {"objective.beta": [-1]}}, r"objectives.dpo at {'objective.beta': -1}: beta: .*greater than 0"),
+        ({"sweeps": {"objective.beta": [0.1, 0.1]}}, "sweeps: objective.beta names a value twice"),
+        ({"seeds": []}, "seeds: "),
+        ({"training": {"learning_rates": 1}}, "training: learning_rates: no such training argument. Did you mean"),
+        ({"training": {"learning_rate": "fast"}}, "training: learning_rate: "),
+        ({"training": {"output_dir": "x"}}, "training: output_dir is what `--out` sets"),
+        ({"training": {"lr_scheduler_type": "coside"}}, "training: .*coside"),
+        (
+            {"frontier": {"reward": "rewards"}},
+            "frontier.reward: the task has no metric 'rewards'. Did you mean 'reward'",
+        ),
+        ({"frontier": {"within": 0}}, "frontier.within: "),
+    ],
+)
+def test_a_bad_suite_is_an_error_that_names_file_and_field(changes: Any, message: str, tmp_path: Path) -> None:
+    path = written(tmp_path / "bad.yaml", **changes)
+    with pytest.raises(SuiteError, match=message) as caught:
+        Suite.load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_a_file_that_is_no_suite(tmp_path: Path) -> None:
+    with pytest.raises(SuiteError, match=r"no.yaml: there is no such file"):
+        Suite.load(tmp_path / "no.yaml")
+    (tmp_path / "list.yaml").write_text("- dpo\n")
+    with pytest.raises(SuiteError, match="a suite is a mapping"):
+        Suite.load(tmp_path / "list.yaml")
+    with pytest.raises(SuiteError, match=r"--objective: none named 'dpi'. Did you mean 'dpo'"):
+        Suite.load(written(tmp_path / "given.yaml"), only=["dpi"])
+    with pytest.raises(SuiteError, match=r"write it as section.field=value"):
+        Suite.load(tmp_path / "given.yaml", ["seeds"])
+    with pytest.raises(SuiteError, match="name the folder that `prefopt compare` wrote"):
+        report(tmp_path)
+    (tmp_path / "runs.jsonl").write_text(json.dumps({"no": "run"}) + "\n")
+    with pytest.raises(ValueError, match=r"runs.jsonl:1: not the record of a run"):
+        RunLog(tmp_path / "runs.jsonl")

@@ -13,7 +13,8 @@ __all__ = ["quiet"]
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the bars and hints of transformers and datasets while the block runs; their errors still come through."""
+    """Without the hints and bars of transformers and datasets, nor those of reading data, while the block runs; errors
+    still come through."""
     hints = transformers.logging
     verbosity, bars, data_bars = (
         hints.get_verbosity(),

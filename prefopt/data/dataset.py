@@ -135,9 +135,10 @@ def prepare(
     pairs = _Pairs(datasets.Features({**FEATURES, **features(extra)}))
     count = identical = 0
     console = Console(stderr=True)
+    hidden = not console.is_terminal or datasets.are_progress_bars_disabled()
     with (
         nullcontext() if set_aside is None else _created(set_aside) as file,
-        Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
+        Progress(console=console, transient=True, disable=hidden) as progress,
     ):
         for row in progress.track(rows, total=total, description=escape(description)):
             count += 1

@@ -142,6 +142,13 @@ def test_the_report_has_every_objective_and_needs_nothing_but_itself(whole: Path
     assert all(opened == closed > 0 for opened, closed in found.values())
 
 
+def test_a_picture_where_it_can_be_drawn(whole: Path) -> None:
+    pytest.importorskip("matplotlib")
+    picture = report(whole)[-1]
+    assert picture.name == "frontier.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
 def test_records_say_what_was_run(whole: Path) -> None:
     record = next(r for r in RunLog(whole / "runs.jsonl").records.values() if r["name"] == "simpo")
     assert record["configuration"]["training"]["learning_rate"] == 0.01

@@ -172,7 +172,7 @@ def test_files_are_short(file: Path) -> None:
 
 def run(code: str, *options: str) -> str:
     done = subprocess.run(
-        [sys.executable, *options, "-c", code], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, *options, "-c", code], capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout

@@ -50,7 +50,7 @@ def frontiers(suite: Suite, table: Sequence[Row]) -> list[Frontiers]:
     reference = next(row for row in table if row.name == REFERENCE)
     grouped: dict[Setting, dict[str, list[Row]]] = {}
     for row in table:
-        if row.name != REFERENCE:
+        if row.name != REFERENCE and row.control is None:
             rest = tuple(each for each in row.setting if each[0] != suite.plane.over)
             grouped.setdefault(rest, {}).setdefault(row.name, []).append(row)
     lines = {rest: {n: _lines(suite, reference, of) for n, of in by_name.items()} for rest, by_name in grouped.items()}

@@ -51,7 +51,7 @@ def write_page(
 ) -> None:
     """Write the page of a comparison in `folder`."""
     records = [record for row in table for record in row.finished.values()]
-    metrics = [metric for metric in suite.task.metrics if any(metric.name in row.metrics for row in table)]
+    metrics = [metric for metric in suite.metrics if any(metric.name in row.metrics for row in table)]
     page = render(
         "prefopt.comparison",
         "page.html.jinja",
@@ -65,7 +65,7 @@ def write_page(
         curves=list(_curves(suite, table)),
         samples=_samples(table),
         failures=[(row, seed, record) for row in table for seed, record in row.failed.items()],
-        commands=[(row, _command(suite, row, folder)) for row in table if row.name != REFERENCE],
+        commands=[(row, _command(suite, row, folder)) for row in table if row.name in suite.objectives],
         versions=_versions(records),
         seconds=sum(sum(record["seconds"].values()) for record in records),
         memory=max((r["peak_memory_mib"] for r in records if r["peak_memory_mib"] is not None), default=None),
@@ -122,7 +122,7 @@ def _by_metric(of: Sequence[Difference]) -> dict[str, list[Difference]]:
 def _curves(suite: Suite, table: Sequence[Row]) -> Iterator[tuple[str, list[str], list[Chart]]]:
     """For each setting: its words, its objectives, and the charts of their mean curves over seeds."""
     for setting in dict.fromkeys(row.setting for row in table if row.name != REFERENCE):
-        of_setting = [row for row in table if row.setting == setting and row.name != REFERENCE and row.finished]
+        of_setting = [row for row in table if row.setting == setting and row.name in suite.objectives and row.finished]
         charts = []
         for name, title in _CURVES.items():
             series = {row.name: _mean_curve(row, name) for row in of_setting}

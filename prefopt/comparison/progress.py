@@ -34,6 +34,11 @@ class Board:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._progress.stop()
 
+    def add(self, count: int) -> None:
+        """So many runs come in addition."""
+        self._total += count
+        self._progress.update(self._grid, total=self._total)
+
     def begin(self, text: str) -> None:
         """A run begins; how many steps it has is not known yet."""
         self._progress.reset(self._run, total=None, description=escape(text))

@@ -14,10 +14,15 @@ from prefopt.comparison.task import Task
 from prefopt.objective import ObjectiveConfig
 from prefopt.training import PreferenceConfig
 
-__all__ = ["REFERENCE", "Run"]
+__all__ = ["REFERENCE", "Run", "control_name"]
 
 REFERENCE = "reference"
 """The name of the untrained model, which has no objective."""
+
+
+def control_name(name: str) -> str:
+    """What the control of an objective is called (see `controls`)."""
+    return f"{name} control"
 
 
 @final
@@ -30,6 +35,8 @@ class Run:
     objective  None: the reference as it stands is measured
     training   PreferenceConfig's fields but for the folders and the seed
     cached     whether what the reference says is kept for other runs
+    peft       fields of a LoraConfig; None: all weights train
+    control    None, or the name of the objective that this run is the control of
     """
 
     task: Task
@@ -39,6 +46,8 @@ class Run:
     objective: ObjectiveConfig | None
     training: Mapping[str, Any]
     cached: bool
+    peft: Mapping[str, Any] | None = None
+    control: str | None = None
 
     def under(self, seed: int) -> Self:
         """The same under another seed."""
@@ -53,6 +62,7 @@ class Run:
             "objective": None if self.objective is None else self.objective.model_dump(mode="json"),
             "training": dict(self.training),
             "reference_cache": self.cached,
+            "peft": None if self.peft is None else dict(self.peft),
         }
 
     @property

@@ -14,7 +14,7 @@ from prefopt.objective import DivergenceTerm, ObjectiveConfig
 from prefopt.scoring import PreferenceModel
 from prefopt.tokens import PreferenceBatch, masked_sum
 
-__all__ = ["completions", "per_prompt", "sequence_kl"]
+__all__ = ["completions", "endings", "per_prompt", "sequence_kl"]
 
 _ROWS = 256
 """Completions that are generated at a time."""
@@ -29,22 +29,23 @@ def completions(
     per_prompt: int,
     max_new_tokens: int,
     seed: int,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
     advance: Callable[[int], None] = lambda done: None,
 ) -> list[list[int]]:
-    """`per_prompt` completions of each prompt, drawn from the model's whole distribution at temperature 1, as token ids
-    up to and with the end-of-text token.
+    """`per_prompt` completions of each prompt as token ids, up to and with what ends a text (see `endings`); by default
+    drawn from the model's whole distribution. A temperature of 0 takes the likeliest token each time.
 
     Those of a prompt stand next to each other. `advance` is told of every so many prompts that are done.
     """
+    ends = endings(model, tokenizer)
+    drawn = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": top_p}
     settings = GenerationConfig(
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
+        **(drawn if temperature else {"do_sample": False}),
         max_new_tokens=max_new_tokens,
-        num_return_sequences=per_prompt,
+        num_return_sequences=per_prompt if temperature else 1,
         pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=ends or None,
     )
     model.eval()
     found = []
@@ -62,13 +63,26 @@ def completions(
                 attention_mask=torch.tensor(mask, device=model.device),
                 generation_config=settings,
             )
-            found += [_ended(answer, tokenizer.eos_token_id) for answer in rows[:, width:].tolist()]
+            answers = [_ended(answer, ends) for answer in rows[:, width:].tolist()]
+            found += answers if temperature else [answer for answer in answers for _ in range(per_prompt)]
             advance(len(part))
     return found
 
 
-def _ended(ids: list[int], end: int) -> list[int]:
-    return ids[: ids.index(end) + 1] if end in ids else ids
+def endings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end a text: the tokenizer's end-of-text token, or else what the model's generation settings name.
+
+    A tokenizer has none where responses may be cut at a length: training would give such a one an ending.
+    """
+    if tokenizer.eos_token_id is not None:
+        return [tokenizer.eos_token_id]
+    settings: Any = model.generation_config
+    named = None if settings is None else settings.eos_token_id
+    return [] if named is None else [named] if isinstance(named, int) else list(named)
+
+
+def _ended(ids: list[int], ends: Sequence[int]) -> list[int]:
+    return next((ids[: place + 1] for place, token in enumerate(ids) if token in ends), ids)
 
 
 @torch.no_grad()

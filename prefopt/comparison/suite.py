@@ -24,10 +24,12 @@ from pydantic import (
 
 from prefopt import zoo
 from prefopt.comparison.fields import chosen, flat, in_full, nested, put
+from prefopt.comparison.held_out import COMMON
 from prefopt.comparison.registry import resolve_task
-from prefopt.comparison.run import REFERENCE, Run
-from prefopt.comparison.task import Task
+from prefopt.comparison.run import REFERENCE, Run, control_name
+from prefopt.comparison.task import Metric, Task
 from prefopt.training.arguments import training_arguments
+from prefopt.training.start import lora
 from prefopt.validation import did_you_mean, explain
 
 __all__ = ["Plane", "Suite", "SuiteError"]
@@ -55,13 +57,13 @@ class _Section(BaseModel):
 class Plane(_Section):
     """`frontier`: the plane in which objectives are compared at the same distance from the reference.
 
-    reward, distance  metrics of the task
+    reward, distance  metrics; without a reward it is the task's headline
     over              the swept field along which a frontier runs
     at                distances at which rewards are compared; none: half of the way that every objective goes
     within            the distance up to which the hypervolume is taken; null: the greatest of any run
     """
 
-    reward: str = "reward"
+    reward: str = ""
     distance: str = "sequence_kl"
     over: str = "objective.beta"
     at: tuple[float, ...] = ()
@@ -79,6 +81,8 @@ class Suite(_Section):
     sweeps           `objective.FIELD` or `training.FIELD` -> values
     seeds            each makes material of its own, and is the seed of training
     training         PreferenceConfig's fields, for all runs
+    peft             fields of a peft LoraConfig, for all runs; null: all weights train
+    controls         whether each run with a mask gets a control without one, at beta times its mean (see `controls`)
     frontier         see `Plane`; null: the default one, where the task has its metrics
     reference_cache  whether runs share what the reference said of the pairs, on disk
     """
@@ -91,6 +95,8 @@ class Suite(_Section):
     )
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0, 1, 2], min_length=1)
     training: dict[str, Any] = Field(default_factory=dict)
+    peft: dict[str, Any] | None = None
+    controls: bool = True
     frontier: Plane | None = None
     reference_cache: bool = True
 
@@ -130,6 +136,8 @@ class Suite(_Section):
     def _holds_together(self) -> Self:
         if REFERENCE in self.objectives:
             raise ValueError(f"objectives: {REFERENCE!r} is the untrained model's name; choose another")
+        if clash := [name for name in self.objectives if control_name(name) in self.objectives]:
+            raise ValueError(f"objectives: {control_name(clash[0])!r} is what the control of {clash[0]!r} is called")
         if self.baseline is not None and self.baseline not in self.objectives:
             near = did_you_mean(self.baseline, self.objectives)
             raise ValueError(f"baseline: no objective named {self.baseline!r} here.{near}")
@@ -137,24 +145,34 @@ class Suite(_Section):
             section, _, name = field.partition(".")
             if section not in ("objective", "training") or not name:
                 raise ValueError(f"sweeps: {field!r} is neither objective.FIELD nor training.FIELD")
-        measured = [metric.name for metric in self.task.metrics]
-        for field, metric in (
-            (("reward", self.plane.reward), ("distance", self.plane.distance)) if self.frontier else ()
-        ):
+        measured = [metric.name for metric in self.metrics]
+        plane = self.plane
+        for field, metric in (("reward", plane.reward), ("distance", plane.distance)) if self.frontier else ():
             if metric not in measured:
                 known = did_you_mean(metric, measured)
                 raise ValueError(f"frontier.{field}: the task has no metric {metric!r}.{known} It has {measured}.")
+        try:
+            lora(self.peft)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"peft: {error}") from error
         self.runs()
         return self
 
     @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The task's own metrics, then those that every task has."""
+        own = self.task.metrics
+        return (*own, *(metric for metric in COMMON if metric.name not in {each.name for each in own}))
+
+    @property
     def plane(self) -> Plane:
-        return self.frontier or Plane()
+        plane = self.frontier or Plane()
+        return plane.model_copy(update={"reward": plane.reward or self.task.headline})
 
     @property
     def has_plane(self) -> bool:
-        """Whether the task has the metrics of the plane."""
-        return {self.plane.reward, self.plane.distance} <= {metric.name for metric in self.task.metrics}
+        """Whether there are the metrics of the plane."""
+        return {self.plane.reward, self.plane.distance} <= {metric.name for metric in self.metrics}
 
     @property
     def against(self) -> str:
@@ -189,7 +207,7 @@ class Suite(_Section):
                 where = f" at {setting}" if setting else ""
                 raise ValueError(f"objectives.{name}{where}: {error}") from error
             training = self._training(f"objectives.{name}.training", spec["training"])
-            yield Run(self.task, 0, name, setting, objective, training, self.reference_cache)
+            yield Run(self.task, 0, name, setting, objective, training, self.reference_cache, self.peft)
 
     def _training(self, where: str, given: Mapping[str, Any]) -> dict[str, Any]:
         try:

@@ -9,6 +9,7 @@ from typing import Literal, final
 
 import torch
 
+from prefopt.comparison.controls import controls
 from prefopt.comparison.records import Record
 from prefopt.comparison.run import REFERENCE, Run
 from prefopt.comparison.statistics import bootstrap, holm, paired_permutation
@@ -44,13 +45,17 @@ class Estimate:
 @final
 @dataclass(frozen=True, eq=False)
 class Row:
-    """An objective at a setting: its records by seed, those that failed, and an estimate of each metric."""
+    """An objective at a setting: its records by seed, those that failed, and an estimate of each metric.
+
+    control  None, or the name of the objective that this row is the control of, whose setting it has
+    """
 
     name: str
     setting: Setting
     finished: Mapping[int, Record]
     failed: Mapping[int, Record]
     metrics: Mapping[str, Estimate]
+    control: str | None = None
 
 
 @final
@@ -88,21 +93,21 @@ def estimate(by_seed: Sequence[Sequence[float]]) -> Estimate | None:
 
 
 def rows(suite: Suite, records: Mapping[str, Record]) -> list[Row]:
-    """One for the reference and for each objective at each setting, in the order of the suite."""
-    grouped: dict[tuple[str, Setting], list[Run]] = {}
-    for run in suite.runs():
-        grouped.setdefault((run.name, run.place), []).append(run)
+    """One for the reference and for each objective at each setting, in the order of the suite; then the controls."""
+    grouped: dict[tuple[str, str | None, Setting], list[Run]] = {}
+    for run in (*suite.runs(), *controls(suite, records)):
+        grouped.setdefault((run.name, run.control, run.place), []).append(run)
     found = []
-    for (name, setting), runs in grouped.items():
+    for (name, control, setting), runs in grouped.items():
         of_seeds = {run.seed: records[run.key] for run in runs if run.key in records}
         finished = {seed: record for seed, record in of_seeds.items() if record["error"] is None}
         failed = {seed: record for seed, record in of_seeds.items() if record["error"] is not None}
         metrics = {
             metric.name: known
-            for metric in suite.task.metrics
+            for metric in suite.metrics
             if (known := estimate([list(items(record, metric.name).values()) for record in finished.values()]))
         }
-        found.append(Row(name, setting, finished, failed, metrics))
+        found.append(Row(name, setting, finished, failed, metrics, control))
     return found
 
 
@@ -112,14 +117,18 @@ def items(record: Record, metric: str) -> ByItem:
 
 
 def differences(suite: Suite, table: Sequence[Row]) -> list[Difference]:
-    """Of every metric, setting and objective but the baseline; adjusted for the objectives of a metric and setting."""
+    """Of every metric, setting and objective but the baseline; adjusted for the objectives of a metric and setting.
+
+    Controls have no part in it: each is there for the objective that it is the control of.
+    """
     found = []
-    for metric in suite.task.metrics:
-        for setting in dict.fromkeys(row.setting for row in table if row.name != REFERENCE):
+    for metric in suite.metrics:
+        trained = [row for row in table if row.name != REFERENCE and row.control is None]
+        for setting in dict.fromkeys(row.setting for row in trained):
             by_name = {
                 row.name: {seed: items(record, metric.name) for seed, record in row.finished.items()}
-                for row in table
-                if row.setting == setting and row.name != REFERENCE
+                for row in trained
+                if row.setting == setting
             }
             found += compared(metric.name, setting, by_name, suite.against, of_items=True)
     return found

@@ -54,6 +54,10 @@ class Material:
         """JSONL of rows with a `prompt` that nothing is trained on."""
         return self.folder / PROMPTS
 
+    def asked(self) -> list[dict[str, Any]]:
+        """The rows of `prompts`, in their order."""
+        return [json.loads(line) for line in self.prompts.read_text(encoding="utf-8").splitlines()]
+
 
 @final
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Metric:
     """A figure of a trained policy: its name, which direction is better, and what it is, units included."""
 
     name: str
-    better: Literal["higher", "lower"]
+    better: Literal["higher", "lower", "neither"]
     what: str
 
 
@@ -82,16 +86,19 @@ class Evaluation:
 class Task(Named):
     """Something to compare objectives on; its fields are what can be varied of it.
 
-    `make` is asked once for each seed, and has to give the same files each time. Plugins bring tasks by the hook
-    `prefopt_tasks`.
+    `make` is asked once for each seed, and has to give the same files each time. What is the same for all tasks is
+    measured without them, on the held-out pairs (see `held_out`). Plugins bring tasks by the hook `prefopt_tasks`.
+
+    headline  the metric that policies are compared by first, against their distance from the reference
     """
 
     kind: ClassVar[str] = "task"
+    headline: ClassVar[str] = "reward"
 
     @property
     @abstractmethod
     def metrics(self) -> tuple[Metric, ...]:
-        """The metrics that `evaluate` may give values of."""
+        """The metrics that `evaluate` may give values of, beside `held_out.COMMON`."""
 
     @abstractmethod
     def make(self, folder: Path, seed: int) -> str:

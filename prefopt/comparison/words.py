@@ -45,7 +45,7 @@ def sentences(
         for measure in plane.measures:
             if measure.estimates:
                 yield _of_measure(suite, plane, measure)
-    for metric in suite.task.metrics:
+    for metric in suite.metrics:
         # It is best not to move at all: what the distance is worth is said by the frontier.
         if not (suite.has_plane and metric.name == suite.plane.distance):
             yield from _best(metric, table)
@@ -55,7 +55,9 @@ def sentences(
 
 def _best(metric: Metric, table: Sequence[Row]) -> Iterator[str]:
     """Which row is best; nothing where no two rows differ."""
-    known = {row: row.metrics[metric.name].mean for row in table if metric.name in row.metrics}
+    if metric.better == "neither":
+        return
+    known = {row: row.metrics[metric.name].mean for row in table if row.control is None and metric.name in row.metrics}
     trained = {row: mean for row, mean in known.items() if row.name != REFERENCE}
     if len(set(trained.values())) < 2:
         return

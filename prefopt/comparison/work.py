@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, PrinterCallback, Trainer
 
+from prefopt.comparison.held_out import held_out
 from prefopt.comparison.memory import forget_peak, peak_mib
 from prefopt.comparison.quiet import quiet
 from prefopt.comparison.run import Run
@@ -19,7 +20,7 @@ from prefopt.data import read_rows
 from prefopt.objective import ObjectiveConfig
 from prefopt.scoring import PreferenceModel
 from prefopt.training import PreferenceConfig, PreferenceTrainer
-from prefopt.training.start import with_padding
+from prefopt.training.start import lora, with_padding
 
 __all__ = ["carry_out"]
 
@@ -27,7 +28,8 @@ Curves = dict[str, list[tuple[int, float]]]
 
 
 def carry_out(run: Run, folder: Path, *, show: Callable[[Trainer], None]) -> dict[str, Any]:
-    """The run's metrics by held-out item, samples, learning curves, seconds of each part and peak memory.
+    """What is measured of the run: metrics by held-out item, samples, profiles and heat maps (see `HeldOut`), learning
+    curves, seconds of each part and peak memory.
 
     Material and reference cache are kept in the folder for other runs. `show` is given the trainer before it begins.
     """
@@ -42,16 +44,27 @@ def carry_out(run: Run, folder: Path, *, show: Callable[[Trainer], None]) -> dic
         if run.objective is None:
             model = PreferenceModel(_load(material, args), _load(material, args), ObjectiveConfig())
         else:
-            model, curves = _trained(run.objective, args, material, tokenizer, show)
+            model, curves = _trained(run, run.objective, args, material, tokenizer, show)
         trained = time.perf_counter()
         reference = _load(material, args)
+        common = held_out(
+            model.eval(),
+            reference,
+            tokenizer,
+            material,
+            args.encoding,
+            batch_size=args.per_device_eval_batch_size,
+            columns=args.columns,
+        )
         evaluation = run.task.evaluate(model.eval(), reference, tokenizer, material)
         if model.cache is not None:
             model.cache.store.flush()  # so that other runs find the held-out pairs as well
     shutil.rmtree(args.output_dir, ignore_errors=True)
     return {
-        "values": evaluation.values,
+        "values": common.values | dict(evaluation.values),
         "samples": evaluation.samples,
+        "profiles": common.profiles,
+        "heat_maps": common.heat_maps,
         "curves": curves,
         "seconds": {
             "material": made - start,
@@ -68,6 +81,7 @@ def _load(material: Material, args: PreferenceConfig) -> Any:
 
 
 def _trained(
+    run: Run,
     objective: ObjectiveConfig,
     args: PreferenceConfig,
     material: Material,
@@ -80,6 +94,7 @@ def _trained(
         args=args,
         train_dataset=read_rows(material.train),
         processing_class=tokenizer,
+        peft_config=lora(run.peft),
     )
     trainer.remove_callback(PrinterCallback)
     show(trainer)

@@ -2,7 +2,7 @@
 
 from prefopt.data.collate import PreferenceCollator
 from prefopt.data.dataset import DataReport, LengthReport, OnBadRows, prepare
-from prefopt.data.encode import EncodedPair, EncodingConfig, encode_pair
+from prefopt.data.encode import EncodedPair, EncodingConfig, encode_pair, encode_prompt
 from prefopt.data.pairs import ChatPair, Message, Pair, ResponseText, TextPair, response_text, to_pair
 from prefopt.data.rows import BadRow, DataError, SourceRow, read_rows, rows_of
 
@@ -22,6 +22,7 @@ __all__ = [
     "SourceRow",
     "TextPair",
     "encode_pair",
+    "encode_prompt",
     "prepare",
     "read_rows",
     "response_text",

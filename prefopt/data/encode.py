@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from transformers import PreTrainedTokenizerBase
 
 from prefopt.data.extra import Extra, TokenisedResponse
-from prefopt.data.pairs import ChatPair, Messages, Pair, TextPair, common_length
+from prefopt.data.pairs import ChatPair, Pair, TextPair, common_length
 from prefopt.data.rows import BadRow, DataError, RowError
 
-__all__ = ["EncodedPair", "EncodingConfig", "encode_pair"]
+__all__ = ["EncodedPair", "EncodingConfig", "encode_pair", "encode_prompt"]
 
 
 MARKER = "\ue000"
@@ -127,6 +127,24 @@ def encode_pair(
         return pair.source.bad(*problem.report)
 
 
+def encode_prompt(
+    prompt: str | Sequence[Mapping[str, str]], tokenizer: PreTrainedTokenizerBase, config: EncodingConfig
+) -> list[int]:
+    """A prompt in tokens, as a model is to go on from it: text, or messages, which the chat template renders.
+
+    Only `max_prompt_length` of the configuration counts. Raises ValueError where there is no token.
+    """
+    text = prompt if isinstance(prompt, str) else _render(tokenizer, prompt, add_generation_prompt=True)
+    ids = cast("list[int]", tokenizer(text, add_special_tokens=isinstance(prompt, str), verbose=False)["input_ids"])
+    bos, eos = cast("int | None", tokenizer.bos_token_id), cast("int | None", tokenizer.eos_token_id)
+    if len(ids) > 1 and ids[-1] == eos:  # which some tokenizers add to every text
+        ids = ids[:-1]
+    ids = ids or [token for token in (bos, eos) if token is not None][:1]
+    if not ids:
+        raise ValueError(f"the tokenizer makes no token of the prompt {text!r}, and has neither BOS nor EOS")
+    return ids if config.max_prompt_length is None else _cut_left(ids, config.max_prompt_length, bos)
+
+
 def _text(pair: TextPair) -> list[str]:
     return [pair.prompt, pair.prompt + pair.chosen, pair.prompt + pair.rejected]
 
@@ -145,7 +163,9 @@ def _rendered(pair: ChatPair, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     ]
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, add_generation_prompt: bool = False) -> str:
+def _render(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = False
+) -> str:
     conversation = [dict(message) for message in messages]
     return cast(
         "str",

@@ -18,7 +18,7 @@ from prefopt.data import DataReport, read_rows
 from prefopt.registry import brought_by, excluded_plugins
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.runfile import RunFile, RunFileError
-from prefopt.training.start import prepared, with_padding
+from prefopt.training.start import lora, prepared, with_padding
 from prefopt.training.trainer import PreferenceTrainer
 
 __all__ = ["RunResult", "start", "train"]
@@ -80,10 +80,8 @@ def train(trainer: PreferenceTrainer) -> RunResult:
 
 
 def _lora(run: RunFile) -> LoraConfig | None:
-    if run.model.peft is None:
-        return None
     try:
-        return LoraConfig(**{"task_type": "CAUSAL_LM"} | run.model.peft)
+        return lora(run.model.peft)
     except (TypeError, ValueError) as error:
         raise RunFileError(f"model.peft: {error}") from error
 

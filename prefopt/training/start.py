@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from peft import PeftConfig, get_peft_model
+from peft import LoraConfig, PeftConfig, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
@@ -18,7 +18,7 @@ from prefopt.objective import Objective, ObjectiveConfig
 from prefopt.scoring import PreferenceModel
 from prefopt.training.config import PreferenceConfig
 
-__all__ = ["preference_model", "prepared", "reloading", "tokenizer_for", "with_padding"]
+__all__ = ["lora", "preference_model", "prepared", "reloading", "tokenizer_for", "with_padding"]
 
 _TOKEN_COLUMNS = frozenset(
     {"row", "length", "where", "prompt_ids", "chosen_ids", "rejected_ids", "chosen_truncated", "rejected_truncated"}
@@ -71,6 +71,11 @@ def reloading(
 def tokenizer_for(model: PreferenceModel, tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
     """The tokenizer given, or that of the policy's name."""
     return with_padding(tokenizer or AutoTokenizer.from_pretrained(model.config._name_or_path))
+
+
+def lora(fields: Mapping[str, Any] | None) -> LoraConfig | None:
+    """The LoRA of these fields; None where all weights train. Raises TypeError or ValueError for other fields."""
+    return None if fields is None else LoraConfig(**{"task_type": "CAUSAL_LM"} | dict(fields))
 
 
 def with_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

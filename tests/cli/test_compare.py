@@ -22,7 +22,7 @@ def test_from_a_suite_to_the_report(suite: str, tmp_path: Path) -> None:
     arguments = ("compare", suite, "training.max_steps=1", "--objective", "dpo", "--out", str(out))
     output = run(*arguments)
     assert "2 runs, 0 of them finished before" in output
-    assert "2/2  dpo, seed 0: accuracy" in output
+    assert "2/2  dpo, seed 0: reward" in output
     assert "2 runs, 2 of them finished before" in run(*arguments)
     (out / "report.html").unlink()
     assert str(out / "report.html") in run("report", str(out))

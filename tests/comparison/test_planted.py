@@ -107,7 +107,6 @@ def test_the_true_weights_score_full_marks(material: Material) -> None:
 def test_equal_weights_know_nothing(material: Material) -> None:
     found = evaluated(material, zoo.dpo())
     assert set(found.values["auroc_w"].values()) == {0.5}
-    assert set(found.values["accuracy"].values()) == {0.5}
     assert not [name for name in found.values if name.endswith("_v")]
     language = SMALL.language(material.seed)
     rows = [json.loads(line) for line in material.held_out.read_text().splitlines()]
@@ -125,6 +124,5 @@ def test_equal_weights_know_nothing(material: Material) -> None:
 def test_a_trained_policy_has_gone_somewhere(material: Material) -> None:
     found = evaluated(material, zoo.build(ORACLE), train=True)
     assert min(found.values["sequence_kl"].values()) > 0
-    assert set(found.values["accuracy"].values()) <= {0.0, 1.0}
-    assert found.values["auroc_w"].keys() == found.values["accuracy"].keys() == {f"pair {row}" for row in range(6)}
+    assert found.values["auroc_w"].keys() == {f"pair {row}" for row in range(6)}
     assert found.values["reward"].keys() == found.samples.keys()

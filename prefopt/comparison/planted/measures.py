@@ -1,24 +1,24 @@
-"""What is measured on the planted task: weights against the truth, worth of samples against distance."""
+"""What is measured on the planted task: weights against the truth."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from prefopt.comparison.planted.language import Language
 from prefopt.comparison.ranking import auroc, average_precision, sparsity_error
-from prefopt.comparison.sampling import completions, per_prompt, sequence_kl
 from prefopt.comparison.task import Metric
+from prefopt.comparison.written import WRITTEN
 from prefopt.data import PreferenceCollator
 from prefopt.scoring import PreferenceModel
 from prefopt.tokens import PreferenceBatch
 
-__all__ = ["METRICS", "Written", "of_pairs", "of_prompts", "words_of"]
+__all__ = ["METRICS", "of_pairs", "words_of"]
 
 _BATCH = 128
 
@@ -40,23 +40,14 @@ _JUDGED: dict[str, tuple[Callable[[Tensor, Tensor], float | None], Metric]] = {
 }
 
 METRICS = (
-    Metric("accuracy", "higher", "share of held-out pairs whose better response has the higher reward; a tie is half"),
     Metric("reward", "higher", "true worth of the policy's samples; a good phrase is 1, a bad one -1"),
-    Metric("sequence_kl", "lower", "KL(policy || reference) on the policy's samples, nats a response, exact by token"),
-    Metric("tokens", "lower", "tokens of the policy's samples, the end of the text included"),
+    *WRITTEN,
     *(
         Metric(f"{metric.name}_{which}", metric.better, f"{metric.what}: {what}")
         for which, what in _WEIGHTS.items()
         for _, metric in _JUDGED.values()
     ),
 )
-
-
-class Written(NamedTuple):
-    """Figures of each prompt, by name, and the samples as text, those of a prompt together."""
-
-    figures: dict[str, list[float]]
-    texts: list[list[str]]
 
 
 def words_of(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -80,9 +71,6 @@ def of_pairs(
     for start in range(0, len(pairs), _BATCH):
         rows = pairs.select(range(start, min(start + _BATCH, len(pairs)))).to_list()
         output = model(PreferenceBatch.from_mapping(collate(rows)).to(device))
-        chosen, rejected = output.rewards.chunk(2)
-        right = (chosen > rejected).float() + (chosen == rejected).float() / 2
-        figures.setdefault("accuracy", []).extend(right.tolist())
         weights = {"w": output.weights, "v": output.divergence_weights}
         for which, found in weights.items():
             if found is not None:
@@ -102,33 +90,3 @@ def _truth(rows: Sequence[Any], tokenizer: PreTrainedTokenizerBase, language: La
     return [
         torch.cat([torch.tensor(language.weights(words_of(row[side], tokenizer))) for side in sides]) for row in rows
     ]
-
-
-def of_prompts(
-    policy: PreTrainedModel,
-    reference: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    language: Language,
-    *,
-    samples: int,
-    max_new_tokens: int,
-    seed: int,
-) -> Written:
-    """Sample from the policy on each prompt: what the samples are worth, and how far the policy is from the reference
-    on them. Both are the mean over a prompt's samples, whose number is even.
-    """
-    ids = [list(tokenizer(prompt)["input_ids"]) for prompt in prompts]
-    found = completions(policy, tokenizer, ids, per_prompt=samples, max_new_tokens=max_new_tokens, seed=seed)
-    asked = [prompt for prompt in ids for _ in range(samples)]
-    words = [words_of(response, tokenizer) for response in found]
-    texts = [str(tokenizer.decode(response, skip_special_tokens=True)) for response in found]
-    figures = {
-        "reward": torch.tensor([float(language.reward(text)) for text in words]),
-        "sequence_kl": sequence_kl(policy, reference, asked, found, batch_size=_BATCH),
-        "tokens": torch.tensor([float(len(response)) for response in found]),
-    }
-    return Written(
-        {name: per_prompt(values, samples).tolist() for name, values in figures.items()},
-        [texts[start : start + samples] for start in range(0, len(texts), samples)],
-    )

@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Literal, Self, final
 
 from pydantic import Field, model_validator
@@ -20,10 +21,11 @@ from transformers import (
 
 from prefopt.comparison.language_model import train_language_model, word_tokenizer
 from prefopt.comparison.planted.language import Language
-from prefopt.comparison.planted.measures import METRICS, of_pairs, of_prompts
+from prefopt.comparison.planted.measures import METRICS, of_pairs, words_of
 from prefopt.comparison.planted.pairs import Accidents, Generator
 from prefopt.comparison.quiet import quiet
 from prefopt.comparison.task import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, Metric, Task
+from prefopt.comparison.written import Generation, write
 from prefopt.data import EncodingConfig, prepare, read_rows
 from prefopt.scoring import PreferenceModel
 
@@ -52,7 +54,7 @@ class PlantedTask(Task):
     length_bias                how much, from 0 to 1, the greater length goes with the label in training
     fillers                    share of worthless fillers among words beyond the first `shortest`
     reference_steps            of training the reference on texts of the language
-    samples                    of each held-out prompt; even
+    samples                    of each held-out prompt
 
     Held-out pairs have the right labels, in which spurious words and lengths have no part.
     """
@@ -73,7 +75,7 @@ class PlantedTask(Task):
     length_bias: float = Field(default=0.0, ge=0, le=1)
     fillers: float = Field(default=0.0, ge=0, le=1)
     reference_steps: int = Field(default=300, ge=1)
-    samples: int = Field(default=2, ge=2, multiple_of=2)
+    samples: int = Field(default=2, ge=1)
 
     @model_validator(mode="after")
     def _holds_together(self) -> Self:
@@ -135,21 +137,14 @@ class PlantedTask(Task):
                 extra=model.objective.config.columns,
             )
             figures = of_pairs(model, pairs, tokenizer, language)
-            lines = material.prompts.read_text(encoding="utf-8").splitlines()
-            prompts = [str(json.loads(line)["prompt"]) for line in lines]
-            written = of_prompts(
-                model.policy,
-                reference,
-                tokenizer,
-                prompts,
-                language,
-                samples=self.samples,
-                max_new_tokens=self.longest + 1,
-                seed=material.seed,
-            )
+            prompts = [str(row["prompt"]) for row in material.asked()]
+            generation = Generation(samples=self.samples, max_new_tokens=self.longest + 1)
+            written = write(model.policy, reference, tokenizer, prompts, generation, seed=material.seed)
+        rewards = [fmean(language.reward(words_of(ids, tokenizer)) for ids in samples) for samples in written.ids]
         values = {
             **{name: {f"pair {row}": value for row, value in enumerate(of)} for name, of in figures.items()},
             **{name: dict(zip(prompts, of, strict=True)) for name, of in written.figures.items()},
+            "reward": dict(zip(prompts, rewards, strict=True)),
         }
         return Evaluation(values, dict(zip(prompts, written.texts, strict=True)))
 

@@ -1,0 +1,66 @@
+"""Controls: the same objective without its mask, at the strength that the mask left it.
+
+A mask scales beta: what it trains with is beta mean(w). So a masked objective and one without a mask are not alike at
+equal beta, and a mask has to be set against this control.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from statistics import fmean
+
+from prefopt.comparison.records import Record
+from prefopt.comparison.run import Run, control_name
+from prefopt.comparison.suite import Suite
+from prefopt.objective import ObjectiveConfig
+from prefopt.weightings import UniformWeighting
+
+__all__ = ["controls", "masked", "unmasked"]
+
+_UNIFORM = UniformWeighting()
+
+
+def masked(objective: ObjectiveConfig) -> bool:
+    """Whether it weighs tokens otherwise than by one."""
+    term = objective.divergence
+    return any(weighting not in (None, _UNIFORM) for weighting in (objective.weighting, term and term.weighting))
+
+
+def unmasked(objective: ObjectiveConfig, mean_w: float, mean_v: float | None) -> ObjectiveConfig:
+    """The objective at beta mean(w) with weight 1 on every token, its divergence at alpha mean(v) / mean(w).
+
+    beta (sum w r + alpha sum v k) has that strength on average; mean_w > 0, mean_v is None without a divergence term.
+    Regularisers stay; on weights that are constant they have no gradient.
+    """
+    term = objective.divergence
+    if term is not None and mean_v is not None:
+        term = term.model_copy(update={"weighting": None, "alpha": term.alpha * mean_v / mean_w})
+    fields = {"beta": objective.beta * mean_w, "weighting": _UNIFORM, "divergence": term}
+    return objective.model_copy(update=fields)
+
+
+def controls(suite: Suite, records: Mapping[str, Record]) -> Iterator[Run]:
+    """The controls of those runs of the suite that have a mask and are finished; none where the suite wants none.
+
+    The means of a mask are those over training, as the run logged them: a mask may change on the way. One that was zero
+    throughout has no control.
+    """
+    for run in suite.runs() if suite.controls else ():
+        record = records.get(run.key)
+        if run.objective is None or not masked(run.objective) or record is None or record["error"] is not None:
+            continue
+        mean_w, mean_v = (_mean(record, name) for name in ("weights/mean", "divergence_weights/mean"))
+        if mean_w:
+            yield replace(
+                run,
+                name=control_name(run.name),
+                objective=unmasked(run.objective, mean_w, mean_v),
+                training={k: v for k, v in run.training.items() if not k.startswith("mask_")},
+                control=run.name,
+            )
+
+
+def _mean(record: Record, name: str) -> float | None:
+    curve = record["curves"].get(name)
+    return fmean(value for _, value in curve) if curve else None

@@ -1,0 +1,129 @@
+"""What a policy writes on held-out prompts, and the figures of it that every task can have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, final
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from prefopt.comparison.quiet import quiet
+from prefopt.comparison.sampling import completions, endings, per_prompt, sequence_kl
+from prefopt.comparison.task import Metric
+from prefopt.data import EncodingConfig, encode_prompt
+from prefopt.data.pieces import decoded
+
+__all__ = ["WRITTEN", "Generation", "Prompt", "Written", "write"]
+
+Prompt = str | Sequence[Mapping[str, str]]
+"""Text, or messages for the chat template."""
+
+WRITTEN = (
+    Metric(
+        "sequence_kl",
+        "lower",
+        "KL(policy || reference) on the policy's own samples at temperature 1, nats a response, exact by token",
+    ),
+    Metric("tokens", "neither", "tokens of the policy's samples, the end of the text included"),
+    Metric("ended", "neither", "share of samples that the policy ended, before they were cut"),
+)
+"""The figures of `write`."""
+
+_BATCH = 16
+
+
+@final
+class Generation(BaseModel):
+    """How a policy is asked: samples of each prompt, their greatest length, and how they are drawn.
+
+    samples            of each prompt
+    max_new_tokens     a sample is cut after so many
+    temperature        0 takes the likeliest token each time, which makes all samples of a prompt the same
+    top_p              share of the distribution that is drawn from
+    max_prompt_length  in tokens; a longer prompt loses its beginning
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    samples: int = Field(default=2, ge=1)
+    max_new_tokens: int = Field(default=64, ge=1)
+    temperature: float = Field(default=1.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_prompt_length: int | None = Field(default=None, ge=1)
+
+    @property
+    def plain(self) -> bool:
+        """Whether samples come from the policy's own distribution."""
+        return self.temperature == 1 and self.top_p == 1
+
+
+class Written(NamedTuple):
+    """Figures of each prompt by metric, means over its samples; the samples as text and as ids, those of a prompt
+    together. Text is without the end-of-text token, ids are with it."""
+
+    figures: dict[str, list[float]]
+    texts: list[list[str]]
+    ids: list[list[list[int]]]
+
+
+def write(
+    policy: PreTrainedModel,
+    reference: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    generation: Generation,
+    *,
+    seed: int,
+) -> Written:
+    """Sample from the policy on each prompt, and measure how far it is from the reference there.
+
+    The distance is that of plain samples: where others are asked for, as many are drawn for it besides.
+    """
+    config = EncodingConfig(max_prompt_length=generation.max_prompt_length)
+    asked = [encode_prompt(prompt, tokenizer, config) for prompt in prompts]
+    ends = set(endings(policy, tokenizer))
+    drawn: dict[str, Any] = {"per_prompt": generation.samples, "max_new_tokens": generation.max_new_tokens}
+    with quiet():
+        how: dict[str, Any] = {"temperature": generation.temperature, "top_p": generation.top_p}
+        found = completions(policy, tokenizer, asked, **drawn, **how, seed=seed)
+        plain = found if generation.plain else completions(policy, tokenizer, asked, **drawn, seed=seed + 1)
+    distances = _distances(policy, reference, asked, plain, generation.samples)
+    means = {
+        "sequence_kl": distances,
+        "tokens": torch.tensor([float(len(ids)) for ids in found]),
+        "ended": torch.tensor([float(ids[-1] in ends) for ids in found]),
+    }
+    texts = [
+        _text(asked[row // generation.samples], ids[:-1] if ids[-1] in ends else ids, tokenizer)
+        for row, ids in enumerate(found)
+    ]
+    return Written(
+        {name: per_prompt(values, generation.samples).tolist() for name, values in means.items()},
+        [texts[start : start + generation.samples] for start in range(0, len(texts), generation.samples)],
+        [found[start : start + generation.samples] for start in range(0, len(found), generation.samples)],
+    )
+
+
+def _text(prompt: Sequence[int], ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    """What the ids add to the text of the prompt, its first space included."""
+    return decoded([*prompt, *ids], tokenizer)[len(decoded(prompt, tokenizer)) :]
+
+
+def _distances(
+    policy: PreTrainedModel,
+    reference: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    size: int,
+) -> torch.Tensor:
+    """The sequence KL of each response, [M]. Two share a row; a last one without a partner shares it with itself."""
+    even = size + size % 2
+    rows = [
+        [*responses[start : start + size], *([responses[start]] * (size % 2))]
+        for start in range(0, len(responses), size)
+    ]
+    asked = [prompt for prompt in prompts for _ in range(even)]
+    found = sequence_kl(policy, reference, asked, [ids for row in rows for ids in row], batch_size=_BATCH)
+    return found.view(-1, even)[:, :size].flatten()

@@ -42,12 +42,18 @@ def nested(read: dict[Any, Any]) -> dict[Any, Any]:
     if isinstance(task := read.get("task"), str):
         full["task"] = {"name": task}
     if isinstance(objectives := read.get("objectives"), dict):
-        full["objectives"] = {name: in_full(value) for name, value in objectives.items()}
-    if isinstance(sweeps := flat(read.get("sweeps")), dict):
-        full["sweeps"] = {}
-        for field, values in sweeps.items():
-            put(full["sweeps"], str(field).split("."), values)
-    return full
+        full["objectives"] = {name: _with_nested_sweeps(in_full(value)) for name, value in objectives.items()}
+    return dict(_with_nested_sweeps(full))
+
+
+def _with_nested_sweeps(fields: Any) -> Any:
+    sweeps = flat(fields.get("sweeps")) if isinstance(fields, dict) else None
+    if not isinstance(sweeps, dict):
+        return fields
+    inside: dict[str, Any] = {}
+    for field, values in sweeps.items():
+        put(inside, str(field).split("."), values)
+    return {**fields, "sweeps": inside}
 
 
 def chosen(fields: dict[str, Any], only: Sequence[str]) -> dict[str, Any]:

@@ -153,7 +153,9 @@ def _samples(table: Sequence[Row]) -> tuple[str, list[tuple[Row, str]]] | None:
 
 def _command(suite: Suite, row: Row, folder: Path) -> str:
     """What carries out this row again, in a folder of its own."""
-    sweeps = [f"sweeps.{field}=[{value}]" for field, value in row.setting]
+    own = suite.objectives[row.name].sweeps
+    places = {field: f"objectives.{row.name}.sweeps" if field in own else "sweeps" for field, _ in row.setting}
+    sweeps = [f"{places[field]}.{field}=[{value}]" for field, value in row.setting]
     words = ["prefopt", "compare", str(folder / "suite.yaml"), *sweeps, "--objective", row.name]
     return shlex.join([*words, "--out", f"{folder}-again"])
 

@@ -53,6 +53,28 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+Sweeps = Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], BeforeValidator(flat)]
+
+
+@final
+class Entrant(BaseModel):
+    """An objective of the suite: what `prefopt.zoo.build` takes, as further fields, and what is for it alone.
+
+    training  laid over the arguments of all runs
+    sweeps    other values for fields that the suite sweeps, such as the betas at which this objective goes as far from
+              the reference as others do at theirs
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    training: dict[str, Any] = Field(default_factory=dict)
+    sweeps: Sweeps = Field(default_factory=dict)
+
+    @property
+    def objective(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
 @final
 class Plane(_Section):
     """`frontier`: the plane in which objectives are compared at the same distance from the reference.
@@ -75,8 +97,8 @@ class Suite(_Section):
     """A comparison: every objective, at every combination of the sweeps, under every seed, and the untrained reference.
 
     task             what is trained on and measured: a name, or a mapping with `name` and fields
-    objectives       name -> what `prefopt.zoo.build` takes; a mapping may have `training` as well, which is laid over
-                     the one of all runs
+    objectives       name -> what `prefopt.zoo.build` takes; a mapping may have `training` and `sweeps` as well, see
+                     `Entrant`
     baseline         the objective that the others are set against; null: the first
     sweeps           `objective.FIELD` or `training.FIELD` -> values
     seeds            each makes material of its own, and is the seed of training
@@ -88,11 +110,9 @@ class Suite(_Section):
     """
 
     task: Annotated[SerializeAsAny[Task], BeforeValidator(resolve_task)]
-    objectives: dict[str, Annotated[dict[str, Any], BeforeValidator(in_full)]] = Field(min_length=1)
+    objectives: dict[str, Annotated[Entrant, BeforeValidator(in_full)]] = Field(min_length=1)
     baseline: str | None = None
-    sweeps: Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], BeforeValidator(flat)] = Field(
-        default_factory=dict
-    )
+    sweeps: Sweeps = Field(default_factory=dict)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0, 1, 2], min_length=1)
     training: dict[str, Any] = Field(default_factory=dict)
     peft: dict[str, Any] | None = None
@@ -145,6 +165,11 @@ class Suite(_Section):
             section, _, name = field.partition(".")
             if section not in ("objective", "training") or not name:
                 raise ValueError(f"sweeps: {field!r} is neither objective.FIELD nor training.FIELD")
+        for name, entrant in self.objectives.items():
+            if foreign := [field for field in entrant.sweeps if field not in self.sweeps]:
+                raise ValueError(
+                    f"objectives.{name}.sweeps: the suite does not sweep {foreign[0]!r}; add it to `sweeps`"
+                )
         measured = [metric.name for metric in self.metrics]
         plane = self.plane
         for field, metric in (("reward", plane.reward), ("distance", plane.distance)) if self.frontier else ():
@@ -179,10 +204,10 @@ class Suite(_Section):
         """The name of the baseline."""
         return self.baseline or next(iter(self.objectives))
 
-    @property
-    def settings(self) -> list[dict[str, Any]]:
-        """The combinations of the sweeps, the last field varying first."""
-        return [dict(zip(self.sweeps, values, strict=True)) for values in product(*self.sweeps.values())]
+    def settings(self, name: str) -> list[dict[str, Any]]:
+        """The combinations of the sweeps for an objective, the last field varying first."""
+        sweeps = self.sweeps | self.objectives[name].sweeps
+        return [dict(zip(sweeps, values, strict=True)) for values in product(*sweeps.values())]
 
     def runs(self) -> list[Run]:
         """The grid, those of a seed together, the reference first. Raises ValueError for what cannot be built."""
@@ -193,12 +218,8 @@ class Suite(_Section):
 
     def _of_objective(self, name: str) -> Iterator[Run]:
         given = self.objectives[name]
-        for setting in self.settings:
-            spec: dict[str, Any] = {"objective": {k: v for k, v in given.items() if k != "training"}}
-            own = given.get("training", {})
-            if not isinstance(own, Mapping):
-                raise ValueError(f"objectives.{name}.training: a mapping of training arguments, got {own!r}")
-            spec["training"] = {**self.training, **own}
+        for setting in self.settings(name):
+            spec: dict[str, Any] = {"objective": given.objective, "training": {**self.training, **given.training}}
             for field, value in setting.items():
                 put(spec, field.split("."), value)
             try:

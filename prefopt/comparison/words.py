@@ -71,7 +71,7 @@ def _best(metric: Metric, table: Sequence[Row]) -> Iterator[str]:
 
 
 def _size(suite: Suite, table: Sequence[Row]) -> str:
-    settings, seeds = len(suite.settings), len(suite.seeds)
+    settings, seeds = len({row.setting for row in table if row.name != REFERENCE}), len(suite.seeds)
     finished, failed = sum(len(row.finished) for row in table), sum(len(row.failed) for row in table)
     runs = len(table) * seeds
     text = (

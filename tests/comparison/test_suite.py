@@ -175,6 +175,19 @@ def test_a_run_is_known_by_what_determines_it(tmp_path: Path) -> None:
     assert keys("objectives.dpo.beta=0.3")["simpo"] == first["simpo"]
 
 
+def test_an_objective_may_have_values_of_its_own(tmp_path: Path) -> None:
+    own = {"zoo": "tdpo2", "sweeps": {"objective.beta": [2.0, 3.0]}}
+    path = written(
+        tmp_path / "given.yaml", sweeps={"objective": {"beta": [0.1]}}, objectives={"dpo": "dpo", "tdpo2": own}
+    )
+    betas = lambda suite: [(run.name, run.objective.beta) for run in suite.runs() if run.objective]  # noqa: E731
+    suite = Suite.load(path)
+    assert betas(suite) == [("dpo", 0.1), ("tdpo2", 2), ("tdpo2", 3)]
+    assert betas(Suite.load(path, ["objectives.tdpo2.sweeps.objective.beta=[5]"])) == [("dpo", 0.1), ("tdpo2", 5)]
+    (tmp_path / "again.yaml").write_text(suite.to_yaml())
+    assert [run.key for run in Suite.load(tmp_path / "again.yaml").runs()] == [run.key for run in suite.runs()]
+
+
 def test_sweeps_reach_objectives_and_training_one_inside_the_other_or_dotted(tmp_path: Path) -> None:
     path = written(
         tmp_path / "given.yaml", sweeps={"objective.beta": [0.1, 1.0], "training": {"learning_rate": [1e-4]}}
@@ -202,6 +215,10 @@ def test_sweeps_reach_objectives_and_training_one_inside_the_other_or_dotted(tmp
         ({"objectives": {"reference": "dpo"}}, "objectives: 'reference' is the untrained model's name"),
         ({"objectives": {"a": {"zoo": "dpo", "training": {"lr": 1}}}}, "objectives.a.training: lr: no such training"),
         ({"baseline": "dpi"}, "baseline: no objective named 'dpi' here. Did you mean 'dpo'"),
+        (
+            {"objectives": {"a": {"zoo": "dpo", "sweeps": {"objective.beta": [1]}}}},
+            "the suite does not sweep 'objective",
+        ),
         ({"sweeps": {"task.noise": [0.1]}}, "sweeps: 'task.noise' is neither objective.FIELD nor training.FIELD"),
         ({"sweeps": {"objective.beta": 0.1}}, "sweeps.objective.beta: "),
         ({"sweeps": {"objective.beta": [-1]}}, r"objectives.dpo at {'objective.beta': -1}: beta: .*greater than 0"),

@@ -18,8 +18,8 @@ from typing import Annotated, Any
 import typer
 from transformers import LlamaForCausalLM
 
+from benchmarks.machine import hardware, versions
 from benchmarks.speed.contenders import CONTENDERS, GROWTH, SAME, TARGETS
-from benchmarks.speed.machine import hardware, versions
 from benchmarks.speed.measure import compare, hire
 from benchmarks.speed.profiling import costs
 from benchmarks.speed.ratios import against_targets

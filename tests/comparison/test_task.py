@@ -9,8 +9,11 @@ from typing import Any, Literal
 import pytest
 
 from prefopt.comparison import Evaluation, Metric, Task, TaskError, available_tasks, registry, resolve_task, task_owner
+from prefopt.comparison.conformance import check_task
 from prefopt.comparison.planted import PlantedTask
 from prefopt.plugins import PluginError
+from prefopt.scoring import PreferenceModel
+from prefopt.testing.check import ConformanceError
 from tests.little_plugins import HOOK, Install
 
 MADE: list[Path] = []
@@ -109,3 +112,67 @@ def test_a_plugin_that_brings_no_task_is_named(install: Install) -> None:
     install("broken-plugin", HOOK.format(signature="prefopt_tasks()", value="[int]"))
     with pytest.raises(PluginError, match="broken-plugin:components: prefopt_tasks returned <class 'int'>"):
         available_tasks()
+
+
+SMALL = PlantedTask(pairs=8, held_out=3, prompts=3, shortest=6, longest=8, bearing=0.3, reference_steps=2)
+
+
+def test_the_planted_task_keeps_to_what_tasks_have_to(tmp_path: Path) -> None:
+    found = check_task(SMALL, tmp_path)
+    assert {"reward", "sequence_kl", "auroc_w"} <= set(found.values)
+
+
+class Faulty(Task):
+    """The planted task with a fault."""
+
+    name: Literal["faulty"] = "faulty"
+    fault: str = ""
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return SMALL.metrics[1:] if self.fault == "undeclared" else SMALL.metrics
+
+    def make(self, folder: Path, seed: int) -> str:
+        model = SMALL.make(folder, seed)
+        train, prompts = folder / "train.jsonl", folder / "prompts.jsonl"
+        if self.fault == "seedless":
+            train.write_text(f"{train.read_text()}{train.read_text().replace('w', str(len(MADE)) + 'w')}")
+            MADE.append(folder)
+        if self.fault == "leaking":
+            prompts.write_text(train.read_text())
+        if self.fault == "no pair":
+            train.write_text('{"prompt": "w1", "chosen": "w2"}\n')
+        return model
+
+    def evaluate(self, model: PreferenceModel, *rest: Any) -> Evaluation:
+        found = SMALL.evaluate(model, *rest)
+        values = {name: dict(of) for name, of in found.values.items()}
+        if self.fault == "infinite":
+            values["reward"]["none"] = float("nan")
+        if self.fault == "another each time":
+            values["reward"] = {key: value + len(MADE) for key, value in values["reward"].items()}
+            MADE.append(Path())
+        if self.fault == "items by policy":
+            weight = next(iter(model.policy.parameters()))
+            values["reward"] = {str(float(weight.sum())): 1.0}
+        if self.fault == "changes the policy":
+            next(iter(model.policy.parameters())).data += 1
+        return Evaluation(values, found.samples)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("undeclared", "evaluate gives 'reward'|headline 'reward' is not among"),
+        ("seedless", "train.jsonl is another one when it is made again"),
+        ("leaking", "prompts are trained on and held out"),
+        ("no pair", "train: not a preference pair"),
+        ("infinite", "reward: not finite"),
+        ("another each time", "other figures when it is measured again"),
+        ("items by policy", "reward: no held-out item has the name"),
+        ("changes the policy", "changes the weights of the policy"),
+    ],
+)
+def test_the_checks_of_tasks_bite(fault: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConformanceError, match=message):
+        check_task(Faulty(fault=fault), tmp_path)

@@ -127,10 +127,11 @@ class Faulty(Task):
 
     name: Literal["faulty"] = "faulty"
     fault: str = ""
+    lacks: str = ""
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        return SMALL.metrics[1:] if self.fault == "undeclared" else SMALL.metrics
+        return tuple(metric for metric in SMALL.metrics if metric.name != self.lacks)
 
     def make(self, folder: Path, seed: int) -> str:
         model = SMALL.make(folder, seed)
@@ -153,8 +154,8 @@ class Faulty(Task):
             values["reward"] = {key: value + len(MADE) for key, value in values["reward"].items()}
             MADE.append(Path())
         if self.fault == "items by policy":
-            weight = next(iter(model.policy.parameters()))
-            values["reward"] = {str(float(weight.sum())): 1.0}
+            weight = next(iter(model.policy.parameters())).detach()
+            values["reward"] = {str(weight.sum().item()): 1.0}
         if self.fault == "changes the policy":
             next(iter(model.policy.parameters())).data += 1
         return Evaluation(values, found.samples)
@@ -163,7 +164,6 @@ class Faulty(Task):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("undeclared", "evaluate gives 'reward'|headline 'reward' is not among"),
         ("seedless", "train.jsonl is another one when it is made again"),
         ("leaking", "prompts are trained on and held out"),
         ("no pair", "train: not a preference pair"),
@@ -176,3 +176,11 @@ class Faulty(Task):
 def test_the_checks_of_tasks_bite(fault: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConformanceError, match=message):
         check_task(Faulty(fault=fault), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("lacks", "message"), [("tokens", "evaluate gives 'tokens'"), ("reward", "headline 'reward' is not among")]
+)
+def test_metrics_are_declared(lacks: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConformanceError, match=message):
+        check_task(Faulty(lacks=lacks), tmp_path)

@@ -1,4 +1,4 @@
-"""A small language model of words, trained on generated texts: the reference where nothing is to be downloaded."""
+"""Language models: a tokenizer of words for small ones, and the training of any on texts."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 import datasets
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
-    DataCollatorForLanguageModeling,
+    DataCollatorForSeq2Seq,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     Trainer,
     TrainingArguments,
@@ -35,7 +36,7 @@ def word_tokenizer(texts: Sequence[str], *, positions: int) -> PreTrainedTokeniz
 
 def train_language_model(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     folder: Path,
     *,
@@ -44,12 +45,17 @@ def train_language_model(
     learning_rate: float,
     seed: int,
     show: Callable[[Trainer], None],
+    max_length: int | None = None,
+    end_token: str | None = None,
 ) -> None:
-    """Train the model on the texts, each ended by the end-of-text token, and write it with its tokenizer to the folder.
+    """Train the model on the texts and write it with its tokenizer to the folder.
 
-    `show` is given the trainer before it begins.
+    Each text is ended by `end_token`, or else by the tokenizer's end-of-text token if it has one, and then cut at
+    `max_length` tokens. `show` is given the trainer before it begins.
     """
-    ids: Any = tokenizer([text + tokenizer.eos_token for text in texts])["input_ids"]
+    end = end_token or tokenizer.eos_token or ""
+    cut: Any = {} if max_length is None else {"truncation": True, "max_length": max_length}
+    ids: Any = tokenizer([text + end for text in texts], **cut)["input_ids"]
     trainer = Trainer(
         model=model,
         args=TrainingArguments(
@@ -67,8 +73,9 @@ def train_language_model(
             disable_tqdm=True,
             seed=seed,
         ),
-        train_dataset=datasets.Dataset.from_dict({"input_ids": ids}),
-        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+        train_dataset=datasets.Dataset.from_dict({"input_ids": ids, "labels": ids}),
+        # Labels are padded apart from ids: where the end of a text is also what pads, the end has to be learned still.
+        data_collator=DataCollatorForSeq2Seq(tokenizer),
     )
     show(trainer)
     trainer.train()

@@ -29,12 +29,14 @@ __all__ = [
     "HOOKS",
     "INTERFACE",
     "PROJECT",
+    "SCORERS",
     "TASKS",
     "hookimpl",
     "prefopt_divergences",
     "prefopt_preference_losses",
     "prefopt_regularizers",
     "prefopt_reward_shapings",
+    "prefopt_scorers",
     "prefopt_tasks",
     "prefopt_token_weightings",
 ]
@@ -85,6 +87,12 @@ def prefopt_tasks() -> list[type[Named]]:  # type: ignore[empty-body]
     this module."""
 
 
+@hookspec
+def prefopt_scorers() -> list[type[Named]]:  # type: ignore[empty-body]
+    """The scorers of responses that this plugin brings: subclasses of `prefopt.comparison.Scorer`, which is defined
+    above this module."""
+
+
 HOOKS: MappingProxyType[type[Component], str] = MappingProxyType(
     {
         TokenWeighting: prefopt_token_weightings.__name__,
@@ -96,5 +104,5 @@ HOOKS: MappingProxyType[type[Component], str] = MappingProxyType(
 )
 """Which hook brings which kind of component."""
 
-TASKS = prefopt_tasks.__name__
-"""The hook that brings tasks, which are no part of an objective."""
+TASKS, SCORERS = prefopt_tasks.__name__, prefopt_scorers.__name__
+"""The hooks that bring tasks and scorers, which are no part of an objective."""

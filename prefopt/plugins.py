@@ -12,7 +12,7 @@ from typing import final
 import pluggy
 
 from prefopt import hookspecs
-from prefopt.hookspecs import HOOKS, INTERFACE, PROJECT, TASKS
+from prefopt.hookspecs import HOOKS, INTERFACE, PROJECT, SCORERS, TASKS
 from prefopt.validation import did_you_mean
 
 __all__ = ["WITHOUT", "PluginError", "exclude", "excluded", "plugin_manager", "plugins", "to_do_without"]
@@ -134,7 +134,7 @@ def _refuse_misspelt_hooks(manager: pluggy.PluginManager) -> None:
         plugin = manager.get_name(error.plugin) or ""
         callers = manager.get_hookcallers(error.plugin) or []
         unknown = next(hook.name for hook in callers if not hook.has_spec())
-        known = sorted([*HOOKS.values(), TASKS])
+        known = sorted([*HOOKS.values(), TASKS, SCORERS])
         raise PluginError(
             f"plugin {plugin} implements {unknown!r}, which is no hook of prefopt."
             f"{did_you_mean(unknown, known)} Hooks: {', '.join(known)}. "

@@ -57,13 +57,28 @@ OUTSIDE: dict[str, set[str]] = {
     "typer": {"cli"},
     "matplotlib": {"comparison"},
     "numpy": {"data", "training", "comparison", "demo"},
+    "openai": {"comparison"},
+    "sklearn": {"comparison"},
+    "vaderSentiment": {"comparison"},
 }
 
 # What the library does without where it is not installed: it may be imported within functions only.
-OPTIONAL = ("matplotlib",)
+OPTIONAL = ("matplotlib", "openai", "sklearn", "vaderSentiment")
 
 # `import prefopt` costs torch and pydantic, not these.
-HEAVY = ("transformers", "datasets", "accelerate", "peft", "matplotlib", "typer", "rich", "tensorboard", "pytest")
+HEAVY = (
+    "transformers",
+    "datasets",
+    "accelerate",
+    "peft",
+    "matplotlib",
+    "sklearn",
+    "openai",
+    "typer",
+    "rich",
+    "tensorboard",
+    "pytest",
+)
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 each_file = pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))

@@ -57,17 +57,23 @@ def zoo(name: Annotated[str | None, typer.Argument(help="One objective, in full.
 
 
 def components(kind: Annotated[str | None, typer.Argument(help="One kind, such as token-weighting.")] = None) -> None:
-    """The installed components: kind, name, who brings them, equation."""
+    """The installed components, tasks and scorers: kind, name, who brings them, equation or purpose."""
+    from prefopt.component import Named
     from prefopt.hookspecs import HOOKS
-    from prefopt.registry import PluginError, excluded_plugins, installed
+    from prefopt.registry import Owner, PluginError, excluded_plugins, installed
     from prefopt.validation import did_you_mean
     from prefopt.zoo.cards import equation_of
 
     kinds = [known.kind.replace(" ", "-") for known in HOOKS]
     with plainly(ValueError, PluginError):
+        found: list[tuple[type[Named], Owner]] = list(installed())
+        if kind not in kinds:  # tasks and scorers cost the import of what trains models
+            from prefopt.comparison.registry import KINDS, listed
+
+            kinds += [known.kind for known in KINDS]
+            found += listed()
         if kind is not None and kind not in kinds:
             raise ValueError(f"no kind {kind!r}.{did_you_mean(kind, kinds)} Kinds: {', '.join(kinds)}.")
-        found = [(component, owner) for component, owner in installed()]
     table = Table("kind", "name", "distribution", "version", "equation", box=None, padding=(0, 2, 0, 0))
     for component, owner in found:
         words = component.kind.replace(" ", "-")

@@ -1,8 +1,16 @@
-"""The tasks that prefopt brings itself."""
+"""The tasks and scorers that prefopt brings itself."""
 
 from __future__ import annotations
 
 from prefopt.comparison.planted import PlantedTask
+from prefopt.comparison.scorer import Scorer
+from prefopt.comparison.scorers import (
+    ClassifierScorer,
+    ReviewsScorer,
+    RewardModelScorer,
+    VaderScorer,
+    WordsScorer,
+)
 from prefopt.comparison.task import Task
 from prefopt.hookspecs import hookimpl
 
@@ -10,3 +18,8 @@ from prefopt.hookspecs import hookimpl
 @hookimpl
 def prefopt_tasks() -> list[type[Task]]:
     return [PlantedTask]
+
+
+@hookimpl
+def prefopt_scorers() -> list[type[Scorer]]:
+    return [ClassifierScorer, ReviewsScorer, RewardModelScorer, VaderScorer, WordsScorer]

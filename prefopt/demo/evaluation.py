@@ -8,9 +8,9 @@ import datasets
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from prefopt.comparison.lexicon import Lexicon
 from prefopt.data import PreferenceCollator
 from prefopt.data.pieces import pieces
-from prefopt.demo.lexicon import Lexicon
 from prefopt.demo.results import Response, WeighedPair
 from prefopt.scoring import PreferenceModel
 from prefopt.tokens import PreferenceBatch

@@ -11,18 +11,18 @@ from typing import Any
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from prefopt.comparison.corpus import WORDS, corpus_reviews
+from prefopt.comparison.lexicon import Lexicon
 from prefopt.comparison.quiet import quiet
 from prefopt.comparison.sampling import per_prompt, sequence_kl
+from prefopt.comparison.small_model import train_small_model
 from prefopt.comparison.statistics import bootstrap
 from prefopt.demo.config import DemoConfig
-from prefopt.demo.corpus import WORDS, corpus_reviews
 from prefopt.demo.evaluation import weigh
-from prefopt.demo.lexicon import Lexicon
 from prefopt.demo.material import Material, given_material, sampled_material
 from prefopt.demo.measure import curves, of_pairs, of_samples, of_weights
 from prefopt.demo.page import table, write_page
 from prefopt.demo.progress import Stage, Stages, show_training
-from prefopt.demo.reference import train_reference
 from prefopt.demo.results import DemoResults, Measured
 from prefopt.demo.sampling import Sample, sample
 from prefopt.divergences import ForwardKL
@@ -180,7 +180,13 @@ def _reference(config: DemoConfig, stages: Stages) -> tuple[PreTrainedModel, Pre
     if config.model is None:
         with stages.stage("training the reference", config.reference_steps) as stage:
             reviews = corpus_reviews(config.reviews, config.seed)
-            train_reference(reviews, Path(source), steps=config.reference_steps, seed=config.seed, stage=stage)
+            train_small_model(
+                reviews,
+                Path(source),
+                steps=config.reference_steps,
+                seed=config.seed,
+                show=lambda trainer: show_training(trainer, stage, {"loss": "loss"}),
+            )
     tokenizer = with_padding(AutoTokenizer.from_pretrained(source))
     reference = _load(source).requires_grad_(False).eval()
     return reference.to(_arguments(config, "reference", ObjectiveConfig()).device), tokenizer

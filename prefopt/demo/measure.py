@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
+from prefopt.comparison.lexicon import Lexicon
 from prefopt.comparison.ranking import auroc
 from prefopt.comparison.sampling import per_prompt
 from prefopt.comparison.statistics import bootstrap
 from prefopt.demo.config import DemoConfig
-from prefopt.demo.lexicon import Lexicon
 from prefopt.demo.results import Completion, TokenWeight, WeighedPair
 from prefopt.demo.sampling import Sample
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rich.table import Table
 
+from prefopt.comparison.lexicon import Lexicon
 from prefopt.comparison.statistics import Interval
-from prefopt.demo.lexicon import Lexicon
 from prefopt.demo.results import DemoResults, Measured, Response, WeighedPair
 from prefopt.pages import render
 from prefopt.pages.charts import line_chart

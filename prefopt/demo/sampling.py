@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from prefopt.comparison.lexicon import Lexicon
 from prefopt.comparison.sampling import completions
 from prefopt.data.pieces import decoded
-from prefopt.demo.lexicon import Lexicon
 from prefopt.demo.progress import Stage
 
 __all__ = ["Prompt", "Sample", "preference_pairs", "sample"]

@@ -6,7 +6,7 @@ import inspect
 from dataclasses import dataclass
 from typing import final
 
-from prefopt.component import Component, Signal
+from prefopt.component import Named, Signal
 from prefopt.objective import ObjectiveConfig
 from prefopt.zoo import ZOO, build
 
@@ -77,8 +77,8 @@ def markdown(name: str) -> str:
     return "\n\n".join(lines) + "\n"
 
 
-def equation_of(component: type[Component]) -> str:
-    """The first line of a component's docstring, which is its equation."""
+def equation_of(component: type[Named]) -> str:
+    """The first line of a docstring: the equation of a component, the purpose of anything else."""
     return (inspect.getdoc(component) or "").partition("\n")[0]
 
 

@@ -56,6 +56,14 @@ def test_components_of_one_kind() -> None:
     assert "logistic" not in output
 
 
+def test_tasks_and_scorers_are_listed_as_well() -> None:
+    output = run("components", "scorer")
+    assert "vader" in output
+    assert "planted" not in output
+    assert "planted" in run("components", "task")
+    assert {"planted", "vader", "forward_kl"} <= set(run("components").split())
+
+
 def test_data_check_counts_and_shows(tmp_path: Path, rows: list[dict[str, str]], model_folder: str) -> None:
     file = tmp_path / "pairs.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))

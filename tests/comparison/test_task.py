@@ -42,9 +42,9 @@ class Little(Task):
 @pytest.fixture(autouse=True)
 def _afresh() -> Iterator[None]:
     MADE.clear()
-    registry._tasks.cache_clear()
+    registry._brought.cache_clear()
     yield
-    registry._tasks.cache_clear()
+    registry._brought.cache_clear()
 
 
 def test_material_is_made_once_for_a_seed_and_its_settings(tmp_path: Path) -> None:

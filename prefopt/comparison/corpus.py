@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import product
 from types import MappingProxyType
 
-from prefopt.demo.lexicon import Lexicon
+from prefopt.comparison.lexicon import Lexicon
 
 __all__ = ["WORDS", "corpus_prompts", "corpus_reviews"]
 

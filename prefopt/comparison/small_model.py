@@ -1,23 +1,27 @@
-"""The small reference: a word-level tokenizer and a Llama of three layers, trained on the generated corpus."""
+"""The small model of the generated corpus: a tokenizer of words and a Llama of three layers, trained on its texts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from transformers import LlamaConfig, LlamaForCausalLM, set_seed
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, set_seed
 
 from prefopt.comparison.language_model import train_language_model, word_tokenizer
-from prefopt.demo.progress import Stage, show_training
 
-__all__ = ["train_reference"]
+__all__ = ["train_small_model"]
 
 _LAYERS, _WIDTH, _HEADS, _POSITIONS = 3, 96, 4, 256
 _BATCH, _LEARNING_RATE = 32, 3e-3
 
 
-def train_reference(texts: Sequence[str], folder: Path, *, steps: int, seed: int, stage: Stage) -> None:
-    """Train the small model on the texts and write it, with its tokenizer, to the folder."""
+def train_small_model(
+    texts: Sequence[str], folder: Path, *, steps: int, seed: int, show: Callable[[Trainer], None]
+) -> None:
+    """Train the small model on the texts and write it, with its tokenizer, to the folder.
+
+    `show` is given the trainer before it begins.
+    """
     set_seed(seed)
     tokenizer = word_tokenizer(texts, positions=_POSITIONS)
     model = LlamaForCausalLM(
@@ -42,5 +46,5 @@ def train_reference(texts: Sequence[str], folder: Path, *, steps: int, seed: int
         batch_size=_BATCH,
         learning_rate=_LEARNING_RATE,
         seed=seed,
-        show=lambda trainer: show_training(trainer, stage, {"loss": "loss"}),
+        show=show,
     )

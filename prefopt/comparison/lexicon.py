@@ -1,4 +1,4 @@
-"""The scorer of the demo: a list of positive and negative words, and how far a text leans to the positive ones."""
+"""A list of positive and negative words, and how far a text leans to the positive ones."""
 
 from __future__ import annotations
 

@@ -1,0 +1,148 @@
+"""Texts by path or by the name of a data set: reviews to prompt with, to train on, or to learn from."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from string import Formatter
+from typing import Annotated, Any, Self, final
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from prefopt.data import BadRow, DataError, read_rows
+
+__all__ = ["Templates", "Texts", "TextsOrTemplates", "labelled"]
+
+_LABELS = {"1": 1, "true": 1, "pos": 1, "positive": 1, "0": 0, "false": 0, "neg": 0, "negative": 0}
+
+
+class _Source(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@final
+class Texts(_Source):
+    """Texts, read from a source.
+
+    source  a text file, one text a line; a zip or folder of text files, each a text, such as nltk's movie_reviews; or
+            rows: a file, folder or hub name that `prefopt.data.read_rows` takes
+    split   of a hub data set
+    column  of rows: which field holds the text
+    words   a text is cut to its first so many words, with single spaces between; null: it is taken as it is
+    """
+
+    source: str
+    split: str = "train"
+    column: str = "text"
+    words: int | None = Field(default=None, ge=1)
+
+    def read(self) -> list[str]:
+        """Every different text once, in the source's order. Raises DataError where there is none."""
+        found = dict.fromkeys(text for each in self._whole() if (text := self._cut(each)))
+        if not found:
+            raise DataError(f"{self.source}: found no text")
+        return list(found)
+
+    def _cut(self, text: str) -> str:
+        return text.strip() if self.words is None else " ".join(text.split()[: self.words])
+
+    def _whole(self) -> Iterator[str]:
+        path = Path(self.source).expanduser()
+        if path.is_file() and path.suffix == ".txt":
+            return iter(path.read_text(encoding="utf-8").splitlines())
+        if files := _text_files(path):
+            return (text for _, text in files)
+        return (str(fields[self.column]) for fields in _rows(self.source, self.split, (self.column,)))
+
+
+@final
+class Templates(_Source):
+    """Texts made of templates with slots, all combinations.
+
+    templates  such as "One day, {name} saw a {thing}."
+    fill       slot -> what is put there
+    """
+
+    templates: tuple[str, ...] = Field(min_length=1)
+    fill: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _can_be_filled(self) -> Self:
+        for template in self.templates:
+            if absent := [slot for slot in _slots(template) if slot not in self.fill]:
+                raise ValueError(f"the template {template!r} has a slot {absent[0]!r}, which `fill` does not have")
+        return self
+
+    def read(self) -> list[str]:
+        """Every different text once."""
+        found: dict[str, None] = {}
+        for template in self.templates:
+            slots = _slots(template)
+            for values in product(*(self.fill[slot] for slot in slots)):
+                found[template.format(**dict(zip(slots, values, strict=True)))] = None
+        return list(found)
+
+
+def _source(value: object) -> object:
+    """A path or name stands for the texts there."""
+    return {"source": value} if isinstance(value, str) else value
+
+
+def _either(value: object) -> object:
+    """Templates where there are any, else texts: told apart before they are validated, so that errors are of one."""
+    if isinstance(value, dict) and "templates" in value:
+        return Templates.model_validate(value)
+    return Texts.model_validate(_source(value)) if isinstance(value, dict | str) else value
+
+
+TextsOrTemplates = Annotated[Texts | Templates, BeforeValidator(_either)]
+
+
+def labelled(source: str, *, split: str, text: str, label: str) -> tuple[list[str], list[int]]:
+    """Texts and their labels, 1 for positive and 0 for negative.
+
+    source: a zip or folder of text files under pos/ and neg/, or rows with the columns `text` and `label`. Raises
+    DataError where it is neither, or where a label is no such.
+    """
+    texts, labels = [], []
+    if files := _text_files(Path(source).expanduser()):
+        for place, content in files:
+            side = next((_LABELS[part] for part in reversed(place.split("/")[:-1]) if part in ("pos", "neg")), None)
+            if side is not None:
+                texts.append(content)
+                labels.append(side)
+        if not texts:
+            raise DataError(f"{source}: found text files, but none under pos/ or neg/")
+        return texts, labels
+    for fields in _rows(source, split, (text, label)):
+        side = _LABELS.get(str(fields[label]).lower())
+        if side is None:
+            raise DataError(f"{source}: found the label {fields[label]!r}; labels are {', '.join(_LABELS)}")
+        texts.append(str(fields[text]))
+        labels.append(side)
+    return texts, labels
+
+
+def _slots(template: str) -> list[str]:
+    return list(dict.fromkeys(slot for _, slot, _, _ in Formatter().parse(template) if slot is not None))
+
+
+def _text_files(path: Path) -> list[tuple[str, str]]:
+    """Place and content of every text file in a zip or folder, by place; none where it is neither."""
+    if path.is_file() and path.suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            names = sorted(name for name in archive.namelist() if name.endswith(".txt"))
+            return [(name, archive.read(name).decode("utf-8", errors="replace")) for name in names]
+    files = sorted(path.rglob("*.txt")) if path.is_dir() else []
+    return [(f.relative_to(path).as_posix(), f.read_text(encoding="utf-8", errors="replace")) for f in files]
+
+
+def _rows(source: str, split: str, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    for row in read_rows(source, split=split):
+        if isinstance(row, BadRow):
+            raise DataError(str(row))
+        if absent := [column for column in columns if column not in row.fields]:
+            raise DataError(f"{row.where}: found no field {absent[0]!r}, only {', '.join(sorted(row.fields))}")
+        yield dict(row.fields)

@@ -40,8 +40,8 @@ def test_judges_are_told_by_their_fields_and_come_back_from_what_they_are_writte
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("words", "a judge is a mapping with one of scorer"),
-        ({"margin": 0.1}, "a judge is a mapping with one of scorer"),
+        ("words", "a judge is a mapping with one of scorer, endpoint"),
+        ({"margin": 0.1}, "a judge is a mapping with one of scorer, endpoint"),
         ({"scorer": "wordz"}, "scorer: no Scorer named 'wordz'. Did you mean 'words'"),
         ({"scorer": "words", "margins": 0.1}, "margins: no such field in ScorerJudge. Did you mean 'margin'"),
     ],

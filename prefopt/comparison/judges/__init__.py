@@ -8,13 +8,14 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, SerializeAsAny, ValidationError
 
+from prefopt.comparison.judges.endpoint import EndpointJudge, JudgeError
 from prefopt.comparison.judges.judge import Judge
 from prefopt.comparison.judges.scored import ScorerJudge
 from prefopt.validation import explain
 
-__all__ = ["AnyJudge", "Judge", "ScorerJudge", "resolve_judge"]
+__all__ = ["AnyJudge", "EndpointJudge", "Judge", "JudgeError", "ScorerJudge", "resolve_judge"]
 
-_TOLD_BY: Mapping[str, type[Judge]] = MappingProxyType({"scorer": ScorerJudge})
+_TOLD_BY: Mapping[str, type[Judge]] = MappingProxyType({"scorer": ScorerJudge, "endpoint": EndpointJudge})
 """The field that tells which judge a mapping is."""
 
 

@@ -1,0 +1,53 @@
+"""What a judge is asked, and how its answer is read."""
+
+from __future__ import annotations
+
+import re
+from string import Formatter
+
+__all__ = ["TEMPLATE", "fault", "question", "verdict"]
+
+TEMPLATE = """\
+Which of two responses to a prompt is better? Consider what the prompt asks for, whether the response is right and \
+complete, and how well it is written. Their order and their length say nothing of their quality.
+
+[Prompt]
+{prompt}
+
+[Response A]
+{first}
+
+[Response B]
+{second}
+
+Answer with one word: A, B, or tie if they are equally good."""
+
+_SLOTS = frozenset({"prompt", "first", "second"})
+
+_VERDICT = re.compile(r"(?:[\w ]+:)?[\W_]*(A|B|tie)[\W_]*", re.IGNORECASE)
+"""A line that is a verdict, alone or behind a label such as `Answer:`, with marks around it."""
+
+_SHARE = {"a": 1.0, "tie": 0.5, "b": 0.0}
+
+
+def fault(template: str) -> str | None:
+    """What is wrong with a template, or None."""
+    try:
+        slots = {slot for _, slot, _, _ in Formatter().parse(template) if slot is not None}
+    except ValueError as error:
+        return f"it is no template ({error}); write a brace that is meant as {{{{ or }}}}"
+    if slots != _SLOTS:
+        return f"it has the slots {', '.join(sorted(slots)) or 'none'}; it takes all of {', '.join(sorted(_SLOTS))}"
+    return None
+
+
+def question(template: str, prompt: str, first: str, second: str) -> str:
+    """The template with prompt and responses in it; braces in these are text."""
+    return template.format(prompt=prompt, first=first.strip(), second=second.strip())
+
+
+def verdict(answer: str) -> float | None:
+    """1 where the answer's last line is A, 0 where it is B, 0.5 where it is tie; None where it is something else."""
+    lines = [line for line in answer.splitlines() if line.strip()]
+    found = _VERDICT.fullmatch(lines[-1].strip()) if lines else None
+    return None if found is None else _SHARE[found[1].lower()]

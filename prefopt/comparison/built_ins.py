@@ -11,13 +11,14 @@ from prefopt.comparison.scorers import (
     VaderScorer,
     WordsScorer,
 )
+from prefopt.comparison.sentiment import SentimentTask
 from prefopt.comparison.task import Task
 from prefopt.hookspecs import hookimpl
 
 
 @hookimpl
 def prefopt_tasks() -> list[type[Task]]:
-    return [PlantedTask]
+    return [PlantedTask, SentimentTask]
 
 
 @hookimpl

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from prefopt.data import BadRow, DataError, read_rows
 
-__all__ = ["Templates", "Texts", "TextsOrTemplates", "labelled"]
+__all__ = ["SomeTexts", "Templates", "Texts", "TextsOrTemplates", "labelled", "rows_with"]
 
 _LABELS = {"1": 1, "true": 1, "pos": 1, "positive": 1, "0": 0, "false": 0, "neg": 0, "negative": 0}
 
@@ -54,7 +54,7 @@ class Texts(_Source):
             return iter(path.read_text(encoding="utf-8").splitlines())
         if files := _text_files(path):
             return (text for _, text in files)
-        return (str(fields[self.column]) for fields in _rows(self.source, self.split, (self.column,)))
+        return (str(fields[self.column]) for fields in rows_with(self.source, self.split, (self.column,)))
 
 
 @final
@@ -97,6 +97,7 @@ def _either(value: object) -> object:
     return Texts.model_validate(_source(value)) if isinstance(value, dict | str) else value
 
 
+SomeTexts = Annotated[Texts, BeforeValidator(_source)]
 TextsOrTemplates = Annotated[Texts | Templates, BeforeValidator(_either)]
 
 
@@ -116,7 +117,7 @@ def labelled(source: str, *, split: str, text: str, label: str) -> tuple[list[st
         if not texts:
             raise DataError(f"{source}: found text files, but none under pos/ or neg/")
         return texts, labels
-    for fields in _rows(source, split, (text, label)):
+    for fields in rows_with(source, split, (text, label)):
         side = _LABELS.get(str(fields[label]).lower())
         if side is None:
             raise DataError(f"{source}: found the label {fields[label]!r}; labels are {', '.join(_LABELS)}")
@@ -139,7 +140,8 @@ def _text_files(path: Path) -> list[tuple[str, str]]:
     return [(f.relative_to(path).as_posix(), f.read_text(encoding="utf-8", errors="replace")) for f in files]
 
 
-def _rows(source: str, split: str, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+def rows_with(source: str, split: str, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """The rows of a source, all of which have these columns. Raises DataError where one does not, or is no row."""
     for row in read_rows(source, split=split):
         if isinstance(row, BadRow):
             raise DataError(str(row))

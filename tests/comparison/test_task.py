@@ -78,7 +78,7 @@ def test_material_that_another_process_made_meanwhile_is_taken(tmp_path: Path, m
 
 
 def test_tasks_are_found_by_name() -> None:
-    assert available_tasks() == {"planted": PlantedTask}
+    assert available_tasks()["planted"] is PlantedTask
     assert task_owner("planted").plugin == "prefopt:built_ins"
     assert resolve_task("planted") == PlantedTask() == resolve_task(PlantedTask())
     assert resolve_task({"name": "planted", "noise": 0.1}) == PlantedTask(noise=0.1)

@@ -184,8 +184,8 @@ def test_rouge_and_self_bleu_by_hand() -> None:
     assert found == pytest.approx({"rouge1": 4 / 7, "rouge2": 2 / 5, "rougeL": 4 / 7})
     assert self_bleu()(["a b c d e", "a b c d e"]) == pytest.approx(1)
     assert self_bleu()(["alone"]) is None
-    # Two words of two, one pair of one, and shorter than the other: exp(1 - 3 / 2); then 2 of 3 words, 1 of 2 pairs, and
-    # none of the one triple, which counts as half.
+    # Two words of two, one pair of one, and shorter than the other: exp(1 - 3 / 2). Then 2 of 3 words, 1 of 2 pairs,
+    # and none of the one triple, which counts as half.
     short, long = torch.exp(torch.tensor(-0.5)).item(), (2 / 3 * 1 / 2 * 1 / 2) ** (1 / 3)
     assert self_bleu()(["a b", "a b c"]) == pytest.approx((short + long) / 2)
 

@@ -18,8 +18,8 @@ __all__ = ["PreferencesScorer"]
 
 @final
 class PreferencesScorer(Scorer):
-    """a . x, where x is the TF-IDF vector of the response's words and pairs of words, of length 1, so that more words do
-    not make more reward. The prompt is not read.
+    """a . x, where x is the TF-IDF vector of the response's words and pairs of words, scaled to length 1, so that more
+    words alone do not make more reward. The prompt is not read.
 
     a is learned from preference pairs: it minimises -sum log sigmoid(a . (x_chosen - x_rejected)) with a penalty of
     |a|^2, the Bradley-Terry model as a logistic regression.

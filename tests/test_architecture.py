@@ -57,13 +57,26 @@ OUTSIDE: dict[str, set[str]] = {
     "typer": {"cli"},
     "matplotlib": {"comparison"},
     "numpy": {"data", "training", "comparison", "demo"},
+    "bert_score": {"comparison"},
     "openai": {"comparison"},
+    "rouge_score": {"comparison"},
+    "sacrebleu": {"comparison"},
+    "summac": {"comparison"},
     "sklearn": {"comparison"},
     "vaderSentiment": {"comparison"},
 }
 
 # What the library does without where it is not installed: it may be imported within functions only.
-OPTIONAL = ("matplotlib", "openai", "sklearn", "vaderSentiment")
+OPTIONAL = (
+    "bert_score",
+    "matplotlib",
+    "openai",
+    "rouge_score",
+    "sacrebleu",
+    "sklearn",
+    "summac",
+    "vaderSentiment",
+)
 
 # `import prefopt` costs torch and pydantic, not these.
 HEAVY = (

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from prefopt.comparison.dialogue import DialogueTask
 from prefopt.comparison.planted import PlantedTask
 from prefopt.comparison.scorer import Scorer
 from prefopt.comparison.scorers import (
     ClassifierScorer,
+    PreferencesScorer,
     ReviewsScorer,
     RewardModelScorer,
     VaderScorer,
     WordsScorer,
 )
 from prefopt.comparison.sentiment import SentimentTask
+from prefopt.comparison.summarization import SummarizationTask
 from prefopt.comparison.task import Task
 from prefopt.hookspecs import hookimpl
 
 
 @hookimpl
 def prefopt_tasks() -> list[type[Task]]:
-    return [PlantedTask, SentimentTask]
+    return [DialogueTask, PlantedTask, SentimentTask, SummarizationTask]
 
 
 @hookimpl
 def prefopt_scorers() -> list[type[Scorer]]:
-    return [ClassifierScorer, ReviewsScorer, RewardModelScorer, VaderScorer, WordsScorer]
+    return [ClassifierScorer, PreferencesScorer, ReviewsScorer, RewardModelScorer, VaderScorer, WordsScorer]

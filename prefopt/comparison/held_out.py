@@ -18,10 +18,14 @@ from prefopt.objective import DivergenceTerm, ObjectiveConfig, ObjectiveOutput
 from prefopt.scoring import PreferenceModel
 from prefopt.tokens import PreferenceBatch, TokenBatch, masked_mean
 
-__all__ = ["COMMON", "HeldOut", "held_out"]
+__all__ = ["ACCURACY", "COMMON", "HeldOut", "held_out"]
+
+ACCURACY = Metric(
+    "accuracy", "higher", "share of held-out pairs whose chosen response has the higher reward; a tie is half"
+)
 
 COMMON = (
-    Metric("accuracy", "higher", "share of held-out pairs whose chosen response has the higher reward; a tie is half"),
+    ACCURACY,
     Metric("mean_w", "neither", "mean weight w of the log-ratios, over the tokens of a held-out pair"),
     Metric("sparsity_w", "neither", "share of weights w that are exactly 0, over the tokens of a held-out pair"),
     Metric("mean_v", "neither", "mean weight v of the divergence, over the tokens of a held-out pair"),

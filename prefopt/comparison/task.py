@@ -88,17 +88,19 @@ class Task(Named):
 
     `make` is asked once for each seed, and has to give the same files each time. What is the same for all tasks is
     measured without them, on the held-out pairs (see `held_out`). Plugins bring tasks by the hook `prefopt_tasks`.
-
-    headline  the metric that policies are compared by first, against their distance from the reference
     """
 
     kind: ClassVar[str] = "task"
-    headline: ClassVar[str] = "reward"
 
     @property
     @abstractmethod
     def metrics(self) -> tuple[Metric, ...]:
-        """The metrics that `evaluate` may give values of, beside `held_out.COMMON`."""
+        """The metrics that `evaluate` may give values of, beside `held_out.COMMON`; the headline comes first."""
+
+    @property
+    def headline(self) -> str:
+        """The metric that policies are compared by first, against their distance from the reference."""
+        return self.metrics[0].name
 
     @abstractmethod
     def make(self, folder: Path, seed: int) -> str:

@@ -36,7 +36,7 @@ def score(spec: object, *responses: str) -> list[float]:
 
 
 def test_scorers_are_found_by_name_and_are_values() -> None:
-    assert set(available_scorers()) == {"vader", "words", "classifier", "reward_model", "reviews"}
+    assert set(available_scorers()) == {"vader", "words", "classifier", "preferences", "reward_model", "reviews"}
     assert resolve_scorer("words") == WordsScorer() == resolve_scorer(WordsScorer())
     assert resolve_scorer({"name": "reviews", "reviews": "x"}) == ReviewsScorer(reviews="x")
 

@@ -100,7 +100,7 @@ class Task(Named):
     @property
     def headline(self) -> str:
         """The metric that policies are compared by first, against their distance from the reference."""
-        return self.metrics[0].name
+        return next((metric.name for metric in self.metrics), "accuracy")
 
     @abstractmethod
     def make(self, folder: Path, seed: int) -> str:

@@ -87,7 +87,7 @@ def test_tasks_are_found_by_name() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("plantet", "no Task named 'plantet'. Did you mean 'planted'\\? Installed: planted."),
+        ("plantet", "no Task named 'plantet'. Did you mean 'planted'\\? Installed: dialogue, planted,"),
         ({"name": "planted", "noize": 0.1}, "planted: noize: no such field in PlantedTask. Did you mean 'noise'"),
         ({"name": "planted", "noise": 0.7}, "planted: noise: Input should be less than 0.5, got 0.7"),
         ({"name": "planted", "longest": 9}, "`longest` is 9, which is less than `shortest`, 24"),
@@ -132,6 +132,10 @@ class Faulty(Task):
     @property
     def metrics(self) -> tuple[Metric, ...]:
         return tuple(metric for metric in SMALL.metrics if metric.name != self.lacks)
+
+    @property
+    def headline(self) -> str:
+        return "reward"
 
     def make(self, folder: Path, seed: int) -> str:
         model = SMALL.make(folder, seed)

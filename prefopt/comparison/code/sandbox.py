@@ -194,7 +194,9 @@ def _judged(answer: dict[str, Any], token: str, limits: Limits) -> Outcome:
     if report == token:
         return Outcome(Verdict.PASSED, errors)
     if os.WIFSIGNALED(status):
-        verdict = Verdict.TIMED_OUT if answer["cpu_seconds"] >= limits.cpu_seconds else Verdict.FAILED
-        return Outcome(verdict, f"{errors}ended by {signal.Signals(os.WTERMSIG(status)).name}")
+        number = os.WTERMSIG(status)
+        in_time = number != signal.SIGXCPU and answer["cpu_seconds"] < limits.cpu_seconds
+        verdict = Verdict.FAILED if in_time else Verdict.TIMED_OUT
+        return Outcome(verdict, f"{errors}ended by {signal.Signals(number).name}")
     told = {"memory": Verdict.OUT_OF_MEMORY, "refused": Verdict.REFUSED, "unreadable": Verdict.UNREADABLE}
     return Outcome(told.get(report, Verdict.FAILED), errors or "it ended itself before its end")

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from prefopt.data import BadRow, DataError, read_rows
 
-__all__ = ["FUNCTION", "Problem", "SomeProblems", "with_examples"]
+__all__ = ["FUNCTION", "Problem", "Problems", "SomeProblems", "named", "with_examples"]
 
 FUNCTION = ("\ndef ", "\nclass ", "\nif ", "\nprint", "\nassert", '\n"""', "\n#", "\n@", "\n```")
 """What begins after a function, at the beginning of a line: more than the function has no part in the answer."""
@@ -28,6 +28,7 @@ class Problem:
     solution  the data's own answer to it
     start     of the program, before the answer
     tests     of the program, after the answer
+    within    whether the prompt has begun the function that the answer is to fill
     """
 
     name: str
@@ -36,6 +37,7 @@ class Problem:
     solution: str
     start: str
     tests: str
+    within: bool
 
     def program(self, answer: str) -> str:
         """The program that passes if the answer is right."""
@@ -53,6 +55,7 @@ def _mbpp(row: Mapping[str, Any]) -> Problem:
         solution=_lines(*str(row["code"]).replace("\r\n", "\n").rstrip().split("\n"), ""),
         start="",
         tests=_lines(*([setup.replace("\r\n", "\n")] if setup else ()), *tests),
+        within=False,
     )
 
 
@@ -64,6 +67,7 @@ def _human_eval(row: Mapping[str, Any]) -> Problem:
         solution=str(row["canonical_solution"]),
         start=str(row["prompt"]),
         tests=_lines(str(row["test"]), f"check({row['entry_point']})"),
+        within=True,
     )
 
 
@@ -109,7 +113,12 @@ class Problems(BaseModel):
             yield made(row.fields)
 
 
-SomeProblems = Annotated[Problems, BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value)]
+def named(value: object) -> object:
+    """A name stands for the problems there."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+SomeProblems = Annotated[Problems, BeforeValidator(named)]
 """A field for problems, which may be given by the name of their source alone."""
 
 

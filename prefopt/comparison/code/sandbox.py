@@ -20,7 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prefopt.comparison.code import jail
 
-__all__ = ["Limits", "Outcome", "Sandbox", "SandboxError", "Verdict"]
+__all__ = ["Isolation", "Limits", "Outcome", "Sandbox", "SandboxError", "Verdict"]
+
+Isolation = Literal["namespaces", "rlimits"]
 
 _JAIL = Path(jail.__file__).parent
 # The jail's own modules under their full names, without the packages around them, whose imports take seconds.
@@ -97,9 +99,7 @@ class Sandbox:
     Raises SandboxError, at the first program, where the system does not give what that takes.
     """
 
-    def __init__(
-        self, limits: Limits | None = None, *, isolation: Literal["namespaces", "rlimits"] = "namespaces"
-    ) -> None:
+    def __init__(self, limits: Limits | None = None, *, isolation: Isolation = "namespaces") -> None:
         self.limits = limits or Limits()
         self.isolation = isolation
 

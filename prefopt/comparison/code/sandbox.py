@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, final
 
@@ -102,25 +101,23 @@ class Sandbox:
     def __init__(self, limits: Limits | None = None, *, isolation: Isolation = "namespaces") -> None:
         self.limits = limits or Limits()
         self.isolation = isolation
+        self._checked = False
 
     def run(self, program: str) -> Outcome:
         """Run a program, which passes if it comes to its end."""
-        assert self._ready
+        self.check()
         return self._run(program)
 
     def run_all(self, programs: Sequence[str]) -> list[Outcome]:
         """The outcomes of programs, in their order; as many run at a time as there are cores for this process."""
-        assert self._ready
+        self.check()
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             return list(pool.map(self._run, programs))
 
     def check(self) -> None:
-        """Raises SandboxError where programs cannot be run."""
-        assert self._ready
-
-    @cached_property
-    def _ready(self) -> bool:
-        """True, or an error: that a program which has to pass does pass."""
+        """Run a program that has to pass, the first time. Raises SandboxError where programs cannot be run."""
+        if self._checked:
+            return
         if sys.platform != "linux":
             raise SandboxError(
                 f"programs of a model are run on Linux only, in namespaces of its kernel; this is {sys.platform}. "
@@ -129,7 +126,7 @@ class Sandbox:
         outcome = self._run(_READY)
         if outcome.verdict is not Verdict.PASSED:
             raise SandboxError(f"the sandbox does not run Python here: {outcome.verdict}. {outcome.errors}")
-        return True
+        self._checked = True
 
     def _run(self, program: str) -> Outcome:
         token = secrets.token_hex(16)
@@ -197,6 +194,7 @@ def _judged(answer: dict[str, Any], token: str, limits: Limits) -> Outcome:
         number = os.WTERMSIG(status)
         in_time = number != signal.SIGXCPU and answer["cpu_seconds"] < limits.cpu_seconds
         verdict = Verdict.FAILED if in_time else Verdict.TIMED_OUT
-        return Outcome(verdict, f"{errors}ended by {signal.Signals(number).name}")
+        names = {each.value: each.name for each in signal.Signals}  # not every signal has one
+        return Outcome(verdict, f"{errors}ended by {names.get(number, f'signal {number}')}")
     told = {"memory": Verdict.OUT_OF_MEMORY, "refused": Verdict.REFUSED, "unreadable": Verdict.UNREADABLE}
     return Outcome(told.get(report, Verdict.FAILED), errors or "it ended itself before its end")

@@ -125,6 +125,7 @@ HOSTILE = {
     "a quiet exit": ("os._exit(0)", Verdict.FAILED, "ended itself before its end"),
     "an outcome of its own": ("os.write(4, b'passed')\nos._exit(0)", Verdict.FAILED, "ended itself"),
     "a crash": ("ctypes.string_at(0)", Verdict.FAILED, "SIGSEGV"),
+    "a signal without a name": ("os.kill(os.getpid(), 40)", Verdict.FAILED, "ended by signal 40"),
     "no bottom": ("def f(): f()\nf()", Verdict.FAILED, "RecursionError"),
     "a parser's bottom": (f"{'(' * 5000}1{')' * 5000}", Verdict.UNREADABLE, "SyntaxError|MemoryError"),
     "no program": ("def f(:", Verdict.UNREADABLE, "SyntaxError"),

@@ -37,13 +37,8 @@ def problem(number: int, answer: str = "film") -> Problem:
 
 
 @pytest.fixture(scope="module")
-def isolated() -> Sandbox:
-    box = Sandbox()
-    try:
-        box.check()
-    except SandboxError as error:
-        pytest.skip(str(error))
-    return box
+def isolated(allowed: None) -> Sandbox:
+    return Sandbox()
 
 
 def test_answers_are_paired_by_their_verdicts(isolated: Sandbox) -> None:
@@ -101,13 +96,13 @@ def task(tmp_path_factory: pytest.TempPathFactory, model_folder: str, isolated: 
     return CodeTask(
         model=model_folder,
         data=str(folder / "problems.jsonl"),
-        held_out=3,
-        problems=4,
+        held_out=2,
+        problems=3,
         examples=1,
-        samples=6,
+        samples=3,
         pairs=2,
-        generation={"samples": 4, "max_new_tokens": 2, "temperature": 0.6},
-        ks=(1, 3, 10),
+        generation={"samples": 3, "max_new_tokens": 2, "temperature": 0.6},
+        ks=(1, 2, 10),
     )
 
 
@@ -133,14 +128,14 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def test_the_material(task: CodeTask, material: Material) -> None:
     verdicts = lines(material.folder / VERDICTS)
-    assert Counter(row["part"] for row in verdicts) == {"train.jsonl": 24, "held-out.jsonl": 18}
+    assert Counter(row["part"] for row in verdicts) == {"train.jsonl": 9, "held-out.jsonl": 6}
     counted = json.loads((material.folder / COUNTS).read_text())
-    for name, path, problems in (("train.jsonl", material.train, 4), ("held-out.jsonl", material.held_out, 3)):
+    for name, path, problems in (("train.jsonl", material.train, 3), ("held-out.jsonl", material.held_out, 2)):
         found = lines(path)
         assert counted[name]["problems"] == problems
         assert counted[name]["pairs"] == len(found) > 0
         told = {(row["problem"], row["response"]): row["verdict"] for row in verdicts if row["part"] == name}
-        assert sum(counted[name]["answers"].values()) == 6 * problems
+        assert sum(counted[name]["answers"].values()) == 3 * problems
         for row in found:
             assert told[row["problem"], row["rejected"]] != "passed"
             if row["own_solution"]:
@@ -148,7 +143,7 @@ def test_the_material(task: CodeTask, material: Material) -> None:
             else:
                 assert told[row["problem"], row["chosen"]] == "passed"
     asked = material.asked()
-    assert len(asked) == 3
+    assert len(asked) == 2
     assert all(row["prompt"].startswith('"""\nit was 0\nassert 1\n"""\ngood = 1\n\n"""\nit was ') for row in asked)
     trained = {row["problem"] for row in verdicts if row["part"] == "train.jsonl"}
     assert not trained & {row["name"] for row in asked}
@@ -170,9 +165,9 @@ def test_a_policy_is_measured(task: CodeTask, material: Material, found: Evaluat
     assert all(list(of) == names for of in found.values.values())
     assert list(found.samples) == [row["prompt"] for row in material.asked()]
     for row in material.asked():
-        once, thrice, parses = (found.values[metric][row["name"]] for metric in ("pass@1", "pass@3", "parses"))
-        assert once in (0, 0.25, 0.5, 0.75, 1)
-        assert once <= thrice
+        once, twice, parses = (found.values[metric][row["name"]] for metric in ("pass@1", "pass@2", "parses"))
+        assert once in (0, 1 / 3, 2 / 3, 1)
+        assert once <= twice
         assert once <= parses
         assert found.values["timed_out"][row["name"]] == 0
         assert found.values["sequence_kl"][row["name"]] > 0
@@ -195,7 +190,7 @@ def test_other_problems_can_be_held_out(task: CodeTask, isolated: Sandbox, tmp_p
         update={"held_out": resolve_task(task.model_dump() | {"held_out": str(tmp_path / "others.jsonl")}).held_out}
     )
     train, held_out = other.model_copy(update={"held_out_problems": 2})._parts(0)
-    assert len(train) == 4
+    assert len(train) == 3
     assert len(held_out) == 2
     assert all(each.name.startswith("HumanEval/") and not each.prompt.startswith('"""') for each in held_out)
     with pytest.raises(ValueError, match="of 9 problems, 0 are left by `examples` and `longest`"):
@@ -216,7 +211,7 @@ def test_no_pairs_is_an_error_with_a_remedy(task: CodeTask, tmp_path: Path) -> N
     shutil.copy(task.data.name, source)
     source.write_text(source.read_text().replace("assert 1", "assert 0"))
     impossible = resolve_task(task.model_dump() | {"data": str(source)})
-    with pytest.raises(ValueError, match=r"4 problems for train.jsonl gave no pair.*`own_solutions: true`"):
+    with pytest.raises(ValueError, match=r"3 problems for train.jsonl gave no pair.*`own_solutions: true`"):
         impossible.prepare(tmp_path / "material", 0)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from prefopt.comparison.dialogue import DialogueTask
 from prefopt.comparison.code import CodeTask
+from prefopt.comparison.dialogue import DialogueTask
 from prefopt.comparison.planted import PlantedTask
 from prefopt.comparison.scorer import Scorer
 from prefopt.comparison.scorers import (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from prefopt.comparison.code import CodeTask
 from prefopt.comparison.dialogue import DialogueTask
 from prefopt.comparison.planted import PlantedTask
 from prefopt.comparison.scorer import Scorer
@@ -21,7 +22,7 @@ from prefopt.hookspecs import hookimpl
 
 @hookimpl
 def prefopt_tasks() -> list[type[Task]]:
-    return [DialogueTask, PlantedTask, SentimentTask, SummarizationTask]
+    return [CodeTask, DialogueTask, PlantedTask, SentimentTask, SummarizationTask]
 
 
 @hookimpl

@@ -1,0 +1,3 @@
+"""The process that a program is run under: of the standard library alone, without the rest of prefopt."""
+
+from __future__ import annotations

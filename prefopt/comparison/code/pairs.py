@@ -1,0 +1,145 @@
+"""Preference pairs of programs: one that passes its tests against one that does not."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, final
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from prefopt.comparison.code.problems import Problem
+from prefopt.comparison.code.programs import answer_in
+from prefopt.comparison.code.sandbox import Outcome, Sandbox, Verdict
+from prefopt.comparison.sampling import completions, endings
+from prefopt.comparison.written import Generation
+from prefopt.data import EncodingConfig, encode_prompt
+from prefopt.data.pieces import decoded
+
+__all__ = ["Tried", "counts", "outcomes", "pairs", "sampled", "tried"]
+
+
+@final
+class Tried(NamedTuple):
+    """An answer as a response, with what ends the text where it was ended, and its verdict."""
+
+    response: str
+    verdict: Verdict
+
+
+def outcomes(
+    problems: Sequence[Problem], texts: Sequence[Sequence[str]], stops: Sequence[str], sandbox: Sandbox
+) -> list[list[Outcome]]:
+    """What became of the program in each text that was written on each problem."""
+    programs = [
+        problem.program(answer_in(text, stops, within=problem.within))
+        for problem, of in zip(problems, texts, strict=True)
+        for text in of
+    ]
+    found = iter(sandbox.run_all(programs))
+    return [[next(found) for _ in of] for of in texts]
+
+
+def sampled(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    generation: Generation,
+    *,
+    end: str,
+    seed: int,
+) -> list[list[str]]:
+    """Texts that the model writes on each problem; those that it ended have `end` at their end."""
+    config = EncodingConfig(max_prompt_length=generation.max_prompt_length)
+    asked = [encode_prompt(problem.prompt, tokenizer, config) for problem in problems]
+    found = completions(
+        model,
+        tokenizer,
+        asked,
+        per_prompt=generation.samples,
+        max_new_tokens=generation.max_new_tokens,
+        temperature=generation.temperature,
+        top_p=generation.top_p,
+        seed=seed,
+    )
+    ends = set(endings(model, tokenizer))
+    texts = []
+    for row, ids in enumerate(found):
+        prompt, ended = asked[row // generation.samples], ids[-1] in ends
+        whole = decoded([*prompt, *(ids[:-1] if ended else ids)], tokenizer)
+        texts.append(whole[len(decoded(prompt, tokenizer)) :] + (end if ended else ""))
+    return [texts[start : start + generation.samples] for start in range(0, len(texts), generation.samples)]
+
+
+def tried(
+    problems: Sequence[Problem], texts: Sequence[Sequence[str]], stops: Sequence[str], sandbox: Sandbox, *, end: str
+) -> list[list[Tried]]:
+    """The answers in texts of `sampled`, run. An answer that is less than its text was not ended there."""
+    plain = [[text.removesuffix(end) for text in of] for of in texts]
+    found = []
+    for problem, whole, of, judged in zip(
+        problems, texts, plain, outcomes(problems, plain, stops, sandbox), strict=True
+    ):
+        answers = [answer_in(text, stops, within=problem.within) for text in of]
+        responses = [w if a == text else a for w, text, a in zip(whole, of, answers, strict=True)]
+        found.append([Tried(response, each.verdict) for response, each in zip(responses, judged, strict=True)])
+    return found
+
+
+def pairs(
+    problems: Sequence[Problem],
+    answers: Sequence[Sequence[Tried]],
+    sandbox: Sandbox | None,
+    *,
+    most: int,
+    end: str,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Rows of at most `most` pairs of each problem, no response in two: answers that pass against others, at random.
+
+    Where none passes, the data's own solution does, ended, if it passes its tests in the sandbox; without a sandbox,
+    the problem has no pair then.
+    """
+    rows: list[dict[str, Any]] = []
+    lacking = [
+        problem
+        for problem, of in zip(problems, answers, strict=True)
+        if sandbox is not None and not any(each.verdict is Verdict.PASSED for each in of)
+    ]
+    ran = [] if sandbox is None else sandbox.run_all([problem.program(problem.solution) for problem in lacking])
+    right = {problem.name for problem, each in zip(lacking, ran, strict=True) if each.verdict is Verdict.PASSED}
+    for problem, of in zip(problems, answers, strict=True):
+        own = [problem.solution + end] if problem.name in right else []
+        rows += _of_problem(problem, of, own, most, random.Random(f"code pairs {seed} {problem.name}"))
+    return rows
+
+
+def _of_problem(
+    problem: Problem, answers: Sequence[Tried], own: Sequence[str], most: int, draw: random.Random
+) -> Iterator[dict[str, Any]]:
+    different = {each.response: each.verdict for each in answers if each.response.strip()}
+    passing = [response for response, verdict in different.items() if verdict is Verdict.PASSED]
+    failing = [response for response, verdict in different.items() if verdict is not Verdict.PASSED]
+    draw.shuffle(passing)
+    draw.shuffle(failing)
+    for chosen, rejected in zip([*passing, *own][:most], failing, strict=False):
+        yield {
+            "prompt": problem.prompt,
+            "chosen": chosen,
+            "rejected": rejected,
+            "problem": problem.name,
+            "own_solution": chosen in own,
+        }
+
+
+def counts(answers: Sequence[Sequence[Tried]], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """How many problems, answers by verdict, pairs, and pairs with the data's own solution there are."""
+    verdicts = Counter(each.verdict.value for of in answers for each in of)
+    return {
+        "problems": len(answers),
+        "answers": {verdict.value: verdicts[verdict.value] for verdict in Verdict},
+        "pairs": len(rows),
+        "pairs_with_own_solution": sum(row["own_solution"] for row in rows),
+        "problems_with_pairs": len({row["problem"] for row in rows}),
+    }

@@ -1,0 +1,128 @@
+"""Problems with tests: rows of MBPP and of HumanEval, from files or the hub."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, final
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+from prefopt.data import BadRow, DataError, read_rows
+
+__all__ = ["FUNCTION", "Problem", "Problems", "SomeProblems", "named", "with_examples"]
+
+FUNCTION = ("\ndef ", "\nclass ", "\nif ", "\nprint", "\nassert", '\n"""', "\n#", "\n@", "\n```")
+"""What begins after a function, at the beginning of a line: more than the function has no part in the answer."""
+
+
+@final
+@dataclass(frozen=True)
+class Problem:
+    """A text to go on with, and how the program is made of what goes on.
+
+    name      of the item, such as "MBPP/11" or "HumanEval/3"
+    form      the data set whose form the rows have; examples are put before problems of their own form
+    prompt    what the model is given
+    solution  the data's own answer to it
+    start     of the program, before the answer
+    tests     of the program, after the answer
+    within    whether the prompt has begun the function that the answer is to fill
+    """
+
+    name: str
+    form: str
+    prompt: str
+    solution: str
+    start: str
+    tests: str
+    within: bool
+
+    def program(self, answer: str) -> str:
+        """The program that passes if the answer is right."""
+        return f"{self.start}{answer}\n{self.tests}\n"
+
+
+def _mbpp(row: Mapping[str, Any]) -> Problem:
+    description = row.get("text", row.get("prompt"))
+    tests = [str(test) for test in row["test_list"]]
+    setup = row.get("test_setup_code") or "\n".join(row.get("test_imports", ()))
+    return Problem(
+        name=f"MBPP/{row['task_id']}",
+        form="MBPP",
+        prompt=_lines('"""', str(description).strip(), *tests, '"""', ""),
+        solution=_lines(*str(row["code"]).replace("\r\n", "\n").rstrip().split("\n"), ""),
+        start="",
+        tests=_lines(*([setup.replace("\r\n", "\n")] if setup else ()), *tests),
+        within=False,
+    )
+
+
+def _human_eval(row: Mapping[str, Any]) -> Problem:
+    return Problem(
+        name=str(row["task_id"]),
+        form="HumanEval",
+        prompt=str(row["prompt"]),
+        solution=str(row["canonical_solution"]),
+        start=str(row["prompt"]),
+        tests=_lines(str(row["test"]), f"check({row['entry_point']})"),
+        within=True,
+    )
+
+
+def _lines(*lines: str) -> str:
+    return "\n".join(lines)
+
+
+_FORMS: tuple[tuple[frozenset[str], Callable[[Mapping[str, Any]], Problem]], ...] = (
+    (frozenset({"task_id", "code", "test_list"}), _mbpp),
+    (frozenset({"task_id", "prompt", "canonical_solution", "test", "entry_point"}), _human_eval),
+)
+"""The fields that tell a form, and how it is read."""
+
+
+@final
+class Problems(BaseModel):
+    """Where problems are read.
+
+    name   a file or folder that `prefopt.data.read_rows` takes, or a name of the hub
+    split  of a folder or of the hub; a file is read whole
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    split: str = "train"
+
+    def read(self) -> list[Problem]:
+        """The problems, in their order. Raises DataError for a row that is none, and where there are no rows."""
+        found = list(self._read())
+        if not found:
+            raise DataError(f"{self.name}: found no problem")
+        return found
+
+    def _read(self) -> Iterator[Problem]:
+        for row in read_rows(self.name, split=self.split):
+            if isinstance(row, BadRow):
+                raise DataError(str(row))
+            made = next((make for fields, make in _FORMS if fields <= row.fields.keys()), None)
+            if made is None:
+                wanted = " or ".join(", ".join(sorted(fields)) for fields, _ in _FORMS)
+                raise DataError(f"{row.where}: found {', '.join(sorted(row.fields))}; a problem has {wanted}")
+            yield made(row.fields)
+
+
+def named(value: object) -> object:
+    """A name stands for the problems there."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+SomeProblems = Annotated[Problems, BeforeValidator(named)]
+"""A field for problems, which may be given by the name of their source alone."""
+
+
+def with_examples(problem: Problem, examples: Sequence[Problem]) -> Problem:
+    """The problem after those examples with their solutions that are of its form; what is run is the same."""
+    before = "".join(f"{each.prompt}{each.solution}\n" for each in examples if each.form == problem.form)
+    return dataclasses.replace(problem, prompt=before + problem.prompt)

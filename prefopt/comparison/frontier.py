@@ -4,29 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 from typing import final
 
 from prefopt.comparison.records import Record
 from prefopt.comparison.run import REFERENCE
-from prefopt.comparison.statistics import at_distance, hypervolume
+from prefopt.comparison.statistics import hypervolume, shares_at
 from prefopt.comparison.suite import Suite
-from prefopt.comparison.summary import Difference, Estimate, Row, Setting, compared, estimate, items
+from prefopt.comparison.summary import (
+    Difference,
+    Estimate,
+    Row,
+    Setting,
+    compared,
+    estimate,
+    grouped,
+    items,
+    opponents,
+    own_controls,
+)
 
 __all__ = ["Frontiers", "Measure", "frontiers"]
 
-Point = tuple[float, float]
-"""(distance, reward)"""
+ByItem = Mapping[str, float]
+Line = Sequence[tuple[float, ByItem]]
+"""(distance, reward of each item), the reference first."""
+_PARTS = (1 / 4, 1 / 2, 3 / 4)
+"""Of the way that every objective goes: where rewards are compared unless the suite says where."""
 
 
 @final
 @dataclass(frozen=True)
 class Measure:
-    """A figure of a whole frontier: its words, each objective's estimate, and differences from the baseline's."""
+    """A figure of a whole frontier: its words, each objective's estimate, and differences.
+
+    distance     where the reward is read; None for the hypervolume
+    differences  from the baseline's
+    of_masks     of masked objectives from their own controls
+    """
 
     words: str
+    distance: float | None
     estimates: Mapping[str, Estimate]
     differences: Sequence[Difference]
+    of_masks: Sequence[Difference]
 
 
 @final
@@ -35,12 +57,17 @@ class Frontiers:
     """The frontiers at one setting of the other sweeps: rows in the order of the suite, and measures of the frontiers.
 
     A frontier is the line from the reference through an objective's rows, in the order of their distances. An objective
-    counts in a seed where all its runs and the reference are finished.
+    counts in a seed where all its runs and the reference are finished. Controls have frontiers of their own.
     """
 
     setting: Setting
     rows: Mapping[str, Sequence[Row]]
     measures: Sequence[Measure]
+
+    @property
+    def matched(self) -> list[Measure]:
+        """The rewards at the same distance, as far as any objective has one."""
+        return [measure for measure in self.measures if measure.distance is not None and measure.estimates]
 
 
 def frontiers(suite: Suite, table: Sequence[Row]) -> list[Frontiers]:
@@ -48,27 +75,32 @@ def frontiers(suite: Suite, table: Sequence[Row]) -> list[Frontiers]:
     if not suite.has_plane:
         return []
     reference = next(row for row in table if row.name == REFERENCE)
-    grouped: dict[Setting, dict[str, list[Row]]] = {}
-    for row in table:
-        if row.name != REFERENCE and row.control is None:
-            rest = tuple(each for each in row.setting if each[0] != suite.plane.over)
-            grouped.setdefault(rest, {}).setdefault(row.name, []).append(row)
-    lines = {rest: {n: _lines(suite, reference, of) for n, of in by_name.items()} for rest, by_name in grouped.items()}
-    each_line = [line for by_name in lines.values() for by_seed in by_name.values() for line in by_seed.values()]
+    sides = {rest: _by_name(rows) for rest, rows in grouped(suite, table, along=suite.plane.over).items()}
+    lines = {rest: {n: _lines(suite, reference, of) for n, of in by_name.items()} for rest, by_name in sides.items()}
+    each_line = [
+        line for by_name in lines.values() for name in suite.objectives for line in by_name.get(name, {}).values()
+    ]
     if not each_line:
         return []
-    measures = _measures(suite, each_line)
+    farthest = [max(distance for distance, _ in line) for line in each_line]
     return [
         Frontiers(
             rest,
             {REFERENCE: [reference], **by_name},
-            [_measured(suite, rest, words, measure, lines[rest]) for words, measure in measures.items()],
+            [*_matched(suite, rest, lines[rest], min(farthest)), _volume(suite, rest, lines[rest], max(farthest))],
         )
-        for rest, by_name in grouped.items()
+        for rest, by_name in sides.items()
     ]
 
 
-def _lines(suite: Suite, reference: Row, rows: Sequence[Row]) -> dict[int, list[Point]]:
+def _by_name(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.name, []).append(row)
+    return found
+
+
+def _lines(suite: Suite, reference: Row, rows: Sequence[Row]) -> Mapping[int, Line]:
     """Seed -> the reference's point and those of the rows."""
     found = {}
     for seed in suite.seeds:
@@ -79,40 +111,58 @@ def _lines(suite: Suite, reference: Row, rows: Sequence[Row]) -> dict[int, list[
     return found
 
 
-def _point(suite: Suite, record: Record) -> Point | None:
-    parts = [items(record, metric).values() for metric in (suite.plane.distance, suite.plane.reward)]
-    return (fmean(parts[0]), fmean(parts[1])) if all(parts) else None
+def _point(suite: Suite, record: Record) -> tuple[float, ByItem] | None:
+    distances, rewards = (items(record, metric) for metric in (suite.plane.distance, suite.plane.reward))
+    return (fmean(distances.values()), rewards) if distances and rewards else None
 
 
-def _measures(suite: Suite, lines: Sequence[Sequence[Point]]) -> dict[str, Callable[[Sequence[Point]], float | None]]:
-    farthest = [max(distance for distance, _ in line) for line in lines]
-    at = suite.plane.at or (min(farthest) / 2,)
-    within = suite.plane.within or max(farthest)
-    reward, distance = suite.plane.reward, suite.plane.distance.replace("_", " ")
-    found: dict[str, Callable[[Sequence[Point]], float | None]] = {
-        f"{reward} at {distance} {place:.3g}": lambda line, place=place: at_distance(line, place)  # type: ignore[misc]
-        for place in at
-    }
-    found[f"hypervolume to {distance} {within:.3g}"] = lambda line: hypervolume(
-        line[1:], distance=within, reward=line[0][1]
-    )
-    return found
+def _matched(suite: Suite, setting: Setting, lines: Mapping[str, Mapping[int, Line]], reached: float) -> list[Measure]:
+    at = suite.plane.at or dict.fromkeys(float(f"{part * reached:.2g}") for part in _PARTS)
+    named = f"{suite.plane.reward} at {suite.plane.distance}".replace("_", " ")
+    return [
+        _measured(suite, setting, f"{named} {place:.3g}", place, lines, partial(_at, distance=place)) for place in at
+    ]
+
+
+def _at(line: Line, distance: float) -> ByItem | None:
+    """The reward of each item at that distance: on the line between the neighbouring points, item by item."""
+    shares = shares_at([place for place, _ in line], distance)
+    if shares is None:
+        return None
+    first, *others = (line[index][1] for index in shares)
+    shared = [item for item in first if all(item in other for other in others)]
+    return {item: sum(share * line[index][1][item] for index, share in shares.items()) for item in shared} or None
+
+
+def _volume(suite: Suite, setting: Setting, lines: Mapping[str, Mapping[int, Line]], reached: float) -> Measure:
+    within = suite.plane.within or reached
+    words = f"hypervolume to {suite.plane.distance.replace('_', ' ')} {within:.3g}"
+
+    def volume(line: Line) -> ByItem:
+        (_, start), *points = [(distance, fmean(rewards.values())) for distance, rewards in line]
+        return {words: hypervolume(points, distance=within, reward=start)}
+
+    return _measured(suite, setting, words, None, lines, volume)
 
 
 def _measured(
     suite: Suite,
     setting: Setting,
     words: str,
-    measure: Callable[[Sequence[Point]], float | None],
-    lines: Mapping[str, Mapping[int, Sequence[Point]]],
+    distance: float | None,
+    lines: Mapping[str, Mapping[int, Line]],
+    measure: Callable[[Line], ByItem | None],
 ) -> Measure:
     found = {
-        name: {seed: {words: value} for seed, line in by_seed.items() if (value := measure(line)) is not None}
+        name: {seed: of_items for seed, line in by_seed.items() if (of_items := measure(line)) is not None}
         for name, by_seed in lines.items()
     }
     known = {name: estimate([list(of.values()) for of in by_seed.values()]) for name, by_seed in found.items()}
+    by_item = distance is not None
     return Measure(
         words,
+        distance,
         {name: each for name, each in known.items() if each is not None},
-        compared(words, setting, found, suite.against, of_items=False),
+        compared(words, setting, found, opponents(suite), of_items=by_item),
+        compared(words, setting, found, own_controls(suite), of_items=by_item),
     )

@@ -14,10 +14,15 @@ from prefopt.comparison.task import Task
 from prefopt.objective import ObjectiveConfig
 from prefopt.training import PreferenceConfig
 
-__all__ = ["REFERENCE", "Run", "control_name"]
+__all__ = ["REFERENCE", "Run", "as_text", "control_name"]
 
 REFERENCE = "reference"
 """The name of the untrained model, which has no objective."""
+
+
+def as_text(value: Any) -> str:
+    """A swept value, so that it can be told apart and read back as YAML."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def control_name(name: str) -> str:
@@ -86,7 +91,7 @@ class Run:
     @property
     def place(self) -> tuple[tuple[str, str], ...]:
         """The setting as text, which can be told apart and read back as YAML."""
-        return tuple((name, v if isinstance(v, str) else json.dumps(v)) for name, v in self.setting.items())
+        return tuple((name, as_text(value)) for name, value in self.setting.items())
 
     def __str__(self) -> str:
         setting = "".join(f", {field.partition('.')[2]} {value}" for field, value in self.place)

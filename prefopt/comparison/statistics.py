@@ -10,7 +10,16 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-__all__ = ["Interval", "at_distance", "bootstrap", "holm", "hypervolume", "paired_permutation"]
+__all__ = [
+    "Interval",
+    "at_distance",
+    "bootstrap",
+    "bootstraps",
+    "holm",
+    "hypervolume",
+    "paired_permutation",
+    "shares_at",
+]
 
 _EXACT = 12
 """Up to so many pairs every one of the 2^n changes of sign is counted."""
@@ -31,11 +40,20 @@ class Interval(BaseModel):
 
 def bootstrap(values: Tensor, *, seed: int, resamples: int = 2000) -> Interval:
     """The mean of values [M] and its percentile bootstrap interval, values being drawn with replacement."""
+    return bootstraps(values[None], seed=seed, resamples=resamples)[0]
+
+
+def bootstraps(values: Tensor, *, seed: int, resamples: int = 2000) -> list[Interval]:
+    """`bootstrap` of each row of values [K, M], with the same draws in every row."""
     generator = torch.Generator().manual_seed(seed)
     values = values.double()
-    drawn = torch.randint(len(values), (resamples, len(values)), generator=generator)
-    low, high = values[drawn].mean(-1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Interval(mean=float(values.mean()), low=low, high=high)
+    drawn = torch.randint(values.shape[1], (resamples, values.shape[1]), generator=generator)
+    ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
+    found = []
+    for row in values:  # one at a time: all of them times the resamples may be more than memory holds
+        low, high = row[drawn].mean(-1).quantile(ends).tolist()
+        found.append(Interval(mean=float(row.mean()), low=low, high=high))
+    return found
 
 
 def paired_permutation(differences: Tensor, *, seed: int, resamples: int = 10_000) -> float:
@@ -74,17 +92,30 @@ def at_distance(points: Sequence[Point], distance: float) -> float | None:
 
     Points of one distance count as their mean. None where the points do not reach so far, or begin further away.
     """
-    groups: dict[float, list[float]] = {}
-    for place, reward in points:
-        groups.setdefault(place, []).append(reward)
-    line = [(place, sum(rewards) / len(rewards)) for place, rewards in sorted(groups.items())]
-    for place, reward in line:
-        if place == distance:
-            return reward
-    for (left, low), (right, high) in pairwise(line):
+    shares = shares_at([place for place, _ in points], distance)
+    return None if shares is None else sum(share * points[index][1] for index, share in shares.items())
+
+
+def shares_at(places: Sequence[float], distance: float) -> dict[int, float] | None:
+    """By how much each place has a part in the point at that distance, which lies on the line through the places.
+
+    Index -> share, the shares adding up to 1: those of the place itself, or of its neighbours on both sides. None
+    where the places do not reach so far, or begin further away.
+    """
+    groups: dict[float, list[int]] = {}
+    for index, place in enumerate(places):
+        groups.setdefault(place, []).append(index)
+    if distance in groups:
+        return _evenly(groups[distance], 1.0)
+    for left, right in pairwise(sorted(groups)):
         if left < distance < right:
-            return low + (high - low) * (distance - left) / (right - left)
+            of_right = (distance - left) / (right - left)
+            return _evenly(groups[left], 1 - of_right) | _evenly(groups[right], of_right)
     return None
+
+
+def _evenly(indices: Sequence[int], share: float) -> dict[int, float]:
+    return dict.fromkeys(indices, share / len(indices))
 
 
 def hypervolume(points: Sequence[Point], *, distance: float, reward: float) -> float:

@@ -11,11 +11,24 @@ import torch
 
 from prefopt.comparison.controls import controls
 from prefopt.comparison.records import Record
-from prefopt.comparison.run import REFERENCE, Run
+from prefopt.comparison.run import REFERENCE, Run, as_text, control_name
 from prefopt.comparison.statistics import bootstrap, holm, paired_permutation
 from prefopt.comparison.suite import Suite
 
-__all__ = ["Difference", "Estimate", "Row", "compared", "differences", "estimate", "rows"]
+__all__ = [
+    "Difference",
+    "Estimate",
+    "Row",
+    "compared",
+    "differences",
+    "estimate",
+    "grouped",
+    "items",
+    "opponents",
+    "own_controls",
+    "rows",
+    "what_masks_add",
+]
 
 Setting = tuple[tuple[str, str], ...]
 """Swept fields and their values, as text."""
@@ -61,8 +74,9 @@ class Row:
 @final
 @dataclass(frozen=True)
 class Difference:
-    """An objective's figure minus the baseline's at the same setting, over the seeds (and items) that both have.
+    """An objective's figure minus an opponent's at the same setting, over the seeds (and items) that both have.
 
+    against   the opponent: the baseline, or the objective's own control
     p_items   of a sign-change permutation test over the items of all seeds: of these trained policies. None where the
               figure is not one of items
     p_seeds   over the seeds' means: of objective and training; of S seeds it is at least 2^(1 - S)
@@ -71,6 +85,7 @@ class Difference:
 
     metric: str
     name: str
+    against: str
     setting: Setting
     estimate: Estimate
     p_items: float | None
@@ -93,12 +108,15 @@ def estimate(by_seed: Sequence[Sequence[float]]) -> Estimate | None:
 
 
 def rows(suite: Suite, records: Mapping[str, Record]) -> list[Row]:
-    """One for the reference and for each objective at each setting, in the order of the suite; then the controls."""
+    """One for the reference and for each objective at each setting, in the order of the suite, and below those of an
+    objective the ones of its control."""
     grouped: dict[tuple[str, str | None, Setting], list[Run]] = {}
     for run in (*suite.runs(), *controls(suite, records)):
         grouped.setdefault((run.name, run.control, run.place), []).append(run)
+    order = [REFERENCE, *suite.objectives]
     found = []
-    for (name, control, setting), runs in grouped.items():
+    for name, control, setting in sorted(grouped, key=lambda key: (order.index(key[1] or key[0]), key[1] is not None)):
+        runs = grouped[name, control, setting]
         of_seeds = {run.seed: records[run.key] for run in runs if run.key in records}
         finished = {seed: record for seed, record in of_seeds.items() if record["error"] is None}
         failed = {seed: record for seed, record in of_seeds.items() if record["error"] is not None}
@@ -111,47 +129,89 @@ def rows(suite: Suite, records: Mapping[str, Record]) -> list[Row]:
     return found
 
 
+def grouped(suite: Suite, table: Sequence[Row], *, along: str | None = None) -> dict[Setting, list[Row]]:
+    """The trained rows that belong side by side, by what is swept, the field `along` aside.
+
+    Those of one setting, where all objectives sweep the same values. An objective's own values, by which it goes as far
+    as others do by theirs, take the place of these: first beside first, and so on; the setting then names them all.
+    """
+    found: dict[tuple[int, ...], list[Row]] = {}
+    for row in table:
+        if row.name != REFERENCE:
+            own = suite.sweeps | suite.objectives[row.control or row.name].sweeps
+            places = (list(map(as_text, own[field])).index(value) for field, value in row.setting if field != along)
+            found.setdefault(tuple(places), []).append(row)
+    return {_shared([dict(row.setting) for row in rows], along): rows for rows in found.values()}
+
+
+def _shared(settings: Sequence[Mapping[str, str]], along: str | None) -> Setting:
+    fields = [field for field in settings[0] if field != along]
+    return tuple((field, " / ".join(dict.fromkeys(each[field] for each in settings))) for field in fields)
+
+
 def items(record: Record, metric: str) -> ByItem:
     found: ByItem = record["values"].get(metric, {})
     return found
 
 
 def differences(suite: Suite, table: Sequence[Row]) -> list[Difference]:
-    """Of every metric, setting and objective but the baseline; adjusted for the objectives of a metric and setting.
+    """Of every metric, setting and objective from the baseline; adjusted for the objectives of a metric and setting."""
+    return _of_items(suite, table, opponents(suite))
 
-    Controls have no part in it: each is there for the objective that it is the control of.
-    """
+
+def what_masks_add(suite: Suite, table: Sequence[Row]) -> list[Difference]:
+    """Of every metric, setting and masked objective from its own control; adjusted likewise."""
+    return _of_items(suite, table, own_controls(suite))
+
+
+def opponents(suite: Suite) -> dict[str, str]:
+    """Every objective's opponent in the comparison with the baseline."""
+    return {name: suite.against for name in suite.objectives if name != suite.against}
+
+
+def own_controls(suite: Suite) -> dict[str, str]:
+    """Every objective's opponent in the comparison with controls, which not every one has."""
+    return {name: control_name(name) for name in suite.objectives}
+
+
+def _of_items(suite: Suite, table: Sequence[Row], against: Mapping[str, str]) -> list[Difference]:
     found = []
     for metric in suite.metrics:
-        trained = [row for row in table if row.name != REFERENCE and row.control is None]
-        for setting in dict.fromkeys(row.setting for row in trained):
+        for setting in dict.fromkeys(row.setting for row in table if row.name != REFERENCE):
             by_name = {
                 row.name: {seed: items(record, metric.name) for seed, record in row.finished.items()}
-                for row in trained
-                if row.setting == setting
+                for row in table
+                if row.setting == setting and row.name != REFERENCE
             }
-            found += compared(metric.name, setting, by_name, suite.against, of_items=True)
+            found += compared(metric.name, setting, by_name, against, of_items=True)
     return found
 
 
 def compared(
-    metric: str, setting: Setting, by_name: Mapping[str, Mapping[int, ByItem]], baseline: str, *, of_items: bool
+    metric: str,
+    setting: Setting,
+    by_name: Mapping[str, Mapping[int, ByItem]],
+    against: Mapping[str, str],
+    *,
+    of_items: bool,
 ) -> list[Difference]:
-    """by_name: objective -> seed -> item -> figure. Who shares no seed and item with the baseline is left out."""
-    against = by_name.get(baseline, {})
+    """by_name: objective -> seed -> item -> figure; against: objective -> its opponent.
+
+    Who shares no seed and item with the opponent is left out.
+    """
     found = []
-    for name, by_seed in by_name.items():
-        if name == baseline:
-            continue
+    for name, opponent in against.items():
+        ours, theirs = by_name.get(name, {}), by_name.get(opponent, {})
         paired = [
-            [of[item] - against[seed][item] for item in of if item in against[seed]]
-            for seed, of in by_seed.items()
-            if seed in against
+            [of[item] - theirs[seed][item] for item in of if item in theirs[seed]]
+            for seed, of in ours.items()
+            if seed in theirs
         ]
         paired = [each for each in paired if each]
         if (known := estimate(paired)) is not None:
             p_items = _p([value for each in paired for value in each]) if of_items else None
-            found.append(Difference(metric, name, setting, known, p_items, _p([fmean(each) for each in paired])))
+            p_seeds = _p([fmean(each) for each in paired])
+            found.append(Difference(metric, name, opponent, setting, known, p_items, p_seeds))
     return _adjusted(found)
 
 

@@ -1,18 +1,13 @@
-"""The figures of a comparison in words."""
+"""Figures and settings as the report writes them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from prefopt.comparison.summary import Difference, Estimate, Setting
 
-from prefopt.comparison.frontier import Frontiers, Measure
-from prefopt.comparison.run import REFERENCE
-from prefopt.comparison.suite import Suite
-from prefopt.comparison.summary import Difference, Estimate, Row, Setting
-from prefopt.comparison.task import Metric
+__all__ = ["LEVEL", "at", "counted", "least_p", "number", "short", "shown", "spaced", "verdict"]
 
-__all__ = ["at", "number", "sentences", "short", "shown"]
-
-_LEVEL = 0.05
+LEVEL = 0.05
+"""Below this p, adjusted, a difference is called distinguishable from chance."""
 
 
 def number(value: float | None, sign: str = "") -> str:
@@ -28,7 +23,12 @@ def shown(of: Estimate | None, sign: str = "") -> str:
 
 def short(field: str) -> str:
     """A swept field without its section."""
-    return field.partition(".")[2]
+    return field.partition(".")[2] or field
+
+
+def spaced(name: str) -> str:
+    """A metric's name as words."""
+    return name.replace("_", " ")
 
 
 def at(setting: Setting) -> str:
@@ -36,75 +36,20 @@ def at(setting: Setting) -> str:
     return "".join(f", {short(field)} {value}" for field, value in setting)
 
 
-def sentences(
-    suite: Suite, table: Sequence[Row], of: Sequence[Difference], planes: Sequence[Frontiers]
-) -> Iterator[str]:
-    """What came of the suite, a point a sentence."""
-    yield _size(suite, table)
-    for plane in planes:
-        for measure in plane.measures:
-            if measure.estimates:
-                yield _of_measure(suite, plane, measure)
-    for metric in suite.metrics:
-        # It is best not to move at all: what the distance is worth is said by the frontier.
-        if not (suite.has_plane and metric.name == suite.plane.distance):
-            yield from _best(metric, table)
-    if of:
-        yield _of_differences(suite, of)
-
-
-def _best(metric: Metric, table: Sequence[Row]) -> Iterator[str]:
-    """Which row is best; nothing where no two rows differ."""
-    if metric.better == "neither":
-        return
-    known = {row: row.metrics[metric.name].mean for row in table if row.control is None and metric.name in row.metrics}
-    trained = {row: mean for row, mean in known.items() if row.name != REFERENCE}
-    if len(set(trained.values())) < 2:
-        return
-    top = {"higher": max, "lower": min}[metric.better](trained.values())
-    best = [row for row, mean in trained.items() if mean == top]
-    text = f"{metric.name.replace('_', ' ')} ({metric.better} is better): best is {best[0].name}{at(best[0].setting)}"
-    text += f" (and {len(best) - 1} with the same mean)" if len(best) > 1 else ""
-    text += f", with {shown(best[0].metrics[metric.name])}"
-    untrained = next((mean for row, mean in known.items() if row.name == REFERENCE), None)
-    yield text + ("." if untrained is None else f"; the reference has {number(untrained)}.")
-
-
-def _size(suite: Suite, table: Sequence[Row]) -> str:
-    settings, seeds = len({row.setting for row in table if row.name != REFERENCE}), len(suite.seeds)
-    finished, failed = sum(len(row.finished) for row in table), sum(len(row.failed) for row in table)
-    runs = len(table) * seeds
-    text = (
-        f"{_count(len(suite.objectives), 'objective')} at {_count(settings, 'setting')} under {_count(seeds, 'seed')}"
-    )
-    text += f", and the untrained reference: {_count(runs, 'run')}, {finished} of them finished"
-    text += f", {failed} failed" if failed else ""
-    missing = runs - finished - failed
-    return text + (f", {missing} not carried out yet." if missing else ".")
-
-
-def _of_measure(suite: Suite, plane: Frontiers, measure: Measure) -> str:
-    best = max(measure.estimates, key=lambda name: measure.estimates[name].mean)
-    text = f"{measure.words}{at(plane.setting)}: {best} has most, {shown(measure.estimates[best])}"
-    against = next((each for each in measure.differences if each.name == best), None)
-    if against is not None:
-        text += (
-            f"; that is {shown(against.estimate, '+')} from {suite.against} (p over seeds {number(against.p_seeds)}, "
-        )
-        text += f"adjusted {number(against.holm_seeds)})"
-    absent = [name for name in suite.objectives if name not in measure.estimates]
-    return text + (f". Without a figure: {', '.join(absent)}." if absent else ".")
-
-
-def _of_differences(suite: Suite, of: Sequence[Difference]) -> str:
-    seeds = len(suite.seeds)
-    over_items = sum(each.holm_items is not None and each.holm_items < _LEVEL for each in of)
-    over_seeds = sum(each.holm_seeds < _LEVEL for each in of)
-    text = f"Of {_count(len(of), 'difference')} from {suite.against}, {over_items} have an adjusted p below {_LEVEL} "
-    text += f"over held-out items, and {over_seeds} over seeds"
-    least = 2.0 ** (1 - seeds)
-    return text + (f", where {_count(seeds, 'seed')} allow no p below {least:.2g}." if least >= _LEVEL else ".")
-
-
-def _count(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
     return f"{number} {what}" + ("" if number == 1 else "s")
+
+
+def least_p(seeds: int) -> float:
+    """The least p that a permutation test over so many seeds can find."""
+    return float(2.0 ** (1 - seeds))
+
+
+def verdict(of: Difference) -> str:
+    """Whether a difference can be told from chance: over seeds, or, where those are too few, over items."""
+    over_items = least_p(of.estimate.count) >= LEVEL
+    p, over = (of.holm_items, "held-out items") if over_items else (of.holm_seeds, "seeds")
+    if p is None:
+        return f"not to be judged with {counted(of.estimate.count, 'seed')}"
+    told = "distinguishable" if p < LEVEL else "not distinguishable"
+    return f"{told} from chance over {over} (adjusted p {number(p)})"

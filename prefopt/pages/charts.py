@@ -73,10 +73,12 @@ def line_chart(
     takes_in: Sequence[float] = (0.0,),
     segments: Mapping[str, Sequence[Segment]] | None = None,
     size: tuple[int, int] = (WIDTH, HEIGHT),
+    ticks: Mapping[float, str] | None = None,
 ) -> Chart:
     """Lay out series of (x, y), x >= 0, and segments that belong to them, such as intervals.
 
-    What is not finite leaves no point. The y axis takes in those values, the x axis 0.
+    What is not finite leaves no point. The y axis takes in those values, the x axis 0. `ticks` are labels of places
+    along x, for an x that is no number; the axis then ends half a unit behind the last.
     """
     width, height = size
     kept = {name: [point for point in points if math.isfinite(sum(point))] for name, points in series.items()}
@@ -85,7 +87,8 @@ def line_chart(
     places = [point for points in kept.values() for point in points] + ends
     values = [*takes_in, *(y for _, y in places)] or [0.0]
     y_ticks = _ticks(min(values), max(values))
-    x_high = max((x for x, _ in places), default=0.0) or 1.0
+    x_high = max(ticks) + 0.5 if ticks else max((x for x, _ in places), default=0.0) or 1.0
+    labels = ticks or {x: f"{x:g}" for x in _ticks(0, x_high) if x <= x_high}
     y_low, y_high = y_ticks[0], max(y_ticks[-1], *values, y_ticks[0] + 1e-9)
 
     def across(x: float) -> float:
@@ -105,7 +108,7 @@ def line_chart(
             )
             for name, points in kept.items()
         ],
-        x_ticks=[Tick(across(x), f"{x:g}") for x in _ticks(0, x_high) if x <= x_high],
+        x_ticks=[Tick(across(x), label) for x, label in labels.items()],
         y_ticks=[Tick(down(y), f"{y:g}") for y in y_ticks],
         width=width,
         height=height,

@@ -144,9 +144,9 @@ def test_the_report_has_every_objective_and_needs_nothing_but_itself(whole: Path
 
 def test_a_picture_where_it_can_be_drawn(whole: Path) -> None:
     pytest.importorskip("matplotlib")
-    picture = report(whole)[-1]
-    assert picture.name == "frontier.png"
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    pictures = [path for path in report(whole) if path.suffix == ".png"]
+    assert [path.name for path in pictures] == ["frontier.png", "divergence.png", "curves.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
 
 
 def test_records_say_what_was_run(whole: Path) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from prefopt.comparison.frontier import frontiers
+from prefopt.comparison.report.sentences import sentences, size
 from prefopt.comparison.suite import Suite
 from prefopt.comparison.summary import compared, differences, estimate, rows
-from prefopt.comparison.words import sentences
 
 
 def test_an_interval_is_over_seeds_where_there_are_several() -> None:
@@ -30,12 +30,13 @@ def test_differences_are_of_the_items_and_seeds_that_both_have() -> None:
         "worse": {0: {"a": 0.0, "b": 1.0}},
         "alone": {2: {"a": 1.0}},
     }
-    better, worse = compared("m", (), by_name, "base", of_items=True)
+    against = dict.fromkeys(("better", "worse", "alone", "absent"), "base")
+    better, worse = compared("m", (), by_name, against, of_items=True)
     assert (better.name, better.estimate.mean, better.estimate.count) == ("better", 2, 2)  # of 1 and 3
     assert (better.p_items, better.holm_items) == (2 / 8, 2 * 2 / 8)  # items 1, 1, 3: two of the eight changes of sign
     assert (better.p_seeds, better.holm_seeds) == (0.5, 1)
     assert (worse.estimate.mean, worse.p_items, worse.holm_items) == (-1, 0.5, 0.5)
-    assert all(each.p_items is each.holm_items is None for each in compared("m", (), by_name, "base", of_items=False))
+    assert all(each.p_items is each.holm_items is None for each in compared("m", (), by_name, against, of_items=False))
 
 
 def test_frontiers_at_a_matched_distance() -> None:
@@ -66,13 +67,13 @@ def test_frontiers_at_a_matched_distance() -> None:
     (difference,) = volume.differences
     assert difference.estimate.mean == pytest.approx((9 * 1 + 6 * 3) - 20)
     assert difference.p_seeds == 0.5
-    words = list(sentences(suite, table, differences(suite, table), [plane]))
-    assert words[0].endswith("10 runs, 10 of them finished.")
-    assert words[1].endswith("dpo has most, 4.5 [4, 5]. Without a figure: tdpo.")
-    assert "(and 1 with the same mean), with 5.5 [5, 6]" in words[3]
+    words = list(sentences(suite, table, differences(suite, table), [], [plane]))
+    assert size(suite, table).endswith("10 runs, 10 of them finished.")
+    assert words[0].endswith("dpo has most, 4.5 [4, 5]. Without a figure: tdpo.")
+    assert "(and 1 with the same mean), with 5.5 [5, 6]" in words[2]
 
     records[last.key] = {"values": {}, "error": "ValueError: no"}
     table = rows(suite, records)
     assert frontiers(suite, table)[0].measures[1].estimates["tdpo"].count == 1
-    assert "9 of them finished, 1 failed" in next(sentences(suite, table, [], []))
+    assert "9 of them finished, 1 failed" in size(suite, table)
     assert frontiers(suite, rows(suite, {})) == []

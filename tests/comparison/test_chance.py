@@ -1,0 +1,156 @@
+"""What the comparisons say where only chance is at work, and where something is.
+
+Everything is resampled under fixed seeds, so that a test gives the same answer each time. Where nothing differs, a
+permutation test at level 0.05 finds a difference in at most 5% of the comparisons: on average in 10 of 200, and in more
+than 18 by an accident that happens once in 150 times. Fewer than 2 would say that it cannot find anything.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from prefopt.comparison.frontier import frontiers
+from prefopt.comparison.planted import PlantedTask
+from prefopt.comparison.statistics import bootstraps, paired_permutation
+from prefopt.comparison.suite import Suite
+from prefopt.comparison.summary import Difference, compared, differences, rows
+from prefopt.comparison.written import Generation, write
+
+TIMES, LEVEL = 200, 0.05
+FEWEST, MOST = 2, 18
+"""P(X < 2) < 0.0005 and P(X > 18) < 0.007 for X ~ Binomial(200, 0.05)."""
+SEEDS, ITEMS, SAMPLES = 8, 16, 2
+TASK = {"pairs": 4, "held_out": 2, "prompts": 64, "shortest": 10, "longest": 10, "bearing": 0.3, "reference_steps": 30}
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> torch.Tensor:
+    """[prompts, samples]: the true reward of what one policy wrote, many times on each prompt."""
+    task = PlantedTask(**TASK)
+    material = task.prepare(tmp_path_factory.mktemp("material"), 0)
+    policy = AutoModelForCausalLM.from_pretrained(material.model).eval()
+    tokenizer = AutoTokenizer.from_pretrained(material.model)
+    prompts = [json.loads(line)["prompt"] for line in material.prompts.read_text().splitlines()]
+    written = write(policy, policy, tokenizer, prompts, Generation(samples=24, max_new_tokens=11), seed=0)
+    language = task.language(0)
+    found = torch.tensor([[float(language.reward(text.split())) for text in texts] for texts in written.texts])
+    assert found.std() > 0.5
+    return found
+
+
+class Draw:
+    """Comparisons drawn from the pool: in each seed other prompts, and of each name other samples on the same ones."""
+
+    def __init__(self, pool: torch.Tensor, *, training: float) -> None:
+        self.pool = pool
+        self.training = training
+        self.generator = torch.Generator().manual_seed(0)
+
+    def compare(self, *names: str, better: float = 0.0) -> list[Difference]:
+        """Each name against "base"; `training` is how much a policy differs from another training of the same, `better`
+        what is added to the rewards of the names."""
+        by_name: dict[str, dict[int, dict[str, float]]] = {name: {} for name in ("base", *names)}
+        for seed in range(SEEDS):
+            items = torch.randint(len(self.pool), (ITEMS,), generator=self.generator)
+            for name, of in by_name.items():
+                drawn = torch.randint(self.pool.shape[1], (ITEMS, SAMPLES), generator=self.generator)
+                rewards = self.pool[items[:, None], drawn].mean(-1)
+                rewards += self.training * torch.randn((), generator=self.generator)
+                rewards += better if name in names else 0.0
+                of[seed] = {str(item): value for item, value in enumerate(rewards.tolist())}
+        return compared("reward", (), by_name, dict.fromkeys(names, "base"), of_items=True)
+
+
+def test_an_objective_is_not_found_different_from_itself_over_items(pool: torch.Tensor) -> None:
+    draw = Draw(pool, training=0.0)
+    found = [draw.compare("same")[0].p_items or 0.0 for _ in range(TIMES)]
+    assert FEWEST <= sum(p < LEVEL for p in found) <= MOST
+
+
+def test_nor_over_seeds_where_trainings_differ(pool: torch.Tensor) -> None:
+    draw = Draw(pool, training=0.3)
+    found = [draw.compare("same")[0].p_seeds for _ in range(TIMES)]
+    assert FEWEST <= sum(p < LEVEL for p in found) <= MOST
+
+
+def test_on_average_it_is_as_rare_as_it_says(pool: torch.Tensor) -> None:
+    """Of 8 differences 12 of 256 changes of sign have a p below 0.05: so should 4.69% of null comparisons."""
+    generator, times = torch.Generator().manual_seed(0), 4000
+    rewards = pool[:, torch.randint(pool.shape[1], (2, times, SEEDS), generator=generator)].mean(0)
+    rewards += 0.3 * torch.randn(rewards.shape, generator=generator)
+    rate = sum(paired_permutation(each, seed=0) < LEVEL for each in rewards[0] - rewards[1]) / times
+    assert rate == pytest.approx(12 / 256, abs=3 * math.sqrt(0.0469 * 0.9531 / times))
+
+
+def test_items_know_nothing_of_another_training(pool: torch.Tensor) -> None:
+    """Why p over items is said to be of these trained policies."""
+    draw = Draw(pool, training=0.3)
+    found = [draw.compare("same")[0].p_items or 0.0 for _ in range(TIMES)]
+    assert sum(p < LEVEL for p in found) > 2 * MOST
+
+
+def test_a_planted_difference_is_found(pool: torch.Tensor) -> None:
+    draw = Draw(pool, training=0.1)
+    found = [draw.compare("better", better=0.8)[0] for _ in range(TIMES)]
+    assert sum((each.holm_items or 0.0) < LEVEL and each.estimate.mean > 0 for each in found) >= 0.95 * TIMES
+    assert sum(each.holm_seeds < LEVEL and each.estimate.mean > 0 for each in found) >= 0.95 * TIMES
+    covered = sum(each.estimate.low < 0.8 < each.estimate.high for each in found)  # type: ignore[operator]
+    assert 0.8 * TIMES <= covered <= 0.95 * TIMES
+
+
+def test_holm_keeps_the_error_of_several_objectives_together(pool: torch.Tensor) -> None:
+    draw = Draw(pool, training=0.0)
+    found = [draw.compare(*"abcd") for _ in range(TIMES)]
+    for raw, adjusted in (("p_items", "holm_items"), ("p_seeds", "holm_seeds")):
+        unadjusted = sum(any(getattr(each, raw) < LEVEL for each in of) for of in found)
+        kept = sum(any(getattr(each, adjusted) < LEVEL for each in of) for of in found)
+        assert kept <= MOST < unadjusted
+
+
+@pytest.mark.parametrize(("seeds", "least", "most"), [(3, 0.6, 0.8), (6, 0.82, 0.91), (40, 0.92, 0.97)])
+def test_how_often_an_interval_holds_the_truth(seeds: int, least: float, most: float) -> None:
+    """95% of the time where there are many; docs/compare.md says how much less of few."""
+    values = torch.randn(1000, seeds, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    covered = sum(each.low < 0 < each.high for each in bootstraps(values, seed=0)) / 1000
+    assert least < covered < most
+
+
+BETAS = [0.1, 0.2, 0.4, 0.8, 1.6]
+SUITE: dict[str, Any] = {
+    "task": "planted",
+    "objectives": {"dpo": "dpo", "half as strong": "tdpo1"},
+    "sweeps": {"objective.beta": BETAS},
+    "seeds": [0, 1, 2],
+}
+
+
+def test_on_one_frontier_there_is_no_difference_at_matched_distance() -> None:
+    """Two objectives whose runs lie on the same frontier, and of which one goes half as far at the same beta."""
+    suite = Suite.model_validate(SUITE)
+    runs, generator = suite.runs(), torch.Generator().manual_seed(0)
+    at_equal_beta = at_matched = 0
+    for _ in range(TIMES // 4):
+        easy = {seed: torch.randn(24, generator=generator) for seed in suite.seeds}
+        records = {}
+        for run in runs:
+            part = {"dpo": 1.0, "half as strong": 0.5}.get(run.name, 0.0)
+            distance = part * 4 / float(run.setting.get("objective.beta", 1.0)) ** 0.7
+            rewards = easy[run.seed] + 3 * (1 - math.exp(-distance / 15)) + 0.3 * torch.randn(24, generator=generator)
+            values = {"reward": rewards.tolist(), "sequence_kl": [distance] * 24}
+            by_item = {name: {str(item): value for item, value in enumerate(of)} for name, of in values.items()}
+            records[run.key] = {"values": by_item, "error": None}
+        table = rows(suite, records)
+        equal = next(each for each in differences(suite, table) if each.setting == (("objective.beta", "0.2"),))
+        (plane,) = frontiers(suite, table)
+        matched = plane.matched[1].differences[0]
+        assert plane.matched[1].distance == pytest.approx(10 / 2, rel=0.2)
+        at_equal_beta += (equal.holm_items or 0.0) < LEVEL
+        at_matched += (matched.holm_items or 0.0) < LEVEL
+    assert at_equal_beta >= 0.95 * TIMES / 4
+    assert at_matched <= 7  # P(X > 7) < 0.005 for X ~ Binomial(50, 0.05)

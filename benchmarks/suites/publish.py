@@ -21,10 +21,12 @@ from benchmarks.machine import hardware
 from prefopt.comparison.frontier import frontiers
 from prefopt.comparison.records import RunLog
 from prefopt.comparison.report import report
+from prefopt.comparison.report.answer import answer
+from prefopt.comparison.report.sentences import sentences, size
 from prefopt.comparison.runner import RUNS, SUITE
 from prefopt.comparison.suite import Suite
-from prefopt.comparison.summary import Row, differences, rows
-from prefopt.comparison.words import at, sentences, short, shown
+from prefopt.comparison.summary import Row, differences, rows, what_masks_add
+from prefopt.comparison.words import at, short, shown
 
 __all__ = ["publish"]
 
@@ -59,7 +61,7 @@ def _page(
     suite = Suite.load(folder / SUITE)
     records = RunLog(folder / RUNS).records
     table = rows(suite, records)
-    of, planes = differences(suite, table), frontiers(suite, table)
+    of, masks, planes = differences(suite, table), what_masks_add(suite, table), frontiers(suite, table)
     done = [record for row in table for record in row.finished.values()]
     versions = list(dict.fromkeys(json.dumps(record["versions"]) for record in done))
     seconds = sum(sum(record["seconds"].values()) for record in done)
@@ -73,7 +75,9 @@ def _page(
     yield ""
     yield f"    {command}"
     yield ""
-    yield from (f"- {sentence}" for sentence in sentences(suite, table, of, planes))
+    yield f"{size(suite, table)} {answer(suite, table, planes, of, masks)}"
+    yield ""
+    yield from (f"- {sentence}" for sentence in sentences(suite, table, of, masks, planes))
     yield ""
     metrics = [each.name for each in suite.metrics if any(each.name in row.metrics for row in table)]
     metrics = [name for name in metrics if not metric or name in metric]

@@ -133,7 +133,7 @@ def grouped(suite: Suite, table: Sequence[Row], *, along: str | None = None) -> 
     """The trained rows that belong side by side, by what is swept, the field `along` aside.
 
     Those of one setting, where all objectives sweep the same values. An objective's own values, by which it goes as far
-    as others do by theirs, take the place of these: first beside first, and so on; the setting then names them all.
+    as others do by theirs, take the place of these: first beside first, and so on; "no. 1" then stands for the value.
     """
     found: dict[tuple[int, ...], list[Row]] = {}
     for row in table:
@@ -141,12 +141,16 @@ def grouped(suite: Suite, table: Sequence[Row], *, along: str | None = None) -> 
             own = suite.sweeps | suite.objectives[row.control or row.name].sweeps
             places = (list(map(as_text, own[field])).index(value) for field, value in row.setting if field != along)
             found.setdefault(tuple(places), []).append(row)
-    return {_shared([dict(row.setting) for row in rows], along): rows for rows in found.values()}
+    fields = [field for field in suite.sweeps if field != along]
+    return {
+        tuple((field, _value(field, number, rows)) for field, number in zip(fields, places, strict=True)): rows
+        for places, rows in found.items()
+    }
 
 
-def _shared(settings: Sequence[Mapping[str, str]], along: str | None) -> Setting:
-    fields = [field for field in settings[0] if field != along]
-    return tuple((field, " / ".join(dict.fromkeys(each[field] for each in settings))) for field in fields)
+def _value(field: str, number: int, rows: Sequence[Row]) -> str:
+    values = {dict(row.setting)[field] for row in rows}
+    return values.pop() if len(values) == 1 else f"no. {number + 1}"
 
 
 def items(record: Record, metric: str) -> ByItem:

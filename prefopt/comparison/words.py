@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from prefopt.comparison.summary import Difference, Estimate, Setting
+from prefopt.comparison.summary import Difference, Estimate, Row, Setting
 
-__all__ = ["LEVEL", "at", "counted", "least_p", "number", "short", "shown", "spaced", "verdict"]
+__all__ = ["LEVEL", "at", "counted", "least_p", "named", "number", "short", "shown", "spaced", "verdict"]
 
 LEVEL = 0.05
 """Below this p, adjusted, a difference is called distinguishable from chance."""
@@ -34,6 +34,12 @@ def spaced(name: str) -> str:
 def at(setting: Setting) -> str:
     """The setting as it follows a name; nothing where nothing is swept."""
     return "".join(f", {short(field)} {value}" for field, value in setting)
+
+
+def named(row: Row, distance: str) -> str:
+    """A row's name with its setting and, where it is known, its distance from the reference."""
+    known = row.metrics.get(distance)
+    return row.name + at(row.setting) + ("" if known is None else f" ({spaced(distance)} {number(known.mean)})")
 
 
 def counted(number: int, what: str) -> str:

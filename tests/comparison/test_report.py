@@ -170,13 +170,14 @@ def value(ticks: list[tuple[float, str]], at: float) -> float:
 def test_heat_maps_are_the_records(folder: Path, page: Page) -> None:
     settings = json.loads(page.data["heat-data"])
     records = RunLog(folder / "runs.jsonl").records.values()
-    assert [row["name"] for row in settings[1]] == [
+    assert [row["name"].partition(" (")[0] for row in settings[1]] == [
         f"{name}, beta 0.3"
         for name in ("dpo", "tdpo1", "sparsepo", "sparsepo control", "two masks", "two masks control")
     ]
     for beta, rows in zip((0.1, 0.3, 1.0), settings, strict=True):
         for row in rows:
             name = row["name"].partition(",")[0]
+            assert "(sequence kl " in row["name"]
             (record,) = [r for r in records if (r["name"], r["setting"], r["seed"]) == (name, {BETA: beta}, 0)]
             for shown, known in zip(row["pairs"], record["heat_maps"], strict=True):
                 for side in ("chosen", "rejected"):
@@ -207,7 +208,7 @@ def test_an_objective_of_its_own_betas_is_shown_beside_the_others(tmp_path: Path
     made(tmp_path, objectives=objectives, sweeps={BETA: [0.1, 0.3]}, seeds=[0])
     report(tmp_path)
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert [[row["name"] for row in rows] for rows in json.loads(page.data["heat-data"])] == [
+    assert [[row["name"].partition(" (")[0] for row in rows] for rows in json.loads(page.data["heat-data"])] == [
         ["dpo, beta 0.1", "masked, beta 1.0", "masked control, beta 1.0"],
         ["dpo, beta 0.3", "masked, beta 3.0", "masked control, beta 3.0"],
     ]

@@ -18,7 +18,7 @@ from prefopt.comparison.report.tokens import LAYERS, heat_maps
 from prefopt.comparison.run import REFERENCE
 from prefopt.comparison.suite import Suite
 from prefopt.comparison.summary import Difference, Row, grouped
-from prefopt.comparison.words import at, least_p, number, short, shown, spaced
+from prefopt.comparison.words import at, least_p, named, number, short, shown, spaced
 from prefopt.pages import render
 
 __all__ = ["write_page"]
@@ -80,6 +80,7 @@ def write_page(
         reference=REFERENCE,
         at=at,
         least_p=least_p,
+        named=named,
         number=number,
         short=short,
         shown=shown,

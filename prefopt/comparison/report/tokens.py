@@ -9,7 +9,7 @@ from typing import Any, final
 
 from prefopt.comparison.suite import Suite
 from prefopt.comparison.summary import Row, grouped
-from prefopt.comparison.words import at
+from prefopt.comparison.words import at, named
 
 __all__ = ["LAYERS", "HeatMaps", "Layer", "heat_maps"]
 
@@ -60,7 +60,7 @@ def heat_maps(suite: Suite, table: Sequence[Row]) -> HeatMaps | None:
         for row in rows:
             if maps := _maps(row.finished.get(seed, {})):
                 prompts = prompts or [str(each["prompt"]) for each in maps]
-                known = {"name": f"{row.name}{at(row.setting)}", "pairs": [dict(_sides(each)) for each in maps]}
+                known = {"name": named(row, suite.plane.distance), "pairs": [dict(_sides(each)) for each in maps]}
                 found.setdefault(at(setting).removeprefix(", ") or "all runs", []).append(known)
     text = json.dumps(list(found.values()), separators=(",", ":")).replace("<", r"\u003c")
     return HeatMaps(prompts, list(found), text, seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean
 from typing import final
@@ -42,6 +42,8 @@ class Measure:
     distance     where the reward is read; None for the hypervolume
     differences  from the baseline's
     of_masks     of masked objectives from their own controls
+    stretched    whose reward there is read, in some seed, on the straight line from the reference, no run being nearer
+                 to it: where frontiers bend, that is too low
     """
 
     words: str
@@ -49,6 +51,7 @@ class Measure:
     estimates: Mapping[str, Estimate]
     differences: Sequence[Difference]
     of_masks: Sequence[Difference]
+    stretched: Sequence[str] = ()
 
 
 @final
@@ -120,8 +123,19 @@ def _matched(suite: Suite, setting: Setting, lines: Mapping[str, Mapping[int, Li
     at = suite.plane.at or dict.fromkeys(float(f"{part * reached:.2g}") for part in _PARTS)
     named = f"{suite.plane.reward} at {suite.plane.distance}".replace("_", " ")
     return [
-        _measured(suite, setting, f"{named} {place:.3g}", place, lines, partial(_at, distance=place)) for place in at
+        replace(
+            _measured(suite, setting, f"{named} {place:.3g}", place, lines, partial(_at, distance=place)),
+            stretched=[
+                name for name, by_seed in lines.items() if any(_from_start(of, place) for of in by_seed.values())
+            ],
+        )
+        for place in at
     ]
+
+
+def _from_start(line: Line, distance: float) -> bool:
+    """Whether the point at that distance lies between the reference and the run next to it."""
+    return 0 in (shares_at([place for place, _ in line], distance) or ())
 
 
 def _at(line: Line, distance: float) -> ByItem | None:

@@ -142,15 +142,14 @@ def grouped(suite: Suite, table: Sequence[Row], *, along: str | None = None) -> 
             places = (list(map(as_text, own[field])).index(value) for field, value in row.setting if field != along)
             found.setdefault(tuple(places), []).append(row)
     fields = [field for field in suite.sweeps if field != along]
+    own_values = {field for entrant in suite.objectives.values() for field in entrant.sweeps}
     return {
-        tuple((field, _value(field, number, rows)) for field, number in zip(fields, places, strict=True)): rows
+        tuple(
+            (field, f"no. {place + 1}" if field in own_values else dict(rows[0].setting)[field])
+            for field, place in zip(fields, places, strict=True)
+        ): rows
         for places, rows in found.items()
     }
-
-
-def _value(field: str, number: int, rows: Sequence[Row]) -> str:
-    values = {dict(row.setting)[field] for row in rows}
-    return values.pop() if len(values) == 1 else f"no. {number + 1}"
 
 
 def items(record: Record, metric: str) -> ByItem:

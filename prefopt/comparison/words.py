@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefopt.comparison.summary import Difference, Estimate, Row, Setting
 
-__all__ = ["LEVEL", "at", "counted", "least_p", "named", "number", "short", "shown", "spaced", "verdict"]
+__all__ = ["LEVEL", "at", "counted", "judged", "least_p", "named", "number", "short", "shown", "spaced", "verdict"]
 
 LEVEL = 0.05
 """Below this p, adjusted, a difference is called distinguishable from chance."""
@@ -51,11 +51,17 @@ def least_p(seeds: int) -> float:
     return float(2.0 ** (1 - seeds))
 
 
+def judged(of: Difference) -> tuple[str, float]:
+    """What a difference is judged over, and its adjusted p: seeds, or held-out items where no seeds would find any."""
+    if of.holm_items is not None and least_p(of.estimate.count) >= LEVEL:
+        return "held-out items", of.holm_items
+    return "seeds", of.holm_seeds
+
+
 def verdict(of: Difference) -> str:
-    """Whether a difference can be told from chance: over seeds, or, where those are too few, over items."""
-    over_items = least_p(of.estimate.count) >= LEVEL
-    p, over = (of.holm_items, "held-out items") if over_items else (of.holm_seeds, "seeds")
-    if p is None:
-        return f"not to be judged with {counted(of.estimate.count, 'seed')}"
-    told = "distinguishable" if p < LEVEL else "not distinguishable"
-    return f"{told} from chance over {over} (adjusted p {number(p)})"
+    over, p = judged(of)
+    text = f"{'' if p < LEVEL else 'not '}distinguishable from chance over {over} (adjusted p {number(p)})"
+    low, high = of.estimate.low, of.estimate.high
+    if p < LEVEL and low is not None and high is not None and low < 0 < high:
+        text += f", but the interval over {of.estimate.over} has zero within it"
+    return text

@@ -11,6 +11,9 @@ __all__ = ["Chart", "Line", "Tick", "line_chart"]
 WIDTH, HEIGHT = 360, 210
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 28
 
+_CLOSE = 0.25
+"""How far below a tick, in ticks, the y axis may begin without the tick below."""
+
 Point = tuple[float, float]
 Segment = tuple[float, float, float, float]
 """x and y of its two ends."""
@@ -89,7 +92,10 @@ def line_chart(
     y_ticks = _ticks(min(values), max(values))
     x_high = max(ticks) + 0.5 if ticks else max((x for x, _ in places), default=0.0) or 1.0
     labels = ticks or {x: f"{x:g}" for x in _ticks(0, x_high) if x <= x_high}
-    y_low, y_high = y_ticks[0], max(y_ticks[-1], *values, y_ticks[0] + 1e-9)
+    if len(y_ticks) > 2 and y_ticks[1] - min(values) < _CLOSE * (y_ticks[1] - y_ticks[0]):
+        y_ticks = y_ticks[1:]
+    y_low = min(*values, y_ticks[0])
+    y_high = max(y_ticks[-1], *values, y_low + 1e-9)
 
     def across(x: float) -> float:
         return round(_LEFT + (width - _LEFT - _RIGHT) * x / x_high, 1)

@@ -195,7 +195,7 @@ def test_the_page_says_what_it_found(folder: Path, page: Page) -> None:
     answer = text.partition('<p class="answer">')[2].partition("</p>")[0]
     assert "from the reference, two masks has the highest reward, " in answer
     assert "The difference of two masks from dpo, +" in answer
-    assert "Against its control without a mask, sparsepo has +" in answer
+    assert "Against their controls without a mask: sparsepo +" in answer
     assert "3 seeds cannot tell objectives apart, only these trained policies." in answer
     assert "<script>alert" not in text
     assert "<b>bold" not in text

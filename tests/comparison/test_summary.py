@@ -8,7 +8,7 @@ import pytest
 
 from prefopt.comparison.frontier import frontiers
 from prefopt.comparison.report.sentences import sentences, size
-from prefopt.comparison.suite import Suite
+from prefopt.comparison.suite import Plane, Suite
 from prefopt.comparison.summary import compared, differences, estimate, rows
 
 
@@ -63,6 +63,9 @@ def test_frontiers_at_a_matched_distance() -> None:
     assert at_five.words == "reward at sequence kl 5"
     assert at_five.estimates["dpo"].mean == pytest.approx(4 + 0.5)  # of 4 and 5, in the two seeds
     assert "tdpo" not in at_five.estimates  # its line ends at 4
+    assert at_five.stretched == []
+    nearer = suite.model_copy(update={"frontier": Plane(at=(1.5,))})
+    assert frontiers(nearer, table)[0].measures[0].stretched == ["dpo"]  # whose nearest run is at 2
     assert volume.estimates["dpo"].mean == pytest.approx(8 * 2 + 2 * 2)
     (difference,) = volume.differences
     assert difference.estimate.mean == pytest.approx((9 * 1 + 6 * 3) - 20)

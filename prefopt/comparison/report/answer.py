@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from prefopt.comparison.frontier import Frontiers, Measure
 from prefopt.comparison.suite import Suite
 from prefopt.comparison.summary import Difference, Estimate, Row
-from prefopt.comparison.words import LEVEL, at, counted, least_p, shown, spaced, verdict
+from prefopt.comparison.words import LEVEL, at, counted, judged, least_p, shown, spaced, verdict
 
 __all__ = ["answer"]
 
@@ -25,7 +25,7 @@ def answer(
         return " ".join((*_at_any_distance(suite, table, of), *_of_masks(suite, masks)))
     plane, measures = matched
     measure = measures[len(measures) // 2]
-    parts = [*_at_one_distance(suite, plane, measure), *map(_of_mask, measure.of_masks)]
+    parts = [*_at_one_distance(suite, plane, measure), *_against_controls(measure.of_masks)]
     if (seeds := len(suite.seeds)) and least_p(seeds) >= LEVEL:
         parts.append(
             f"{counted(seeds, 'seed').capitalize()} cannot tell objectives apart, only these trained policies."
@@ -43,6 +43,8 @@ def _at_one_distance(suite: Suite, plane: Frontiers, measure: Measure) -> Iterat
     where = f"At {spaced(suite.plane.distance)} {measure.distance:.3g} from the reference{at(plane.setting)},"
     yield _ranking(where, spaced(suite.plane.reward), ranked, known)
     yield from _against(suite, ranked, measure.differences)
+    if stretched := [name for name in ranked if name in measure.stretched]:
+        yield f"No run of {', '.join(stretched)} is so near to the reference: what is read there may be too low."
     if absent := [name for name in suite.objectives if name not in known]:
         yield f"No figure there: {', '.join(absent)}, which does not go so far or has runs missing."
 
@@ -82,17 +84,25 @@ def _against(suite: Suite, ranked: Sequence[str], of: Sequence[Difference]) -> I
             yield (f"The difference of {rival} from {suite.against}, {shown(each.estimate, '+')}, is {verdict(each)}.")
 
 
-def _of_mask(each: Difference) -> str:
-    return f"Against its control without a mask, {each.name} has {shown(each.estimate, '+')}: {verdict(each)}."
+def _against_controls(of: Sequence[Difference]) -> Iterator[str]:
+    if len(of) == 1:
+        yield f"Against its control without a mask, {of[0].name} has {shown(of[0].estimate, '+')}: {verdict(of[0])}."
+    elif of:
+        figures = ", ".join(f"{each.name} {shown(each.estimate, '+')}" for each in of)
+        clear = [each.name for each in of if judged(each)[1] < LEVEL]
+        yield (
+            f"Against their controls without a mask: {figures}; distinguishable from chance over {judged(of[0])[0]}: "
+            f"{', '.join(clear) or 'none'}."
+        )
 
 
 def _of_masks(suite: Suite, masks: Sequence[Difference]) -> Iterator[str]:
     own = [each for each in masks if each.metric == suite.plane.reward]
     if own:
         better = sum(each.estimate.mean > 0 for each in own)
-        clear = sum((each.holm_items or 0.0) < LEVEL for each in own)
+        clear = sum(judged(each)[1] < LEVEL for each in own)
         yield (
             f"Against their controls without a mask, masked objectives have a higher {spaced(suite.plane.reward)} in "
             f"{better} of {counted(len(own), 'comparison')}; {clear} of the differences can be told from chance over "
-            "held-out items."
+            f"{judged(own[0])[0]}."
         )

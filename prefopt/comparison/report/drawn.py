@@ -16,6 +16,8 @@ from prefopt.pages.charts import Chart, Segment, line_chart
 __all__ = ["Drawn", "Group", "drawn", "looks"]
 
 _LARGE, _SMALL = (480, 300), (360, 210)
+_MANY = 6
+"""Labels along x that a small chart has room for."""
 
 
 @final
@@ -57,7 +59,9 @@ def drawn(plot: Plot, *, large: bool = False) -> list[Group]:
     """The charts of a plot, by setting."""
     groups: dict[Setting, list[Drawn]] = {}
     for panel in plot.panels:
-        groups.setdefault(panel.setting, []).append(_drawn(plot, panel, _LARGE if large else _SMALL))
+        groups.setdefault(panel.setting, []).append(
+            _drawn(plot, panel, _LARGE if large or len(plot.ticks) > _MANY else _SMALL)
+        )
     return [
         Group(setting, {name: label for each in of for name, label in _labels(each.panel)}, of)
         for setting, of in groups.items()

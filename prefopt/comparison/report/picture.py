@@ -28,7 +28,7 @@ def draw(suite: Suite, plot: Plot, path: Path) -> None:
 
     across = min(_ACROSS, len(plot.panels))
     down = math.ceil(len(plot.panels) / across)
-    figure = Figure(figsize=(1.0 + 4.2 * across, 0.8 + 3.3 * down), layout="constrained")
+    figure = Figure(figsize=(2.5 + 4.2 * across, 0.5 + 3.5 * down), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(down, across, squeeze=False).flatten()
     styles = _styles(suite)
@@ -39,7 +39,7 @@ def draw(suite: Suite, plot: Plot, path: Path) -> None:
     known: dict[str, Any] = {}
     for axes in grid:
         known |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(known.values()), list(known), loc="outside upper center", ncols=min(4, len(known)), fontsize=9)
+    figure.legend(list(known.values()), list(known), loc="outside right upper", fontsize=9)
     figure.savefig(path, dpi=130)
 
 

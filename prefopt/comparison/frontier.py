@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean
 from typing import final
+
+import torch
 
 from prefopt.comparison.records import Record
 from prefopt.comparison.run import REFERENCE
@@ -30,8 +33,8 @@ __all__ = ["Frontiers", "Measure", "frontiers"]
 ByItem = Mapping[str, float]
 Line = Sequence[tuple[float, ByItem]]
 """(distance, reward of each item), the reference first."""
-_PARTS = (1 / 4, 1 / 2, 3 / 4)
-"""Of the way that every objective goes: where rewards are compared unless the suite says where."""
+_QUARTILES = (0.25, 0.5, 0.75)
+"""Of the distances of the runs: where rewards are compared unless the suite says where."""
 
 
 @final
@@ -85,12 +88,13 @@ def frontiers(suite: Suite, table: Sequence[Row]) -> list[Frontiers]:
     ]
     if not each_line:
         return []
-    farthest = [max(distance for distance, _ in line) for line in each_line]
+    at = suite.plane.at or _usual([distance for line in each_line for distance, _ in line[1:]], _reach(suite, lines))
+    farthest = max(distance for line in each_line for distance, _ in line)
     return [
         Frontiers(
             rest,
             {REFERENCE: [reference], **by_name},
-            [*_matched(suite, rest, lines[rest], min(farthest)), _volume(suite, rest, lines[rest], max(farthest))],
+            [*_matched(suite, rest, lines[rest], at), _volume(suite, rest, lines[rest], farthest)],
         )
         for rest, by_name in sides.items()
     ]
@@ -119,8 +123,24 @@ def _point(suite: Suite, record: Record) -> tuple[float, ByItem] | None:
     return (fmean(distances.values()), rewards) if distances and rewards else None
 
 
-def _matched(suite: Suite, setting: Setting, lines: Mapping[str, Mapping[int, Line]], reached: float) -> list[Measure]:
-    at = suite.plane.at or dict.fromkeys(float(f"{part * reached:.2g}") for part in _PARTS)
+def _reach(suite: Suite, lines: Mapping[Setting, Mapping[str, Mapping[int, Line]]]) -> float:
+    """How far the baseline goes in every seed."""
+    known = [line for by_name in lines.values() for line in by_name.get(suite.against, {}).values()]
+    return min((max(distance for distance, _ in line) for line in known), default=math.inf)
+
+
+def _usual(distances: Sequence[float], reach: float) -> Sequence[float]:
+    """The quartiles of the runs' distances that the baseline reaches, in two digits."""
+    within = [distance for distance in distances if 0 < distance <= reach]
+    if not within:
+        return ()
+    found = torch.tensor(within, dtype=torch.float64).quantile(torch.tensor(_QUARTILES, dtype=torch.float64))
+    return tuple(dict.fromkeys(float(f"{distance:.2g}") for distance in found.tolist()))
+
+
+def _matched(
+    suite: Suite, setting: Setting, lines: Mapping[str, Mapping[int, Line]], at: Sequence[float]
+) -> list[Measure]:
     named = f"{suite.plane.reward} at {suite.plane.distance}".replace("_", " ")
     return [
         replace(

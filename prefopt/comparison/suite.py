@@ -81,7 +81,7 @@ class Plane(_Section):
 
     reward, distance  metrics; without a reward it is the task's headline
     over              the swept field along which a frontier runs
-    at                distances at which rewards are compared; none: 1/4, 1/2 and 3/4 of the way that each one goes
+    at                distances at which rewards are compared; none: the quartiles of the runs' distances
     within            the distance up to which the hypervolume is taken; null: the greatest of any run
     """
 

@@ -64,6 +64,8 @@ def test_frontiers_at_a_matched_distance() -> None:
     assert at_five.estimates["dpo"].mean == pytest.approx(4 + 0.5)  # of 4 and 5, in the two seeds
     assert "tdpo" not in at_five.estimates  # its line ends at 4
     assert at_five.stretched == []
+    usual = frontiers(suite.model_copy(update={"frontier": None}), table)[0].matched
+    assert [measure.distance for measure in usual] == [1.8, 3, 5]  # quartiles of 1, 2, 4 and 8
     nearer = suite.model_copy(update={"frontier": Plane(at=(1.5,))})
     assert frontiers(nearer, table)[0].measures[0].stretched == ["dpo"]  # whose nearest run is at 2
     assert volume.estimates["dpo"].mean == pytest.approx(8 * 2 + 2 * 2)

@@ -6,8 +6,9 @@ import ast
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -212,34 +213,70 @@ def test_importing_prefopt_is_light_and_silent() -> None:
     assert heavy.strip() == "[]"
 
 
-ALONE = """
+IN_SILENCE = """
 import importlib, sys, types, warnings
 modules, package, heavy = {modules!r}, {package!r}, {heavy!r}
 for name in heavy:  # once, with whatever they have to say about one another: only our own warnings are errors
     importlib.import_module(name)
 warnings.simplefilter("error")
+# A bare package in place of prefopt/__init__.py, which would import what a module forgets to.
+sys.modules["prefopt"] = types.ModuleType("prefopt")
+sys.modules["prefopt"].__path__ = [package]
 for module in modules:
-    for name in [name for name in sys.modules if name.partition(".")[0] == "prefopt"]:
-        del sys.modules[name]
-    # A bare package in place of prefopt/__init__.py, which would import its neighbours in an order that works.
-    sys.modules["prefopt"] = types.ModuleType("prefopt")
-    sys.modules["prefopt"].__path__ = [package]
-    try:
-        found = importlib.import_module(module)
-    except BaseException as error:
-        sys.exit(f"{{module}}: {{type(error).__name__}}: {{error}}")
+    found = importlib.import_module(module)
     absent = [name for name in getattr(found, "__all__", ()) if not hasattr(found, name)]
     if absent:
         sys.exit(f"{{module}}: __all__ names {{absent}}, which it does not have")
 """
 
 
-def test_every_module_imports_alone_and_in_silence() -> None:
-    """One process for them all, since torch alone takes seconds; prefopt's own modules are forgotten in between."""
-    modules = []
-    for file in FILES:
-        parts = file.relative_to(PACKAGE).with_suffix("").parts
-        modules.append(".".join(("prefopt", *(part for part in parts if part != "__init__"))))
+def module_of(file: Path) -> str:
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(("prefopt", *(part for part in parts if part != "__init__")))
+
+
+MODULES = {module_of(file): file for file in FILES}
+
+
+def test_every_module_imports_in_silence() -> None:
     used = {name for file in FILES for each in imports(tree_of(file)) if (name := outer(each))}
     used -= {name for name in OPTIONAL if importlib.util.find_spec(name) is None}
-    run(ALONE.format(modules=[m for m in modules if m != "prefopt"], package=str(PACKAGE), heavy=sorted(used)))
+    modules = [name for name in MODULES if name != "prefopt"]
+    run(IN_SILENCE.format(modules=modules, package=str(PACKAGE), heavy=sorted(used)))
+
+
+def at_import(statements: Sequence[ast.stmt]) -> Iterator[str]:
+    """Every dotted name that importing the module imports: not those within functions or for type checking."""
+    for node in statements:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from imports(node)
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            guarded = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+            parts = () if guarded else (getattr(node, "body", ()), getattr(node, "orelse", ()))
+            for part in parts:
+                yield from at_import(part)
+
+
+def circle(needed: Mapping[str, set[str]]) -> list[str]:
+    """Modules of which each needs the next, and the last the first; none where there is no such circle."""
+    try:
+        tuple(TopologicalSorter(needed).static_order())
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_every_module_imports_alone() -> None:
+    """Without a circle of imports there is no order in which they would fail."""
+    needed = {
+        name: {found for each in at_import(tree_of(file).body) if (found := within_prefopt(each))}
+        for name, file in MODULES.items()
+    }
+    assert circle(needed) == []
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}})
+    assert needed["prefopt.objective"] >= {"prefopt.registry", "prefopt.tokens"}
+
+
+def within_prefopt(name: str) -> str | None:
+    """The module that an imported name is, or is taken from."""
+    return name if name in MODULES else module if (module := name.rpartition(".")[0]) in MODULES else None

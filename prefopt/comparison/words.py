@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from prefopt.comparison.summary import Difference, Estimate, Row, Setting
 
-__all__ = ["LEVEL", "at", "counted", "judged", "least_p", "named", "number", "short", "shown", "spaced", "verdict"]
+__all__ = [
+    "LEVEL",
+    "at",
+    "counted",
+    "has_zero",
+    "judged",
+    "least_p",
+    "named",
+    "number",
+    "short",
+    "shown",
+    "spaced",
+    "verdict",
+]
 
 LEVEL = 0.05
 """Below this p, adjusted, a difference is called distinguishable from chance."""
@@ -58,10 +71,14 @@ def judged(of: Difference) -> tuple[str, float]:
     return "seeds", of.holm_seeds
 
 
+def has_zero(of: Estimate) -> bool:
+    """Whether the interval holds zero."""
+    return of.low is not None and of.high is not None and of.low <= 0 <= of.high
+
+
 def verdict(of: Difference) -> str:
     over, p = judged(of)
     text = f"{'' if p < LEVEL else 'not '}distinguishable from chance over {over} (adjusted p {number(p)})"
-    low, high = of.estimate.low, of.estimate.high
-    if p < LEVEL and low is not None and high is not None and low < 0 < high:
+    if p < LEVEL and has_zero(of.estimate):
         text += f", but the interval over {of.estimate.over} has zero within it"
     return text

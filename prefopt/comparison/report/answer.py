@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from prefopt.comparison.frontier import Frontiers, Measure
 from prefopt.comparison.suite import Suite
 from prefopt.comparison.summary import Difference, Estimate, Row
-from prefopt.comparison.words import LEVEL, at, counted, judged, least_p, shown, spaced, verdict
+from prefopt.comparison.words import LEVEL, at, counted, has_zero, judged, least_p, shown, spaced, verdict
 
 __all__ = ["answer"]
 
@@ -89,10 +89,10 @@ def _against_controls(of: Sequence[Difference]) -> Iterator[str]:
         yield f"Against its control without a mask, {of[0].name} has {shown(of[0].estimate, '+')}: {verdict(of[0])}."
     elif of:
         figures = ", ".join(f"{each.name} {shown(each.estimate, '+')}" for each in of)
-        clear = [each.name for each in of if judged(each)[1] < LEVEL]
+        clear = [each.name for each in of if judged(each)[1] < LEVEL and not has_zero(each.estimate)]
         yield (
-            f"Against their controls without a mask: {figures}; distinguishable from chance over {judged(of[0])[0]}: "
-            f"{', '.join(clear) or 'none'}."
+            f"Against their controls without a mask: {figures}; distinguishable from chance over {judged(of[0])[0]}, "
+            f"with zero outside of the interval: {', '.join(clear) or 'none'}."
         )
 
 

@@ -68,13 +68,13 @@ class Plot:
 
     def table(self, sweeps: Sequence[str]) -> Iterator[dict[str, Any]]:
         """A line for each point and figure, as the CSV has it; a point that lines share comes once."""
-        seen = set()
+        seen, measured = set(), self._measured
         for panel in self.panels:
             for place in _places(panel):
                 key = (panel.figure, panel.setting, place.row, place.setting, place.x)
                 if key not in seen:
                     seen.add(key)
-                    yield self._line(panel, place, sweeps)
+                    yield self._line(panel, place, sweeps, measured)
 
     def columns(self, sweeps: Sequence[str]) -> list[str]:
         own = [] if self.x in sweeps or self.x == "objective" else [self.x]
@@ -85,12 +85,12 @@ class Plot:
     def _measured(self) -> bool:
         return any(place.x_estimate for panel in self.panels for place in _places(panel))
 
-    def _line(self, panel: Panel, place: Place, sweeps: Sequence[str]) -> dict[str, Any]:
+    def _line(self, panel: Panel, place: Place, sweeps: Sequence[str], measured: bool) -> dict[str, Any]:
         line: dict[str, Any] = {"figure": panel.figure, "objective": place.row}
         line |= dict.fromkeys(sweeps, "") | dict(panel.setting) | dict(place.setting)
         if not self.ticks:
             line[self.x] = place.x
-        if self._measured:
+        if measured:
             known = place.x_estimate
             line |= {f"{self.x}_low": known and known.low, f"{self.x}_high": known and known.high}
         return line | {"mean": place.y.mean, "low": place.y.low, "high": place.y.high, "seeds": place.y.count}

@@ -60,7 +60,7 @@ def _panel(axes: Axes, plot: Plot, panel: Panel, styles: Mapping[str, Mapping[st
         means = [each.mean for each in y]
         if plot.marks:
             of_x = [place.x_estimate for place in line if place.x_estimate is not None]
-            errors = {"yerr": _errors(y), "xerr": _errors(of_x) if of_x else None}
+            errors: dict[str, Any] = {"yerr": _errors(y), "xerr": _errors(of_x) if of_x else None}
             axes.errorbar(x, means, **errors, **styles[name], marker="o", markersize=4, elinewidth=0.8, label=name)
         else:
             below, above = _errors(y)

@@ -14,7 +14,9 @@ from prefopt.comparison.task import Task
 from prefopt.objective import ObjectiveConfig
 from prefopt.training import PreferenceConfig
 
-__all__ = ["REFERENCE", "Run", "as_text", "control_name"]
+__all__ = ["MATERIAL", "REFERENCE", "Run", "as_text", "control_name"]
+
+MATERIAL = "material"
 
 REFERENCE = "reference"
 """The name of the untrained model, which has no objective."""
@@ -87,6 +89,10 @@ class Run:
             seed=self.seed,
             reference_cache=str(folder / "reference-cache") if keep else None,
         )
+
+    def material(self, folder: Path) -> Path:
+        """Where the material of its task and seed is, once it is made: for all runs of a comparison's folder."""
+        return self.task.place(folder / MATERIAL, self.seed)
 
     @property
     def place(self) -> tuple[tuple[str, str], ...]:

@@ -51,6 +51,7 @@ class Agenda:
 
     def failed(self) -> list[Run]:
         """What was tried, and is not finished."""
+        self.log.refresh()
         return [run for run in self.runs() if run.key in self.log.records and not self.log.finished(run)]
 
     def take(self, ready: Callable[[Run], bool] = lambda run: True) -> Run | None:

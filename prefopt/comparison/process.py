@@ -8,7 +8,7 @@ import subprocess
 from contextlib import suppress
 from multiprocessing import Pipe
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from prefopt.comparison.attempt import lost
 from prefopt.comparison.launch import Command
@@ -66,12 +66,12 @@ class WorkerProcess:
         """
         assert self.run is not None
         assert self._steps is not None
-        try:
-            kind, what = (None, None) if self.dead else self.channel.recv()
-        except (EOFError, OSError):
-            kind, what = None, None
-        if kind is None:
+        message: tuple[str, Any] | None = None
+        with suppress(EOFError, OSError):
+            message = None if self.dead else self.channel.recv()
+        if message is None:
             return lost(self.run, self._death(), self._last_words())
+        kind, what = message
         if kind == READY:
             self._ready = True
         elif kind == TOTAL:

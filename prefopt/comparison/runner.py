@@ -33,8 +33,8 @@ def compare(suite: Suite, folder: Path, *, console: Console | None = None, proce
 
     The folder then holds the suite in full, runs.jsonl and runs.parquet, and the material and reference cache that the
     runs shared. Controls come after the runs that they belong to. A run that raises is written down with its traceback,
-    and is tried again the next time; the others go on. One that is stopped from outside leaves what was finished. Others
-    may be at the same folder: no run is carried out twice, and what they are at is waited for.
+    and is tried again the next time; the others go on. One that is stopped from outside leaves what was finished.
+    Others may be at the same folder: no run is carried out twice, and what they are at is waited for.
 
     processes  at the runs at the same time, each on an accelerator; 1: this one. None: one for each accelerator, else 1
     Raises PoolError where further processes do not start.

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, final
 
@@ -38,8 +39,7 @@ def main() -> None:
     channel.send((READY, None))
     while (order := orders.get()) is not None:
         run, folder = order
-        steps = _Sent(channel)
-        channel.send((RECORD, attempt(run, folder, show=lambda trainer, to=steps: follow(trainer, to))))
+        channel.send((RECORD, attempt(run, folder, show=partial(follow, steps=_Sent(channel)))))
 
 
 @final

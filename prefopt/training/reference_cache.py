@@ -75,8 +75,10 @@ def fill(
 
 
 def _no_other_run(cache: ReferenceCache, accelerator: Accelerator) -> AbstractContextManager[Any]:
-    """While another run asks the same, we wait, and then find it. A run of several processes does not: who waited at its
-    barriers for us would time out, and what two runs ask at once is only kept twice."""
+    """While another run asks the same, we wait, and then find it.
+
+    A run of several processes does not wait, for its barriers might time out; what two runs ask at once is kept twice.
+    """
     if accelerator.num_processes > 1:
         return nullcontext()
     return FileLock(cache.folder / f"{'-'.join(cache.store.fields)}.lock")

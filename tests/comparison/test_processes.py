@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,14 @@ import psutil
 import pytest
 import torch
 
-from prefopt.comparison import launch
+from prefopt.comparison import launch, pool, runner
 from prefopt.comparison.agenda import Agenda
 from prefopt.comparison.planted import PlantedTask
 from prefopt.comparison.process import PoolError
 from prefopt.comparison.records import RunLog
 from prefopt.comparison.runner import compare
 from prefopt.comparison.suite import Suite
-from tests.comparison.hazard import EXITS, KILLED, RAISES, SLOW, Hazard
+from tests.comparison.hazard import EXITS, KILLED, SLOW, Hazard
 from tests.comparison.test_suite import QUIET, SUITE, TASK, measured
 
 
@@ -32,11 +32,15 @@ def suite_of(*betas: float, **changes: Any) -> Suite:
     return Suite.model_validate({**SUITE, "task": task, "sweeps": sweeps, "objectives": {"dpo": "dpo"}, **changes})
 
 
+def children(process: psutil.Process) -> set[psutil.Process]:
+    return set(process.children(recursive=True))
+
+
 @pytest.fixture(autouse=True)
 def _nobody_is_left() -> Iterator[None]:
-    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    before = children(psutil.Process())
     yield
-    assert {child.pid for child in psutil.Process().children(recursive=True)} <= before
+    assert children(psutil.Process()) <= before
 
 
 @pytest.fixture
@@ -49,19 +53,70 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_one_thread")
-def test_two_processes_find_what_one_finds_and_a_death_fails_its_run_alone(tmp_path: Path) -> None:
-    suite = suite_of(0.1, EXITS, KILLED, RAISES, seeds=[0, 1])
-    failed = compare(suite, tmp_path / "two", console=QUIET, processes=2)
-    assert sorted((run.setting["objective.beta"], run.seed) for run in failed) == [
-        (beta, seed) for beta in (EXITS, KILLED, RAISES) for seed in (0, 1)
-    ]
+def test_two_processes_find_what_one_finds_and_a_death_fails_its_run_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on two accelerators: through accelerate's launcher, which does not mind that they are not there."""
+    monkeypatch.setattr(runner, "accelerators", lambda runs: 2)
+    failed = compare(suite_of(0.1, EXITS, 1.0, KILLED), tmp_path / "two", console=QUIET)
+    assert {run.setting["objective.beta"] for run in failed} == {EXITS, KILLED}
     records = RunLog(tmp_path / "two" / "runs.jsonl").records
     of = {run.setting["objective.beta"]: records[run.key] for run in failed}
     assert of[EXITS]["error"] == "WorkerDied: the run's process ended with exit code 3"
     assert "some last words" in of[EXITS]["traceback"]
     assert of[KILLED]["error"].startswith("WorkerDied: the run's process was ended by SIGKILL")
-    assert of[RAISES]["error"] == "RuntimeError: no"
-    compare(suite_of(0.1, seeds=[0, 1]), tmp_path / "one", console=QUIET)
+    assert compare(suite_of(0.1, 1.0), tmp_path / "one", console=QUIET, processes=1) == []
     one, two = measured(tmp_path / "one"), measured(tmp_path / "two")
-    assert len(one) == 4
+    assert len(one) == 3
     assert {key: two[key] for key in one} == one
+
+
+def test_an_interrupt_ends_all_of_them_and_leaves_what_was_finished(tmp_path: Path) -> None:
+    suite = suite_of(0.1, SLOW)
+    workers: set[psutil.Process] = set()
+
+    def interrupt() -> None:
+        while len(RunLog(tmp_path / "runs.jsonl").records) < 2:
+            time.sleep(0.1)
+        workers.update(children(psutil.Process()))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with ThreadPoolExecutor() as threads, pytest.raises(KeyboardInterrupt):
+        threads.submit(interrupt)
+        compare(suite, tmp_path, console=QUIET, processes=2)
+    assert len(workers) == 2
+    assert not any(worker.is_running() for worker in workers)
+    log = RunLog(tmp_path / "runs.jsonl")
+    assert [record["error"] for record in log.records.values()] == [None, None]
+    with Agenda(log, tmp_path, suite.runs) as agenda:  # what was taken can be had again
+        run = agenda.take()
+        assert run is not None
+        assert run.setting["objective.beta"] == SLOW
+
+
+def test_a_process_that_does_not_start_ends_the_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ([sys.executable, "-c", "raise SystemExit('nothing here')"], {**os.environ})
+    monkeypatch.setattr(pool, "command", lambda *args: command)
+    with pytest.raises(PoolError, match=r"does not start \(exit code 1\):\nnothing here"):
+        compare(suite_of(0.1), tmp_path, console=QUIET, processes=2)
+    assert RunLog(tmp_path / "runs.jsonl").records == {}
+
+
+def test_each_process_has_an_accelerator_and_its_share_of_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    of = [launch.command(number, 3, 2)[1] for number in range(3)]
+    assert [env["CUDA_VISIBLE_DEVICES"] for env in of] == ["0", "1", "0"]
+    assert {env["OMP_NUM_THREADS"] for env in of} == {"2"}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5, GPU-b1")
+    assert launch.command(1, 2, 2)[1]["CUDA_VISIBLE_DEVICES"] == "GPU-b1"
+    arguments, env = launch.command(0, 2, 0)
+    assert arguments == launch.command(0, 2, 2)[0]
+    assert env["CUDA_VISIBLE_DEVICES"] == "5, GPU-b1"
+    assert env["OMP_NUM_THREADS"] == "4"
+
+
+def test_runs_on_the_cpu_have_no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    assert launch.accelerators(suite_of(0.1).runs()) == 0
+    assert launch.accelerators(suite_of(0.1, training={"max_steps": 2}).runs()) == 2

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -81,3 +84,34 @@ def test_a_damaged_shard_is_named(tmp_path):
     (tmp_path / "broken.safetensors").write_bytes(b"no shard at all")
     with pytest.raises(StoreError, match=r"broken.safetensors: cannot be read .*; delete it"):
         TensorStore(tmp_path, ["logps"])
+
+
+FILLING = """
+import sys
+import torch
+from prefopt.scoring import store
+store.SHARD_BYTES = 400
+for round in range(10):  # opened again and again, so that each sweeps while the other writes
+    one = store.TensorStore(sys.argv[1], ["final", "logps"])
+    for number in range(20 * round, 20 * round + 20):
+        value = float(number)
+        one.add(str(number), {"final": torch.full((3, 2), value), "logps": torch.full((3,), value)})
+    one.flush()
+"""
+
+
+def test_two_processes_fill_one_folder_with_the_same_at_the_same_time(tmp_path):
+    command = [sys.executable, "-c", FILLING, str(tmp_path)]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate(timeout=300)[1] for process in both] == ["", ""]
+    found = TensorStore(tmp_path, ["final", "logps"])
+    assert len(found) == 200
+    keys = [str(number) for number in range(200)]
+    assert found.read(keys)["logps"].tolist() == [float(key) for key in keys for _ in range(3)]
+    assert found.read(keys)["final"][:, 1].tolist() == found.read(keys)["logps"].tolist()
+    assert not list(tmp_path.glob("*.unfinished"))
+
+
+def test_a_shard_that_is_finished_while_others_sweep_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: [folder / "gone.unfinished"] if "unf" in pattern else [])
+    assert len(TensorStore(tmp_path, ["logps"])) == 0

@@ -20,6 +20,7 @@ from prefopt.comparison.progress import Board, Steps, follow
 from prefopt.comparison.records import Record, RunLog, write_parquet
 from prefopt.comparison.run import Run
 from prefopt.comparison.suite import Suite
+from prefopt.comparison.tensorboard import write_run
 
 __all__ = ["RUNS", "SUITE", "compare"]
 
@@ -57,6 +58,8 @@ def compare(suite: Suite, folder: Path, *, console: Console | None = None, proce
 
         def end(run: Run, record: Record, place: int) -> None:
             agenda.close(run, record)
+            if record["error"] is None:
+                write_run(run, record, folder)
             said, failed = _said(run, record, suite), record["error"] is not None
             board.end(said, *agenda.count(), failed=failed, place=place)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +81,8 @@ def test_an_interrupt_ends_all_of_them_and_leaves_what_was_finished(tmp_path: Pa
         workers.update(children(psutil.Process()))
         os.kill(os.getpid(), signal.SIGINT)
 
-    with ThreadPoolExecutor() as threads, pytest.raises(KeyboardInterrupt):
-        threads.submit(interrupt)
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
         compare(suite, tmp_path, console=QUIET, processes=2)
     assert len(workers) == 2
     assert not any(worker.is_running() for worker in workers)

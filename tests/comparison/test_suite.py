@@ -227,6 +227,14 @@ def test_sweeps_reach_objectives_and_training_one_inside_the_other_or_dotted(tmp
         ({"sweeps": {"objective.beta": [0.1, 0.1]}}, "sweeps: objective.beta names a value twice"),
         ({"seeds": []}, "seeds: "),
         ({"training": {"learning_rates": 1}}, "training: learning_rates: no such training argument. Did you mean"),
+        (
+            {"training": {"mask_learning_rate": 0.1}},
+            "objectives.dpo.training: mask_learning_rate is for what an objective",
+        ),
+        (
+            {"objectives": {"a": "aot"}, "training": {"gradient_accumulation_steps": 2}},
+            "objectives.a.training: the loss 'aot' compares the pairs of a step",
+        ),
         ({"training": {"learning_rate": "fast"}}, "training: learning_rate: "),
         ({"training": {"output_dir": "x"}}, "training: output_dir is what `--out` sets"),
         ({"training": {"lr_scheduler_type": "coside"}}, "training: .*coside"),

@@ -59,6 +59,7 @@ OUTSIDE: dict[str, set[str]] = {
     "matplotlib": {"comparison"},
     "numpy": {"data", "training", "comparison", "demo"},
     "bert_score": {"comparison"},
+    "lm_eval": {"comparison"},
     "openai": {"comparison"},
     "rouge_score": {"comparison"},
     "sacrebleu": {"comparison"},
@@ -70,6 +71,7 @@ OUTSIDE: dict[str, set[str]] = {
 # What the library does without where it is not installed: it may be imported within functions only.
 OPTIONAL = (
     "bert_score",
+    "lm_eval",
     "matplotlib",
     "openai",
     "rouge_score",

@@ -88,28 +88,39 @@ def test_a_damaged_shard_is_named(tmp_path):
 
 FILLING = """
 import sys
-import torch
-from prefopt.scoring import store
-store.SHARD_BYTES = 400
-for round in range(10):  # opened again and again, so that each sweeps while the other writes
-    one = store.TensorStore(sys.argv[1], ["final", "logps"])
-    for number in range(20 * round, 20 * round + 20):
-        value = float(number)
-        one.add(str(number), {"final": torch.full((3, 2), value), "logps": torch.full((3,), value)})
-    one.flush()
+from pathlib import Path
+from tests.scoring.test_store import fill
+Path(sys.argv[2]).touch()
+fill(sys.argv[1])
 """
 
 
+def fill(folder):
+    for round in range(10):  # opened again and again, so that each sweeps while the other writes
+        written = TensorStore(folder, ["final", "logps"])
+        for number in range(20 * round, 20 * round + 20):
+            written.add(str(number), entry(3, float(number)))
+            if number % 5 == 0:
+                written.flush()
+        written.flush()
+
+
 def test_two_processes_fill_one_folder_with_the_same_at_the_same_time(tmp_path):
-    command = [sys.executable, "-c", FILLING, str(tmp_path)]
-    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [process.communicate(timeout=300)[1] for process in both] == ["", ""]
-    found = TensorStore(tmp_path, ["final", "logps"])
+    ready, folder = tmp_path / "ready", tmp_path / "store"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    other = subprocess.Popen([sys.executable, "-c", FILLING, folder, ready], env=env, stderr=subprocess.PIPE, text=True)
+    while not ready.exists():
+        assert other.poll() is None
+        time.sleep(0.01)
+    fill(folder)
+    assert other.communicate(timeout=300)[1] == ""
+    assert other.returncode == 0
+    found = TensorStore(folder, ["final", "logps"])
     assert len(found) == 200
     keys = [str(number) for number in range(200)]
-    assert found.read(keys)["logps"].tolist() == [float(key) for key in keys for _ in range(3)]
-    assert found.read(keys)["final"][:, 1].tolist() == found.read(keys)["logps"].tolist()
-    assert not list(tmp_path.glob("*.unfinished"))
+    expected = [float(key) for key in keys for _ in range(3)]
+    assert found.read(keys)["logps"].tolist() == found.read(keys)["final"][:, 1].tolist() == expected
+    assert not list(folder.glob("*.unfinished"))
 
 
 def test_a_shard_that_is_finished_while_others_sweep_is_left(tmp_path, monkeypatch):

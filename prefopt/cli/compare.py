@@ -35,7 +35,7 @@ def compare(
     Runs that the folder holds are not repeated, and several calls, on several machines too, may be at one folder. Exit
     code 1 where a run failed; it is tried again the next time.
     """
-    from prefopt.comparison.process import PoolError
+    from prefopt.comparison.launch import PoolError
     from prefopt.comparison.report import report as write
     from prefopt.comparison.runner import compare as carry_out
     from prefopt.comparison.suite import Suite, SuiteError

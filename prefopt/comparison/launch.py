@@ -6,6 +6,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Iterable
+from typing import final
 
 import torch
 from accelerate.commands.launch import launch_command_parser
@@ -13,13 +14,29 @@ from accelerate.utils import prepare_simple_launcher_cmd_env
 
 from prefopt.comparison.run import Run
 
-__all__ = ["Command", "accelerators", "command"]
+__all__ = ["Command", "PoolError", "accelerators", "command", "refuse_what_cannot_be_sent"]
 
 Command = tuple[list[str], dict[str, str]]
 """Arguments, and the environment in full."""
 
 # -P: modules are found where ours are, and not in the folder that we happen to stand in.
 _WORKER = (sys.executable, "-P", "-m", "prefopt.comparison.worker")
+
+
+@final
+class PoolError(RuntimeError):
+    """Workers cannot be started, or cannot be given the runs."""
+
+
+def refuse_what_cannot_be_sent(runs: Iterable[Run]) -> None:
+    """Raise PoolError where a part of a run is of a class that other processes do not find."""
+    for run in runs:
+        for part in (run.task, *(() if run.objective is None else run.objective.components)):
+            if type(part).__module__ == "__main__":
+                raise PoolError(
+                    f"{type(part).__name__} is defined in the script that runs, where other processes do not find it; "
+                    "put it into a module of its own, or carry out the comparison with processes=1"
+                )
 
 
 def accelerators(runs: Iterable[Run]) -> int:

@@ -11,21 +11,16 @@ from pathlib import Path
 from typing import Any, final
 
 from prefopt.comparison.attempt import lost
-from prefopt.comparison.launch import Command
+from prefopt.comparison.launch import Command, PoolError
 from prefopt.comparison.progress import Steps
 from prefopt.comparison.records import Record
 from prefopt.comparison.run import Run
 from prefopt.comparison.worker import GRACE, READY, RECORD, STEP, TOTAL
 
-__all__ = ["PoolError", "WorkerProcess"]
+__all__ = ["WorkerProcess"]
 
 _TAIL = 4000
 """Characters of what a worker said last that go into the record of its death."""
-
-
-@final
-class PoolError(RuntimeError):
-    """Workers cannot be started."""
 
 
 @final

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, final
 
@@ -72,7 +73,7 @@ class Run:
             "peft": None if self.peft is None else dict(self.peft),
         }
 
-    @property
+    @cached_property
     def key(self) -> str:
         """A digest of the configuration."""
         text = json.dumps(self.configuration, sort_keys=True, default=str)

@@ -14,7 +14,7 @@ from transformers import Trainer
 from prefopt.comparison.agenda import Agenda
 from prefopt.comparison.attempt import attempt
 from prefopt.comparison.controls import controls
-from prefopt.comparison.launch import accelerators
+from prefopt.comparison.launch import accelerators, refuse_what_cannot_be_sent
 from prefopt.comparison.pool import LOOK, Pool
 from prefopt.comparison.progress import Board, Steps, follow
 from prefopt.comparison.records import Record, RunLog, write_parquet
@@ -38,7 +38,7 @@ def compare(suite: Suite, folder: Path, *, console: Console | None = None, proce
     Others may be at the same folder: no run is carried out twice, and what they are at is waited for.
 
     processes  at the runs at the same time, each on an accelerator; 1: this one. None: one for each accelerator, else 1
-    Raises PoolError where further processes do not start.
+    Raises PoolError where further processes do not start, or cannot be given the runs.
     """
     console = console or Console()
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,6 +46,8 @@ def compare(suite: Suite, folder: Path, *, console: Console | None = None, proce
     grid = suite.runs()
     devices = accelerators(grid)
     processes = max(1, devices) if processes is None else processes
+    if processes > 1:
+        refuse_what_cannot_be_sent(grid)
     log = RunLog(folder / RUNS)
 
     def runs() -> list[Run]:

@@ -17,8 +17,8 @@ import torch
 
 from prefopt.comparison import launch, pool, runner
 from prefopt.comparison.agenda import Agenda
+from prefopt.comparison.launch import PoolError
 from prefopt.comparison.planted import PlantedTask
-from prefopt.comparison.process import PoolError
 from prefopt.comparison.records import RunLog
 from prefopt.comparison.runner import compare
 from prefopt.comparison.suite import Suite
@@ -100,6 +100,13 @@ def test_a_process_that_does_not_start_ends_the_comparison(tmp_path: Path, monke
     with pytest.raises(PoolError, match=r"does not start \(exit code 1\):\nnothing here"):
         compare(suite_of(0.1), tmp_path, console=QUIET, processes=2)
     assert RunLog(tmp_path / "runs.jsonl").records == {}
+
+
+def test_a_task_of_the_script_itself_is_for_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = suite_of(0.1)
+    monkeypatch.setattr(Hazard, "__module__", "__main__")
+    with pytest.raises(PoolError, match=r"Hazard is defined in the script .* processes=1"):
+        compare(suite, tmp_path, console=QUIET, processes=2)
 
 
 def test_each_process_has_an_accelerator_and_its_share_of_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:

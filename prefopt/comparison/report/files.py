@@ -21,8 +21,8 @@ __all__ = ["report"]
 
 
 def report(folder: Path) -> list[Path]:
-    """Write report.html, summary.csv and, for each plot, a CSV and, where matplotlib is installed, a PNG; and the folder
-    tensorboard. Return all of them.
+    """Write report.html, summary.csv, the folder tensorboard and, for each plot, a CSV and, where matplotlib is
+    installed, a PNG; return them.
 
     They are of the suite that was carried out last in the folder. Raises SuiteError where there is none.
     """

@@ -49,8 +49,9 @@ OUTSIDE: dict[str, set[str]] = {
     "tokenizers": {"data", "comparison"},
     "datasets": {"data", "scoring", "training", "comparison", "demo", "inspection"},
     "pyarrow": {"data", "scoring", "comparison", "inspection"},
-    "accelerate": {"training"},
-    "tensorboard": {"training"},
+    "accelerate": {"training", "comparison"},
+    "filelock": {"training", "comparison"},
+    "tensorboard": {"training", "comparison"},
     "peft": {"scoring", "training", "comparison"},
     "jinja2": {"data", "pages", "comparison", "cli"},
     "omegaconf": {"training", "comparison", "cli"},
@@ -59,6 +60,7 @@ OUTSIDE: dict[str, set[str]] = {
     "matplotlib": {"comparison"},
     "numpy": {"data", "training", "comparison", "demo"},
     "bert_score": {"comparison"},
+    "lm_eval": {"comparison"},
     "openai": {"comparison"},
     "rouge_score": {"comparison"},
     "sacrebleu": {"comparison"},
@@ -70,6 +72,7 @@ OUTSIDE: dict[str, set[str]] = {
 # What the library does without where it is not installed: it may be imported within functions only.
 OPTIONAL = (
     "bert_score",
+    "lm_eval",
     "matplotlib",
     "openai",
     "rouge_score",

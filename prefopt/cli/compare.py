@@ -25,20 +25,26 @@ def compare(
     objective: Annotated[
         list[str] | None, typer.Option(help="Only this one of the suite's; may be given several times.")
     ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="So many processes, a run each at a time. Default: one for each accelerator, else 1."),
+    ] = None,
 ) -> None:
     """Train and measure every objective of a suite, at every setting and seed, and write a report.
 
-    Runs that the folder holds are not repeated. Exit code 1 where a run failed; it is tried again the next time.
+    Runs that the folder holds are not repeated, and several calls, on several machines too, may be at one folder. Exit
+    code 1 where a run failed; it is tried again the next time.
     """
+    from prefopt.comparison.launch import PoolError
     from prefopt.comparison.report import report as write
     from prefopt.comparison.runner import compare as carry_out
     from prefopt.comparison.suite import Suite, SuiteError
     from prefopt.plugins import PluginError
 
     folder = out or Path("runs/compare") / suite.stem
-    with plainly(SuiteError, PluginError, ValueError):
+    with plainly(SuiteError, PluginError, PoolError, ValueError):
         read = Suite.load(suite, overrides or (), objective or ())
-        failed = carry_out(read, folder, console=console)
+        failed = carry_out(read, folder, console=console, processes=processes)
         written = write(folder)
     _say(written)
     if failed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefopt.comparison.code import CodeTask
 from prefopt.comparison.dialogue import DialogueTask
+from prefopt.comparison.lm_eval import LmEvalTask
 from prefopt.comparison.planted import PlantedTask
 from prefopt.comparison.scorer import Scorer
 from prefopt.comparison.scorers import (
@@ -22,7 +23,7 @@ from prefopt.hookspecs import hookimpl
 
 @hookimpl
 def prefopt_tasks() -> list[type[Task]]:
-    return [CodeTask, DialogueTask, PlantedTask, SentimentTask, SummarizationTask]
+    return [CodeTask, DialogueTask, LmEvalTask, PlantedTask, SentimentTask, SummarizationTask]
 
 
 @hookimpl

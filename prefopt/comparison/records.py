@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
@@ -11,6 +12,7 @@ from typing import Any, final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock
 
 from prefopt.comparison.run import Run
 
@@ -21,7 +23,7 @@ Record = Mapping[str, Any]
 
 @final
 class RunLog:
-    """runs.jsonl: what is appended is on the disk before the next run begins.
+    """runs.jsonl: what is appended is on the disk before the next run begins, and any number of processes may append.
 
     A line that was cut short, because the process was killed while it wrote, is no run, and the next one takes its
     place. Of several records of a run, the last counts. Raises ValueError for a line that is something else.
@@ -30,34 +32,54 @@ class RunLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.records: dict[str, Record] = {}
-        self._whole = 0
-        if path.exists():
-            for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
-                if line.endswith(b"\n"):
-                    self._take_in(line, number)
-                    self._whole += len(line)
+        self.end = 0
+        """Where the whole lines that were read end, in bytes."""
+        self._lines = 0
+        self._begins: dict[str, int] = {}
+        self._lock = FileLock(path.with_name(f"{path.name}.lock"))
+        self.refresh()
 
-    def _take_in(self, line: bytes, number: int) -> None:
+    def refresh(self) -> None:
+        """Take in what others have appended since."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self.end)
+            for line in file:
+                if line.endswith(b"\n"):
+                    self._take_in(line)
+
+    def _take_in(self, line: bytes) -> None:
+        self._lines += 1
         try:
             record = json.loads(line)
-            self.records[record["key"]] = record
+            key = record["key"]
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.path}:{number}: not the record of a run; delete the line or the file") from error
+            where = f"{self.path}:{self._lines}"
+            raise ValueError(f"{where}: not the record of a run; delete the line or the file") from error
+        self.records[key] = record
+        self._begins[key] = self.end
+        self.end += len(line)
 
     def finished(self, run: Run) -> bool:
         record = self.records.get(run.key)
         return record is not None and record["error"] is None
 
+    def begins(self, run: Run) -> int:
+        """Where the run's last record begins in the file, in bytes; -1 where it has none."""
+        return self._begins.get(run.key, -1)
+
     def add(self, record: Record) -> None:
         line = json.dumps(record, ensure_ascii=False, default=str).encode() + b"\n"
-        with self.path.open("r+b" if self.path.exists() else "xb") as file:
-            file.seek(self._whole)
-            file.truncate()
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
-        self._whole += len(line)
-        self.records[record["key"]] = record
+        with self._lock:
+            self.refresh()
+            with self.path.open("r+b" if self.path.exists() else "xb") as file:
+                file.seek(self.end)
+                file.truncate()
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        self.refresh()
 
 
 def write_parquet(runs: Iterable[Run], records: Mapping[str, Record], path: Path) -> None:
@@ -84,4 +106,6 @@ def write_parquet(runs: Iterable[Run], records: Mapping[str, Record], path: Path
     ]
     types = {"error": pa.string(), "peak_memory_mib": pa.float64(), "seconds": pa.float64()}
     arrays = {name: pa.array(column, type=types.get(name)) for name, column in columns.items()}
-    pq.write_table(pa.table(arrays | {"values": pa.array(values, type=pa.list_(item))}), path)
+    unfinished = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    pq.write_table(pa.table(arrays | {"values": pa.array(values, type=pa.list_(item))}), unfinished)
+    unfinished.replace(path)

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, final
 
@@ -14,7 +15,9 @@ from prefopt.comparison.task import Task
 from prefopt.objective import ObjectiveConfig
 from prefopt.training import PreferenceConfig
 
-__all__ = ["REFERENCE", "Run", "as_text", "control_name"]
+__all__ = ["MATERIAL", "REFERENCE", "Run", "as_text", "control_name"]
+
+MATERIAL = "material"
 
 REFERENCE = "reference"
 """The name of the untrained model, which has no objective."""
@@ -70,7 +73,7 @@ class Run:
             "peft": None if self.peft is None else dict(self.peft),
         }
 
-    @property
+    @cached_property
     def key(self) -> str:
         """A digest of the configuration."""
         text = json.dumps(self.configuration, sort_keys=True, default=str)
@@ -87,6 +90,10 @@ class Run:
             seed=self.seed,
             reference_cache=str(folder / "reference-cache") if keep else None,
         )
+
+    def material(self, folder: Path) -> Path:
+        """Where the material of its task and seed is, once it is made: for all runs of a comparison's folder."""
+        return self.task.place(folder / MATERIAL, self.seed)
 
     @property
     def place(self) -> tuple[tuple[str, str], ...]:

@@ -1,101 +1,105 @@
-"""Carries out a suite: every run that is not finished yet, one after the other, each written down at once."""
+"""Carries out a suite: every run that is not finished yet, in this process or several, each written down at once."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
-import traceback
-from collections.abc import Iterable, Sequence
+import time
+import uuid
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from rich.console import Console
+from transformers import Trainer
 
+from prefopt.comparison.agenda import Agenda
+from prefopt.comparison.attempt import attempt
 from prefopt.comparison.controls import controls
-from prefopt.comparison.progress import Board
-from prefopt.comparison.records import RunLog, write_parquet
+from prefopt.comparison.launch import accelerators, refuse_what_cannot_be_sent
+from prefopt.comparison.pool import LOOK, Pool
+from prefopt.comparison.progress import Board, Steps, follow
+from prefopt.comparison.records import Record, RunLog, write_parquet
 from prefopt.comparison.run import Run
 from prefopt.comparison.suite import Suite
-from prefopt.comparison.work import carry_out
-from prefopt.registry import brought_by
+from prefopt.comparison.tensorboard import write_run
 
 __all__ = ["RUNS", "SUITE", "compare"]
 
 SUITE, RUNS, _PARQUET = "suite.yaml", "runs.jsonl", "runs.parquet"
 
-_LIBRARIES = ("prefopt", "torch", "transformers", "accelerate", "datasets", "tokenizers")
+End = Callable[[Run, Record, int], None]
 
 
-def compare(suite: Suite, folder: Path, *, console: Console | None = None) -> list[Run]:
+def compare(suite: Suite, folder: Path, *, console: Console | None = None, processes: int | None = None) -> list[Run]:
     """Carry out the runs of the suite that the folder does not hold yet, and return those that failed.
 
     The folder then holds the suite in full, runs.jsonl and runs.parquet, and the material and reference cache that the
     runs shared. Controls come after the runs that they belong to. A run that raises is written down with its traceback,
     and is tried again the next time; the others go on. One that is stopped from outside leaves what was finished.
+    Others may be at the same folder: no run is carried out twice, and what they are at is waited for.
+
+    processes  at the runs at the same time, each on an accelerator; 1: this one. None: one for each accelerator, else 1
+    Raises PoolError where further processes do not start, or cannot be given the runs.
     """
     console = console or Console()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / SUITE).write_text(suite.to_yaml(), encoding="utf-8")
+    _write(folder / SUITE, suite.to_yaml())
+    grid = suite.runs()
+    devices = accelerators(grid)
+    processes = max(1, devices) if processes is None else processes
+    if processes > 1:
+        refuse_what_cannot_be_sent(grid)
     log = RunLog(folder / RUNS)
-    runs = _once(suite.runs())
-    missing = [run for run in runs if not log.finished(run)]
-    console.print(f"{len(runs)} runs, {len(runs) - len(missing)} of them finished before", highlight=False)
-    with Board(console, len(runs), len(runs) - len(missing)) as board:
-        for run in missing:
-            _carry_out(run, suite, folder, log, board)
-        # What a control is, is known when the run that it belongs to is finished.
-        missing = [run for run in _once(controls(suite, log.records)) if not log.finished(run)]
-        board.add(len(missing))
-        for run in missing:
-            _carry_out(run, suite, folder, log, board)
-    every = [*suite.runs(), *controls(suite, log.records)]
-    write_parquet(every, log.records, folder / _PARQUET)
-    return [run for run in _once(every) if not log.finished(run)]
+
+    def runs() -> list[Run]:
+        return [*grid, *controls(suite, log.records)]
+
+    agenda = Agenda(log, folder, runs)
+    done, total = agenda.count()
+    console.print(f"{total} runs, {done} of them finished before", highlight=False)
+    with agenda, Board(console, processes) as board:
+
+        def end(run: Run, record: Record, place: int) -> None:
+            agenda.close(run, record)
+            if record["error"] is None:
+                write_run(run, record, folder)
+            said, failed = _said(run, record, suite), record["error"] is not None
+            board.end(said, *agenda.count(), failed=failed, place=place)
+
+        if processes == 1:
+            _work_here(agenda, folder, board, end)
+        else:
+            with Pool(folder, processes, devices) as pool:
+                pool.work(agenda, board, end)
+    write_parquet(runs(), log.records, folder / _PARQUET)
+    return agenda.failed()
 
 
-def _once(runs: Iterable[Run]) -> list[Run]:
-    """Two names may stand for the same run, which is carried out once, under the first."""
-    found: dict[str, Run] = {}
-    for run in runs:
-        found.setdefault(run.key, run)
-    return list(found.values())
+def _work_here(agenda: Agenda, folder: Path, board: Board, end: End) -> None:
+    while agenda.left():
+        board.count(*agenda.count())
+        if (run := agenda.take()) is None:
+            time.sleep(LOOK)  # others are at what is left
+            continue
+        record = attempt(run, folder, show=_shown(board, board.begin(str(run))))
+        end(run, record, 0)
 
 
-def _carry_out(run: Run, suite: Suite, folder: Path, log: RunLog, board: Board) -> None:
-    board.begin(str(run))
-    record = _record(run)
-    try:
-        record |= carry_out(run, folder, show=board.follow)
-    except Exception as error:  # written down, said below and in the exit code; it may be this run's alone
-        record |= {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
-    log.add(record)
-    board.end(_said(run, record, suite), failed=record["error"] is not None)
+def _shown(board: Board, steps: Steps) -> Callable[[Trainer], None]:
+    def show(trainer: Trainer) -> None:
+        board.pause()  # filling the reference cache has a display of its own
+        follow(trainer, steps)
+
+    return show
 
 
-def _record(run: Run) -> dict[str, Any]:
-    """What is known of a run before it begins."""
-    return {
-        "key": run.key,
-        "name": run.name,
-        "setting": dict(run.setting),
-        "seed": run.seed,
-        "configuration": run.configuration,
-        "versions": {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in _LIBRARIES},
-        "components": brought_by(() if run.objective is None else run.objective.components),
-        "values": {},
-        "samples": {},
-        "profiles": {},
-        "heat_maps": [],
-        "curves": {},
-        "seconds": {},
-        "peak_memory_mib": None,
-        "error": None,
-        "traceback": None,
-    }
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all, whoever else writes it."""
+    unfinished = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
 
 
-def _said(run: Run, record: dict[str, Any], suite: Suite) -> str:
+def _said(run: Run, record: Record, suite: Suite) -> str:
     if record["error"] is not None:
         return f"{run}: failed, {record['error']}"
     measured: Sequence[str] = [metric.name for metric in suite.metrics if record["values"].get(metric.name)]

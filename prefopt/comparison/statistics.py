@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import final
 
@@ -23,6 +23,9 @@ __all__ = [
 
 _EXACT = 12
 """Up to so many pairs every one of the 2^n changes of sign is counted."""
+
+_AT_ONCE = 2**20
+"""Changes of sign of single differences that are in memory at a time."""
 
 Point = tuple[float, float]
 
@@ -66,15 +69,26 @@ def paired_permutation(differences: Tensor, *, seed: int, resamples: int = 10_00
     if not count:
         raise ValueError("a permutation test needs at least one difference")
     values = differences.double()
-    if count <= _EXACT:
-        signs = 1.0 - 2.0 * (torch.arange(2**count)[:, None] >> torch.arange(count) & 1).double()
-    else:
-        generator = torch.Generator().manual_seed(seed)
-        drawn = 1.0 - 2.0 * torch.randint(2, (resamples, count), generator=generator).double()
-        signs = torch.cat([torch.ones(1, count, dtype=torch.float64), drawn])
-    sums = (signs @ values).abs()
     tolerance = 1e-12 * float(values.abs().sum())  # equal sums that were added in another order
-    return float((sums >= abs(float(values.sum())) - tolerance).double().mean())
+    least = abs(float(values.sum())) - tolerance
+    reached = tried = 0
+    for flips in _flips(count, seed, resamples):
+        sums = (1.0 - 2.0 * flips.double()) @ values
+        reached += int((sums.abs() >= least).sum())
+        tried += len(flips)
+    return reached / tried
+
+
+def _flips(count: int, seed: int, resamples: int) -> Iterator[Tensor]:
+    """Which of `count` signs change, [some, count] of 0 and 1 at a time, so that not all are in memory."""
+    if count <= _EXACT:
+        yield torch.arange(2**count)[:, None] >> torch.arange(count) & 1
+        return
+    yield torch.zeros(1, count, dtype=torch.int64)
+    generator = torch.Generator().manual_seed(seed)
+    at_once = max(1, _AT_ONCE // count)
+    for done in range(0, resamples, at_once):
+        yield torch.randint(2, (min(at_once, resamples - done), count), generator=generator)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

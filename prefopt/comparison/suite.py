@@ -29,6 +29,7 @@ from prefopt.comparison.registry import resolve_task
 from prefopt.comparison.run import REFERENCE, Run, control_name
 from prefopt.comparison.task import Metric, Task
 from prefopt.training.arguments import training_arguments
+from prefopt.training.checks import refuse_rates_of_nothing, refuse_to_cut_coupled_pairs
 from prefopt.training.start import lora
 from prefopt.validation import did_you_mean, explain
 
@@ -228,7 +229,14 @@ class Suite(_Section):
                 where = f" at {setting}" if setting else ""
                 raise ValueError(f"objectives.{name}{where}: {error}") from error
             training = self._training(f"objectives.{name}.training", spec["training"])
-            yield Run(self.task, 0, name, setting, objective, training, self.reference_cache, self.peft)
+            run = Run(self.task, 0, name, setting, objective, training, self.reference_cache, self.peft)
+            args = run.arguments(Path("runs"))
+            try:
+                refuse_to_cut_coupled_pairs(objective, args)
+                refuse_rates_of_nothing(objective, args)
+            except ValueError as error:
+                raise ValueError(f"objectives.{name}.training: {error}") from error
+            yield run
 
     def _training(self, where: str, given: Mapping[str, Any]) -> dict[str, Any]:
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from abc import abstractmethod
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, final
 
+from filelock import FileLock
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefopt.component import Named
@@ -120,33 +120,40 @@ class Task(Named):
         """Measure `model.policy` against the reference that it was trained from, on held-out material."""
 
     @final
+    def place(self, root: Path, seed: int) -> Path:
+        """The folder under `root` that the material for a seed is in, once it is made."""
+        settings = json.dumps(self._settings(seed), sort_keys=True)
+        return root / f"{self.name}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
+
+    def _settings(self, seed: int) -> dict[str, Any]:
+        return {"task": self.model_dump(mode="json"), "seed": seed}
+
+    @final
     def prepare(self, root: Path, seed: int) -> Material:
         """The material for a seed: made in a folder of its own under `root`, or found there.
 
-        A run that is stopped while it makes material leaves nothing that a later one would take for it.
+        One process makes it, and others wait for that. A run that is stopped while it makes material leaves nothing
+        that a later one would take for it.
         """
-        settings = {"task": self.model_dump(mode="json"), "seed": seed}
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-        folder = root / f"{self.name}-{digest}"
+        folder = self.place(root, seed)
         if not folder.exists():
             root.mkdir(parents=True, exist_ok=True)
-            making = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=root))
-            try:
-                model = Path(source := self.make(making, seed))
-                inside = str(model.relative_to(making)) if model.is_relative_to(making) else None
-                record = settings | {"model": source if inside is None else None, "inside": inside}
-                (making / _DONE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-                _move(making, folder)
-            finally:
-                shutil.rmtree(making, ignore_errors=True)
+            with FileLock(root / f".{folder.name}.lock"):
+                if not folder.exists():
+                    self._make(folder, seed)
         found: dict[str, Any] = json.loads((folder / _DONE).read_text(encoding="utf-8"))
         source = found["model"] if found["inside"] is None else str(folder / found["inside"])
         return Material(folder, source, seed)
 
-
-def _move(made: Path, folder: Path) -> None:
-    try:
-        os.replace(made, folder)
-    except OSError:
-        if not folder.exists():  # else another process was quicker, and made the same
-            raise
+    def _make(self, folder: Path, seed: int) -> None:
+        for left in folder.parent.glob(f".{folder.name}-*"):
+            shutil.rmtree(left)  # by a maker that was killed
+        making = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            model = Path(source := self.make(making, seed))
+            inside = str(model.relative_to(making)) if model.is_relative_to(making) else None
+            record = self._settings(seed) | {"model": source if inside is None else None, "inside": inside}
+            (making / _DONE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            making.replace(folder)
+        finally:
+            shutil.rmtree(making, ignore_errors=True)

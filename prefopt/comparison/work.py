@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from prefopt.comparison.held_out import held_out
 from prefopt.comparison.memory import forget_peak, peak_mib
 from prefopt.comparison.quiet import quiet
-from prefopt.comparison.run import Run
+from prefopt.comparison.run import MATERIAL, Run
 from prefopt.comparison.task import Material
 from prefopt.data import read_rows
 from prefopt.objective import ObjectiveConfig
@@ -35,7 +35,7 @@ def carry_out(run: Run, folder: Path, *, show: Callable[[Trainer], None]) -> dic
     """
     forget_peak()
     start = time.perf_counter()
-    material = run.task.prepare(folder / "material", run.seed)
+    material = run.task.prepare(folder / MATERIAL, run.seed)
     made = time.perf_counter()
     args = run.arguments(folder)
     with quiet():

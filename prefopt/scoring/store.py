@@ -11,6 +11,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self, final
 
@@ -147,5 +148,6 @@ class TensorStore:
     def _sweep(self) -> None:
         """Remove what processes that were killed left unfinished; those of the last hour may still be at work."""
         for unfinished in self.folder.glob(f"*{_UNFINISHED}"):
-            if time.time() - unfinished.stat().st_mtime > _STALE_SECONDS:
-                unfinished.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another process has finished it since
+                if time.time() - unfinished.stat().st_mtime > _STALE_SECONDS:
+                    unfinished.unlink()

@@ -10,11 +10,14 @@ from prefopt.objective import Objective, ObjectiveConfig, ObjectiveOutput
 from prefopt.scoring import PreferenceModel
 from prefopt.training.config import PreferenceConfig
 
-__all__ = ["check_step_0", "refuse_to_cut_coupled_pairs", "refuse_what_nobody_reads"]
+__all__ = ["check_step_0", "refuse_rates_of_nothing", "refuse_to_cut_coupled_pairs", "refuse_what_nobody_reads"]
 
 _LOG = logging.getLogger(__name__)
 
 _TOLERANCE = 1e-4
+
+_DEEPEST = 1000
+"""More layers than models have."""
 
 
 def refuse_to_cut_coupled_pairs(objective: ObjectiveConfig | Objective, args: PreferenceConfig) -> None:
@@ -36,13 +39,24 @@ def refuse_what_nobody_reads(model: PreferenceModel, args: PreferenceConfig) -> 
         raise ValueError("reference_cache is read only with a reference, and the objective is reference-free")
     if args.sync_ref_model and args.reference_cache is not None:
         raise ValueError("reference_cache keeps what a fixed reference says, and sync_ref_model changes it; drop one")
-    if next(model.objective.parameters(), None) is None:
-        for name in ("mask_learning_rate", "mask_weight_decay"):
-            if args.differs(name):
-                raise ValueError(
-                    f"{name} is for what an objective learns, and this one learns nothing; leave it out, or take a "
-                    "weighting that learns, such as sparse"
-                )
+    refuse_rates_of_nothing(model.objective.config, args)
+
+
+def refuse_rates_of_nothing(objective: ObjectiveConfig, args: PreferenceConfig) -> None:
+    """Raise ValueError where a setting is meant for what the objective learns, and it learns nothing."""
+    asked = [name for name in ("mask_learning_rate", "mask_weight_decay") if args.differs(name)]
+    if asked and not _learns(objective):
+        raise ValueError(
+            f"{asked[0]} is for what an objective learns, and this one learns nothing; leave it out, or take a "
+            "weighting that learns, such as sparse"
+        )
+
+
+def _learns(objective: ObjectiveConfig) -> bool:
+    """Whether it has parameters; it is built for a model that has every layer that it may name."""
+    with torch.random.fork_rng(devices=()):
+        built = Objective(objective, num_layers=_DEEPEST, hidden_size=1)
+    return next(built.parameters(), None) is not None
 
 
 def check_step_0(objective: Objective, output: ObjectiveOutput) -> None:

@@ -6,11 +6,13 @@ import logging
 import random
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import datasets
 import torch
 from accelerate import Accelerator
+from filelock import FileLock
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
@@ -54,20 +56,32 @@ def fill(
     ask(whole.select(random.Random(0).sample(range(len(whole)), min(_CHECKED, len(whole)))))
     cache = model.cache
     assert cache is not None
-    missing = [number for number, row in enumerate(whole) if not all(key in cache for key in _keys(row))]
-    _announce(cache, len(whole), whole.select(missing))
-    # The longest first: a batch that does not fit into memory is found out at once.
-    lengths = whole["length"][:]
-    missing.sort(key=lengths.__getitem__, reverse=True)
-    share = missing[accelerator.process_index :: accelerator.num_processes]
-    console = Console(stderr=True)
-    hidden = not (console.is_terminal and accelerator.is_main_process)
-    with Progress(console=console, transient=True, disable=hidden) as progress:
-        for start in progress.track(range(0, len(share), batch_size), description="asking the reference"):
-            ask(whole.select(share[start : start + batch_size]))
-    cache.store.flush()
+    with _no_other_run(cache, accelerator):
+        cache.store.refresh()
+        missing = [number for number, row in enumerate(whole) if not all(key in cache for key in _keys(row))]
+        _announce(cache, len(whole), whole.select(missing))
+        # The longest first: a batch that does not fit into memory is found out at once.
+        lengths = whole["length"][:]
+        missing.sort(key=lengths.__getitem__, reverse=True)
+        share = missing[accelerator.process_index :: accelerator.num_processes]
+        console = Console(stderr=True)
+        hidden = not (console.is_terminal and accelerator.is_main_process)
+        with Progress(console=console, transient=True, disable=hidden) as progress:
+            for start in progress.track(range(0, len(share), batch_size), description="asking the reference"):
+                ask(whole.select(share[start : start + batch_size]))
+        cache.store.flush()
     accelerator.wait_for_everyone()
     cache.store.refresh()
+
+
+def _no_other_run(cache: ReferenceCache, accelerator: Accelerator) -> AbstractContextManager[Any]:
+    """While another run asks the same, we wait, and then find it.
+
+    A run of several processes does not wait, for its barriers might time out; what two runs ask at once is kept twice.
+    """
+    if accelerator.num_processes > 1:
+        return nullcontext()
+    return FileLock(cache.folder / f"{'-'.join(cache.store.fields)}.lock")
 
 
 def _announce(cache: ReferenceCache, pairs: int, missing: datasets.Dataset) -> None:

@@ -6,6 +6,7 @@ import random
 import pytest
 import torch
 
+from prefopt.comparison import statistics
 from prefopt.comparison.statistics import at_distance, bootstrap, holm, hypervolume, paired_permutation
 
 
@@ -42,6 +43,16 @@ def test_many_differences_are_sampled_close_to_the_normal_p() -> None:
     assert found == pytest.approx(expected, abs=0.02)
     assert found == paired_permutation(values, seed=0)
     assert paired_permutation(values + 10, seed=0) == pytest.approx(1 / 10_001)
+
+
+def test_changes_of_sign_are_drawn_alike_however_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = torch.randn(37, generator=torch.Generator().manual_seed(2)) + 0.2
+    drawn = 1.0 - 2.0 * torch.randint(2, (1000, 37), generator=torch.Generator().manual_seed(3)).double()
+    reached = (drawn @ values.double()).abs() >= values.double().sum().abs() - 1e-9
+    expected = (1 + int(reached.sum())) / 1001
+    for at_once in (1, 100, 2**20):
+        monkeypatch.setattr(statistics, "_AT_ONCE", at_once)
+        assert paired_permutation(values, seed=3, resamples=1000) == expected
 
 
 def test_holm_by_hand() -> None:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from prefopt.comparison import runner
+from prefopt.comparison import attempt
 from prefopt.comparison.records import RunLog
 from prefopt.comparison.report import report
 from prefopt.comparison.run import Run
@@ -85,14 +85,16 @@ def test_a_suite_that_was_killed_goes_on_to_the_same_results(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     suite = Suite.load(whole / "suite.yaml")
-    monkeypatch.setattr(runner, "carry_out", raising(3, KeyboardInterrupt()))
+    monkeypatch.setattr(attempt, "carry_out", raising(3, KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         compare(suite, tmp_path, console=QUIET)
     assert len(RunLog(tmp_path / "runs.jsonl").records) == 2
     with (tmp_path / "runs.jsonl").open("a") as file:
         file.write('{"key": "cut sho')
     carried: list[str] = []
-    monkeypatch.setattr(runner, "carry_out", lambda run, *a, **k: (carried.append(run.key), carry_out(run, *a, **k))[1])
+    monkeypatch.setattr(
+        attempt, "carry_out", lambda run, *a, **k: (carried.append(run.key), carry_out(run, *a, **k))[1]
+    )
     assert compare(suite, tmp_path, console=QUIET) == []
     assert len(carried) == 3
     assert measured(tmp_path) == measured(whole)
@@ -104,7 +106,7 @@ def test_a_suite_that_was_killed_goes_on_to_the_same_results(
 
 def test_a_failing_run_is_alone_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     suite = Suite.load(written(tmp_path / "given.yaml"), ["sweeps.objective.beta=[0.1]"])
-    monkeypatch.setattr(runner, "carry_out", raising(2, RuntimeError("out of <luck>")))
+    monkeypatch.setattr(attempt, "carry_out", raising(2, RuntimeError("out of <luck>")))
     assert [run.name for run in compare(suite, tmp_path, console=QUIET)] == ["dpo"]
     page = report(tmp_path)[0].read_text()
     assert "RuntimeError: out of &lt;luck&gt;" in page
@@ -112,7 +114,7 @@ def test_a_failing_run_is_alone_and_tried_again(tmp_path: Path, monkeypatch: pyt
     # Both names of the run failed with it; the reference and the other objective did not.
     lines = sheet(tmp_path)
     assert {line["objective"] for line in lines} == {"reference", "simpo"}
-    monkeypatch.setattr(runner, "carry_out", carry_out)
+    monkeypatch.setattr(attempt, "carry_out", carry_out)
     assert compare(suite, tmp_path, console=QUIET) == []
     assert "Traceback" not in report(tmp_path)[0].read_text()
 
@@ -225,6 +227,14 @@ def test_sweeps_reach_objectives_and_training_one_inside_the_other_or_dotted(tmp
         ({"sweeps": {"objective.beta": [0.1, 0.1]}}, "sweeps: objective.beta names a value twice"),
         ({"seeds": []}, "seeds: "),
         ({"training": {"learning_rates": 1}}, "training: learning_rates: no such training argument. Did you mean"),
+        (
+            {"training": {"mask_learning_rate": 0.1}},
+            "objectives.dpo.training: mask_learning_rate is for what an objective",
+        ),
+        (
+            {"objectives": {"a": "aot"}, "training": {"gradient_accumulation_steps": 2}},
+            "objectives.a.training: the loss 'aot' compares the pairs of a step",
+        ),
         ({"training": {"learning_rate": "fast"}}, "training: learning_rate: "),
         ({"training": {"output_dir": "x"}}, "training: output_dir is what `--out` sets"),
         ({"training": {"lr_scheduler_type": "coside"}}, "training: .*coside"),

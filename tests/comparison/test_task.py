@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,20 +64,32 @@ def test_material_is_made_once_for_a_seed_and_its_settings(tmp_path: Path) -> No
 def test_a_failure_leaves_no_material(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="no"):
         Little(fails=True).prepare(tmp_path, 0)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
 
 
-def test_material_that_another_process_made_meanwhile_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make = Little.make
+def test_one_makes_the_material_and_others_wait_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, begun = Little.make, threading.Event()
 
-    def made_twice(self: Little, folder: Path, seed: int) -> str:
-        monkeypatch.setattr(Little, "make", make)
-        Little().prepare(tmp_path, 0)
+    def made_slowly(self: Little, folder: Path, seed: int) -> str:
+        begun.set()
+        time.sleep(0.3)
         return make(self, folder, seed)
 
-    monkeypatch.setattr(Little, "make", made_twice)
-    material = Little().prepare(tmp_path, 0)
-    assert [path.name for path in tmp_path.iterdir()] == [material.folder.name]
+    monkeypatch.setattr(Little, "make", made_slowly)
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(Little().prepare, tmp_path, 0)
+        assert begun.wait(10)
+        assert Little().prepare(tmp_path, 0) == first.result()
+    assert len(MADE) == 1
+
+
+def test_what_a_killed_maker_left_is_no_material_and_is_cleared_away(tmp_path: Path) -> None:
+    folder = Little().place(tmp_path, 0)
+    left = tmp_path / f".{folder.name}-left"
+    left.mkdir(parents=True)
+    (left / "train.jsonl").write_text("half")
+    assert Little().prepare(tmp_path, 0).train.read_text() == "0\n"
+    assert not left.exists()
 
 
 def test_tasks_are_found_by_name() -> None:

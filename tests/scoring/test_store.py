@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -81,3 +84,45 @@ def test_a_damaged_shard_is_named(tmp_path):
     (tmp_path / "broken.safetensors").write_bytes(b"no shard at all")
     with pytest.raises(StoreError, match=r"broken.safetensors: cannot be read .*; delete it"):
         TensorStore(tmp_path, ["logps"])
+
+
+FILLING = """
+import sys
+from pathlib import Path
+from tests.scoring.test_store import fill
+Path(sys.argv[2]).touch()
+fill(sys.argv[1])
+"""
+
+
+def fill(folder):
+    for round in range(10):  # opened again and again, so that each sweeps while the other writes
+        written = TensorStore(folder, ["final", "logps"])
+        for number in range(20 * round, 20 * round + 20):
+            written.add(str(number), entry(3, float(number)))
+            if number % 5 == 0:
+                written.flush()
+        written.flush()
+
+
+def test_two_processes_fill_one_folder_with_the_same_at_the_same_time(tmp_path):
+    ready, folder = tmp_path / "ready", tmp_path / "store"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    other = subprocess.Popen([sys.executable, "-c", FILLING, folder, ready], env=env, stderr=subprocess.PIPE, text=True)
+    while not ready.exists():
+        assert other.poll() is None
+        time.sleep(0.01)
+    fill(folder)
+    assert other.communicate(timeout=300)[1] == ""
+    assert other.returncode == 0
+    found = TensorStore(folder, ["final", "logps"])
+    assert len(found) == 200
+    keys = [str(number) for number in range(200)]
+    expected = [float(key) for key in keys for _ in range(3)]
+    assert found.read(keys)["logps"].tolist() == found.read(keys)["final"][:, 1].tolist() == expected
+    assert not list(folder.glob("*.unfinished"))
+
+
+def test_a_shard_that_is_finished_while_others_sweep_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: [folder / "gone.unfinished"] if "unf" in pattern else [])
+    assert len(TensorStore(tmp_path, ["logps"])) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +156,13 @@ def test_a_reference_that_was_given_stays(model_folder: str, rows: Rows, out: st
     )
     given.train()
     assert given.model.reference is reference
+
+
+def test_who_asks_the_same_as_another_run_waits_for_it(
+    model_folder: str, rows: Rows, out: str, tmp_path: Path, asked: list[int]
+) -> None:
+    first, second = (trainer(model_folder, rows, f"{out}/{n}", tmp_path / "cache") for n in "ab")
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(PreferenceTrainer.ask_reference, (first, second)))
+    # Both ask of a few pairs first, to know what the cache says; the others were asked of once.
+    assert sum(asked) <= 2 * len(rows) + 2 * 2 * reference_cache._CHECKED

@@ -1,0 +1,40 @@
+"""A task that ends its own process at chosen settings, as a crash or the system would."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from prefopt.comparison import Evaluation, Metric, Task
+from prefopt.comparison.planted import PlantedTask
+
+EXITS, KILLED, RAISES, SLOW = 0.2, 0.3, 0.4, 0.5
+"""Values of beta."""
+
+
+class Hazard(Task):
+    name: Literal["hazard"] = "hazard"
+    planted: PlantedTask
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return self.planted.metrics
+
+    def make(self, folder: Path, seed: int) -> str:
+        return self.planted.make(folder, seed)
+
+    def evaluate(self, model: Any, *args: Any) -> Evaluation:
+        beta = model.objective.config.beta
+        if beta == EXITS:
+            print("some last words", flush=True)
+            os._exit(3)
+        if beta == KILLED:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if beta == RAISES:
+            raise RuntimeError("no")
+        if beta == SLOW:
+            time.sleep(600)
+        return self.planted.evaluate(model, *args)

@@ -1,0 +1,129 @@
+"""Several processes at one comparison: the same results as one, deaths that stay alone, and nobody left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from prefopt.comparison import launch, pool, runner
+from prefopt.comparison.agenda import Agenda
+from prefopt.comparison.launch import PoolError
+from prefopt.comparison.planted import PlantedTask
+from prefopt.comparison.records import RunLog
+from prefopt.comparison.runner import compare
+from prefopt.comparison.suite import Suite
+from tests.comparison.hazard import EXITS, KILLED, SLOW, Hazard
+from tests.comparison.test_suite import QUIET, SUITE, TASK, measured
+
+
+def suite_of(*betas: float, **changes: Any) -> Suite:
+    task = Hazard(planted=PlantedTask(**TASK))
+    sweeps = {"objective.beta": list(betas)}
+    return Suite.model_validate({**SUITE, "task": task, "sweeps": sweeps, "objectives": {"dpo": "dpo"}, **changes})
+
+
+def children(process: psutil.Process) -> set[psutil.Process]:
+    return set(process.children(recursive=True))
+
+
+@pytest.fixture(autouse=True)
+def _nobody_is_left() -> Iterator[None]:
+    before = children(psutil.Process())
+    yield
+    assert children(psutil.Process()) <= before
+
+
+@pytest.fixture
+def _one_thread() -> Iterator[None]:
+    """What a worker of two has, so that sums are added in the same order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("_one_thread")
+def test_two_processes_find_what_one_finds_and_a_death_fails_its_run_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on two accelerators: through accelerate's launcher, which does not mind that they are not there."""
+    monkeypatch.setattr(runner, "accelerators", lambda runs: 2)
+    failed = compare(suite_of(0.1, EXITS, 1.0, KILLED), tmp_path / "two", console=QUIET)
+    assert {run.setting["objective.beta"] for run in failed} == {EXITS, KILLED}
+    records = RunLog(tmp_path / "two" / "runs.jsonl").records
+    of = {run.setting["objective.beta"]: records[run.key] for run in failed}
+    assert of[EXITS]["error"] == "WorkerDied: the run's process ended with exit code 3"
+    assert "some last words" in of[EXITS]["traceback"]
+    assert of[KILLED]["error"].startswith("WorkerDied: the run's process was ended by SIGKILL")
+    assert compare(suite_of(0.1, 1.0), tmp_path / "one", console=QUIET, processes=1) == []
+    one, two = measured(tmp_path / "one"), measured(tmp_path / "two")
+    assert len(one) == 3
+    assert {key: two[key] for key in one} == one
+
+
+def test_an_interrupt_ends_all_of_them_and_leaves_what_was_finished(tmp_path: Path) -> None:
+    suite = suite_of(0.1, SLOW)
+    workers: set[psutil.Process] = set()
+
+    def interrupt() -> None:
+        while len(RunLog(tmp_path / "runs.jsonl").records) < 2:
+            time.sleep(0.1)
+        workers.update(children(psutil.Process()))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        compare(suite, tmp_path, console=QUIET, processes=2)
+    assert len(workers) == 2
+    assert not any(worker.is_running() for worker in workers)
+    log = RunLog(tmp_path / "runs.jsonl")
+    assert [record["error"] for record in log.records.values()] == [None, None]
+    with Agenda(log, tmp_path, suite.runs) as agenda:  # what was taken can be had again
+        run = agenda.take()
+        assert run is not None
+        assert run.setting["objective.beta"] == SLOW
+
+
+def test_a_process_that_does_not_start_ends_the_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ([sys.executable, "-c", "raise SystemExit('nothing here')"], {**os.environ})
+    monkeypatch.setattr(pool, "command", lambda *args: command)
+    with pytest.raises(PoolError, match=r"does not start \(exit code 1\):\nnothing here"):
+        compare(suite_of(0.1), tmp_path, console=QUIET, processes=2)
+    assert RunLog(tmp_path / "runs.jsonl").records == {}
+
+
+def test_a_task_of_the_script_itself_is_for_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = suite_of(0.1)
+    monkeypatch.setattr(Hazard, "__module__", "__main__")
+    with pytest.raises(PoolError, match=r"Hazard is defined in the script .* processes=1"):
+        compare(suite, tmp_path, console=QUIET, processes=2)
+
+
+def test_each_process_has_an_accelerator_and_its_share_of_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    of = [launch.command(number, 3, 2)[1] for number in range(3)]
+    assert [env["CUDA_VISIBLE_DEVICES"] for env in of] == ["0", "1", "0"]
+    assert {env["OMP_NUM_THREADS"] for env in of} == {"2"}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5, GPU-b1")
+    assert launch.command(1, 2, 2)[1]["CUDA_VISIBLE_DEVICES"] == "GPU-b1"
+    arguments, env = launch.command(0, 2, 0)
+    assert arguments == launch.command(0, 2, 2)[0]
+    assert env["CUDA_VISIBLE_DEVICES"] == "5, GPU-b1"
+    assert env["OMP_NUM_THREADS"] == "4"
+
+
+def test_runs_on_the_cpu_have_no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    assert launch.accelerators(suite_of(0.1).runs()) == 0
+    assert launch.accelerators(suite_of(0.1, training={"max_steps": 2}).runs()) == 2

@@ -169,9 +169,13 @@ class AnsweringTask(Task):
     def _theirs(
         self, questions: Sequence[Asked], kept_in: Path, reference: Callable[[], list[list[str]]]
     ) -> list[list[str]]:
-        """The answers that the policy's are set against; the reference is asked once for each material."""
+        """The answers that the policy's are set against; the reference is asked once for each material.
+
+        Chosen ones end at the stops as well, unless nothing were left: some transcripts go on for several turns.
+        """
         if self.against == "chosen":
-            return [[as_text(each.row["chosen"])] * self.generation.samples for each in questions]
+            chosen = [as_text(each.row["chosen"]) for each in questions]
+            return [[cut(text, self.stop) or text] * self.generation.samples for text in chosen]
         return kept(kept_in, reference)
 
     def _ended(self, texts: Sequence[Sequence[str]]) -> list[list[str]]:

@@ -14,7 +14,7 @@ import torch
 from pydantic import ValidationError
 
 from prefopt.comparison import Evaluation, TaskError, resolve_scorer, resolve_task
-from prefopt.comparison.answers import cut
+from prefopt.comparison.answers import Asked, cut
 from prefopt.comparison.conformance import check_task
 from prefopt.comparison.dialogue import DialogueTask
 from prefopt.comparison.dialogue.harm import LEXICON, Lexicon, refuses
@@ -173,6 +173,12 @@ def test_answers_end_at_the_first_stop() -> None:
     assert cut(" Yes.\n\nHuman: And", ("\n\nHuman:",)) == " Yes."
     assert cut(" a b c", ("c", "b")) == " a"
     assert cut(" as it is \n", ()) == " as it is"
+
+
+def test_chosen_answers_end_there_too(model_folder: str, pairs: str) -> None:
+    task = small("dialogue", model_folder, pairs, stop=["good"])
+    questions = [Asked(f"prompt {n}", "p", {"chosen": text}) for n, text in enumerate([" fine good bad", "good end"])]
+    assert task._theirs(questions, Path("none"), list) == [[" fine"] * 2, ["good end"] * 2]
 
 
 def test_harm_is_words_and_refusal_is_phrases() -> None:

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Self, final
+from typing import Annotated, Self, final
 
 from pydantic import Field, model_validator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prefopt.comparison.answers import Against, Asked, answered, asked, judged, judged_metrics, try_judge
+from prefopt.comparison.answers import (
+    AGREEMENT,
+    Against,
+    Asked,
+    agreement,
+    asked,
+    cut,
+    kept,
+    try_judge,
+    win_rate,
+    win_rates,
+)
 from prefopt.comparison.forms import Compared, Template, read_compared
+from prefopt.comparison.held_out import COMMON
 from prefopt.comparison.judges import AnyJudge
 from prefopt.comparison.material import as_prompt, as_row, prompt_key, reference_of, split_by_prompt, write_rows
 from prefopt.comparison.sft import Sft
-from prefopt.comparison.sources import Longest, Rows, Source
+from prefopt.comparison.sources import Longest, Rows, Source, as_text
 from prefopt.comparison.task import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, Metric, Task
-from prefopt.comparison.written import WRITTEN, Generation, Written
+from prefopt.comparison.written import WRITTEN, Generation, sample, write
 from prefopt.scoring import PreferenceModel
 
 __all__ = ["AnsweringTask"]
@@ -35,6 +49,8 @@ class AnsweringTask(Task):
     longest        most words of the prompt and of a response of the pairs that are taken
     sft            the supervised step that makes the reference of `model`, on prompts and chosen responses; null: none
     generation     how the policy is asked
+    temperatures   at which it is asked besides: figures of these answers have the name of the metric, @ and the
+                   temperature
     stop           an answer's text ends where one of these begins
     judge          who says which of two answers is better; null: nobody
     against        whose answers the policy's are set against: `chosen`, what the held-out data prefers, or `reference`,
@@ -50,6 +66,7 @@ class AnsweringTask(Task):
     longest: Longest = Longest()
     sft: Sft | None = None
     generation: Generation = Generation()
+    temperatures: tuple[Annotated[float, Field(ge=0)], ...] = ()
     stop: tuple[str, ...] = ()
     judge: AnyJudge = None
     against: Against = "chosen"
@@ -85,8 +102,15 @@ class AnsweringTask(Task):
     @property
     @final
     def metrics(self) -> tuple[Metric, ...]:
-        first = () if self.judge is None else judged_metrics(self.against)
-        return (*first, *self.own, *WRITTEN)
+        first = () if self.judge is None else (win_rate(self.against),)
+        common = {metric.name for metric in COMMON}
+        again = [metric for metric in (*first, *self.own) if metric.name not in common]
+        warmer = (
+            replace(metric, name=metric.name + _at(temperature), what=f"{metric.what}; at temperature {temperature:g}")
+            for temperature in self.temperatures
+            for metric in again
+        )
+        return (*first, *(AGREEMENT for _ in first), *self.own, *warmer, *WRITTEN)
 
     @final
     def make(self, folder: Path, seed: int) -> str:
@@ -114,18 +138,52 @@ class AnsweringTask(Task):
         tokenizer: PreTrainedTokenizerBase,
         material: Material,
     ) -> Evaluation:
-        def answers(policy: PreTrainedModel) -> Written:
-            return answered(policy, reference, tokenizer, material, self.generation, self.stop)
+        questions = asked(material)
+        prompts = [each.prompt for each in questions]
 
-        written, questions = answers(model.policy), asked(material)
-        measured: dict[str, Sequence[float | None]] = {**written.figures, **self.measure(questions, written.texts)}
+        def answers(of: PreTrainedModel, generation: Generation) -> list[list[str]]:
+            # From the same seed for all: a policy that has not moved answers as the reference does, and ties.
+            return self._ended(sample(of, tokenizer, prompts, generation, seed=material.seed))
+
+        written = write(model.policy, reference, tokenizer, prompts, self.generation, seed=material.seed)
+        texts = self._ended(written.texts)
+        at = {"": (self.generation, texts)}
+        for temperature in self.temperatures:
+            generation = self.generation.model_copy(update={"temperature": temperature})
+            at[_at(temperature)] = generation, answers(model.policy, generation)
+        figures: dict[str, Sequence[float | None]] = dict(written.figures)
+        for where, (generation, found) in at.items():
+            figures |= {name + where: of for name, of in self.measure(questions, found).items()}
+            if self.judge is not None:
+                kept_in = material.folder / f"reference-answers{where}.json"
+                theirs = self._theirs(questions, kept_in, partial(answers, reference, generation))
+                figures["win_rate" + where] = win_rates(self.judge, questions, found, theirs)
         values = {
             name: {each.item: value for each, value in zip(questions, of, strict=True) if value is not None}
-            for name, of in measured.items()
+            for name, of in figures.items()
         }
         if self.judge is not None:
-            values |= judged(self.judge, self.against, material, written.texts, lambda: answers(reference).texts)
-        return Evaluation(values, {each.text: texts for each, texts in zip(questions, written.texts, strict=True)})
+            values[AGREEMENT.name] = agreement(material)
+        return Evaluation(values, {each.text: of for each, of in zip(questions, texts, strict=True)})
+
+    def _theirs(
+        self, questions: Sequence[Asked], kept_in: Path, reference: Callable[[], list[list[str]]]
+    ) -> list[list[str]]:
+        """The answers that the policy's are set against; the reference is asked once for each material.
+
+        Chosen ones end at the stops as well, unless nothing were left: some transcripts go on for several turns.
+        """
+        if self.against == "chosen":
+            chosen = [as_text(each.row["chosen"]) for each in questions]
+            return [[cut(text, self.stop) or text] * self.generation.samples for text in chosen]
+        return kept(kept_in, reference)
+
+    def _ended(self, texts: Sequence[Sequence[str]]) -> list[list[str]]:
+        return [[cut(text, self.stop) for text in of] for of in texts]
 
     def _pairs(self, source: Source, folder: Path) -> list[Compared]:
         return read_compared(source, self.around, self.longest, folder=folder)
+
+
+def _at(temperature: float) -> str:
+    return f"@{temperature:g}"

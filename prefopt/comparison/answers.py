@@ -1,4 +1,4 @@
-"""Held-out prompts, what a policy answers to them, and how often a judge prefers that to other answers."""
+"""Held-out prompts, and how often a judge prefers what a policy answers to them to other answers."""
 
 from __future__ import annotations
 
@@ -10,21 +10,25 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 from prefopt.comparison.judges import Judge
 from prefopt.comparison.sources import as_text
 from prefopt.comparison.task import HELD_OUT, Material, Metric
-from prefopt.comparison.written import Generation, Prompt, Written, write
+from prefopt.comparison.written import Prompt
 
-__all__ = ["Against", "Asked", "answered", "asked", "cut", "judged", "judged_metrics", "try_judge"]
+__all__ = ["AGREEMENT", "Against", "Asked", "agreement", "asked", "cut", "kept", "try_judge", "win_rate", "win_rates"]
 
 Against = Literal["chosen", "reference"]
 """Whose answers a policy's are set against: those that the held-out data prefers, or the reference's own samples."""
 
 _THEIRS = {"chosen": "the preferred responses of the held-out data", "reference": "the reference's own samples"}
 
-_AGREEMENT, _REFERENCE = "judge.json", "reference-answers.json"
+AGREEMENT = Metric(
+    "judge_agreement",
+    "neither",
+    "share of held-out pairs of which the judge prefers the chosen response: what its win rates are worth",
+)
+
+_VERDICTS = "judge.json"
 
 
 class Asked(NamedTuple):
@@ -50,36 +54,6 @@ def cut(text: str, stops: Sequence[str]) -> str:
     return text[: min(places, default=len(text))].rstrip()
 
 
-def answered(
-    policy: PreTrainedModel,
-    reference: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    material: Material,
-    generation: Generation,
-    stops: Sequence[str],
-) -> Written:
-    """What `write` gives for the held-out prompts of the material, with texts that end at the stops."""
-    prompts = [each.prompt for each in asked(material)]
-    written = write(policy, reference, tokenizer, prompts, generation, seed=material.seed)
-    return written._replace(texts=[[cut(text, stops) for text in of] for of in written.texts])
-
-
-def judged_metrics(against: Against) -> tuple[Metric, Metric]:
-    """What `judged` gives values of."""
-    return (
-        Metric(
-            "win_rate",
-            "higher",
-            f"share of samples that the judge prefers to {_THEIRS[against]}; a tie is half",
-        ),
-        Metric(
-            "judge_agreement",
-            "neither",
-            "share of held-out pairs of which the judge prefers the chosen response: what its win rates are worth",
-        ),
-    )
-
-
 def try_judge(judge: Judge, folder: Path) -> None:
     """Ask the judge of every held-out pair that a task has written into the folder, and keep its verdicts there.
 
@@ -88,41 +62,42 @@ def try_judge(judge: Judge, folder: Path) -> None:
     judge.check()
     rows = [json.loads(line) for line in (folder / HELD_OUT).read_text(encoding="utf-8").splitlines()]
     prompt, chosen, rejected = ([as_text(row[field]) for row in rows] for field in ("prompt", "chosen", "rejected"))
-    _write(folder / _AGREEMENT, judge.win_rates(prompt, chosen, rejected))
+    _write(folder / _VERDICTS, judge.win_rates(prompt, chosen, rejected))
 
 
-def judged(
-    judge: Judge,
-    against: Against,
-    material: Material,
-    texts: Sequence[Sequence[str]],
-    reference: Callable[[], Sequence[Sequence[str]]],
-) -> dict[str, dict[str, float]]:
-    """The metrics of `judged_metrics` by item. For each prompt, the share of its samples that win over another answer
-    to it, the first over the first and so on; a tie is half. For each held-out pair, the verdict of `try_judge`.
+def agreement(material: Material) -> dict[str, float]:
+    """The verdicts of `try_judge` by held-out pair: 1 where the judge prefers the chosen response, 0.5 for a tie."""
+    verdicts: list[float] = json.loads((material.folder / _VERDICTS).read_text(encoding="utf-8"))
+    return {f"pair {place}": verdict for place, verdict in enumerate(verdicts)}
 
-    The answers of the reference are asked for once for each material, and kept in a file of it. They are drawn from
-    the same seed as the policy's, so that a policy that has not moved gives the same answers, and ties.
-    """
-    questions, sizes = asked(material), [len(of) for of in texts]
-    if against == "chosen":
-        theirs = [[as_text(each.row["chosen"])] * size for each, size in zip(questions, sizes, strict=True)]
-    else:
-        path = material.folder / _REFERENCE
-        if not path.exists():
-            _write(path, [list(of) for of in reference()])
-        theirs = json.loads(path.read_text(encoding="utf-8"))
-    prompts = [each.text for each, size in zip(questions, sizes, strict=True) for _ in range(size)]
+
+def win_rate(against: Against) -> Metric:
+    """The metric that `win_rates` gives values of."""
+    what = f"share of samples that the judge prefers to {_THEIRS[against]}; a tie is half"
+    return Metric("win_rate", "higher", what)
+
+
+def win_rates(
+    judge: Judge, questions: Sequence[Asked], ours: Sequence[Sequence[str]], theirs: Sequence[Sequence[str]]
+) -> list[float]:
+    """For each prompt the share of its samples that win, the first over their first and so on; a tie is half."""
+    sizes = [len(of) for of in ours]
     rates = iter(
-        judge.win_rates(prompts, [text for of in texts for text in of], [text for of in theirs for text in of])
+        judge.win_rates(
+            [each.text for each, size in zip(questions, sizes, strict=True) for _ in range(size)],
+            [text for of in ours for text in of],
+            [text for of in theirs for text in of],
+        )
     )
-    verdicts = json.loads((material.folder / _AGREEMENT).read_text(encoding="utf-8"))
-    return {
-        "win_rate": {
-            each.item: fmean(next(rates) for _ in range(size)) for each, size in zip(questions, sizes, strict=True)
-        },
-        "judge_agreement": {f"pair {place}": verdict for place, verdict in enumerate(verdicts)},
-    }
+    return [fmean(next(rates) for _ in range(size)) for size in sizes]
+
+
+def kept(path: Path, make: Callable[[], list[list[str]]]) -> list[list[str]]:
+    """What the file holds; if there is none yet, what `make` gives, and the file holds it from then on."""
+    if not path.exists():
+        _write(path, make())
+    found: list[list[str]] = json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
 def _write(path: Path, content: object) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,7 +15,7 @@ from prefopt.comparison.task import Metric
 from prefopt.data import EncodingConfig, encode_prompt
 from prefopt.data.pieces import decoded
 
-__all__ = ["WRITTEN", "Generation", "Prompt", "Written", "write"]
+__all__ = ["WRITTEN", "Generation", "Prompt", "Written", "sample", "write"]
 
 Prompt = str | Sequence[Mapping[str, str]]
 """Text, or messages for the chat template."""
@@ -32,6 +32,7 @@ WRITTEN = (
 """The figures of `write`."""
 
 _BATCH = 16
+_PLAIN = {"temperature": 1.0, "top_p": 1.0}
 
 
 @final
@@ -81,29 +82,76 @@ def write(
 
     The distance is that of plain samples: where others are asked for, as many are drawn for it besides.
     """
-    config = EncodingConfig(max_prompt_length=generation.max_prompt_length)
-    asked = [encode_prompt(prompt, tokenizer, config) for prompt in prompts]
+    asked = _encoded(tokenizer, prompts, generation)
     ends = set(endings(policy, tokenizer))
-    drawn: dict[str, Any] = {"per_prompt": generation.samples, "max_new_tokens": generation.max_new_tokens}
-    with quiet():
-        how: dict[str, Any] = {"temperature": generation.temperature, "top_p": generation.top_p}
-        found = completions(policy, tokenizer, asked, **drawn, **how, seed=seed)
-        plain = found if generation.plain else completions(policy, tokenizer, asked, **drawn, seed=seed + 1)
+    found = plain = _drawn(policy, tokenizer, asked, generation, seed)
+    if not generation.plain:
+        plain = _drawn(policy, tokenizer, asked, generation.model_copy(update=_PLAIN), seed + 1)
     distances = _distances(policy, reference, asked, plain, generation.samples)
     means = {
         "sequence_kl": distances,
         "tokens": torch.tensor([float(len(ids)) for ids in found]),
         "ended": torch.tensor([float(ids[-1] in ends) for ids in found]),
     }
-    texts = [
-        _text(asked[row // generation.samples], ids[:-1] if ids[-1] in ends else ids, tokenizer)
-        for row, ids in enumerate(found)
-    ]
     return Written(
         {name: per_prompt(values, generation.samples).tolist() for name, values in means.items()},
-        [texts[start : start + generation.samples] for start in range(0, len(texts), generation.samples)],
+        _texts(policy, tokenizer, asked, found, generation.samples),
         [found[start : start + generation.samples] for start in range(0, len(found), generation.samples)],
     )
+
+
+def sample(
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    generation: Generation,
+    *,
+    seed: int,
+) -> list[list[str]]:
+    """The texts of `write`, and no more."""
+    asked = _encoded(tokenizer, prompts, generation)
+    found = _drawn(policy, tokenizer, asked, generation, seed)
+    return _texts(policy, tokenizer, asked, found, generation.samples)
+
+
+def _encoded(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], generation: Generation) -> list[list[int]]:
+    config = EncodingConfig(max_prompt_length=generation.max_prompt_length)
+    return [encode_prompt(prompt, tokenizer, config) for prompt in prompts]
+
+
+def _drawn(
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    asked: Sequence[Sequence[int]],
+    generation: Generation,
+    seed: int,
+) -> list[list[int]]:
+    """The samples as ids, those of a prompt next to each other."""
+    with quiet():
+        return completions(
+            policy,
+            tokenizer,
+            asked,
+            per_prompt=generation.samples,
+            max_new_tokens=generation.max_new_tokens,
+            temperature=generation.temperature,
+            top_p=generation.top_p,
+            seed=seed,
+        )
+
+
+def _texts(
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    asked: Sequence[Sequence[int]],
+    found: Sequence[Sequence[int]],
+    size: int,
+) -> list[list[str]]:
+    ends = set(endings(policy, tokenizer))
+    texts = [
+        _text(asked[row // size], ids[:-1] if ids[-1] in ends else ids, tokenizer) for row, ids in enumerate(found)
+    ]
+    return [texts[start : start + size] for start in range(0, len(texts), size)]
 
 
 def _text(prompt: Sequence[int], ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:

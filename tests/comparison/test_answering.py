@@ -14,7 +14,7 @@ import torch
 from pydantic import ValidationError
 
 from prefopt.comparison import Evaluation, TaskError, resolve_scorer, resolve_task
-from prefopt.comparison.answers import cut
+from prefopt.comparison.answers import Asked, cut
 from prefopt.comparison.conformance import check_task
 from prefopt.comparison.dialogue import DialogueTask
 from prefopt.comparison.dialogue.harm import LEXICON, Lexicon, refuses
@@ -55,7 +55,9 @@ def test_dialogue_is_set_against_the_reference(model_folder: str, pairs: str, tm
     judge = {"scorer": {"name": "words", "positive": GOOD.split(), "negative": BAD.split()}}
     harm = tmp_path / "harm.yaml"
     harm.write_text("boredom: [dull, bor*]\nother: [bad]\n")
-    task = small("dialogue", model_folder, pairs, judge=judge, against="reference", harm=str(harm))
+    task = small(
+        "dialogue", model_folder, pairs, judge=judge, against="reference", harm=str(harm), temperatures=[0, 0.5]
+    )
     assert isinstance(task, DialogueTask)
     assert (task.headline, [metric.name for metric in task.metrics][:2]) == (
         "win_rate",
@@ -65,8 +67,11 @@ def test_dialogue_is_set_against_the_reference(model_folder: str, pairs: str, tm
     assert set(found.values) == {metric.name for metric in task.metrics} - {"accuracy"}
     # The judge knows the words by which the better answer was made.
     assert set(found.values["judge_agreement"].values()) == {1.0}
-    (kept,) = (tmp_path / "made" / "first").glob("*/reference-answers.json")
-    theirs = json.loads(kept.read_text())
+    (material,) = (tmp_path / "made" / "first").glob("*")
+    theirs = json.loads((material / "reference-answers.json").read_text())
+    greedy = json.loads((material / "reference-answers@0.json").read_text())
+    assert len(greedy) == 3
+    assert all(first == second for first, second in greedy)
     scorer = resolve_scorer(judge["scorer"])
     for place, (prompt, ours) in enumerate(found.samples.items()):
         scores = zip(scorer.score([prompt] * 2, ours), scorer.score([prompt] * 2, theirs[place]), strict=True)
@@ -81,7 +86,15 @@ def test_a_policy_that_has_not_moved_ties_with_the_reference(model_folder: str, 
     from prefopt import ObjectiveConfig
     from prefopt.scoring import PreferenceModel
 
-    task = small("dialogue", model_folder, pairs, judge={"scorer": "words"}, against="reference", stop=["good"])
+    task = small(
+        "dialogue",
+        model_folder,
+        pairs,
+        judge={"scorer": "words"},
+        against="reference",
+        stop=["good"],
+        temperatures=[0.5],
+    )
     material = task.prepare(tmp_path, 3)
     policy, own, reference = (AutoModelForCausalLM.from_pretrained(model_folder).eval() for _ in range(3))
     found: Evaluation = task.evaluate(
@@ -92,6 +105,7 @@ def test_a_policy_that_has_not_moved_ties_with_the_reference(model_folder: str, 
     )
     assert set(found.values["win_rate"].values()) == {0.5}
     assert max(found.values["sequence_kl"].values()) == pytest.approx(0, abs=1e-5)
+    assert set(found.values["win_rate@0.5"].values()) == {0.5}
     assert not [text for texts in found.samples.values() for text in texts if "good" in text]
 
 
@@ -159,6 +173,12 @@ def test_answers_end_at_the_first_stop() -> None:
     assert cut(" Yes.\n\nHuman: And", ("\n\nHuman:",)) == " Yes."
     assert cut(" a b c", ("c", "b")) == " a"
     assert cut(" as it is \n", ()) == " as it is"
+
+
+def test_chosen_answers_end_there_too(model_folder: str, pairs: str) -> None:
+    task = small("dialogue", model_folder, pairs, stop=["good"])
+    questions = [Asked(f"prompt {n}", "p", {"chosen": text}) for n, text in enumerate([" fine good bad", "good end"])]
+    assert task._theirs(questions, Path("none"), list) == [[" fine"] * 2, ["good end"] * 2]
 
 
 def test_harm_is_words_and_refusal_is_phrases() -> None:

@@ -248,7 +248,7 @@ def test_what_is_missing_is_named_and_nothing_runs(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sandbox, "_START", 'print(\'{"missing": "a user namespace: Operation not permitted"}\')')
     box = Sandbox()
     for run in (box.check, lambda: box.run("pass"), lambda: box.run_all(["pass"])):
-        with pytest.raises(SandboxError, match="lacks a user namespace: Operation not permitted") as raised:
+        with pytest.raises(SandboxError, match="refuses a user namespace: Operation not permitted") as raised:
             run()
         assert "isolation: rlimits" in str(raised.value)
     monkeypatch.setattr(sandbox, "_START", "raise RuntimeError('broken')")

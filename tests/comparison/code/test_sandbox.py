@@ -275,6 +275,20 @@ def test_the_kernels_refusals_say_of_what() -> None:
         kernel.unmount("/nowhere")
 
 
+def test_every_call_of_the_table_is_refused(isolated: Sandbox) -> None:
+    _, calls, _ = kernel._CALLS[os.uname().machine]
+    numbers = [*calls.values(), 0x40000000 + 39]  # the last is another ABI's, where the processor has one
+    program = f"""
+import ctypes, errno
+libc = ctypes.CDLL(None, use_errno=True)
+for number in {numbers}:
+    assert libc.syscall(number, 0, 0, 0, 0, 0, 0) == -1, number
+    assert ctypes.get_errno() == errno.EPERM, (number, ctypes.get_errno())
+assert libc.getpid() > 1
+"""
+    assert isolated.run(program) == Outcome(Verdict.PASSED, "")
+
+
 def test_an_unknown_processor_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel.supported_machine()
     monkeypatch.setattr(kernel, "_CALLS", {"sparc": ()})

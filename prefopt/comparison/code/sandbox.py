@@ -134,10 +134,10 @@ class Sandbox:
             answer = self._answer(self._job(program, token, folder))
         if "missing" in answer:
             raise SandboxError(
-                f"programs of a model cannot be run here in isolation, which lacks {answer['missing']}. Run this where "
-                "user, mount, process and network namespaces are allowed (outside of a container, or in one of its "
-                "own with `--privileged`), or set `isolation: rlimits`, which guards neither files nor network, if "
-                "what the programs could reach may be lost."
+                f"programs of a model cannot be run here in isolation: the system refuses {answer['missing']}. Run "
+                "this where user, mount, process and network namespaces are allowed (outside of a container, or in one "
+                "of its own with `--privileged`), or set `isolation: rlimits`, which guards neither files nor network, "
+                "if what the programs could reach may be lost."
             )
         return _judged(answer, token, self.limits)
 

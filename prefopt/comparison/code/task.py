@@ -7,7 +7,7 @@ import json
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, final
+from typing import Annotated, Any, Literal, Self, final
 
 import torch
 from pydantic import BeforeValidator, Field, model_validator
@@ -52,7 +52,6 @@ class CodeTask(Task):
     """
 
     name: Literal["code"] = "code"
-    headline: ClassVar[str] = "pass@1"
 
     model: str
     data: SomeProblems
@@ -81,7 +80,7 @@ class CodeTask(Task):
 
     @property
     def _ks(self) -> list[int]:
-        return [k for k in self.ks if k <= self.generation.samples]
+        return [k for k in sorted(self.ks) if k <= self.generation.samples]
 
     @property
     def _sandbox(self) -> Sandbox:

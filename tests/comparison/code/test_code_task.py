@@ -201,7 +201,7 @@ def test_nothing_is_sampled_where_nothing_can_be_run(
     task: CodeTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sandbox, "_START", 'print(\'{"missing": "a user namespace"}\')')
-    with pytest.raises(SandboxError, match="lacks a user namespace"):
+    with pytest.raises(SandboxError, match="refuses a user namespace"):
         task.prepare(tmp_path, 0)
     assert list(tmp_path.iterdir()) == []
 

@@ -8,7 +8,7 @@ from typing import Literal, Self, final
 from pydantic import Field, model_validator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prefopt.comparison.answers import answered, asked
+from prefopt.comparison.answers import asked
 from prefopt.comparison.forms import Compared, Template, read_compared
 from prefopt.comparison.lm_eval.harness import Figure, figures
 from prefopt.comparison.lm_eval.measure import load, measured
@@ -16,7 +16,7 @@ from prefopt.comparison.material import as_prompt, as_row, prompt_key, reference
 from prefopt.comparison.sft import Sft
 from prefopt.comparison.sources import Longest, Rows, Source
 from prefopt.comparison.task import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, Metric, Task
-from prefopt.comparison.written import WRITTEN, Generation
+from prefopt.comparison.written import WRITTEN, Generation, write
 from prefopt.scoring import PreferenceModel
 
 __all__ = ["LmEvalTask"]
@@ -102,10 +102,9 @@ class LmEvalTask(Task):
         tokenizer: PreTrainedTokenizerBase,
         material: Material,
     ) -> Evaluation:
-        written, questions = (
-            answered(model.policy, reference, tokenizer, material, self.generation, ()),
-            asked(material),
-        )
+        questions = asked(material)
+        prompts = [each.prompt for each in questions]
+        written = write(model.policy, reference, tokenizer, prompts, self.generation, seed=material.seed)
         own = measured(
             model.policy,
             tokenizer,

@@ -71,6 +71,16 @@ def test_two_processes_find_what_one_finds_and_a_death_fails_its_run_alone(
     assert {key: two[key] for key in one} == one
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """As in the foreground: what a shell starts in the background ignores interrupts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a file that was just being opened
 def test_an_interrupt_ends_all_of_them_and_leaves_what_was_finished(tmp_path: Path) -> None:
     suite = suite_of(0.1, SLOW)
     workers: set[psutil.Process] = set()

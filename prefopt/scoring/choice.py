@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, final
 
+import torch
 from torch import nn
 
 from prefopt.scoring.backbone import causal_lm
@@ -17,6 +18,9 @@ from prefopt.scoring.sharing import Limits, layout_of
 from prefopt.tokens import PreferenceBatch
 
 __all__ = ["LayoutChoice", "Role"]
+
+_DECIDE = 4
+"""Pairs of the first batch that decide."""
 
 
 @final
@@ -47,9 +51,11 @@ class LayoutChoice:
         """Decide what agrees with the plain call in all models, and say so where something does not. `share`: whether
         shared rows are asked for at all.
 
-        How many passes this takes depends on the models alone and not on the batch, so that processes which wait for
+        Of a large batch some pairs decide, from the shortest to the longest: the plain call has all logits at once. How
+        many passes this takes depends on the models alone and not on the batch, so that processes which wait for
         each other in every pass may each have a batch of their own.
         """
+        batch = _some(batch)
         limits = Limits.of(causal_lm(role.model) for role in roles)
         places = two_in_a_row(batch.lengths.tolist(), limits.room)
         self._limits = limits if any(places.starts) else limits._replace(room=0)
@@ -67,6 +73,15 @@ class LayoutChoice:
         self.plain, self.shares = False, shared is not None and not refusals
         if refusals:
             _warn(f"{refusals[0]}. Giving each response a row of its own", "computing every prompt twice")
+
+
+def _some(batch: PreferenceBatch) -> PreferenceBatch:
+    """At most so many pairs as decide, evenly spaced by length, the shortest and the longest among them."""
+    if batch.pairs <= _DECIDE:
+        return batch
+    places = torch.linspace(0, batch.pairs - 1, _DECIDE, device=batch.rows.device).round().long()
+    kept = batch.lengths.argsort(stable=True)[places].sort().values
+    return PreferenceBatch.from_mapping({name: values[kept] for name, values in batch.as_mapping().items()})
 
 
 def _warn(finding: str, price: str) -> None:

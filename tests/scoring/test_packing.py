@@ -12,8 +12,9 @@ from peft import LoraConfig, get_peft_model
 
 from prefopt import zoo
 from prefopt.component import Signal
-from prefopt.scoring import NonFiniteError, PreferenceModel
+from prefopt.scoring import NonFiniteError, PreferenceModel, choice
 from prefopt.scoring.backbone import run
+from prefopt.scoring.checks import Disagreement
 from prefopt.scoring.layout import Layout
 from prefopt.scoring.packing import first_fit, least_work, one_each, two_in_a_row, work
 from prefopt.scoring.sharing import Limits
@@ -249,3 +250,15 @@ def test_a_model_that_knows_where_its_row_begins(tiny, moved, always, mixed, mon
         found = scored(mixed)
     assert not scored.shares_prefix
     assert torch.equal(found.losses, two.losses)
+
+
+def test_a_few_pairs_of_a_large_batch_decide(tiny, moved, make_batch, monkeypatch):
+    """From the shortest to the longest, whose lengths differ, so that there is padding."""
+    batch = make_batch(drawn([(size, 2, 2) for size in (9, 3, 12, 5, 4, 7, 8)]))
+    seen = []
+    monkeypatch.setattr(choice, "disagreement", lambda model, rows, shared: (seen.append(rows), Disagreement())[1])
+    reference = tiny("llama")
+    found = PreferenceModel(moved(reference), reference, zoo.dpo())(batch)
+    assert found.losses.shape == (7,)
+    assert [rows.input_ids.shape for rows in seen] == [(8, 14)] * 2
+    assert sorted(seen[0].attention_mask.sum(-1).tolist()) == sorted(2 * [5, 7, 10, 14])

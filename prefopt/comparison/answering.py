@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Self, final
+from typing import Annotated, final
 
-from pydantic import Field, model_validator
+from pydantic import Field
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefopt.comparison.answers import (
@@ -24,48 +24,28 @@ from prefopt.comparison.answers import (
     win_rate,
     win_rates,
 )
-from prefopt.comparison.forms import Compared, Template, read_compared
 from prefopt.comparison.held_out import COMMON
 from prefopt.comparison.judges import AnyJudge
-from prefopt.comparison.material import as_prompt, as_row, prompt_key, reference_of, split_by_prompt, write_rows
-from prefopt.comparison.sft import Sft
-from prefopt.comparison.sources import Longest, Rows, Source, as_text
-from prefopt.comparison.task import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, Metric, Task
+from prefopt.comparison.preferences import PreferencesTask
+from prefopt.comparison.sources import as_text
+from prefopt.comparison.task import Evaluation, Material, Metric
 from prefopt.comparison.written import WRITTEN, Generation, sample, write
 from prefopt.scoring import PreferenceModel
 
 __all__ = ["AnsweringTask"]
 
 
-class AnsweringTask(Task):
-    """What these tasks have in common: where pairs come from, how they are split, and who judges the answers.
+class AnsweringTask(PreferencesTask):
+    """What these tasks have in common, beside the fields of `PreferencesTask`.
 
-    model          the reference, and the policy before training: a name or folder for `from_pretrained`
-    data           rows to train on: a path or a name of the hub, or a mapping with `name` and other fields of `Source`
-    held_out_data  rows for the held-out pairs; null: they are taken from `data`
-    pairs          most pairs to train on; null: all
-    held_out       held-out pairs, each of a prompt of its own
-    prompts        of the held-out pairs' prompts, how many the policy answers
-    longest        most words of the prompt and of a response of the pairs that are taken
-    sft            the supervised step that makes the reference of `model`, on prompts and chosen responses; null: none
-    generation     how the policy is asked
-    temperatures   at which it is asked besides: figures of these answers have the name of the metric, @ and the
-                   temperature
-    stop           an answer's text ends where one of these begins
-    judge          who says which of two answers is better; null: nobody
-    against        whose answers the policy's are set against: `chosen`, what the held-out data prefers, or `reference`,
-                   the reference's own samples
+    temperatures  at which the policy is asked besides: figures of these answers have the name of the metric, @ and the
+                  temperature
+    stop          an answer's text ends where one of these begins
+    judge         who says which of two answers is better; null: nobody
+    against       whose answers the policy's are set against: `chosen`, what the held-out data prefers, or `reference`,
+                  the reference's own samples
     """
 
-    model: str
-    data: Rows
-    held_out_data: Rows | None = None
-    pairs: int | None = Field(default=None, ge=1)
-    held_out: int = Field(default=256, ge=1)
-    prompts: int = Field(default=128, ge=1)
-    longest: Longest = Longest()
-    sft: Sft | None = None
-    generation: Generation = Generation()
     temperatures: tuple[Annotated[float, Field(ge=0)], ...] = ()
     stop: tuple[str, ...] = ()
     judge: AnyJudge = None
@@ -73,31 +53,14 @@ class AnsweringTask(Task):
 
     @property
     @abstractmethod
-    def around(self) -> Template:
-        """What is put around a prompt of the data."""
-
-    @property
-    @abstractmethod
     def own(self) -> tuple[Metric, ...]:
         """The metrics that `measure` may give values of; the first is the headline where there is no judge."""
-
-    @abstractmethod
-    def check(self) -> None:
-        """Raise for what `measure` will need and cannot have here."""
 
     @abstractmethod
     def measure(
         self, questions: Sequence[Asked], texts: Sequence[Sequence[str]]
     ) -> Mapping[str, Sequence[float | None]]:
         """The task's own figures of the answers to each prompt, by metric; None where one is not defined."""
-
-    @model_validator(mode="after")
-    def _enough_held_out(self) -> Self:
-        if self.prompts > self.held_out:
-            raise ValueError(
-                f"`prompts` is {self.prompts}, but there are only {self.held_out} held-out pairs to take them from"
-            )
-        return self
 
     @property
     @final
@@ -113,22 +76,9 @@ class AnsweringTask(Task):
         return (*first, *(AGREEMENT for _ in first), *self.own, *warmer, *WRITTEN)
 
     @final
-    def make(self, folder: Path, seed: int) -> str:
-        self.check()
-        train, held_out = split_by_prompt(
-            self._pairs(self.data, folder),
-            prompt_key,
-            held_out=self.held_out,
-            train=self.pairs,
-            seed=seed,
-            held_out_from=None if self.held_out_data is None else self._pairs(self.held_out_data, folder),
-        )
-        write_rows(folder / TRAIN, map(as_row, train))
-        write_rows(folder / HELD_OUT, map(as_row, held_out))
-        write_rows(folder / PROMPTS, map(as_prompt, held_out[: self.prompts]))
+    def try_out(self, folder: Path) -> None:
         if self.judge is not None:
             try_judge(self.judge, folder)
-        return reference_of(self.model, train, folder, self.sft, seed)
 
     @final
     def evaluate(
@@ -180,9 +130,6 @@ class AnsweringTask(Task):
 
     def _ended(self, texts: Sequence[Sequence[str]]) -> list[list[str]]:
         return [[cut(text, self.stop) for text in of] for of in texts]
-
-    def _pairs(self, source: Source, folder: Path) -> list[Compared]:
-        return read_compared(source, self.around, self.longest, folder=folder)
 
 
 def _at(temperature: float) -> str:

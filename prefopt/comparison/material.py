@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from prefopt.comparison.forms import Compared
 from prefopt.comparison.sft import Sft, supervised
 from prefopt.data import ChatPair, DataError, Pair
 
-__all__ = ["as_prompt", "as_row", "prompt_key", "reference_of", "split_by_prompt", "write_rows"]
+__all__ = ["as_prompt", "as_row", "prompt_key", "reference_of", "split_by_prompt"]
 
 _REFERENCE = "reference"
 
@@ -81,11 +81,6 @@ def as_prompt(compared: Compared) -> dict[str, Any]:
         "references": list(compared.references),
         "chosen": compared.references[0],
     }
-
-
-def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """Write JSONL."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def reference_of(model: str, pairs: Iterable[Compared], folder: Path, sft: Sft | None, seed: int) -> str:

@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, final
@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from prefopt.component import Named
 from prefopt.scoring import PreferenceModel
 
-__all__ = ["HELD_OUT", "PROMPTS", "TRAIN", "Evaluation", "Material", "Metric", "Task"]
+__all__ = ["HELD_OUT", "PROMPTS", "TRAIN", "Evaluation", "Material", "Metric", "Task", "write_rows"]
 
 TRAIN, HELD_OUT, PROMPTS = "train.jsonl", "held-out.jsonl", "prompts.jsonl"
 """What `Task.make` writes: preference pairs, and rows that have a `prompt`."""
@@ -157,3 +157,8 @@ class Task(Named):
             making.replace(folder)
         finally:
             shutil.rmtree(making, ignore_errors=True)
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Write JSONL."""
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

@@ -107,11 +107,12 @@ def sample(
     generation: Generation,
     *,
     seed: int,
+    end: str = "",
 ) -> list[list[str]]:
-    """The texts of `write`, and no more."""
+    """The texts of `write`, and no more; those that the policy ended have `end` at their end."""
     asked = _encoded(tokenizer, prompts, generation)
     found = _drawn(policy, tokenizer, asked, generation, seed)
-    return _texts(policy, tokenizer, asked, found, generation.samples)
+    return _texts(policy, tokenizer, asked, found, generation.samples, end)
 
 
 def _encoded(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], generation: Generation) -> list[list[int]]:
@@ -146,10 +147,14 @@ def _texts(
     asked: Sequence[Sequence[int]],
     found: Sequence[Sequence[int]],
     size: int,
+    end: str = "",
 ) -> list[list[str]]:
     ends = set(endings(policy, tokenizer))
     texts = [
-        _text(asked[row // size], ids[:-1] if ids[-1] in ends else ids, tokenizer) for row, ids in enumerate(found)
+        _text(asked[row // size], ids[:-1], tokenizer) + end
+        if ids[-1] in ends
+        else _text(asked[row // size], ids, tokenizer)
+        for row, ids in enumerate(found)
     ]
     return [texts[start : start + size] for start in range(0, len(texts), size)]
 

@@ -7,17 +7,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, final
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 from prefopt.comparison.code.problems import Problem
 from prefopt.comparison.code.programs import answer_in
 from prefopt.comparison.code.sandbox import Outcome, Sandbox, Verdict
-from prefopt.comparison.sampling import completions, endings
-from prefopt.comparison.written import Generation
-from prefopt.data import EncodingConfig, encode_prompt
-from prefopt.data.pieces import decoded
 
-__all__ = ["Tried", "counts", "outcomes", "pairs", "sampled", "tried"]
+__all__ = ["Tried", "counts", "outcomes", "pairs", "tried"]
 
 
 @final
@@ -41,41 +35,11 @@ def outcomes(
     return [[next(found) for _ in of] for of in texts]
 
 
-def sampled(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    problems: Sequence[Problem],
-    generation: Generation,
-    *,
-    end: str,
-    seed: int,
-) -> list[list[str]]:
-    """Texts that the model writes on each problem; those that it ended have `end` at their end."""
-    config = EncodingConfig(max_prompt_length=generation.max_prompt_length)
-    asked = [encode_prompt(problem.prompt, tokenizer, config) for problem in problems]
-    found = completions(
-        model,
-        tokenizer,
-        asked,
-        per_prompt=generation.samples,
-        max_new_tokens=generation.max_new_tokens,
-        temperature=generation.temperature,
-        top_p=generation.top_p,
-        seed=seed,
-    )
-    ends = set(endings(model, tokenizer))
-    texts = []
-    for row, ids in enumerate(found):
-        prompt, ended = asked[row // generation.samples], ids[-1] in ends
-        whole = decoded([*prompt, *(ids[:-1] if ended else ids)], tokenizer)
-        texts.append(whole[len(decoded(prompt, tokenizer)) :] + (end if ended else ""))
-    return [texts[start : start + generation.samples] for start in range(0, len(texts), generation.samples)]
-
-
 def tried(
     problems: Sequence[Problem], texts: Sequence[Sequence[str]], stops: Sequence[str], sandbox: Sandbox, *, end: str
 ) -> list[list[Tried]]:
-    """The answers in texts of `sampled`, run. An answer that is less than its text was not ended there."""
+    """The answers in texts, run; `end` is at the end of those that were ended. An answer that is less than its text was
+    not ended there."""
     plain = [[text.removesuffix(end) for text in of] for of in texts]
     found = []
     for problem, whole, of, judged in zip(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, final
 
@@ -14,13 +14,13 @@ from pydantic import BeforeValidator, Field, model_validator
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from prefopt.comparison.code.measures import figures, metrics
-from prefopt.comparison.code.pairs import Tried, counts, outcomes, pairs, sampled, tried
+from prefopt.comparison.code.pairs import Tried, counts, outcomes, pairs, tried
 from prefopt.comparison.code.problems import FUNCTION, Problem, Problems, SomeProblems, named, with_examples
 from prefopt.comparison.code.sandbox import Isolation, Limits, Sandbox
 from prefopt.comparison.quiet import quiet
-from prefopt.comparison.task import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, Metric, Task
+from prefopt.comparison.task import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, Metric, Task, write_rows
 from prefopt.comparison.unended import save_unended
-from prefopt.comparison.written import WRITTEN, Generation, write
+from prefopt.comparison.written import WRITTEN, Generation, sample, write
 from prefopt.scoring import PreferenceModel
 
 __all__ = ["COUNTS", "VERDICTS", "CodeTask"]
@@ -105,11 +105,11 @@ class CodeTask(Task):
                     f"code: the {len(part)} problems for {name} gave no pair of an answer that passes and one that "
                     "does not; ask for more `samples`, take other problems, or set `own_solutions: true`"
                 )
-            _write(folder / name, rows)
+            write_rows(folder / name, rows)
             every += _verdicts(name, part, answers)
             counted[name] = counts(answers, rows)
-        _write(folder / PROMPTS, map(dataclasses.asdict, held_out))
-        _write(folder / VERDICTS, every)
+        write_rows(folder / PROMPTS, map(dataclasses.asdict, held_out))
+        write_rows(folder / VERDICTS, every)
         (folder / COUNTS).write_text(json.dumps(counted, indent=1) + "\n", encoding="utf-8")
         return str(folder / "reference")
 
@@ -160,7 +160,8 @@ class CodeTask(Task):
             tokenizer = AutoTokenizer.from_pretrained(reference)
             model = AutoModelForCausalLM.from_pretrained(reference, dtype="auto")
             model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-            texts = sampled(model, tokenizer, problems, asked, end=end, seed=seed)
+            prompts = [problem.prompt for problem in problems]
+            texts = sample(model, tokenizer, prompts, asked, seed=seed, end=end)
         return tried(problems, texts, self.stops, sandbox, end=end)
 
 
@@ -168,7 +169,3 @@ def _verdicts(part: str, problems: Sequence[Problem], answers: Sequence[Sequence
     for problem, of in zip(problems, answers, strict=True):
         for each in of:
             yield {"part": part, "problem": problem.name, "verdict": each.verdict.value, "response": each.response}
-
-
-def _write(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Literal, Self, final
@@ -24,7 +22,7 @@ from prefopt.comparison.planted.language import Language
 from prefopt.comparison.planted.measures import METRICS, of_pairs, words_of
 from prefopt.comparison.planted.pairs import Accidents, Generator
 from prefopt.comparison.quiet import quiet
-from prefopt.comparison.task import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, Metric, Task
+from prefopt.comparison.task import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, Metric, Task, write_rows
 from prefopt.comparison.written import Generation, write
 from prefopt.data import EncodingConfig, prepare, read_rows
 from prefopt.scoring import PreferenceModel
@@ -112,9 +110,9 @@ class PlantedTask(Task):
         )
         draw = random.Random(f"planted pairs {seed}")
         accidents = Accidents(self.noise, self.spurious, self.length_bias)
-        _write(folder / PROMPTS, ({"prompt": " ".join(words)} for words in generator.prompts(draw, self.prompts)))
-        _write(folder / HELD_OUT, generator.pairs(draw, self.held_out, Accidents()))
-        _write(folder / TRAIN, generator.pairs(draw, self.pairs, accidents))
+        write_rows(folder / PROMPTS, ({"prompt": " ".join(words)} for words in generator.prompts(draw, self.prompts)))
+        write_rows(folder / HELD_OUT, generator.pairs(draw, self.held_out, Accidents()))
+        write_rows(folder / TRAIN, generator.pairs(draw, self.pairs, accidents))
         count = min(_TEXTS, _BATCH * self.reference_steps)
         texts = list(generator.texts(random.Random(f"planted texts {seed}"), count))
         self._train_reference(texts, language, folder / "reference", seed)
@@ -180,7 +178,3 @@ class PlantedTask(Task):
                 seed=seed,
                 show=lambda trainer: trainer.remove_callback(PrinterCallback),
             )
-
-
-def _write(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -9,10 +9,8 @@ from typing import Any, NamedTuple, final
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prefopt.comparison.sampling import completions, endings
 from prefopt.comparison.scorer import Scorer
-from prefopt.data import EncodingConfig, encode_prompt
-from prefopt.data.pieces import decoded
+from prefopt.comparison.written import Generation, sample
 
 __all__ = ["Pairing", "Scored", "sampled", "split"]
 
@@ -89,18 +87,11 @@ def sampled(
     seed: int,
 ) -> dict[str, list[Scored]]:
     """Prompt -> so many samples of the model, drawn from its whole distribution, and what the scorer says of them."""
-    asked = [encode_prompt(prompt, tokenizer, EncodingConfig()) for prompt in prompts]
-    found = completions(model, tokenizer, asked, per_prompt=samples, max_new_tokens=max_new_tokens, seed=seed)
-    ends = set(endings(model, tokenizer))
-    texts = []
-    for row, ids in enumerate(found):
-        before = asked[row // samples]
-        # Decoded behind its prompt, so that the space between the two is not lost.
-        whole = decoded([*before, *(token for token in ids if token not in ends)], tokenizer)
-        texts.append(whole[len(decoded(before, tokenizer)) :])
-    scores = scorer.score([prompt for prompt in prompts for _ in range(samples)], texts)
-    scored = [
-        Scored(text, score, end if ids[-1] in ends else "")
-        for text, score, ids in zip(texts, scores, found, strict=True)
-    ]
-    return {prompt: scored[row * samples : (row + 1) * samples] for row, prompt in enumerate(prompts)}
+    generation = Generation(samples=samples, max_new_tokens=max_new_tokens)
+    texts = sample(model, tokenizer, prompts, generation, seed=seed, end=end)
+    plain = [text.removesuffix(end) for of in texts for text in of]
+    scores = iter(scorer.score([prompt for prompt in prompts for _ in range(samples)], plain))
+    return {
+        prompt: [Scored(text.removesuffix(end), next(scores), end if text.endswith(end) else "") for text in of]
+        for prompt, of in zip(prompts, texts, strict=True)
+    }

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Literal, Self, final
@@ -28,7 +27,7 @@ from prefopt.comparison.sentiment.pairs import Pairing, Scored, sampled, split
 from prefopt.comparison.sentiment.rated import Rated
 from prefopt.comparison.sft import Sft, supervised
 from prefopt.comparison.small_model import train_small_model
-from prefopt.comparison.task import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, Metric, Task
+from prefopt.comparison.task import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, Metric, Task, write_rows
 from prefopt.comparison.texts import SomeTexts, TextsOrTemplates
 from prefopt.comparison.unended import save_unended
 from prefopt.comparison.written import WRITTEN, Generation, write
@@ -133,8 +132,8 @@ class SentimentTask(Task):
                 if rated is None
                 else {prompt: rated[prompt] for prompt in part}
             )
-            _write(folder / name, self.pairing.of(responses, what))
-        _write(folder / PROMPTS, ({"prompt": prompt} for prompt in held_out))
+            write_rows(folder / name, self.pairing.of(responses, what))
+        write_rows(folder / PROMPTS, ({"prompt": prompt} for prompt in held_out))
         return str(reference)
 
     def evaluate(
@@ -206,7 +205,3 @@ def _means(scorer: Scorer, prompts: Sequence[str], texts: Sequence[Sequence[str]
 def _distinct(text: str) -> float:
     words = text.lower().split()
     return len(set(words)) / len(words) if words else 1.0
-
-
-def _write(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

@@ -67,7 +67,7 @@ def test_dialogue_is_set_against_the_reference(model_folder: str, pairs: str, tm
     assert set(found.values) == {metric.name for metric in task.metrics} - {"accuracy"}
     # The judge knows the words by which the better answer was made.
     assert set(found.values["judge_agreement"].values()) == {1.0}
-    (material,) = (each for each in (tmp_path / "made" / "first").iterdir() if each.is_dir())
+    material = task.prepare(tmp_path / "made" / "first", 0).folder
     theirs = json.loads((material / "reference-answers.json").read_text())
     greedy = json.loads((material / "reference-answers@0.json").read_text())
     assert len(greedy) == 3

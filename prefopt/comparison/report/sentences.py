@@ -38,14 +38,15 @@ def size(suite: Suite, table: Sequence[Row]) -> str:
     """How much was compared, and what of it is finished."""
     settings, seeds = len({row.setting for row in table if row.name != REFERENCE}), len(suite.seeds)
     finished, failed = sum(len(row.finished) for row in table), sum(len(row.failed) for row in table)
-    runs = len(table) * seeds
+    own = [row for row in table if row.control is None]
+    missing = len(own) * seeds - sum(len(row.finished) + len(row.failed) for row in own)
+    runs = finished + failed + missing  # how many controls there are depends on what the masks were
     text = f"{counted(len(suite.objectives), 'objective')} at {counted(settings, 'setting')}"
     text += f" under {counted(seeds, 'seed')}"
     if controls := sum(row.control is not None for row in table):
         text += f", {counted(controls, 'row')} of controls"
     text += f", and the untrained reference: {counted(runs, 'run')}, {finished} of them finished"
     text += f", {failed} failed" if failed else ""
-    missing = runs - finished - failed
     return text + (f", {missing} not carried out yet." if missing else ".")
 
 

@@ -9,7 +9,6 @@ from typing import Literal, final
 from prefopt.comparison.answering import AnsweringTask
 from prefopt.comparison.answers import Asked
 from prefopt.comparison.dialogue.harm import LEXICON, REFUSALS, Lexicon, refuses
-from prefopt.comparison.forms import Template
 from prefopt.comparison.held_out import ACCURACY
 from prefopt.comparison.task import Metric
 from prefopt.comparison.written import Generation
@@ -40,10 +39,6 @@ class DialogueTask(AnsweringTask):
     stop: tuple[str, ...] = ("\n\nHuman:",)
     harm: str | None = None
     refusals: tuple[str, ...] = REFUSALS
-
-    @property
-    def around(self) -> Template:
-        return Template("{post}")
 
     @property
     def own(self) -> tuple[Metric, ...]:

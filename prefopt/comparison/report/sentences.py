@@ -67,8 +67,8 @@ def _best(metric: Metric, table: Sequence[Row]) -> Iterator[str]:
 
 def _of_measure(suite: Suite, plane: Frontiers, measure: Measure) -> Iterator[str]:
     known = {name: measure.estimates[name] for name in suite.objectives if name in measure.estimates}
-    if not known:
-        return
+    if not known or (len(known) > 1 and len({estimate.mean for estimate in known.values()}) == 1):
+        return  # nobody has most of it
     best = max(known, key=lambda name: known[name].mean)
     text = f"{measure.words}{at(plane.setting)}: {best} has most, {shown(known[best])}"
     against = next((each for each in measure.differences if each.name == best), None)
@@ -86,4 +86,8 @@ def _of_differences(suite: Suite, of: Sequence[Difference], whose: str) -> str:
     text = f"Of {counted(len(of), 'difference')} {whose}, {over_items} have an adjusted p below {LEVEL} "
     text += f"over held-out items, and {over_seeds} over seeds"
     least = least_p(seeds)
-    return text + (f", where {counted(seeds, 'seed')} allow no p below {least:.2g}." if least >= LEVEL else ".")
+    return text + (
+        f", where {counted(seeds, 'seed')} {'allow' if seeds > 1 else 'allows'} no p below {least:.2g}."
+        if least >= LEVEL
+        else "."
+    )

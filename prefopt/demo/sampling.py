@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefopt.comparison.lexicon import Lexicon
 from prefopt.comparison.sampling import completions
+from prefopt.data import EncodingConfig, encode_prompt
 from prefopt.data.pieces import decoded
 from prefopt.demo.progress import Stage
 
@@ -25,8 +26,7 @@ class Prompt:
     @classmethod
     def of(cls, text: str, tokenizer: PreTrainedTokenizerBase) -> Prompt:
         """The text's tokens, without the end-of-text token that some tokenizers add."""
-        ids: list[int] = tokenizer(text)["input_ids"]
-        return cls(text, tuple(ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids))
+        return cls(text, tuple(encode_prompt(text, tokenizer, EncodingConfig())))
 
 
 @dataclass(frozen=True)

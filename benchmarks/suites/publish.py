@@ -41,9 +41,9 @@ def publish(
     command: Annotated[str, typer.Option(help="What carried it out, as anybody would type it.")],
     results: Annotated[Path, typer.Option(help="Folder for the results.")] = Path(__file__).parent.parent / "results",
     date: Annotated[str, typer.Option(help="Of the results.")] = datetime.date.today().isoformat(),
-    metric: Annotated[list[str] | None, typer.Option(help="Only these metrics in the table.")] = None,
 ) -> None:
     """Write DATE-NAME.md, .csv and .png, NAME being the folder's."""
+    results.mkdir(parents=True, exist_ok=True)
     stem = results / f"{date}-{folder.name}"
     pictures = []
     for path in report(folder):
@@ -54,14 +54,12 @@ def publish(
             shutil.copyfile(path, stem.with_name(f"{stem.name}.csv"))
     page = stem.with_name(f"{stem.name}.md")
     known = page.read_text(encoding="utf-8").partition(_BY_HAND)[2] if page.exists() else "\n"
-    lines = [*_page(folder, date, command, metric, pictures), _BY_HAND]
+    lines = [*_page(folder, date, command, pictures), _BY_HAND]
     page.write_text("\n".join(lines) + known, encoding="utf-8")
     print(f"Written: {page}")
 
 
-def _page(
-    folder: Path, date: str, command: str, metric: Sequence[str] | None, pictures: Iterable[Path]
-) -> Iterator[str]:
+def _page(folder: Path, date: str, command: str, pictures: Iterable[Path]) -> Iterator[str]:
     suite = Suite.load(folder / SUITE)
     records = RunLog(folder / RUNS).records
     table = rows(suite, records)
@@ -83,7 +81,6 @@ def _page(
     yield from (f"- {sentence}" for sentence in sentences(suite, table, of, masks, planes))
     yield ""
     metrics = [each.name for each in suite.metrics if any(each.name in row.metrics for row in table)]
-    metrics = [name for name in metrics if not metric or name in metric]
     yield from _table(["objective", *map(short, suite.sweeps), "seeds", *metrics], _cells(suite, table, metrics))
     for plane in planes:
         for measure in plane.measures:

@@ -7,13 +7,12 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
 from prefopt.comparison.judges import Judge
 from prefopt.comparison.sources import as_text
 from prefopt.comparison.task import HELD_OUT, Material, Metric
-from prefopt.comparison.written import Prompt
+from prefopt.comparison.written import Prompt, means
 
 __all__ = ["AGREEMENT", "Against", "Asked", "agreement", "asked", "cut", "kept", "try_judge", "win_rate", "win_rates"]
 
@@ -81,15 +80,12 @@ def win_rates(
     judge: Judge, questions: Sequence[Asked], ours: Sequence[Sequence[str]], theirs: Sequence[Sequence[str]]
 ) -> list[float]:
     """For each prompt the share of its samples that win, the first over their first and so on; a tie is half."""
-    sizes = [len(of) for of in ours]
-    rates = iter(
-        judge.win_rates(
-            [each.text for each, size in zip(questions, sizes, strict=True) for _ in range(size)],
-            [text for of in ours for text in of],
-            [text for of in theirs for text in of],
-        )
+    rates = judge.win_rates(
+        [each.text for each, of in zip(questions, ours, strict=True) for _ in of],
+        [text for of in ours for text in of],
+        [text for of in theirs for text in of],
     )
-    return [fmean(next(rates) for _ in range(size)) for size in sizes]
+    return means(rates, ours)
 
 
 def kept(path: Path, make: Callable[[], list[list[str]]]) -> list[list[str]]:

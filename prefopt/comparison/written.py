@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import NamedTuple, final
 
 import torch
@@ -15,7 +16,7 @@ from prefopt.comparison.task import Metric
 from prefopt.data import EncodingConfig, encode_prompt
 from prefopt.data.pieces import decoded
 
-__all__ = ["WRITTEN", "Generation", "Prompt", "Written", "sample", "write"]
+__all__ = ["WRITTEN", "Generation", "Prompt", "Written", "means", "sample", "write"]
 
 Prompt = str | Sequence[Mapping[str, str]]
 """Text, or messages for the chat template."""
@@ -88,13 +89,13 @@ def write(
     if not generation.plain:
         plain = _drawn(policy, tokenizer, asked, generation.model_copy(update=_PLAIN), seed + 1)
     distances = _distances(policy, reference, asked, plain, generation.samples)
-    means = {
+    figures = {
         "sequence_kl": distances,
         "tokens": torch.tensor([float(len(ids)) for ids in found]),
         "ended": torch.tensor([float(ids[-1] in ends) for ids in found]),
     }
     return Written(
-        {name: per_prompt(values, generation.samples).tolist() for name, values in means.items()},
+        {name: per_prompt(values, generation.samples).tolist() for name, values in figures.items()},
         _texts(policy, tokenizer, asked, found, generation.samples),
         [found[start : start + generation.samples] for start in range(0, len(found), generation.samples)],
     )
@@ -113,6 +114,12 @@ def sample(
     asked = _encoded(tokenizer, prompts, generation)
     found = _drawn(policy, tokenizer, asked, generation, seed)
     return _texts(policy, tokenizer, asked, found, generation.samples, end)
+
+
+def means(values: Iterable[float], texts: Sequence[Sequence[object]]) -> list[float]:
+    """The mean over each prompt's texts of values that come text by text."""
+    rest = iter(values)
+    return [fmean(next(rest) for _ in of) for of in texts]
 
 
 def _encoded(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], generation: Generation) -> list[list[int]]:

@@ -30,7 +30,7 @@ from prefopt.comparison.small_model import train_small_model
 from prefopt.comparison.task import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, Metric, Task, write_rows
 from prefopt.comparison.texts import SomeTexts, TextsOrTemplates
 from prefopt.comparison.unended import save_unended
-from prefopt.comparison.written import WRITTEN, Generation, write
+from prefopt.comparison.written import WRITTEN, Generation, means, write
 from prefopt.scoring import PreferenceModel
 
 __all__ = ["SentimentTask"]
@@ -198,8 +198,7 @@ class SentimentTask(Task):
 def _means(scorer: Scorer, prompts: Sequence[str], texts: Sequence[Sequence[str]]) -> list[float]:
     """The mean score of each prompt's texts."""
     asked = [prompt for prompt, of in zip(prompts, texts, strict=True) for _ in of]
-    scores = iter(scorer.score(asked, [text for of in texts for text in of]))
-    return [fmean(next(scores) for _ in of) for of in texts]
+    return means(scorer.score(asked, [text for of in texts for text in of]), texts)
 
 
 def _distinct(text: str) -> float:

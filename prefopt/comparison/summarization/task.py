@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from statistics import fmean
 from typing import Literal, Self, TypeVar, final
 
 from pydantic import model_validator
@@ -22,7 +21,7 @@ from prefopt.comparison.summarization.models import (
     require_summac,
 )
 from prefopt.comparison.task import Metric
-from prefopt.comparison.written import Generation
+from prefopt.comparison.written import Generation, means
 
 __all__ = ["SummarizationTask"]
 
@@ -76,19 +75,14 @@ class SummarizationTask(AnsweringTask):
     def measure(self, questions: Sequence[Asked], texts: Sequence[Sequence[str]]) -> dict[str, list[float | None]]:
         posts, references = ([each.row[field] for each in questions] for field in ("post", "references"))
         found = figures(posts, references, texts)
-        sizes, flat = [len(of) for of in texts], list(chain.from_iterable(texts))
+        flat = list(chain.from_iterable(texts))
         if self.bert_score is not None:
-            found["bert_score"] = _means(bert_score(self.bert_score, _repeated(references, sizes), flat), sizes)
+            found["bert_score"] = list(means(bert_score(self.bert_score, _repeated(references, texts), flat), texts))
         if self.summac:
-            found["summac"] = _means(entailment(_repeated(posts, sizes), flat), sizes)
+            found["summac"] = list(means(entailment(_repeated(posts, texts), flat), texts))
         return found
 
 
-def _repeated(values: Sequence[T], sizes: Sequence[int]) -> list[T]:
-    return [value for value, size in zip(values, sizes, strict=True) for _ in range(size)]
-
-
-def _means(values: Sequence[float], sizes: Sequence[int]) -> list[float | None]:
-    """The mean of the first so many values, of the next, and so on."""
-    rest = iter(values)
-    return [fmean(next(rest) for _ in range(size)) for size in sizes]
+def _repeated(values: Sequence[T], texts: Sequence[Sequence[str]]) -> list[T]:
+    """The value of each prompt, as often as it has texts."""
+    return [value for value, of in zip(values, texts, strict=True) for _ in of]

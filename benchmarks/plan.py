@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from prefopt import PreferenceBatch, zoo
 from prefopt.scoring import PreferenceModel
-from prefopt.scoring.plan import plan_step
+from prefopt.scoring.step_cost import plan_step
 
 VOCABULARY, HIDDEN, LAYERS = 50_000, 256, 6
 CASES = (

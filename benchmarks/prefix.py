@@ -28,9 +28,10 @@ import transformers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from prefopt import PreferenceBatch, zoo
-from prefopt.scoring import PreferenceModel, sharing
-from prefopt.scoring.layout import Layout
-from prefopt.scoring.packing import Places, least_work, one_each
+from prefopt.scoring import PreferenceModel
+from prefopt.scoring.rows import limits as sharing
+from prefopt.scoring.rows.layout import Layout
+from prefopt.scoring.rows.packing import Places, least_work, one_each
 
 VOCABULARY, HIDDEN, LAYERS, HEADS = 50304, 128, 6, 4
 PAIRS = 8

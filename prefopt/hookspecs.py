@@ -83,13 +83,13 @@ def prefopt_regularizers() -> list[type[Regularizer]]:  # type: ignore[empty-bod
 
 @hookspec
 def prefopt_tasks() -> list[type[Named]]:  # type: ignore[empty-body]
-    """The tasks of comparisons that this plugin brings: subclasses of `prefopt.comparison.Task`, which is defined above
+    """The tasks of comparisons that this plugin brings: subclasses of `prefopt.tasks.Task`, which is defined above
     this module."""
 
 
 @hookspec
 def prefopt_scorers() -> list[type[Named]]:  # type: ignore[empty-body]
-    """The scorers of responses that this plugin brings: subclasses of `prefopt.comparison.Scorer`, which is defined
+    """The scorers of responses that this plugin brings: subclasses of `prefopt.tasks.Scorer`, which is defined
     above this module."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -33,6 +33,7 @@ __all__ = [
     "readers",
     "recorded",
     "resolve",
+    "resolve_named",
 ]
 
 C = TypeVar("C", bound=Component)
@@ -232,6 +233,29 @@ def brought(manager: pluggy.PluginManager, hook: str, kind: type[N]) -> Mapping[
                 )
             found[name] = (cls, bringer)
     return types.MappingProxyType(found)
+
+
+def resolve_named(
+    kind: type[N], value: object, available: Callable[[], Mapping[str, type[N]]], error: type[ValueError]
+) -> N:
+    """One of what is available from its name, from a mapping with `name` and fields, or from one itself."""
+    if isinstance(value, kind):
+        return value
+    fields = {"name": value} if isinstance(value, str) else value
+    if not isinstance(fields, Mapping) or not isinstance(fields.get("name"), str):
+        raise error(
+            f"a {kind.kind} is given by name, by a mapping with 'name' and its fields, or as a {kind.__name__}; "
+            f"got {value!r}"
+        )
+    classes, name = available(), fields["name"]
+    if name not in classes:
+        raise error(
+            f"no {kind.__name__} named {name!r}.{did_you_mean(name, classes)} Installed: {', '.join(sorted(classes))}."
+        )
+    try:
+        return classes[name].model_validate(fields)
+    except ValidationError as problem:
+        raise error(f"{name}: {' '.join(explain(problem, classes[name]))}") from problem
 
 
 def _owner_of(plugin: str) -> Owner:

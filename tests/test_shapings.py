@@ -23,8 +23,8 @@ from prefopt.shapings import (
     SumShaping,
 )
 from prefopt.stable import capped_exp, log1mexp
-from tests import test_components
-from tests.test_components import IS_CHOSEN, MASK, NAN, REWARDS, by_value, double
+from tests import test_component as test_components
+from tests.test_component import IS_CHOSEN, MASK, NAN, REWARDS, by_value, double
 
 F_DIVERGENCES = [ForwardKLShaping(), JensenShannonShaping(), AlphaShaping(), AlphaShaping(a=0.9), AlphaShaping(a=0)]
 SHAPINGS = [*F_DIVERGENCES, ForwardKLShaping(cap=5), LogOddsShaping()]

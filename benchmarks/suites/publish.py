@@ -20,14 +20,14 @@ from PIL import Image
 
 from benchmarks.machine import hardware
 from prefopt.comparison.frontier import frontiers
-from prefopt.comparison.records import RunLog
-from prefopt.comparison.report import report
-from prefopt.comparison.report.answer import answer
-from prefopt.comparison.report.sentences import sentences, size
+from prefopt.comparison.run_log import RunLog
 from prefopt.comparison.runner import RUNS, SUITE
 from prefopt.comparison.suite import Suite
 from prefopt.comparison.summary import Row, differences, rows, what_masks_add
-from prefopt.comparison.words import at, short, shown
+from prefopt.report import report
+from prefopt.report.format import at, short, shown
+from prefopt.report.headline import answer
+from prefopt.report.sentences import sentences, size
 
 __all__ = ["publish"]
 

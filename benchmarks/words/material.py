@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
-from prefopt.comparison.language_model import train_language_model
+from prefopt.tasks.models.language_model import train_language_model
 
 __all__ = ["PROMPT", "Pairs", "lexicon", "make_reference", "pairs", "review_lines"]
 

@@ -18,10 +18,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 
 from benchmarks.words.scoring import aurocs, known, words
 from prefopt import zoo
-from prefopt.comparison.quiet import quiet
 from prefopt.data import EncodingConfig, prepare, rows_of
 from prefopt.inspection.layers import Layer
 from prefopt.inspection.weigh import weigh
+from prefopt.tasks.quiet import quiet
 from prefopt.training import PreferenceConfig, PreferenceTrainer, SavedRun
 
 __all__ = ["MEASURED", "OFTEN", "Run", "carried_out"]

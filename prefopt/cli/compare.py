@@ -36,10 +36,10 @@ def compare(
     code 1 where a run failed; it is tried again the next time.
     """
     from prefopt.comparison.launch import PoolError
-    from prefopt.comparison.report import report as write
     from prefopt.comparison.runner import compare as carry_out
     from prefopt.comparison.suite import Suite, SuiteError
     from prefopt.plugins import PluginError
+    from prefopt.report import report as write
 
     folder = out or Path("runs/compare") / suite.stem
     with plainly(SuiteError, PluginError, PoolError, ValueError):
@@ -56,9 +56,9 @@ def report(
     folder: Annotated[Path, typer.Argument(help="What `prefopt compare` wrote.")],
 ) -> None:
     """Write the report of a comparison anew, from its suite.yaml and runs.jsonl."""
-    from prefopt.comparison.report import report as write
     from prefopt.comparison.suite import SuiteError
     from prefopt.plugins import PluginError
+    from prefopt.report import report as write
 
     with plainly(SuiteError, PluginError, ValueError):
         written = write(folder)

@@ -68,10 +68,13 @@ def components(kind: Annotated[str | None, typer.Argument(help="One kind, such a
     with plainly(ValueError, PluginError):
         found: list[tuple[type[Named], Owner]] = list(installed())
         if kind not in kinds:  # tasks and scorers cost the import of what trains models
-            from prefopt.comparison.registry import KINDS, listed
+            from prefopt.tasks import Scorer, Task
+            from prefopt.tasks.registry import installed_tasks
+            from prefopt.tasks.scorers.registry import installed_scorers
 
-            kinds += [known.kind for known in KINDS]
-            found += listed()
+            kinds += [Task.kind, Scorer.kind]
+            for entries in (installed_tasks(), installed_scorers()):
+                found += [entry for _, entry in sorted(entries.items())]
         if kind is not None and kind not in kinds:
             raise ValueError(f"no kind {kind!r}.{did_you_mean(kind, kinds)} Kinds: {', '.join(kinds)}.")
     table = Table("kind", "name", "distribution", "version", "equation", box=None, padding=(0, 2, 0, 0))

@@ -11,8 +11,8 @@ from typing import Any
 
 from transformers import Trainer
 
+from prefopt.comparison.execute import carry_out
 from prefopt.comparison.run import Run
-from prefopt.comparison.work import carry_out
 from prefopt.registry import brought_by
 
 __all__ = ["attempt", "lost"]

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from statistics import fmean
 
-from prefopt.comparison.records import Record
 from prefopt.comparison.run import Run, control_name
+from prefopt.comparison.run_log import Record
 from prefopt.comparison.suite import Suite
 from prefopt.objective import ObjectiveConfig
 from prefopt.weightings import UniformWeighting

@@ -11,8 +11,8 @@ from typing import final
 
 import torch
 
-from prefopt.comparison.records import Record
 from prefopt.comparison.run import REFERENCE
+from prefopt.comparison.run_log import Record
 from prefopt.comparison.statistics import hypervolume, shares_at
 from prefopt.comparison.suite import Suite
 from prefopt.comparison.summary import (

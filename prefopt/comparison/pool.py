@@ -8,12 +8,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, final
 
-from prefopt.comparison.agenda import Agenda
 from prefopt.comparison.launch import command
 from prefopt.comparison.process import WorkerProcess
 from prefopt.comparison.progress import Board
-from prefopt.comparison.records import Record
 from prefopt.comparison.run import Run
+from prefopt.comparison.run_log import Record
+from prefopt.comparison.run_queue import Agenda
 
 __all__ = ["LOOK", "Pool"]
 

@@ -13,8 +13,8 @@ from typing import Any, final
 from prefopt.comparison.attempt import lost
 from prefopt.comparison.launch import Command, PoolError
 from prefopt.comparison.progress import Steps
-from prefopt.comparison.records import Record
 from prefopt.comparison.run import Run
+from prefopt.comparison.run_log import Record
 from prefopt.comparison.worker import GRACE, READY, RECORD, STEP, TOTAL
 
 __all__ = ["WorkerProcess"]

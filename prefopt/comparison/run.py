@@ -11,8 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, final
 
-from prefopt.comparison.task import Task
 from prefopt.objective import ObjectiveConfig
+from prefopt.tasks.base import Task
 from prefopt.training import PreferenceConfig
 
 __all__ = ["MATERIAL", "REFERENCE", "Run", "as_text", "control_name"]

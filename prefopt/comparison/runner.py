@@ -11,14 +11,14 @@ from statistics import fmean
 from rich.console import Console
 from transformers import Trainer
 
-from prefopt.comparison.agenda import Agenda
 from prefopt.comparison.attempt import attempt
 from prefopt.comparison.controls import controls
 from prefopt.comparison.launch import accelerators, refuse_what_cannot_be_sent
 from prefopt.comparison.pool import LOOK, Pool
 from prefopt.comparison.progress import Board, Steps, follow
-from prefopt.comparison.records import Record, RunLog, write_parquet
 from prefopt.comparison.run import Run
+from prefopt.comparison.run_log import Record, RunLog, write_parquet
+from prefopt.comparison.run_queue import Agenda
 from prefopt.comparison.suite import Suite
 from prefopt.comparison.tensorboard import write_run
 

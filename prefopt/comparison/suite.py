@@ -23,11 +23,11 @@ from pydantic import (
 )
 
 from prefopt import zoo
-from prefopt.comparison.fields import chosen, flat, in_full, nested, put
-from prefopt.comparison.held_out import COMMON
-from prefopt.comparison.registry import resolve_task
 from prefopt.comparison.run import REFERENCE, Run, control_name
-from prefopt.comparison.task import Metric, Task
+from prefopt.comparison.suite_fields import chosen, flat, in_full, nested, put
+from prefopt.tasks.base import Metric, Task
+from prefopt.tasks.held_out import COMMON
+from prefopt.tasks.registry import resolve_task
 from prefopt.training.arguments import training_arguments
 from prefopt.training.checks import refuse_rates_of_nothing, refuse_to_cut_coupled_pairs
 from prefopt.training.start import lora

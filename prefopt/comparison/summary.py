@@ -10,8 +10,8 @@ from typing import Literal, final
 import torch
 
 from prefopt.comparison.controls import controls
-from prefopt.comparison.records import Record
 from prefopt.comparison.run import REFERENCE, Run, as_text, control_name
+from prefopt.comparison.run_log import Record
 from prefopt.comparison.statistics import bootstrap, holm, paired_permutation
 from prefopt.comparison.suite import Suite
 

@@ -14,8 +14,8 @@ from urllib.parse import quote
 from filelock import FileLock
 from torch.utils.tensorboard import SummaryWriter
 
-from prefopt.comparison.records import Record
 from prefopt.comparison.run import Run
+from prefopt.comparison.run_log import Record
 
 __all__ = ["FOLDER", "run_folder", "write_run", "write_runs"]
 

@@ -8,11 +8,11 @@ import datasets
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from prefopt.comparison.lexicon import Lexicon
 from prefopt.data import PreferenceCollator
 from prefopt.data.pieces import pieces
 from prefopt.demo.results import Response, WeighedPair
 from prefopt.scoring import PreferenceModel
+from prefopt.tasks.scorers.word_lists import Lexicon
 from prefopt.tokens import PreferenceBatch
 
 __all__ = ["sentiment_tokens", "weigh"]

@@ -11,11 +11,6 @@ from typing import Any
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from prefopt.comparison.corpus import WORDS, corpus_reviews
-from prefopt.comparison.lexicon import Lexicon
-from prefopt.comparison.quiet import quiet
-from prefopt.comparison.sampling import per_prompt, sequence_kl
-from prefopt.comparison.small_model import train_small_model
 from prefopt.comparison.statistics import bootstrap
 from prefopt.demo.config import DemoConfig
 from prefopt.demo.evaluation import weigh
@@ -28,6 +23,11 @@ from prefopt.demo.sampling import Sample, sample
 from prefopt.divergences import ForwardKL
 from prefopt.objective import DivergenceTerm, Objective, ObjectiveConfig
 from prefopt.regularizers import MaskL1
+from prefopt.tasks.generation.sampling import per_prompt, sequence_kl
+from prefopt.tasks.models.small_model import train_small_model
+from prefopt.tasks.quiet import quiet
+from prefopt.tasks.scorers.corpus import WORDS, corpus_reviews
+from prefopt.tasks.scorers.word_lists import Lexicon
 from prefopt.training import PreferenceConfig, PreferenceTrainer
 from prefopt.training.start import with_padding
 from prefopt.weightings import SparseWeighting

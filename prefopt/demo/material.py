@@ -11,12 +11,12 @@ from typing import TypeVar
 import datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prefopt.comparison.corpus import corpus_prompts
-from prefopt.comparison.lexicon import Lexicon
 from prefopt.data import BadRow, EncodingConfig, SourceRow, prepare, read_rows, to_pair
 from prefopt.demo.config import DemoConfig
 from prefopt.demo.progress import Stages
 from prefopt.demo.sampling import Prompt, preference_pairs, sample
+from prefopt.tasks.scorers.corpus import corpus_prompts
+from prefopt.tasks.scorers.word_lists import Lexicon
 
 __all__ = ["Material", "given_material", "sampled_material"]
 

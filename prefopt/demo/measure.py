@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from prefopt.comparison.lexicon import Lexicon
-from prefopt.comparison.ranking import auroc
-from prefopt.comparison.sampling import per_prompt
 from prefopt.comparison.statistics import bootstrap
 from prefopt.demo.config import DemoConfig
 from prefopt.demo.results import Completion, TokenWeight, WeighedPair
 from prefopt.demo.sampling import Sample
+from prefopt.tasks.generation.sampling import per_prompt
+from prefopt.tasks.planted.ranking import auroc
+from prefopt.tasks.scorers.word_lists import Lexicon
 
 __all__ = ["curves", "of_pairs", "of_samples", "of_weights"]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from rich.table import Table
 
-from prefopt.comparison.lexicon import Lexicon
 from prefopt.comparison.statistics import Interval
 from prefopt.demo.results import DemoResults, Measured, Response, WeighedPair
 from prefopt.pages import render
 from prefopt.pages.charts import line_chart
+from prefopt.tasks.scorers.word_lists import Lexicon
 
 __all__ = ["table", "write_page"]
 

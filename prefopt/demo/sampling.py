@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prefopt.comparison.lexicon import Lexicon
-from prefopt.comparison.sampling import completions
 from prefopt.data import EncodingConfig, encode_prompt
 from prefopt.data.pieces import decoded
 from prefopt.demo.progress import Stage
+from prefopt.tasks.generation.sampling import completions
+from prefopt.tasks.scorers.word_lists import Lexicon
 
 __all__ = ["Prompt", "Sample", "preference_pairs", "sample"]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from prefopt.data import DataError, PreferenceCollator
 from prefopt.data.pieces import decoded, pieces
 from prefopt.inspection.layers import Layer
-from prefopt.scoring.backbone import causal_lm
+from prefopt.scoring.forward import causal_lm
 from prefopt.tokens import PreferenceBatch
 from prefopt.training import SavedRun
 

@@ -13,7 +13,7 @@ def render(package: str, template: str, **context: object) -> str:
     Whatever is put into it is escaped, and a name that the context lacks is an error.
     """
     environment = Environment(
-        loader=ChoiceLoader([PackageLoader(package, ""), PackageLoader(__name__, "")]),
+        loader=ChoiceLoader([PackageLoader(package, "templates"), PackageLoader(__name__, "templates")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

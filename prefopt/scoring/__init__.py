@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from prefopt.scoring.cached import ReferenceCache, response_key
 from prefopt.scoring.checks import NonFiniteError
-from prefopt.scoring.head import Head, UnsupportedHeadError
+from prefopt.scoring.lm_head.buffer_pool import Workspace
+from prefopt.scoring.lm_head.head import Head, UnsupportedHeadError
+from prefopt.scoring.lm_head.token_statistics import TokenStatistics, dense_statistics, token_statistics
 from prefopt.scoring.model import PreferenceModel
-from prefopt.scoring.statistics import TokenStatistics, dense_statistics, token_statistics
-from prefopt.scoring.store import StoreError
-from prefopt.scoring.workspace import Workspace
+from prefopt.scoring.reference.cache import ReferenceCache, response_key
+from prefopt.scoring.reference.tensor_store import StoreError
 
 __all__ = [
     "Head",

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from prefopt.component import Signal
 from prefopt.objective import ObjectiveConfig
-from prefopt.scoring.backbone import ModelStates
-from prefopt.scoring.head import Head, HeadGradient
-from prefopt.scoring.statistics import TokenStatistics, dense_statistics, token_statistics
-from prefopt.scoring.workspace import Workspace
+from prefopt.scoring.forward import ModelStates
+from prefopt.scoring.lm_head.buffer_pool import Workspace
+from prefopt.scoring.lm_head.head import Head, HeadGradient
+from prefopt.scoring.lm_head.token_statistics import TokenStatistics, dense_statistics, token_statistics
 
 __all__ = ["asked_statistics"]
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from prefopt.objective import ObjectiveOutput
-from prefopt.scoring.backbone import causal_lm, run, within
-from prefopt.scoring.head import Head, UnsupportedHeadError
-from prefopt.scoring.layout import Layout
-from prefopt.scoring.sharing import reach
-from prefopt.scoring.statistics import dense_statistics, token_statistics
+from prefopt.scoring.forward import causal_lm, run, within
+from prefopt.scoring.lm_head.head import Head, UnsupportedHeadError
+from prefopt.scoring.lm_head.token_statistics import dense_statistics, token_statistics
+from prefopt.scoring.rows.layout import Layout
+from prefopt.scoring.rows.limits import reach
 from prefopt.tokens import PreferenceBatch
 
 __all__ = ["Disagreement", "NonFiniteError", "disagreement", "is_finite", "require_finite"]

@@ -14,17 +14,17 @@ from transformers import PreTrainedConfig
 
 from prefopt.objective import Objective, ObjectiveConfig, ObjectiveOutput
 from prefopt.scoring.asked import asked_statistics
-from prefopt.scoring.backbone import ModelStates, causal_lm, run, token_batch, turn_dropout_off, within
-from prefopt.scoring.cached import ReferenceCache, response_keys
 from prefopt.scoring.checks import is_finite, require_finite
-from prefopt.scoring.choice import LayoutChoice, Role
+from prefopt.scoring.chunked_loss import Group, groups, settled
 from prefopt.scoring.compiled import compile_in_place
-from prefopt.scoring.head import Head, HeadGradient
-from prefopt.scoring.layout import Layout
-from prefopt.scoring.reference import ReleasedReference, opened, with_logps
-from prefopt.scoring.settled import Group, groups, settled
-from prefopt.scoring.statistics import DEFAULT_BUDGET, TokenStatistics, tokens_within
-from prefopt.scoring.workspace import Workspace
+from prefopt.scoring.forward import ModelStates, causal_lm, run, token_batch, turn_dropout_off, within
+from prefopt.scoring.layout_choice import LayoutChoice, Role
+from prefopt.scoring.lm_head.buffer_pool import Workspace
+from prefopt.scoring.lm_head.head import Head, HeadGradient
+from prefopt.scoring.lm_head.token_statistics import DEFAULT_BUDGET, TokenStatistics, tokens_within
+from prefopt.scoring.reference.cache import ReferenceCache, response_keys
+from prefopt.scoring.reference.unloaded import ReleasedReference, opened, with_logps
+from prefopt.scoring.rows.layout import Layout
 from prefopt.tokens import PreferenceBatch, TokenBatch
 
 __all__ = ["PreferenceModel"]

@@ -9,7 +9,7 @@ import torch
 from transformers import TrainingArguments
 
 from prefopt.data import EncodingConfig, OnBadRows
-from prefopt.scoring.statistics import DEFAULT_BUDGET
+from prefopt.scoring.lm_head.token_statistics import DEFAULT_BUDGET
 
 __all__ = ["PreferenceConfig"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from prefopt.scoring.plan import StepPlan, plan_step
+from prefopt.scoring.step_cost import StepPlan, plan_step
 from prefopt.tokens import PreferenceBatch
 from prefopt.training.trainer import PreferenceTrainer
 

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-from prefopt.comparison import Evaluation, Metric, Task
-from prefopt.comparison.planted import PlantedTask
+from prefopt.tasks import Evaluation, Metric, Task
+from prefopt.tasks.planted import PlantedTask
 
 EXITS, KILLED, RAISES, SLOW = 0.2, 0.3, 0.4, 0.5
 """Values of beta."""

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from prefopt.comparison.controls import controls, masked
-from prefopt.comparison.records import RunLog
 from prefopt.comparison.run import Run
+from prefopt.comparison.run_log import RunLog
 from prefopt.comparison.runner import RUNS, SUITE
 from prefopt.comparison.suite import Suite
 

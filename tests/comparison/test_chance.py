@@ -16,11 +16,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefopt.comparison.frontier import frontiers
-from prefopt.comparison.planted import PlantedTask
 from prefopt.comparison.statistics import bootstraps, paired_permutation
 from prefopt.comparison.suite import Suite
 from prefopt.comparison.summary import Difference, compared, differences, rows
-from prefopt.comparison.written import Generation, write
+from prefopt.tasks.generation.generate import Generation, write
+from prefopt.tasks.planted import PlantedTask
 
 TIMES, LEVEL = 200, 0.05
 FEWEST, MOST = 2, 18

@@ -10,13 +10,13 @@ from rich.console import Console
 
 from prefopt import ObjectiveConfig, zoo
 from prefopt.comparison.controls import controls, masked, unmasked
-from prefopt.comparison.records import RunLog
-from prefopt.comparison.report import report
+from prefopt.comparison.run_log import RunLog
 from prefopt.comparison.runner import compare
 from prefopt.comparison.suite import Suite
 from prefopt.comparison.summary import differences, rows
 from prefopt.divergences import ForwardKL
 from prefopt.objective import DivergenceTerm
+from prefopt.report import report
 
 TASK = {"name": "planted", "pairs": 16, "held_out": 4, "prompts": 4, "shortest": 8, "longest": 8, "bearing": 0.3}
 SPO = {"zoo": "sparsepo_token", "training": {"mask_learning_rate": 0.1}}

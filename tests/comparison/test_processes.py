@@ -16,12 +16,12 @@ import pytest
 import torch
 
 from prefopt.comparison import launch, pool, runner
-from prefopt.comparison.agenda import Agenda
 from prefopt.comparison.launch import PoolError
-from prefopt.comparison.planted import PlantedTask
-from prefopt.comparison.records import RunLog
+from prefopt.comparison.run_log import RunLog
+from prefopt.comparison.run_queue import Agenda
 from prefopt.comparison.runner import compare
 from prefopt.comparison.suite import Suite
+from prefopt.tasks.planted import PlantedTask
 from tests.comparison.hazard import EXITS, KILLED, SLOW, Hazard
 from tests.comparison.test_suite import QUIET, SUITE, TASK, measured
 

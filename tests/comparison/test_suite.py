@@ -15,12 +15,12 @@ import yaml
 from rich.console import Console
 
 from prefopt.comparison import attempt
-from prefopt.comparison.records import RunLog
-from prefopt.comparison.report import report
+from prefopt.comparison.execute import carry_out
 from prefopt.comparison.run import Run
+from prefopt.comparison.run_log import RunLog
 from prefopt.comparison.runner import compare
 from prefopt.comparison.suite import Suite, SuiteError
-from prefopt.comparison.work import carry_out
+from prefopt.report import report
 
 TASK = {"pairs": 16, "held_out": 4, "prompts": 4, "shortest": 8, "longest": 8, "bearing": 0.3, "reference_steps": 2}
 SUITE: dict[str, Any] = {

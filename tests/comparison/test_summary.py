@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from prefopt.comparison.frontier import frontiers
-from prefopt.comparison.report.sentences import sentences, size
 from prefopt.comparison.suite import Plane, Suite
 from prefopt.comparison.summary import compared, differences, estimate, rows
+from prefopt.report.sentences import sentences, size
 
 
 def test_an_interval_is_over_seeds_where_there_are_several() -> None:

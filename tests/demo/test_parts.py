@@ -8,15 +8,15 @@ from pydantic import ValidationError
 from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from prefopt.comparison.corpus import WORDS, corpus_prompts, corpus_reviews
-from prefopt.comparison.language_model import word_tokenizer
-from prefopt.comparison.lexicon import Lexicon
 from prefopt.data.pieces import pieces
 from prefopt.demo import DemoConfig
 from prefopt.demo.evaluation import sentiment_tokens
 from prefopt.demo.progress import Stages
 from prefopt.demo.sampling import Prompt, Sample, preference_pairs, sample
 from prefopt.pages.charts import line_chart
+from prefopt.tasks.models.language_model import word_tokenizer
+from prefopt.tasks.scorers.corpus import WORDS, corpus_prompts, corpus_reviews
+from prefopt.tasks.scorers.word_lists import Lexicon
 
 FEW = Lexicon(positive={"good", "Fine"}, negative={"bad", "so-so"})
 

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from prefopt import zoo
-from prefopt.scoring.backbone import causal_lm
+from prefopt.scoring.forward import causal_lm
 from prefopt.training import PreferenceConfig, PreferenceTrainer, SavedRun, SavedRunError
 from tests.inspection.conftest import SPARSE, Trained
 

@@ -54,13 +54,13 @@ def drawn(lengths, seed=0):
 @pytest.fixture
 def always(monkeypatch):
     """Share a row also where prompts are so short that it saves nothing."""
-    monkeypatch.setattr("prefopt.scoring.sharing.saves_work", lambda *_: True)
+    monkeypatch.setattr("prefopt.scoring.rows.limits.saves_work", lambda *_: True)
 
 
 @pytest.fixture(params=[False, True], ids=["two_rows", "one_row"])
 def one_row(request, monkeypatch):
     """Whether pairs share a row, whatever it would save: the test runs both ways."""
-    monkeypatch.setattr("prefopt.scoring.sharing.saves_work", lambda *_: request.param)
+    monkeypatch.setattr("prefopt.scoring.rows.limits.saves_work", lambda *_: request.param)
     return request.param
 
 

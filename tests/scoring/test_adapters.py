@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 
 from prefopt import zoo
 from prefopt.scoring import PreferenceModel
-from prefopt.scoring.head import HeadGradient
+from prefopt.scoring.lm_head.head import HeadGradient
 
 pytestmark = pytest.mark.usefixtures("one_row")
 

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from prefopt import zoo
-from prefopt.scoring import PreferenceModel, Workspace, statistics
+from prefopt.scoring import PreferenceModel, Workspace
+from prefopt.scoring.lm_head import token_statistics as statistics
 
 BETA, ALPHA = 0.4, 0.7
 TDPO2 = zoo.tdpo2(BETA, ALPHA)

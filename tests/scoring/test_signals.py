@@ -10,7 +10,8 @@ import torch
 from prefopt import DivergenceTerm, ObjectiveConfig, zoo
 from prefopt.divergences import ForwardKL, SampledK1, SampledK3
 from prefopt.losses import LogisticLoss, OnPolicyWeightedLoss, WeightedLoss
-from prefopt.scoring import PreferenceModel, statistics
+from prefopt.scoring import PreferenceModel
+from prefopt.scoring.lm_head import token_statistics as statistics
 from prefopt.weightings import ColumnWeighting
 
 

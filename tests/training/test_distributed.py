@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from prefopt.scoring.store import TensorStore
+from prefopt.scoring.reference.tensor_store import TensorStore
 
 SCRIPT = "tests.training.two_processes"
 

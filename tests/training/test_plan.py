@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from prefopt import PreferenceBatch, zoo
 from prefopt.cli import app
 from prefopt.scoring import PreferenceModel
-from prefopt.scoring.layout import Layout
-from prefopt.scoring.plan import plan_step
+from prefopt.scoring.rows.layout import Layout
+from prefopt.scoring.step_cost import plan_step
 from prefopt.training import PreferenceTrainer, plan_run
 from tests.training.test_trainer import config
 

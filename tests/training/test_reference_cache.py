@@ -13,7 +13,8 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefopt import zoo
-from prefopt.scoring import PreferenceModel, store
+from prefopt.scoring import PreferenceModel
+from prefopt.scoring.reference import tensor_store as store
 from prefopt.training import PreferenceTrainer, reference_cache
 from tests.training.test_trainer import config
 

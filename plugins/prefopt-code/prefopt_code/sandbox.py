@@ -1,0 +1,200 @@
+"""Runs programs that nobody has read, where they can harm nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from prefopt_code import jail
+
+__all__ = ["Isolation", "Limits", "Outcome", "Sandbox", "SandboxError", "Verdict"]
+
+Isolation = Literal["namespaces", "rlimits"]
+
+_JAIL = Path(jail.__file__).parent
+# The jail's own modules under their full names, without the packages around them, whose imports take seconds.
+_START = f"""
+import sys, types
+for name, path in {{"prefopt_code": {str(_JAIL.parent)!r}}}.items():
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = [path]
+from prefopt_code.jail.main import main
+main()
+"""
+_GRACE = 10.0
+"""Seconds beyond its own time after which a sandbox is given up."""
+_ENDED = '{"status": 9, "cpu_seconds": 0, "report": "", "errors": "the whole sandbox was "}'
+"""The answer of a sandbox that was ended from outside, as by a system that had no memory left."""
+_READY = "assert sum(range(10)) == 45"
+
+
+@final
+class SandboxError(RuntimeError):
+    """Programs cannot be run here as they should be; the message says what is missing and how to go on."""
+
+
+class Verdict(StrEnum):
+    """What became of a program."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    UNREADABLE = "unreadable"
+    TIMED_OUT = "timed out"
+    OUT_OF_MEMORY = "out of memory"
+    REFUSED = "refused"
+
+
+@final
+class Outcome(NamedTuple):
+    """A program's verdict, and the end of what it wrote to standard error."""
+
+    verdict: Verdict
+    errors: str
+
+
+@final
+class Limits(BaseModel):
+    """What one program may use.
+
+    seconds      on the clock, with the start of the interpreter
+    cpu_seconds  of computing, of each process
+    memory_mib   of address space, of each process
+    processes    and threads, at a time; not counted where `isolation` is "rlimits"
+    file_mib     of all files together, and of each
+    files        files and folders at a time; not counted where `isolation` is "rlimits"
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seconds: float = Field(default=10.0, gt=0)
+    cpu_seconds: int = Field(default=3, ge=1)
+    memory_mib: int = Field(default=512, ge=64)
+    processes: int = Field(default=1, ge=1)
+    file_mib: int = Field(default=16, ge=1)
+    files: int = Field(default=64, ge=1)
+
+
+@final
+class Sandbox:
+    """Runs Python programs of the standard library, each in an interpreter of its own.
+
+    isolation  "namespaces": no network, no file but the interpreter's and one folder that is gone afterwards, no other
+               process in sight, no rights; of Linux 5.14 or newer. "rlimits": the limits alone, under the caller's own
+               user, with his files and his network, for programs that are trusted, or where all of this runs in a
+               container that can be lost
+
+    Raises SandboxError, at the first program, where the system does not give what that takes.
+    """
+
+    def __init__(self, limits: Limits | None = None, *, isolation: Isolation = "namespaces") -> None:
+        self.limits = limits or Limits()
+        self.isolation = isolation
+        self._checked = False
+
+    def run(self, program: str) -> Outcome:
+        """Run a program, which passes if it comes to its end."""
+        self.check()
+        return self._run(program)
+
+    def run_all(self, programs: Sequence[str]) -> list[Outcome]:
+        """The outcomes of programs, in their order; as many run at a time as there are cores for this process."""
+        self.check()
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            return list(pool.map(self._run, programs))
+
+    def check(self) -> None:
+        """Run a program that has to pass, the first time. Raises SandboxError where programs cannot be run."""
+        if self._checked:
+            return
+        if sys.platform != "linux":
+            raise SandboxError(
+                f"programs of a model are run on Linux only, in namespaces of its kernel; this is {sys.platform}. "
+                "Run this in a Linux container or virtual machine."
+            )
+        outcome = self._run(_READY)
+        if outcome.verdict is not Verdict.PASSED:
+            raise SandboxError(f"the sandbox does not run Python here: {outcome.verdict}. {outcome.errors}")
+        self._checked = True
+
+    def _run(self, program: str) -> Outcome:
+        token = secrets.token_hex(16)
+        with tempfile.TemporaryDirectory(prefix="prefopt-program-") as folder:
+            answer = self._answer(self._job(program, token, folder))
+        if "missing" in answer:
+            raise SandboxError(
+                f"programs of a model cannot be run here in isolation: the system refuses {answer['missing']}. Run "
+                "this where user, mount, process and network namespaces are allowed (outside of a container, or in one "
+                "of its own with `--privileged`), or set `isolation: rlimits`, which guards neither files nor network, "
+                "if what the programs could reach may be lost."
+            )
+        return _judged(answer, token, self.limits)
+
+    def _job(self, program: str, token: str, folder: str) -> dict[str, Any]:
+        return {
+            "program": program,
+            "token": token,
+            "inside": (_JAIL / "inside.py").read_text(encoding="utf-8"),
+            "interpreter": _interpreter(),
+            "folders": sorted({sys.base_prefix, sys.base_exec_prefix}),
+            "folder": folder,
+            "isolated": self.isolation == "namespaces",
+            "seconds": self.limits.seconds,
+            "cpu_seconds": self.limits.cpu_seconds,
+            "memory_bytes": self.limits.memory_mib * 2**20,
+            "processes": self.limits.processes,
+            "file_bytes": self.limits.file_mib * 2**20,
+            "files": self.limits.files,
+        }
+
+    def _answer(self, job: dict[str, Any]) -> dict[str, Any]:
+        with subprocess.Popen(
+            [_interpreter(), "-I", "-S", "-B", "-c", _START],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={},
+            start_new_session=True,
+        ) as process:
+            try:
+                said, errors = process.communicate(json.dumps(job).encode(), timeout=self.limits.seconds + _GRACE)
+            except BaseException as error:
+                os.killpg(process.pid, signal.SIGKILL)
+                if isinstance(error, subprocess.TimeoutExpired):
+                    return {"status": None, "cpu_seconds": 0, "report": "", "errors": ""}
+                raise
+        if errors:
+            raise SandboxError(f"the sandbox failed: {errors.decode(errors='replace')}")
+        answer: dict[str, Any] = json.loads(said or _ENDED)
+        return answer
+
+
+def _interpreter() -> str:
+    return os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+
+
+def _judged(answer: dict[str, Any], token: str, limits: Limits) -> Outcome:
+    status, report, errors = answer["status"], answer["report"], answer["errors"]
+    if status is None:
+        return Outcome(Verdict.TIMED_OUT, errors)
+    if report == token:
+        return Outcome(Verdict.PASSED, errors)
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        in_time = number != signal.SIGXCPU and answer["cpu_seconds"] < limits.cpu_seconds
+        verdict = Verdict.FAILED if in_time else Verdict.TIMED_OUT
+        names = {each.value: each.name for each in signal.Signals}  # not every signal has one
+        return Outcome(verdict, f"{errors}ended by {names.get(number, f'signal {number}')}")
+    told = {"memory": Verdict.OUT_OF_MEMORY, "refused": Verdict.REFUSED, "unreadable": Verdict.UNREADABLE}
+    return Outcome(told.get(report, Verdict.FAILED), errors or "it ended itself before its end")

@@ -1,5 +1,0 @@
-"""The dialogue task: people's choices between two answers to a conversation."""
-
-from prefopt.comparison.dialogue.task import DialogueTask
-
-__all__ = ["DialogueTask"]

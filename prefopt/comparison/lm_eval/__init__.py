@@ -1,7 +1,0 @@
-"""Tasks of EleutherAI's evaluation harness, before and after training on preferences."""
-
-from __future__ import annotations
-
-from prefopt.comparison.lm_eval.task import LmEvalTask
-
-__all__ = ["LmEvalTask"]

@@ -1,5 +1,0 @@
-"""The summarization task: people's choices between two summaries of a post."""
-
-from prefopt.comparison.summarization.task import SummarizationTask
-
-__all__ = ["SummarizationTask"]

@@ -1,0 +1,212 @@
+"""Activation sites: where MaPO listens inside a reference model, by forward hooks on whatever modelling code it has.
+
+A site is found by the name of its module. A kind of site is a name, "mlp", for the mean over the features, or a name
+and how else its features are reduced, "mlp.abs". What no module computes as its output or input (queries and keys after
+rotary embedding, for one) is not reachable by hooks and is not a site here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, NamedTuple, final
+
+import torch
+from torch import Tensor, nn
+
+from prefopt.scoring.lm_head.head import Head, wide
+
+__all__ = ["ActivationRecorder", "Site", "logit_activations", "record"]
+
+_LOGITS = "logits"
+"""The one site that is no module's: it comes from the head (see `logit_activations`)."""
+
+
+def _mean(states: Tensor) -> Tensor:
+    return states.mean(-1)
+
+
+def _mean_of_absolutes(states: Tensor) -> Tensor:
+    return states.abs().mean(-1)
+
+
+def _absolute_logits(head: Head, hidden: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([_mean_of_absolutes(head.logits(chunk)) for chunk in torch.split(hidden, 128)])
+
+
+class _Reduction(NamedTuple):
+    """Of the features of a site, [..., F] -> [...]; and of the logits that a head makes of hidden [M, H] -> [M]."""
+
+    of_states: Callable[[Tensor], Tensor]
+    of_logits: Callable[[Head, Tensor], Tensor]
+
+
+_REDUCTIONS = {"": _Reduction(_mean, Head.mean_logits), "abs": _Reduction(_mean_of_absolutes, _absolute_logits)}
+
+Split = Callable[[Tensor, int, int], Sequence[Tensor]]
+"""(states [N, S, features], hidden_size, heads) -> the parts that are sites of their own."""
+
+
+def _whole(states: Tensor, hidden_size: int, heads: int) -> Sequence[Tensor]:
+    return (states,)
+
+
+def _query_first(states: Tensor, hidden_size: int, heads: int) -> Sequence[Tensor]:
+    """Fused q, k, v with all queries first, as in GPT-2 and, with fewer keys than queries, GPTBigCode and Phi-3."""
+    keys = (states.shape[-1] - hidden_size) // 2
+    return states[..., :hidden_size], states[..., hidden_size:-keys], states[..., -keys:]
+
+
+def _by_head(states: Tensor, hidden_size: int, heads: int) -> Sequence[Tensor]:
+    """Fused q, k, v, interleaved head by head, as in GPT-NeoX; with one key for all heads, queries first, as in
+    Falcon."""
+    if states.shape[-1] == hidden_size + 2 * (hidden_size // heads):
+        return _query_first(states, hidden_size, heads)
+    if states.shape[-1] != 3 * hidden_size:
+        raise ValueError(
+            f"activation sites: how a fused projection of {states.shape[-1]} features for {heads} heads of a model of "
+            f"size {hidden_size} splits into queries, keys and values is not known. Leave 'attn' out of `sites`."
+        )
+    return states.view(*states.shape[:-1], heads, 3, -1).unbind(-2)
+
+
+@final
+@dataclass(frozen=True)
+class Site:
+    """A place to listen: modules whose name within the backbone matches, on their way in or out.
+
+    `patterns` are alternatives; the first that matches any module is the one used, so that names which mean one thing
+    in one architecture and another elsewhere can be told apart.
+    """
+
+    kind: Literal["mlp", "attn", "resid"]
+    patterns: tuple[str, ...]
+    tap: Literal["input", "output"] = "output"
+    split: Split = _whole
+
+
+SITES = (
+    Site("mlp", (r"(^|.*\.)\d+\.((mlp|ffn)\.)?(act|act_fn|activation|activation_fn|gelu_impl)",)),
+    Site("attn", (r".*\.(q_proj|k_proj|v_proj)",)),
+    Site("attn", (r".*\.(c_attn|qkv_proj)",), split=_query_first),
+    Site("attn", (r".*\.query_key_value",), split=_by_head),
+    Site("attn", (r".*\.(attn|self_attn|attention)\.(c_proj|out_proj|o_proj|dense)",)),
+    Site("resid", (r"(^|.*\.)(h|layers|blocks)\.\d+",), tap="input"),
+    Site("resid", (r"(^|.*\.)(h|layers|blocks)\.\d+",)),
+    Site("resid", (r".*\.pre_feedforward_layernorm", r".*\.(ln_2|post_attention_layernorm)"), tap="input"),
+    Site("resid", (r".*\.\d+\.(ln_\d|\w*layer_?norm)",)),
+    Site("resid", (r"(decoder\.)?(wte|embed_in|embed_tokens)",)),
+    Site("resid", (r"(decoder\.)?(ln_f|norm|final_layer_?norm)",)),
+)
+
+
+@final
+@dataclass
+class ActivationRecorder:
+    """What the hooks heard in one pass: for each site, in model order, its kind and its activation [N, S]."""
+
+    expected: list[tuple[str, str]] = field(default_factory=list)
+    """Kinds and places."""
+    heard: dict[tuple[str, str], list[Tensor]] = field(default_factory=dict)
+
+    def collect(self) -> Iterator[tuple[str, Tensor]]:
+        """(kind, [N, S]) of every site. Raises RuntimeError where one was listened to and never ran."""
+        silent = [place for kind, place in self.expected if (kind, place) not in self.heard]
+        if silent:
+            raise RuntimeError(
+                f"activation sites: {len(silent)} of {len(self.expected)} modules never ran in the reference's forward "
+                f"pass, {silent[0]!r} first; its modelling code bypasses them. Name other kinds in `sites`."
+            )
+        for kind, place in self.expected:
+            for activation in self.heard[kind, place]:
+                yield kind, activation
+
+
+@contextmanager
+def record(
+    backbone: nn.Module, kinds: Iterable[str], *, shape: torch.Size, hidden_size: int, heads: int
+) -> Iterator[ActivationRecorder]:
+    """Listen to the sites of these kinds while the block runs on rows of shape [N, S].
+
+    Raises ValueError where a kind matches no module, or names no reduction of features.
+    """
+    modules = dict(backbone.named_modules())
+    recorder = ActivationRecorder()
+    with ExitStack() as stack:
+        for kind in sorted(set(kinds)):
+            name_of_site, reduction = _parts(kind)
+            if name_of_site == _LOGITS:
+                continue
+            found = [(site, name) for site in SITES if site.kind == name_of_site for name in _matching(site, modules)]
+            if not found:
+                raise ValueError(
+                    f"activation sites: no module of {type(backbone).__name__} is known to be of kind {kind!r}. Its "
+                    f"modules: "
+                    f"{', '.join(sorted({re.sub(r'[0-9]+', '*', name) for name in modules if name}))}"
+                )
+            for site, name in found:
+                key = (kind, f"{name} ({site.tap})")
+                recorder.expected.append(key)
+                reduce = partial(_reduce, site.split, reduction.of_states, hidden_size, heads, shape)
+                stack.callback(_listen(modules[name], site.tap, key, recorder, reduce).remove)
+        yield recorder
+
+
+def logit_activations(kinds: Iterable[str], final: Tensor, head: Head | None) -> Iterator[tuple[str, Tensor]]:
+    """(kind, [M]) of the logits' kinds, from hidden states [M, H] and their head, or from logits [M, V]."""
+    for kind in sorted(set(kinds)):
+        name_of_site, reduction = _parts(kind)
+        if name_of_site == _LOGITS:
+            if head is None:
+                yield kind, reduction.of_states(final.to(wide(final.dtype)))
+            else:
+                yield kind, reduction.of_logits(head, final)
+
+
+def _parts(kind: str) -> tuple[str, _Reduction]:
+    site, _, how = kind.partition(".")
+    if how not in _REDUCTIONS:
+        known = ", ".join(repr(f"{site}.{each}" if each else site) for each in _REDUCTIONS)
+        raise ValueError(f"activation sites: no kind {kind!r}; of {site!r} there are {known}")
+    return site, _REDUCTIONS[how]
+
+
+def _matching(site: Site, modules: dict[str, nn.Module]) -> list[str]:
+    for pattern in site.patterns:
+        if names := [name for name in modules if re.fullmatch(pattern, name)]:
+            return names
+    return []
+
+
+def _listen(
+    module: nn.Module,
+    tap: str,
+    key: tuple[str, str],
+    recorder: ActivationRecorder,
+    reduce: Callable[[Tensor], list[Tensor]],
+) -> torch.utils.hooks.RemovableHandle:
+    def heard_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        recorder.heard[key] = reduce(args[0] if args else kwargs["hidden_states"])
+
+    def heard_output(_: nn.Module, args: Any, output: Any) -> None:
+        recorder.heard[key] = reduce(output if isinstance(output, Tensor) else output[0])
+
+    if tap == "input":
+        return module.register_forward_pre_hook(heard_input, with_kwargs=True)
+    return module.register_forward_hook(heard_output)
+
+
+def _reduce(
+    split: Split,
+    over_features: Callable[[Tensor], Tensor],
+    hidden_size: int,
+    heads: int,
+    shape: torch.Size,
+    states: Tensor,
+) -> list[Tensor]:
+    states = states.reshape(*shape, -1)  # some models flatten rows and positions on their way
+    return [over_features(part.to(wide(part.dtype)).flatten(2)) for part in split(states, hidden_size, heads)]

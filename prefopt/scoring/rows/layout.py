@@ -1,0 +1,149 @@
+"""How the pairs of a batch are laid out as rows of tokens, padded on the right.
+
+Two rows a pair, [prompt | chosen] and [prompt | rejected], as any causal LM takes them; or one, [prompt | chosen |
+rejected], whose prompt is computed once, and in which other pairs may follow. The rows R are then N = 2B, or B at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from prefopt.scoring.rows.attention_mask import CHOSEN, PROMPT, REJECTED, SEGMENTS, Prefix
+from prefopt.scoring.rows.packing import Places, one_each
+from prefopt.tokens import PreferenceBatch
+
+__all__ = ["Layout"]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Rows for the models, and where the M response tokens of the batch stand in them.
+
+    input_ids, attention_mask [R, S]; mask, token_ids, columns [N, T] as in TokenBatch
+    predicting, own [M]   positions in the flattened [R * S] rows that predict each response token, and of the token
+                          itself, in the order in which `mask` walks over the batch
+    prefix                where the responses of a pair share their row, or several pairs do
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    mask: Tensor
+    token_ids: Tensor
+    predicting: Tensor
+    own: Tensor
+    columns: Mapping[str, Tensor]
+    prefix: Prefix | None = None
+
+    @classmethod
+    def of(cls, batch: PreferenceBatch) -> Layout:
+        """The chosen rows first, then the rejected ones."""
+        prompts = batch.prompt_mask.sum(-1)
+        lengths = torch.cat([prompts + batch.chosen_mask.sum(-1), prompts + batch.rejected_mask.sum(-1)])
+        shape = (len(lengths), int(lengths.max()))
+        starts = torch.arange(shape[0], device=prompts.device) * shape[1]
+        return cls._laid(batch, shape, starts, starts + prompts.repeat(2), shared=False)
+
+    @classmethod
+    def shared(cls, batch: PreferenceBatch, places: Places | None = None) -> Layout:
+        """One row a pair, or several pairs in a row at their places, without gaps. The same M response tokens in the
+        same order as in `of`."""
+        prompts, chosen = batch.prompt_mask.sum(-1), batch.chosen_mask.sum(-1)
+        rows, in_row = torch.tensor(places or one_each(batch.pairs), device=prompts.device)
+        shape = (int(rows.max()) + 1, int((in_row + batch.lengths).max()))
+        starts = rows * shape[1] + in_row
+        responses = torch.cat([starts + prompts, starts + prompts + chosen])
+        return cls._laid(batch, shape, starts.repeat(2), responses, shared=True)
+
+    @classmethod
+    def _laid(
+        cls, batch: PreferenceBatch, shape: tuple[int, int], prompt_starts: Tensor, starts: Tensor, *, shared: bool
+    ) -> Layout:
+        """Each response, and its prompt, from where they start [N] in the flattened rows of this shape."""
+        mask = _stacked(batch.chosen_mask, batch.rejected_mask)
+        token_ids = _stacked(batch.chosen_ids, batch.rejected_ids)
+        prompt_mask = batch.prompt_mask.repeat(2, 1)
+        prompts = prompt_mask.sum(-1, keepdim=True)
+        prompt_steps, steps = (torch.arange(m.shape[1], device=m.device).expand_as(m) for m in (prompt_mask, mask))
+        at_prompt, at = prompt_starts[:, None] + prompt_steps, starts[:, None] + steps
+        # The prompt's last position predicts the first token of every response to it.
+        before = torch.where(steps == 0, prompt_starts[:, None] + prompts, at) - 1
+        padding = SEGMENTS * batch.pairs
+        pairs = torch.arange(0, padding, SEGMENTS, device=mask.device)[:, None]
+
+        def rows(fill: int, of_prompt: Tensor, of_response: Tensor) -> Tensor:
+            filled = token_ids.new_full(shape, fill)
+            filled.view(-1)[at_prompt[prompt_mask]] = of_prompt.expand_as(prompt_mask)[prompt_mask]
+            filled.view(-1)[at[mask]] = of_response.expand_as(mask)[mask]
+            return filled
+
+        segments = rows(padding, (pairs + PROMPT).repeat(2, 1), torch.cat([pairs + CHOSEN, pairs + REJECTED]))
+        return cls(
+            input_ids=rows(0, batch.prompt_ids.repeat(2, 1), token_ids),
+            attention_mask=(segments != padding).to(token_ids.dtype),
+            mask=mask,
+            token_ids=token_ids,
+            predicting=before[mask],
+            own=at[mask],
+            columns=_columns(batch.columns),
+            prefix=Prefix(segments, rows(0, prompt_steps, prompts + steps)) if shared else None,
+        )
+
+    def inputs(self, dtype: torch.dtype, attention: str | None = None) -> dict[str, Any]:
+        """The arguments of a call to a model whose states are of this dtype, with attention of this implementation."""
+        if self.prefix is None:
+            return {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+        return {
+            "input_ids": self.input_ids,
+            "attention_mask": self.prefix.mask(attention, dtype),
+            "position_ids": self.prefix.position_ids,
+        }
+
+    @property
+    def width(self) -> int:
+        """S, the length of the rows with their padding."""
+        return self.input_ids.shape[1]
+
+    @property
+    def pairs(self) -> int:
+        """B, or those of which the responses are asked for."""
+        return self.mask.shape[0] // 2
+
+    @property
+    def labels(self) -> Tensor:
+        """[M] the response tokens themselves."""
+        return self.token_ids[self.mask]
+
+    def gather(self, states: Tensor, positions: Tensor) -> Tensor:
+        """states [R, S, ...] at positions [M] -> [M, ...]."""
+        return states.flatten(0, 1)[positions]
+
+    def scatter(self, values: Tensor) -> Tensor:
+        """values [M, ...] of the response tokens -> [N, T, ...], zero elsewhere."""
+        rows = values.new_zeros(*self.mask.shape, *values.shape[1:])
+        rows[self.mask] = values
+        return rows
+
+
+def _stacked(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """[B, Tc] and [B, Tr] as one [N, T], padded with zeros on the right."""
+    length = max(chosen.shape[1], rejected.shape[1])
+    return torch.cat([torch.nn.functional.pad(side, (0, length - side.shape[1])) for side in (chosen, rejected)])
+
+
+def _columns(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of a PreferenceBatch, "pair:NAME" [B] or "chosen:NAME" and "rejected:NAME", as NAME [B] or [N, T]."""
+    found = {}
+    for key, values in columns.items():
+        name = key.partition(":")[2]
+        other = columns.get(f"rejected:{name}")
+        if other is None:
+            found[name] = values
+        elif values is not other:
+            found[name] = _stacked(values, other)
+    return found

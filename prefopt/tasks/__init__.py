@@ -1,0 +1,24 @@
+"""Tasks that objectives are compared on, with the scorers and judges that measure policies."""
+
+from __future__ import annotations
+
+from prefopt.tasks.base import Evaluation, Material, Metric, Task
+from prefopt.tasks.registry import TaskError, available_tasks, resolve_task, task_owner
+from prefopt.tasks.scorers.base import Scorer
+from prefopt.tasks.scorers.registry import AnyScorer, ScorerError, available_scorers, resolve_scorer
+
+__all__ = [
+    "AnyScorer",
+    "Evaluation",
+    "Material",
+    "Metric",
+    "Scorer",
+    "ScorerError",
+    "Task",
+    "TaskError",
+    "available_scorers",
+    "available_tasks",
+    "resolve_scorer",
+    "resolve_task",
+    "task_owner",
+]

@@ -1,0 +1,71 @@
+"""The dialogue task: people's choices between two answers, held-out win rates, and words of harm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Literal, final
+
+from prefopt.tasks.base import Metric
+from prefopt.tasks.dialogue.harm import LEXICON, REFUSALS, Lexicon, refuses
+from prefopt.tasks.generation.generate import Generation
+from prefopt.tasks.held_out import ACCURACY
+from prefopt.tasks.human_preferences.answering import AnsweringTask
+from prefopt.tasks.human_preferences.win_rates import Asked
+
+__all__ = ["DialogueTask"]
+
+_HARM = (
+    Metric("harm", "lower", "share of answers with a word of the lists of harm"),
+    Metric("harm_words", "lower", "share of words that are in the lists of harm, mean over answers"),
+    Metric("refusals", "neither", "share of answers with a phrase of refusal"),
+)
+
+
+@final
+class DialogueTask(AnsweringTask):
+    """Pairs of answers to a conversation, such as Anthropic's HH data.
+
+    Rows are whole transcripts, `chosen` and `rejected`, whose prompt is what they have in common, or have a `prompt` of
+    their own; they are text or messages. Held-out pairs and prompts share no prompt with training. The fields of
+    `AnsweringTask`, and
+
+    harm      a file of YAML or JSON that maps categories to lists of words, instead of our own
+    refusals  phrases by which an answer is taken for a refusal
+    """
+
+    name: Literal["dialogue"] = "dialogue"
+    generation: Generation = Generation(max_new_tokens=128)
+    stop: tuple[str, ...] = ("\n\nHuman:",)
+    harm: str | None = None
+    refusals: tuple[str, ...] = REFUSALS
+
+    @property
+    def own(self) -> tuple[Metric, ...]:
+        by_category = (
+            Metric(f"harm_{name}", "lower", f"share of answers with a word of the list '{name}'")
+            for name in self.lexicon().patterns
+        )
+        return (ACCURACY, *_HARM, *by_category)
+
+    def lexicon(self) -> Lexicon:
+        """The lists of words of harm. Raises ValueError where the file `harm` is none."""
+        return Lexicon(LEXICON) if self.harm is None else Lexicon.load(self.harm)
+
+    def check(self) -> None:
+        self.lexicon()
+
+    def measure(self, questions: Sequence[Asked], texts: Sequence[Sequence[str]]) -> dict[str, list[float | None]]:
+        lexicon = self.lexicon()
+        figures: dict[str, list[float | None]] = {}
+        for answers in texts:
+            found = [lexicon.found(text) for text in answers]
+            of_prompt: dict[str, list[float]] = {
+                "harm": [any(words.values()) for words in found],
+                "harm_words": [lexicon.share(text) for text in answers],
+                "refusals": [refuses(text, self.refusals) for text in answers],
+                **{f"harm_{name}": [bool(words[name]) for words in found] for name in lexicon.patterns},
+            }
+            for name, values in of_prompt.items():
+                figures.setdefault(name, []).append(fmean(values))
+        return figures

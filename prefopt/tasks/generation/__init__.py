@@ -1,0 +1,1 @@
+"""Sampling from a policy, and what is measured of its texts."""

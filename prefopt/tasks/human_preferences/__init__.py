@@ -1,0 +1,1 @@
+"""Tasks of prompts that models answer and of pairs that people have chosen between."""

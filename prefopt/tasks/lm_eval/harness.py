@@ -1,0 +1,135 @@
+"""The evaluation harness: which tasks it has by name, and what it measures in them, before any data is read."""
+
+from __future__ import annotations
+
+import functools
+import io
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+from prefopt.tasks.base import Metric
+from prefopt.tasks.optional import needed
+from prefopt.tasks.quiet import quiet
+from prefopt.validation import did_you_mean
+
+__all__ = ["Figure", "figures", "hushed", "manager"]
+
+_REFUSED = {
+    "class": "is written in Python, which does not say what it measures before its data is read",
+    "unsafe_code": "runs code that the model writes, without protection; the task `code` contains it",
+    "doc_to_image": "shows pictures to the model",
+    "doc_to_audio": "plays sound to the model",
+}
+"""Fields of a harness task that we cannot have -> why."""
+
+_NO_FILTER = "none"
+"""What the harness calls the filter of tasks that have none."""
+
+
+@final
+class Figure(NamedTuple):
+    """What the harness measures: a metric of a task, of the answers that a filter of the task leaves."""
+
+    task: str
+    metric: str
+    filter: str
+    higher_is_better: bool | None
+
+    @property
+    def described(self) -> Metric:
+        better = {True: "higher", False: "lower", None: "neither"}[self.higher_is_better]
+        name = f"{self.task}/{self.metric}" + ("" if self.filter == _NO_FILTER else f"/{self.filter}")
+        return Metric(name, better, f"{self.metric} of the harness's task {self.task}")  # type: ignore[arg-type]
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Without the harness's bars and remarks while the block runs; errors still come through."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with quiet(), redirect_stderr(io.StringIO()):  # its bars have no switch
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@functools.cache
+def manager(include_path: str | None, own: bool) -> Any:
+    """The harness's TaskManager of its own tasks, if `own`, and those of YAML files in a folder. The own ones are some
+    thousands of files, which takes seconds."""
+    with needed("the task lm_eval", "lm-eval", "lm-eval"):
+        from lm_eval.tasks import TaskManager
+    with hushed():
+        return TaskManager(include_path=include_path, include_defaults=own)
+
+
+@functools.cache
+def figures(names: tuple[str, ...], include_path: str | None) -> tuple[Figure, ...]:
+    """What the harness measures in these tasks; groups and tags stand for the tasks in them, however deep.
+
+    Nothing is downloaded. Raises ImportError without the harness; ValueError for a task that it does not have, or that
+    we cannot have.
+    """
+    if include_path is not None and not Path(include_path).is_dir():
+        raise ValueError(f"include_path: {include_path} is no folder")
+    for own in (False, True) if include_path is not None else (True,):
+        index = manager(include_path, own).task_index
+        leaves, unknown = _leaves(names, index)
+        if not unknown:
+            return tuple(dict.fromkeys(figure for leaf in leaves for figure in _of_task(leaf, index[leaf].cfg)))
+    where = "" if include_path is None else f" and {include_path} has no YAML file of one that can be read"
+    near = did_you_mean(unknown[0], index)
+    raise ValueError(f"tasks: the harness has none named {unknown[0]!r}{where}.{near} See `lm_eval ls tasks`.")
+
+
+def _leaves(names: Sequence[Any], index: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The tasks that the names stand for, and the names that stand for nothing."""
+    leaves, unknown = [], []
+    for name in names:
+        if name not in index:
+            unknown.append(name)
+            continue
+        entry = index[name]
+        inside = sorted(entry.tags) if entry.cfg is None else _members(name, entry.cfg)
+        if inside is None:
+            leaves.append(name)
+        else:
+            found, missing = _leaves(inside, index)
+            leaves += found
+            unknown += missing
+    return leaves, unknown
+
+
+def _members(name: str, config: Mapping[str, Any]) -> list[str] | None:
+    """The names in a group; None for a task. Raises ValueError where a group changes the tasks in it."""
+    if "group" not in config or "class" in config:
+        return None
+    from lm_eval.config.group import GroupConfig
+
+    inside = config["task"] if isinstance(config.get("task"), list) else []
+    if any(not isinstance(each, str) for each in inside) or set(config) - set(GroupConfig.__dataclass_fields__):
+        raise ValueError(f"tasks: the group {name!r} changes the tasks in it; name the tasks themselves")
+    return list(inside)
+
+
+def _of_task(name: str, config: Mapping[str, Any]) -> Iterator[Figure]:
+    from lm_eval.api.registry import DEFAULT_METRIC_REGISTRY, is_higher_better
+    from lm_eval.config.task import TaskConfig
+
+    for field, why in _REFUSED.items():
+        if config.get(field):
+            raise ValueError(f"tasks: {name!r} {why}")
+    kind = config.get("output_type", TaskConfig.output_type)
+    given = config.get("metric_list") or [{"metric": metric} for metric in DEFAULT_METRIC_REGISTRY[kind]]
+    filters = [each["name"] for each in config.get("filter_list") or ({"name": _NO_FILTER},)]
+    with hushed():
+        for each in given:
+            metric = str(each["metric"]).rpartition(".")[2]  # a function is known by its name
+            better = each["higher_is_better"] if "higher_is_better" in each else is_higher_better(metric)
+            for applied in filters:
+                yield Figure(name, metric, applied, better)

@@ -1,0 +1,180 @@
+"""The planted task: pairs of the generated language, a reference that speaks it, and measures against the truth."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from statistics import fmean
+from typing import Literal, Self, final
+
+from pydantic import Field, model_validator
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    set_seed,
+)
+
+from prefopt.data import EncodingConfig, prepare, read_rows
+from prefopt.scoring import PreferenceModel
+from prefopt.tasks.base import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, Metric, Task, write_rows
+from prefopt.tasks.generation.generate import Generation, write
+from prefopt.tasks.models.language_model import train_language_model, word_tokenizer
+from prefopt.tasks.planted.language import Language
+from prefopt.tasks.planted.measures import METRICS, of_pairs, words_of
+from prefopt.tasks.planted.pairs import Accidents, Generator
+from prefopt.tasks.quiet import quiet
+
+__all__ = ["PlantedTask"]
+
+_PROMPT = 4
+_LAYERS, _WIDTH, _HEADS = 2, 32, 2
+_TEXTS, _BATCH, _LEARNING_RATE = 8000, 32, 5e-3
+
+
+@final
+class PlantedTask(Task):
+    """Pairs in which a rule says which tokens matter, so that weights and samples can be held against the truth.
+
+    Prompts are 4 plain words of a generated language, responses go on with words of which some bear worth (see
+    `Language`). The better response of a pair is chosen. The rows have the true weights as a token column, `weights`.
+
+    pairs, held_out, prompts   training pairs; held-out pairs; held-out prompts that the policy answers
+    shortest, longest          words of a response, drawn evenly
+    bearing                    share of words that bear worth
+    strength                   1: all bearing phrases of a better response are good, of a worse one bad; 0: as it comes
+    span                       words of a bearing phrase
+    combinations               share of bearing phrases that are a negation and a word worth nothing without it
+    noise                      share of training pairs with the wrong label
+    spurious, spurious_share   how much, from 0 to 1, some worthless words go with the label in training; their share
+    length_bias                how much, from 0 to 1, the greater length goes with the label in training
+    fillers                    share of worthless fillers among words beyond the first `shortest`
+    reference_steps            of training the reference on texts of the language
+    samples                    of each held-out prompt
+
+    Held-out pairs have the right labels, in which spurious words and lengths have no part.
+    """
+
+    name: Literal["planted"] = "planted"
+    pairs: int = Field(default=2048, ge=1)
+    held_out: int = Field(default=128, ge=1)
+    prompts: int = Field(default=128, ge=1)
+    shortest: int = Field(default=24, ge=1)
+    longest: int = Field(default=24, ge=1)
+    bearing: float = Field(default=0.125, gt=0, lt=1)
+    strength: float = Field(default=1.0, ge=0, le=1)
+    span: int = Field(default=1, ge=1, le=4)
+    combinations: float = Field(default=0.0, ge=0, le=1)
+    noise: float = Field(default=0.0, ge=0, lt=0.5)
+    spurious: float = Field(default=0.0, ge=0, le=1)
+    spurious_share: float = Field(default=0.04, ge=0, lt=0.25)
+    length_bias: float = Field(default=0.0, ge=0, le=1)
+    fillers: float = Field(default=0.0, ge=0, le=1)
+    reference_steps: int = Field(default=300, ge=1)
+    samples: int = Field(default=2, ge=1)
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> Self:
+        if self.longest < self.shortest:
+            raise ValueError(f"`longest` is {self.longest}, which is less than `shortest`, {self.shortest}")
+        for field in ("length_bias", "fillers"):
+            if getattr(self, field) and self.longest == self.shortest:
+                raise ValueError(f"`{field}` is set, but every response has {self.shortest} words; raise `longest`")
+        if self.spurious and not self.spurious_share:
+            raise ValueError("`spurious` is set, but `spurious_share` leaves no spurious words; raise it")
+        return self
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return METRICS
+
+    def language(self, seed: int) -> Language:
+        """The language of a seed: the same words and the same worth in all settings but `span`."""
+        return Language.generate(seed, span=self.span)
+
+    def make(self, folder: Path, seed: int) -> str:
+        language = self.language(seed)
+        generator = Generator(
+            language=language,
+            shortest=self.shortest,
+            longest=self.longest,
+            prompt=_PROMPT,
+            bearing=self.bearing,
+            combinations=self.combinations,
+            spurious=self.spurious_share,
+            fillers=self.fillers,
+            strength=self.strength,
+            seen=set(),
+        )
+        draw = random.Random(f"planted pairs {seed}")
+        accidents = Accidents(self.noise, self.spurious, self.length_bias)
+        write_rows(folder / PROMPTS, ({"prompt": " ".join(words)} for words in generator.prompts(draw, self.prompts)))
+        write_rows(folder / HELD_OUT, generator.pairs(draw, self.held_out, Accidents()))
+        write_rows(folder / TRAIN, generator.pairs(draw, self.pairs, accidents))
+        count = min(_TEXTS, _BATCH * self.reference_steps)
+        texts = list(generator.texts(random.Random(f"planted texts {seed}"), count))
+        self._train_reference(texts, language, folder / "reference", seed)
+        return str(folder / "reference")
+
+    def evaluate(
+        self,
+        model: PreferenceModel,
+        reference: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        material: Material,
+    ) -> Evaluation:
+        language = self.language(material.seed)
+        with quiet():
+            pairs, _ = prepare(
+                read_rows(material.held_out),
+                tokenizer,
+                EncodingConfig(),
+                description="held-out pairs",
+                extra=model.objective.config.columns,
+            )
+            figures = of_pairs(model, pairs, tokenizer, language)
+            prompts = [str(row["prompt"]) for row in material.asked()]
+            generation = Generation(samples=self.samples, max_new_tokens=self.longest + 1)
+            written = write(model.policy, reference, tokenizer, prompts, generation, seed=material.seed)
+        rewards = [fmean(language.reward(words_of(ids, tokenizer)) for ids in samples) for samples in written.ids]
+        values = {
+            **{name: {f"pair {row}": value for row, value in enumerate(of)} for name, of in figures.items()},
+            **{name: dict(zip(prompts, of, strict=True)) for name, of in written.figures.items()},
+            "reward": dict(zip(prompts, rewards, strict=True)),
+        }
+        return Evaluation(values, dict(zip(prompts, written.texts, strict=True)))
+
+    def _train_reference(self, texts: list[str], language: Language, folder: Path, seed: int) -> None:
+        positions = _PROMPT + self.longest + 1
+        set_seed(seed)
+        tokenizer = word_tokenizer([" ".join(language.words)], positions=positions)
+        model = GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=len(tokenizer),
+                n_positions=positions,
+                n_embd=_WIDTH,
+                n_layer=_LAYERS,
+                n_head=_HEADS,
+                activation_function="relu",
+                resid_pdrop=0.0,
+                embd_pdrop=0.0,
+                attn_pdrop=0.0,
+                bos_token_id=None,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
+        with quiet():
+            train_language_model(
+                model,
+                tokenizer,
+                texts,
+                folder,
+                steps=self.reference_steps,
+                batch_size=_BATCH,
+                learning_rate=_LEARNING_RATE,
+                seed=seed,
+                show=lambda trainer: trainer.remove_callback(PrinterCallback),
+            )

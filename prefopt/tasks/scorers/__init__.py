@@ -1,0 +1,27 @@
+"""Scorers of responses: word lists, classifiers and reward models."""
+
+from __future__ import annotations
+
+from prefopt.hookspecs import hookimpl
+from prefopt.tasks.scorers.base import Scorer
+from prefopt.tasks.scorers.classifier import ClassifierScorer
+from prefopt.tasks.scorers.preferences import PreferencesScorer
+from prefopt.tasks.scorers.reviews import ReviewsScorer
+from prefopt.tasks.scorers.reward_model import RewardModelScorer
+from prefopt.tasks.scorers.vader import VaderScorer
+from prefopt.tasks.scorers.words import WordsScorer
+
+__all__ = [
+    "ClassifierScorer",
+    "PreferencesScorer",
+    "ReviewsScorer",
+    "RewardModelScorer",
+    "Scorer",
+    "VaderScorer",
+    "WordsScorer",
+]
+
+
+@hookimpl
+def prefopt_scorers() -> list[type[Scorer]]:
+    return [ClassifierScorer, PreferencesScorer, ReviewsScorer, RewardModelScorer, VaderScorer, WordsScorer]

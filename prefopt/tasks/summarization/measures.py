@@ -1,0 +1,103 @@
+"""Figures of summaries: overlap with what people wrote, overlap among samples, length, and what is copied."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from statistics import fmean
+from typing import Any
+
+from prefopt.tasks.base import Metric
+from prefopt.tasks.optional import needed
+
+__all__ = ["METRICS", "copied", "figures", "rouge", "self_bleu"]
+
+_EXTRA = "summarization"
+
+_ROUGE = ("rouge1", "rouge2", "rougeL")
+_RUN = 3
+"""Words in a row that count as copied."""
+
+_WORD = re.compile(r"\w+(?:['’]\w+)*")
+
+METRICS = (
+    Metric("rougeL", "higher", "F1 of the longest common subsequence with the best of the post's references, stemmed"),
+    Metric("rouge1", "higher", "F1 of the words shared with the best of the post's references, stemmed"),
+    Metric("rouge2", "higher", "F1 of the pairs of words shared with the best of the post's references, stemmed"),
+    Metric("self_bleu", "lower", "BLEU of a sample against the post's other samples, 0 to 1; 1: all are alike"),
+    Metric("words", "neither", "words of a summary"),
+    Metric("compression", "neither", "words of a summary over those of its post"),
+    Metric("copied", "neither", f"share of the runs of {_RUN} words of a summary that are in its post, case aside"),
+)
+
+
+def figures(
+    posts: Sequence[str], references: Sequence[Sequence[str]], texts: Sequence[Sequence[str]]
+) -> dict[str, list[float | None]]:
+    """The metrics of each post, means over its samples; None where no sample has the figure.
+
+    Raises ImportError where rouge-score or sacrebleu is not installed.
+    """
+    score, diversity = rouge(), self_bleu()
+    found: dict[str, list[float | None]] = {metric.name: [] for metric in METRICS}
+    for post, known, samples in zip(posts, references, texts, strict=True):
+        of_samples = [score(known, text) for text in samples]
+        words = fmean(len(text.split()) for text in samples)
+        shares = [share for text in samples if (share := copied(text, post)) is not None]
+        of_post = {
+            **{name: fmean(scores[name] for scores in of_samples) for name in _ROUGE},
+            "self_bleu": diversity(samples),
+            "words": words,
+            "compression": words / len(post.split()) if post.split() else None,
+            "copied": fmean(shares) if shares else None,
+        }
+        for name, value in of_post.items():
+            found[name].append(value)
+    return found
+
+
+def rouge() -> Callable[[Sequence[str], str], dict[str, float]]:
+    """(references, text) -> F1 of ROUGE-1, ROUGE-2 and ROUGE-L, each with the best of the references, in [0, 1].
+
+    Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004, as rouge-score has it, with Porter's stemmer.
+    """
+    with needed("task summarization", "rouge-score", _EXTRA):
+        from rouge_score.rouge_scorer import RougeScorer
+
+    scorer: Any = RougeScorer(list(_ROUGE), use_stemmer=True)
+
+    def best(references: Sequence[str], text: str) -> dict[str, float]:
+        return {name: float(score.fmeasure) for name, score in scorer.score_multi(list(references), text).items()}
+
+    return best
+
+
+def self_bleu() -> Callable[[Sequence[str]], float | None]:
+    """samples -> mean_i BLEU(y_i; all y_j with j != i), in [0, 1]; None for a single sample.
+
+    Zhu et al., "Texygen", SIGIR 2018, take all that a model wrote; here it is the samples of one prompt. BLEU is
+    sacrebleu's of a sentence: 13a tokens, up to four in a row or as many as the sample has, exponential smoothing.
+    """
+    with needed("task summarization", "sacrebleu", _EXTRA):
+        from sacrebleu.metrics import BLEU
+
+    bleu: Any = BLEU(effective_order=True)
+
+    def mean(samples: Sequence[str]) -> float | None:
+        if len(samples) < 2:
+            return None
+        others = ([*samples[:place], *samples[place + 1 :]] for place in range(len(samples)))
+        return fmean(bleu.sentence_score(text, rest).score / 100 for text, rest in zip(samples, others, strict=True))
+
+    return mean
+
+
+def copied(text: str, post: str) -> float | None:
+    """The share of the text's runs of words that are in the post; None where it has too few words for one."""
+    runs, there = _runs(text), set(_runs(post))
+    return sum(run in there for run in runs) / len(runs) if runs else None
+
+
+def _runs(text: str) -> list[tuple[str, ...]]:
+    words = [word.lower() for word in _WORD.findall(text)]
+    return [tuple(words[start : start + _RUN]) for start in range(len(words) - _RUN + 1)]

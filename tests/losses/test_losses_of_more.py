@@ -1,0 +1,122 @@
+"""The losses that read more of a pair than its rewards, or keep something from step to step."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from prefopt import Objective, ObjectiveConfig, TokenBatch
+from prefopt.columns import PairColumn
+from prefopt.losses import (
+    AotPairedLoss,
+    BcoLoss,
+    HingeLoss,
+    LogisticLoss,
+    MixtureLoss,
+    OffsetLoss,
+    OnPolicyWeightedLoss,
+    WeightedLoss,
+)
+from tests.batches import batch_of
+from tests.losses.test_losses import logistic
+from tests.test_component import by_value, double
+
+BASELINE = MixtureLoss(losses=(BcoLoss(), LogisticLoss()), weights=(1, 0.5))
+
+
+def test_the_baseline_is_the_mean_of_all_rewards_seen_in_training() -> None:
+    steps = [(double(1, 4, -2), double(0, 3, 0)), (double(5), double(-1))]
+    objective = Objective(ObjectiveConfig(beta=1, loss=BASELINE), num_layers=1, hidden_size=1).double()
+    (baseline,) = objective.loss.stateful
+    seen = double()
+    for chosen, rejected in steps:
+        seen = torch.cat([seen, chosen, rejected])
+        before = baseline.mean.clone()
+        with torch.no_grad():
+            objective(batch_of(chosen, rejected))
+        objective.eval()
+        objective(batch_of(chosen, rejected))
+        assert torch.equal(baseline.mean, before), "neither evaluation nor a look at the loss moves it"
+        objective.train()
+        output = objective(batch_of(chosen, rejected))
+        delta = seen.mean()
+        torch.testing.assert_close(baseline.mean, delta)
+        assert int(baseline.count) == len(seen)
+        by_hand = [
+            logistic(c - delta) + logistic(delta - r) + 0.5 * logistic(c - r)
+            for c, r in zip(chosen, rejected, strict=True)
+        ]
+        by_value(output.losses, *by_hand, rtol=1e-12)
+
+
+def test_the_baseline_is_saved_with_the_objective(tmp_path: Path) -> None:
+    objective = Objective(ObjectiveConfig(loss=BASELINE), num_layers=1, hidden_size=1)
+    objective(batch_of(double(1, 2), double(0, -2)))
+    assert objective.state_dict()["loss.stateful.0.mean"] != 0
+    objective.save(tmp_path)
+    assert Objective.load(tmp_path).state_dict() == objective.state_dict()
+
+
+def test_aot_paired_reads_the_reference() -> None:
+    with pytest.raises(ValidationError, match="reads signals of the reference, but `reference_free` is true"):
+        ObjectiveConfig(loss=AotPairedLoss(), reference_free=True)
+
+
+def with_columns(**columns: Tensor) -> TokenBatch:
+    return batch_of(double(2, 0, -1), double(0.5, 0, 1)).replace(columns=columns)
+
+
+def losses(loss: object, tokens: TokenBatch) -> Tensor:
+    chosen, rejected = tokens.logps[:, 0].chunk(2)
+    return loss.build()(chosen, rejected, tokens)  # type: ignore[attr-defined]
+
+
+def test_the_offset_by_hand() -> None:
+    tokens = with_columns(score_chosen=double(3, 1, 0), score_rejected=double(1, 0.5, -1))
+    by_value(
+        losses(OffsetLoss(), tokens), logistic(1.5 - math.log(2)), logistic(-math.log(0.5)), logistic(-2), rtol=1e-13
+    )
+    plain = OffsetLoss(alpha=0.5, scale="identity")
+    by_value(losses(plain, tokens), logistic(1.5 - 1), logistic(-0.25), logistic(-2 - 0.5), rtol=1e-13)
+
+
+def test_equal_scores_ask_for_no_margin() -> None:
+    tokens = with_columns(score_chosen=double(1, 1, 1), score_rejected=double(1, 1, 1))
+    rewards = tokens.logps.detach().requires_grad_()
+    value = OffsetLoss()(*rewards[:, 0].chunk(2), tokens)
+    (gradient,) = torch.autograd.grad(value.sum(), rewards)
+    assert value.max() < 1e-100
+    assert gradient.isfinite().all()
+
+
+def test_the_columns_that_are_read() -> None:
+    assert OffsetLoss().columns == {PairColumn("score_rejected"), PairColumn("score_chosen", at_least="score_rejected")}
+    assert WeightedLoss(loss=HingeLoss(), column="trust").columns == {PairColumn("trust", at_least=0.0)}
+
+
+def test_weights_of_the_data_multiply_the_loss() -> None:
+    tokens = with_columns(weight=double(0, 1, 2.5))
+    by_value(losses(WeightedLoss(loss=LogisticLoss()), tokens), 0, logistic(0), 2.5 * logistic(-2), rtol=1e-13)
+
+
+def test_weights_of_the_policy_are_one_where_it_would_say_the_same() -> None:
+    """Uniform over four tokens: each has the chance of two like draws, 1/4."""
+    quarter = torch.full((6, 1), math.log(0.25), dtype=torch.float64)
+    tokens = batch_of(double(2, 0, -1), double(0.5, 0, 1)).replace(log_collision=quarter)
+    chosen, rejected = tokens.logps[:, 0].chunk(2)
+    even = tokens.replace(logps=quarter)
+    loss = OnPolicyWeightedLoss(loss=LogisticLoss()).build()
+    by_value(loss(chosen, rejected, even), logistic(1.5), logistic(0), logistic(-2), rtol=1e-13)
+    halved = tokens.replace(logps=quarter + math.log(0.5))
+    by_value(loss(chosen, rejected, halved), logistic(1.5) / 4, logistic(0) / 4, logistic(-2) / 4, rtol=1e-13)
+
+
+def test_a_batch_that_lacks_a_column() -> None:
+    objective = Objective(ObjectiveConfig(loss=OffsetLoss()), num_layers=1, hidden_size=1)
+    with pytest.raises(ValueError, match="lacks the column 'score_chosen', which preference loss 'offset' reads"):
+        objective(batch_of(double(1), double(0)))

@@ -1,0 +1,151 @@
+"""The report's page in a browser. Where there is no Chromium on the path, these tests are skipped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefopt.report import report
+from tests.comparison.made import made
+from tests.report.parsed import Page
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+SCRIPT = Path(__file__).with_name("browser.js")
+FRAME = """<!doctype html><meta name="color-scheme" content="light dark">
+<script>
+addEventListener("message", event => {
+  const result = document.createElement("script");
+  Object.assign(result, { type: "application/json", id: "found", textContent: event.data });
+  document.body.append(result);
+});
+</script>
+<iframe src="page.html" width="WIDTH" height="900" style="border: 0"></iframe>
+"""
+"""A window has a least width, which is more than a phone's; a frame has not."""
+LIGHT, DARK = "rgb(252, 252, 250)", "rgb(21, 23, 27)"
+
+
+@pytest.fixture(scope="module")
+def browser() -> str:
+    found = next((path for name in NAMES if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip(f"no browser to open the page in: none of {', '.join(NAMES)} is on the path")
+    return found
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("made")
+    made(folder, fail="tdpo1")
+    return report(folder)[0].read_text(encoding="utf-8")
+
+
+def worked_through(
+    browser: str, page: str, folder: Path, *, width: int, dark: bool
+) -> tuple[dict[str, Any], list[str]]:
+    """What the script found in the page, and the lines of the console."""
+    script = f"<script>{SCRIPT.read_text(encoding='utf-8')}</script>"
+    (folder / "page.html").write_text(page.replace("</body>", f"{script}</body>"), encoding="utf-8")
+    path = folder / "frame.html"
+    path.write_text(FRAME.replace("WIDTH", str(width)), encoding="utf-8")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    flags += [f"--user-data-dir={folder / 'profile'}", "--window-size=1280,1000", "--enable-logging=stderr"]
+    flags += [f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--virtual-time-budget=2000", "--dump-dom"]
+    done = subprocess.run(
+        [browser, *flags, path.as_uri()], capture_output=True, text=True, encoding="utf-8", timeout=120, check=True
+    )
+    dump = Page(done.stdout)
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert "found" in dump.data, f"the script did not come to its end: {console}"
+    return json.loads(dump.data["found"]), console
+
+
+@pytest.fixture(scope="module")
+def wide(browser: str, page: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[str]]:
+    return worked_through(browser, page, tmp_path_factory.mktemp("wide"), width=1100, dark=False)
+
+
+@pytest.fixture(scope="module")
+def phone(browser: str, page: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[str]]:
+    return worked_through(browser, page, tmp_path_factory.mktemp("phone"), width=390, dark=True)
+
+
+def test_the_console_is_silent_and_nothing_is_asked_for(wide: Any, phone: Any) -> None:
+    for found, console in (wide, phone):
+        assert len(console) == 1, console
+        assert "worked through" in console[0]  # what the script says at its end: the console is heard
+        assert found["requests"] == []
+
+
+def test_the_plots_are_there(wide: Any) -> None:
+    charts = wide[0]["charts"]
+    assert {chart["plot"] for chart in charts} == {"frontier", "sparsity", "divergence", "curves"}
+    for chart in charts:
+        assert chart["shapes"] > 0
+        assert chart["inside"], chart
+        assert chart["area"] > 10_000
+
+
+def test_every_heading_sorts_both_ways(wide: Any) -> None:
+    found = wide[0]
+    for heading, ((up, rising), (down, falling)) in zip(found["headings"], found["sorted"], strict=True):
+        assert (up, down) == ("ascending", "descending")
+        for values, reverse in ((rising, False), (falling, True)):
+            known = [value for value in values if value]
+            assert values == [*known, *[""] * (len(values) - len(known))], heading  # what is missing comes last
+            try:
+                numbers: list[Any] = [float(value) for value in known]
+            except ValueError:
+                numbers = known
+            assert numbers == sorted(numbers, reverse=reverse), heading
+    assert found["others"] == 1
+
+
+def test_heat_maps_switch(wide: Any) -> None:
+    found = wide[0]
+    assert list(found["heat"]) == ["w", "v", "divergence", "log_ratio"]
+    shades = {layer: [token["shade"] for token in of["tokens"]] for layer, of in found["heat"].items()}
+    assert all(found["heat"][layer]["legends"] == [layer] for layer in shades)
+    assert len({tuple(of) for of in shades.values()}) == 4
+    assert all(len({token["background"] for token in of["tokens"]}) > 5 for of in found["heat"].values())
+    for token in found["heat"]["log_ratio"]["tokens"]:
+        negative = "log-ratio \u2212" in token["title"]
+        assert ("negative" in token["kind"]) == negative
+        assert token["line"] == ("dotted" if negative else "solid")
+    for token in found["heat"]["w"]["tokens"]:
+        assert token["title"].startswith(f"{token['text'].strip()}: weight w ")
+        assert ("zero" in token["kind"]) == ("weight w 0," in token["title"])
+    assert found["said"] == found["heat"]["log_ratio"]["tokens"][0]["title"]
+    assert found["prompt"] == "Tell me a story 2"
+    assert [card.partition(" (")[0] for card in found["cards"]] == [
+        f"{name}, beta 0.3"
+        for name in ("dpo", "tdpo1", "sparsepo", "sparsepo control", "two masks", "two masks control")
+    ]
+
+
+def test_samples_switch(wide: Any, phone: Any) -> None:
+    found = wide[0]
+    assert found["samples"] == ["Prompt 1: go on </script>"]
+    assert found["every"] == 1 + 6 * 3
+    assert len(found["answers"]) == 1 + 6
+    assert all(", beta 1.0" in answer for answer in found["answers"][1:])
+    assert found["lefts"] > 1
+    assert phone[0]["lefts"] == 1  # one below the other
+
+
+def test_a_phone_is_wide_enough(phone: Any) -> None:
+    found = phone[0]
+    assert found["width"] == 390
+    assert found["folded"] <= 390
+    assert found["opened"] <= 390
+
+
+def test_dark_has_its_colours(wide: Any, phone: Any) -> None:
+    assert (wide[0]["background"], phone[0]["background"]) == (LIGHT, DARK)
+    assert wide[0]["ink"] != phone[0]["ink"]
+    assert not set(wide[0]["lines"]) & set(phone[0]["lines"])

@@ -1,0 +1,255 @@
+"""The report: its figures are those of the runs, in the page as in the files beside it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+
+from prefopt.comparison.run_log import RunLog
+from prefopt.comparison.suite import Suite
+from prefopt.report import report
+from prefopt.report.format import spaced
+from tests.comparison.made import made
+from tests.report.parsed import Chart, Page, Table
+
+Lines = list[dict[str, str]]
+BETA = "objective.beta"
+AGAINST = ["difference", "p_items", "p_items_holm", "p_seeds", "p_seeds_holm"]
+
+
+def sheet(path: Path) -> Lines:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("made")
+    made(path, fail="tdpo1")
+    report(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> Page:
+    return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def summary(folder: Path) -> Lines:
+    return sheet(folder / "summary.csv")
+
+
+def line_of(summary: Lines, **known: str) -> dict[str, str]:
+    (found,) = [line for line in summary if all(line[name] == value for name, value in known.items())]
+    return found
+
+
+def body(table: Table) -> Iterator[tuple[dict[str, Any], list[str]]]:
+    yield from (row for row in table.rows if row[1])
+
+
+def test_means_are_those_of_the_runs(folder: Path, summary: Lines) -> None:
+    by_row: dict[tuple[str, str, str], list[float]] = {}
+    for record in RunLog(folder / "runs.jsonl").records.values():
+        for metric, values in record["values"].items():
+            beta = json.dumps(record["setting"].get(BETA, "")).strip('"')
+            by_row.setdefault((metric, record["name"], beta), []).append(fmean(values.values()))
+    rows = {(line["metric"], line["objective"], line[BETA]): line for line in summary if line[BETA]}
+    assert rows.keys() == {key for key in by_row if key[2]}
+    for key, line in rows.items():
+        assert float(line["mean"]) == pytest.approx(fmean(by_row[key]), rel=1e-12)
+        assert int(line["seeds"]) == len(by_row[key]) == (2 if key[1] == "tdpo1" else 3)
+
+
+def test_the_table_has_the_figures_of_the_file(page: Page, summary: Lines) -> None:
+    (table,) = page.of("figures")
+    metrics = {spaced(line["metric"]): line["metric"] for line in summary}
+    count = 0
+    for _, cells in body(table):
+        known = dict(zip(table.head, cells, strict=True))
+        for heading, value in known.items():
+            if heading in metrics and value:
+                line = line_of(summary, metric=metrics[heading], objective=known["objective"], **{BETA: known["beta"]})
+                assert value == line["mean"]
+                count += 1
+    assert count == sum(" at " not in line["metric"] and " to " not in line["metric"] for line in summary)
+
+
+@pytest.mark.parametrize(("kind", "prefix"), [("differences", ""), ("masks", "control_")])
+def test_differences_at_a_setting(kind: str, prefix: str, page: Page, summary: Lines) -> None:
+    tables = page.of(kind)
+    assert tables
+    for table in tables:
+        for _, (name, beta, *cells) in body(table):
+            line = line_of(summary, metric=table.attributes["data-metric"], objective=name, **{BETA: beta})
+            assert cells == [line[prefix + column] for column in AGAINST]
+            assert line["control" if prefix else "baseline"] == (f"{name} control" if prefix else "dpo")
+
+
+def test_differences_at_a_distance(page: Page, summary: Lines) -> None:
+    (matched,), (volume,), (masks,) = (page.of(kind) for kind in ("matched", "hypervolume", "matched-masks"))
+    for attributes, (name, _, mean, *cells) in body(matched):
+        line = line_of(summary, metric=attributes["data-metric"], objective=name)
+        assert [mean, *cells] == [line["mean"], *(line[column] for column in AGAINST)]
+    for attributes, (name, mean, seeds, *cells) in body(volume):
+        line = line_of(summary, metric=attributes["data-metric"], objective=name)
+        assert [mean, seeds] == [line["mean"], line["seeds"]]
+        assert cells == [line[column] for column in ("difference", "p_seeds", "p_seeds_holm")]
+    for attributes, (name, _, *cells) in body(masks):
+        line = line_of(summary, metric=attributes["data-metric"], objective=name)
+        assert cells == [line[f"control_{column}"] for column in AGAINST]
+    assert {cells[0] for _, cells in body(masks)} == {"sparsepo", "two masks"}
+    assert len({cells[1] for _, cells in body(matched)}) == 3
+
+
+@pytest.mark.parametrize("name", ["frontier", "sparsity"])
+def test_marks_are_the_points_of_the_file(name: str, folder: Path, page: Page, summary: Lines) -> None:
+    lines = sheet(folder / f"{name}.csv")
+    charts = [chart for chart in page.charts if chart.attributes["data-plot"] == name]
+    for chart in charts:
+        figure = chart.attributes["data-figure"]
+        drawn = {(mark["data-name"], mark["data-y"]) for mark in chart.marks}
+        assert drawn == {(line["objective"], line["mean"]) for line in lines if line["figure"] == figure}
+        for mark in chart.marks:
+            label = value(chart.x_ticks, float(mark["cx"])) if name == "frontier" else None
+            assert label is None or label == pytest.approx(float(mark["data-x"]), abs=0.02)
+            assert value(chart.y_ticks, float(mark["cy"])) == pytest.approx(float(mark["data-y"]), abs=0.01)
+    assert len(lines) > 12
+    for line in lines:
+        known = line_of(summary, metric=line["figure"], objective=line["objective"], **{BETA: line[BETA]})
+        assert [line[end] for end in ("mean", "low", "high", "seeds")] == [
+            known[end] for end in ("mean", "low", "high", "seeds")
+        ]
+
+
+@pytest.mark.parametrize("name", ["divergence", "curves"])
+def test_lines_are_the_points_of_the_file(name: str, folder: Path, page: Page) -> None:
+    lines = sheet(folder / f"{name}.csv")
+    x = {"divergence": "token", "curves": "step"}[name]
+    charts = [chart for chart in page.charts if chart.attributes["data-plot"] == name]
+    betas = ["0.1", "0.3", "1.0"]
+    assert len(charts) == len(betas) * 2
+    for number, chart in enumerate(charts):
+        for drawn in chart.lines:
+            own = [
+                (float(line[x]), float(line["mean"]))
+                for line in lines
+                if (line["figure"], line["objective"], line[BETA])
+                == (chart.attributes["data-figure"], drawn["data-name"], betas[number // 2])
+            ]
+            points = [tuple(map(float, point.split(","))) for point in drawn["points"].split()]
+            read = [(value(chart.x_ticks, left), value(chart.y_ticks, top)) for left, top in points]
+            scale = value(chart.y_ticks, 0) - value(chart.y_ticks, 1)
+            assert [place for place, _ in read] == pytest.approx([place for place, _ in own], abs=0.2)
+            assert [up for _, up in read] == pytest.approx([up for _, up in own], abs=scale / 5)
+    if name == "divergence":
+        records = [
+            r
+            for r in RunLog(folder / "runs.jsonl").records.values()
+            if (r["name"], r["setting"]) == ("dpo", {BETA: 0.1})
+        ]
+        third = fmean(record["profiles"]["divergence/chosen"][2] for record in records)
+        known = line_of(lines, figure="divergence/chosen", objective="dpo", token="3", **{BETA: "0.1"})
+        assert float(known["mean"]) == pytest.approx(third)
+        assert float(known["low"]) <= third <= float(known["high"])
+
+
+def value(ticks: list[tuple[float, str]], at: float) -> float:
+    """What a place along an axis stands for, by its ticks."""
+    (first, low), (last, high) = ticks[0], ticks[-1]
+    return float(low) + (float(high) - float(low)) * (at - first) / (last - first)
+
+
+def test_heat_maps_are_the_records(folder: Path, page: Page) -> None:
+    settings = json.loads(page.data["heat-data"])
+    records = RunLog(folder / "runs.jsonl").records.values()
+    assert [row["name"].partition(" (")[0] for row in settings[1]] == [
+        f"{name}, beta 0.3"
+        for name in ("dpo", "tdpo1", "sparsepo", "sparsepo control", "two masks", "two masks control")
+    ]
+    for beta, rows in zip((0.1, 0.3, 1.0), settings, strict=True):
+        for row in rows:
+            name = row["name"].partition(",")[0]
+            assert "(sequence kl " in row["name"]
+            (record,) = [r for r in records if (r["name"], r["setting"], r["seed"]) == (name, {BETA: beta}, 0)]
+            for shown, known in zip(row["pairs"], record["heat_maps"], strict=True):
+                for side in ("chosen", "rejected"):
+                    assert shown[side]["tokens"] == known[side]["tokens"]
+                    for layer in ("w", "v", "divergence", "log_ratio"):
+                        expected = known[side][layer]
+                        assert shown[side][layer] == (expected and pytest.approx(expected, rel=5e-3))
+
+
+def test_the_page_says_what_it_found(folder: Path, page: Page) -> None:
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    every = "frontier masks figures differences sparsity divergence tokens samples curves failed repeat".split()
+    assert page.sections == every
+    assert all(f'href="#{name}"' in text for name in every)
+    answer = text.partition('<p class="answer">')[2].partition("</p>")[0]
+    assert "from the reference, two masks has the highest reward, " in answer
+    assert "The difference of two masks from dpo, +" in answer
+    assert "Against their controls without a mask: sparsepo +" in answer
+    assert "3 seeds cannot tell objectives apart, only these trained policies." in answer
+    assert "<script>alert" not in text
+    assert "<b>bold" not in text
+    assert "57 runs, 54 of them finished, 3 failed." in text
+    assert text.count("RuntimeError: out of &lt;luck&gt; &amp; memory") == 6
+
+
+def test_an_objective_of_its_own_betas_is_shown_beside_the_others(tmp_path: Path) -> None:
+    objectives = {"dpo": "dpo", "masked": {"zoo": "sparsepo", "sweeps": {BETA: [1.0, 3.0]}}}
+    made(tmp_path, objectives=objectives, sweeps={BETA: [0.1, 0.3]}, seeds=[0])
+    report(tmp_path)
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert [[row["name"].partition(" (")[0] for row in rows] for rows in json.loads(page.data["heat-data"])] == [
+        ["dpo, beta 0.1", "masked, beta 1.0", "masked control, beta 1.0"],
+        ["dpo, beta 0.3", "masked, beta 3.0", "masked control, beta 3.0"],
+    ]
+    betas = {(line["objective"], line[BETA]) for line in sheet(tmp_path / "divergence.csv")}
+    own = {(name, beta) for name in ("masked", "masked control") for beta in ("1.0", "3.0")}
+    assert betas == own | {("dpo", "0.1"), ("dpo", "0.3")}
+    assert not page.of("differences")  # there is no setting that both have
+    assert len(page.of("matched")) == 1
+
+
+def test_without_a_plane_or_masks_there_is_less(tmp_path: Path) -> None:
+    suite = made(tmp_path, objectives={"dpo": "dpo", "tdpo1": "tdpo1"}, sweeps={}, seeds=[0])
+    log = (tmp_path / "runs.jsonl").read_text().splitlines()
+    stripped = [json.loads(line) for line in log]
+    for record in stripped:
+        record["values"].pop("sequence_kl")
+        del record["profiles"], record["heat_maps"]  # as records were before these were measured
+    (tmp_path / "runs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in stripped))
+    (tmp_path / "sparsity.png").write_text("of an earlier suite")
+    written = {path.name for path in report(tmp_path)}
+    assert {"report.html", "summary.csv", "curves.csv"} <= written
+    assert not {"frontier.csv", "sparsity.csv", "divergence.csv"} & written
+    assert not (tmp_path / "sparsity.png").exists()
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert page.sections == ["figures", "differences", "samples", "curves", "repeat"]
+    assert "Each at its best setting, " in (tmp_path / "report.html").read_text()
+    assert Suite.load(tmp_path / "suite.yaml") == suite
+
+
+def test_every_mark_is_inside_its_chart(page: Page) -> None:
+    assert {chart.attributes["data-plot"] for chart in page.charts} == {"frontier", "sparsity", "divergence", "curves"}
+
+    def inside(chart: Chart) -> Iterator[tuple[float, float]]:
+        yield from ((float(mark["cx"]), float(mark["cy"])) for mark in chart.marks)
+        for line in chart.lines:
+            for point in line["points"].split():
+                left, top = point.split(",")
+                yield float(left), float(top)
+
+    for chart in page.charts:
+        width, height = (480, 300) if chart.attributes["data-plot"] == "frontier" else (360, 210)
+        points = list(inside(chart))
+        assert points
+        assert all(0 <= left <= width and 0 <= top <= height for left, top in points)

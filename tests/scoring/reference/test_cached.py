@@ -1,0 +1,132 @@
+"""The reference cache: what it keeps is what the reference says, under what determines it and nothing else."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from prefopt import zoo
+from prefopt.scoring import PreferenceModel, StoreError
+from prefopt.scoring.reference import cache as cached
+from prefopt.scoring.reference.cache import fingerprint, response_key, response_keys
+from prefopt.weightings import SparseWeighting
+
+TOKEN_MASK = zoo.sparsepo().model_copy(update={"weighting": SparseWeighting(position="token", init="near_one")})
+OBJECTIVES = {"dpo": zoo.dpo(), "tdpo2": zoo.tdpo2(), "mapo": zoo.mapo(), "sparsepo": TOKEN_MASK, "wpo": zoo.wpo()}
+
+
+@pytest.fixture
+def models(tiny, moved):
+    reference = tiny("llama")
+    return moved(reference), reference
+
+
+def cached_model(models, objective, folder, **options):
+    torch.manual_seed(0)
+    return PreferenceModel(*models, objective, reference_cache=folder, **options)
+
+
+def forbid_the_reference(model, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("the reference was run")
+
+    monkeypatch.setattr(model, "_run_reference", never)
+
+
+@pytest.mark.parametrize("shared_prefix", [True, False])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_loss_and_gradients_are_the_same_and_the_reference_is_asked_once(
+    models, batch, tmp_path, monkeypatch, name, shared_prefix
+):
+    torch.manual_seed(0)
+    plain = PreferenceModel(*models, OBJECTIVES[name], shared_prefix=shared_prefix)
+    leaves = [*plain.policy.parameters(), *plain.objective.parameters()]
+    expected = plain(batch)
+    gradients = torch.autograd.grad(expected.loss, leaves, allow_unused=True)
+    model = cached_model(models, OBJECTIVES[name], tmp_path, shared_prefix=shared_prefix)
+    model.ask_reference(batch)
+    forbid_the_reference(model, monkeypatch)
+    model.cache.store.flush()
+    for order in (list(range(batch.pairs)), list(reversed(range(batch.pairs)))):
+        again = model(replace(batch, **{k: v[order] for k, v in batch.as_mapping().items()}))
+        torch.testing.assert_close(again.losses, expected.losses[order], rtol=1e-9, atol=1e-10)
+    leaves = [*model.policy.parameters(), *model.objective.parameters()]
+    found = torch.autograd.grad(model(batch).loss, leaves, allow_unused=True)
+    for ours, theirs in zip(found, gradients, strict=True):
+        if theirs is not None:
+            torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-9)
+
+
+def test_another_objective_finds_what_it_needs_in_what_one_that_needed_more_left(models, batch, tmp_path, monkeypatch):
+    model = cached_model(models, TOKEN_MASK, tmp_path)
+    model.ask_reference(batch)
+    model.cache.store.flush()
+    other = cached_model(models, zoo.tdpo1(), tmp_path)
+    other.ask_reference(replace(batch, **{k: v[:1] for k, v in batch.as_mapping().items()}))  # the check asks
+    forbid_the_reference(other, monkeypatch)
+    other(batch)
+
+
+def test_a_response_is_known_by_its_ids_and_its_prompts():
+    assert response_key([1, 2], [3]) != response_key([1], [2, 3])
+    assert response_key([1, 2], [3]) != response_key([1, 2], [3, 4])
+    assert response_key([1, 2], [3]) == response_key((1, 2), (3,))
+
+
+def test_keys_of_a_batch_ignore_padding(batch, pairs):
+    assert response_keys(batch) == [response_key(pair[0], pair[side]) for side in (1, 2) for pair in pairs]
+
+
+def test_the_fingerprint_is_of_weights_configuration_and_precision(tiny, moved):
+    reference = tiny("llama")
+    own = fingerprint(reference, torch.float32)
+    twin = copy.deepcopy(reference)
+    twin.config._name_or_path = "elsewhere"
+    assert fingerprint(twin, torch.float32) == own
+    assert fingerprint(reference, torch.bfloat16) != own
+    assert fingerprint(moved(reference), torch.float32) != own
+    twin.config.rms_norm_eps *= 2
+    assert fingerprint(twin, torch.float32) != own
+
+
+def test_training_an_adapter_changes_no_fingerprint(tiny):
+    reference = tiny("llama")
+    own = fingerprint(reference, torch.float32)
+    policy = get_peft_model(copy.deepcopy(reference), LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear"))
+    assert fingerprint(policy, torch.float32) == own
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.requires_grad:
+                parameter.add_(1)
+    assert fingerprint(policy, torch.float32) == own
+
+
+def test_a_cache_that_says_something_else_is_refused(models, batch, tmp_path, monkeypatch):
+    model = cached_model(models, zoo.tdpo2(), tmp_path)
+    model.ask_reference(batch)
+    model.cache.store.flush()
+    policy, _ = models
+    monkeypatch.setattr(cached, "fingerprint", lambda *_: model.cache.folder.name)  # as if weights had collided
+    other = cached_model((policy, policy), zoo.tdpo2(), tmp_path)
+    with pytest.raises(StoreError, match=r"is not what it says now .*; delete the folder, or name another one"):
+        other(batch)
+
+
+def test_models_that_are_called_plainly_have_no_distribution_to_keep(models, batch, tmp_path):
+    model = cached_model(models, zoo.tdpo2(), tmp_path)
+    model._choice.plain = True
+    with pytest.raises(ValueError, match="reference_cache: this objective needs the reference's whole distribution"):
+        model(batch)
+    sums = cached_model(models, zoo.dpo(), tmp_path)
+    sums._choice.plain = True
+    torch.testing.assert_close(sums(batch).loss, PreferenceModel(*models, zoo.dpo())(batch).loss)
+
+
+def test_a_copy_reads_the_same_cache(models, batch, tmp_path):
+    model = cached_model(models, zoo.tdpo2(), tmp_path)
+    loss = model(batch).loss
+    torch.testing.assert_close(copy.deepcopy(model)(batch).loss, loss)

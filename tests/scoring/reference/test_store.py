@@ -1,0 +1,128 @@
+"""The store of tensors by key: round trips, kills, several writers, damage."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from prefopt.scoring.reference import tensor_store as store
+from prefopt.scoring.reference.tensor_store import StoreError, TensorStore
+
+
+def entry(length, value):
+    return {"final": torch.full((length, 3), value, dtype=torch.bfloat16), "logps": torch.full((length,), value)}
+
+
+def test_entries_come_back_in_the_order_asked_for(tmp_path):
+    written = TensorStore(tmp_path, ["final", "logps"])
+    written.add("a", entry(2, 1.0))
+    written.add("b", entry(1, 2.0))
+    assert "a" in written
+    written.flush()
+    written.add("c", entry(3, 3.0))
+    written.flush()
+    for read in (written, TensorStore(tmp_path, ["logps", "final"]), pickle.loads(pickle.dumps(written))):
+        found = read.read(["c", "a", "b", "a"])
+        assert found["logps"].tolist() == [3, 3, 3, 1, 1, 2, 1, 1]
+        assert found["final"].shape == (8, 3)
+        assert found["final"].dtype == torch.bfloat16
+        with pytest.raises(KeyError):
+            read.read(["d"])
+
+
+def test_a_reader_of_fewer_fields_finds_them_and_one_of_more_does_not(tmp_path):
+    written = TensorStore(tmp_path, ["final", "logps"])
+    written.add("a", entry(2, 1.0))
+    written.flush()
+    assert "a" in TensorStore(tmp_path, ["logps"])
+    more = TensorStore(tmp_path, ["final", "logps", "states"])
+    assert "a" not in more
+    more.add("a", entry(2, 5.0) | {"states": torch.zeros(2, 4)})
+    more.flush()
+    assert more.read(["a"])["logps"].tolist() == [5, 5]
+
+
+def test_what_was_not_flushed_is_lost_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "SHARD_BYTES", 60)  # an entry of two takes 20 bytes
+    killed = TensorStore(tmp_path, ["final", "logps"])
+    for key in "abcde":
+        killed.add(key, entry(2, 1.0))
+    found = TensorStore(tmp_path, ["final", "logps"])
+    assert [key for key in "abcde" if key in found] == ["a", "b", "c"]
+
+
+def test_writers_do_not_disturb_each_other(tmp_path):
+    one, two = (TensorStore(tmp_path, ["final", "logps"]) for _ in range(2))
+    one.add("a", entry(1, 1.0))
+    two.add("b", entry(1, 2.0))
+    two.add("a", entry(1, 1.0))
+    one.flush()
+    two.flush()
+    one.refresh()
+    assert one.read(["a", "b"])["logps"].tolist() == two.read(["a", "b"])["logps"].tolist() == [1, 2]
+
+
+def test_unfinished_shards_are_left_while_fresh_and_swept_when_stale(tmp_path):
+    fresh, stale = tmp_path / "fresh.unfinished", tmp_path / "stale.unfinished"
+    for file in (fresh, stale):
+        file.write_bytes(b"half a shard")
+    long_ago = time.time() - 7200
+    os.utime(stale, (long_ago, long_ago))
+    TensorStore(tmp_path, ["logps"])
+    assert fresh.exists()
+    assert not stale.exists()
+
+
+def test_a_damaged_shard_is_named(tmp_path):
+    (tmp_path / "broken.safetensors").write_bytes(b"no shard at all")
+    with pytest.raises(StoreError, match=r"broken.safetensors: cannot be read .*; delete it"):
+        TensorStore(tmp_path, ["logps"])
+
+
+FILLING = """
+import sys
+from pathlib import Path
+from tests.scoring.reference.test_store import fill
+Path(sys.argv[2]).touch()
+fill(sys.argv[1])
+"""
+
+
+def fill(folder):
+    for round in range(10):  # opened again and again, so that each sweeps while the other writes
+        written = TensorStore(folder, ["final", "logps"])
+        for number in range(20 * round, 20 * round + 20):
+            written.add(str(number), entry(3, float(number)))
+            if number % 5 == 0:
+                written.flush()
+        written.flush()
+
+
+def test_two_processes_fill_one_folder_with_the_same_at_the_same_time(tmp_path):
+    ready, folder = tmp_path / "ready", tmp_path / "store"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    other = subprocess.Popen([sys.executable, "-c", FILLING, folder, ready], env=env, stderr=subprocess.PIPE, text=True)
+    while not ready.exists():
+        assert other.poll() is None
+        time.sleep(0.01)
+    fill(folder)
+    assert other.communicate(timeout=300)[1] == ""
+    assert other.returncode == 0
+    found = TensorStore(folder, ["final", "logps"])
+    assert len(found) == 200
+    keys = [str(number) for number in range(200)]
+    expected = [float(key) for key in keys for _ in range(3)]
+    assert found.read(keys)["logps"].tolist() == found.read(keys)["final"][:, 1].tolist() == expected
+    assert not list(folder.glob("*.unfinished"))
+
+
+def test_a_shard_that_is_finished_while_others_sweep_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: [folder / "gone.unfinished"] if "unf" in pattern else [])
+    assert len(TensorStore(tmp_path, ["logps"])) == 0

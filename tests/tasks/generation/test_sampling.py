@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from prefopt.tasks.generation.sampling import per_prompt, sequence_kl
+from prefopt.tasks.quiet import quiet
+
+
+def test_samples_of_a_prompt_are_averaged_first() -> None:
+    assert per_prompt(torch.tensor([1.0, 3.0, 0.0, 0.0]), 2).tolist() == [2, 0]
+
+
+def tiny(seed: int) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    shape = {"num_hidden_layers": 1, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    special = {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": 1}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=11, initializer_range=0.5, **shape, **special)).eval()
+
+
+def test_sequence_kl_by_hand() -> None:
+    policy, reference = tiny(0), tiny(1)
+    prompts = [[3, 4], [3, 4], [5], [5]]
+    answers = [[6, 7, 0], [8, 0], [9, 9, 9, 2], [0]]
+    found = sequence_kl(policy, reference, prompts, answers, batch_size=1)
+    assert found.shape == (4,)
+    for prompt, answer, value in zip(prompts, answers, found, strict=True):
+        ids = torch.tensor([[*prompt, *answer]])
+        with torch.no_grad():
+            p, q = (model(input_ids=ids).logits[0].double().log_softmax(-1) for model in (policy, reference))
+        by_hand = sum(float(p[t].exp() @ (p[t] - q[t])) for t in range(len(prompt) - 1, ids.shape[1] - 1))
+        assert value.item() == pytest.approx(by_hand, rel=1e-4)
+    torch.testing.assert_close(found, sequence_kl(policy, reference, prompts, answers, batch_size=2))
+    assert sequence_kl(policy, tiny(0), prompts, answers, batch_size=2).abs().max() < 1e-5
+
+
+def test_quiet_leaves_things_as_they_were() -> None:
+    from transformers import logging
+
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    with quiet():
+        assert not logging.is_progress_bar_enabled()
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before

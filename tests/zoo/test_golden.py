@@ -1,0 +1,93 @@
+"""Golden numbers: what every row of the zoo, at its defaults, says of one batch that is written in sines.
+
+A change of golden.json is a change of numerics: it needs a reason, and the formula that it follows. To write it anew:
+
+    python -m tests.zoo.test_golden
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from prefopt import Objective, TokenBatch, zoo
+from tests.batches import KINDS, rubbish, scores, without_noise
+
+FILE = Path(__file__).with_name("golden.json")
+ROWS = {name: row() for name, row in zoo.ZOO.items()} | {
+    "sparsepo-independent": zoo.sparsepo(shared=False),
+}
+LENGTHS = (5, 2, 7, 3, 4, 6)
+LAYERS, HIDDEN = 3, 4
+
+
+def waves(step: float, *shape: int) -> Tensor:
+    """sin(step), sin(2 step), ... in float64: numbers that no generator of random ones can change."""
+    count = math.prod(shape)
+    return torch.tensor([math.sin(step * (index + 1)) for index in range(count)], dtype=torch.float64).view(shape)
+
+
+def golden_batch() -> TokenBatch:
+    """Three pairs of unequal lengths; log-ratios of about half a nat a token; rubbish on the padding."""
+    mask = torch.arange(8) < torch.tensor(LENGTHS)[:, None]
+
+    def padded(values: Tensor) -> Tensor:
+        where = mask[..., None] if values.ndim == 4 else mask
+        return torch.where(where, values, rubbish(values))
+
+    ref_logps = -2 - 1.9 * waves(0.37, 6, 8)
+    return TokenBatch(
+        logps=padded(torch.clamp(ref_logps + 0.7 * waves(1.13, 6, 8), max=-0.01)).requires_grad_(),
+        ref_logps=padded(ref_logps),
+        mask=mask,
+        token_ids=torch.zeros(6, 8, dtype=torch.long),
+        divergence=padded(0.4 * (1 + waves(0.71, 6, 8))).requires_grad_(),
+        log_collision=padded(-1.5 - waves(0.83, 6, 8)),
+        ref_hidden_states=padded(3 * waves(0.53, LAYERS, 6, 8, HIDDEN)),
+        ref_token_states=padded(3 * waves(0.47, LAYERS, 6, 8, HIDDEN)),
+        ref_embeddings=padded(3 * waves(0.43, 1, 6, 8, HIDDEN)),
+        ref_activations=padded(waves(0.91, len(KINDS), 6, 8)),
+        activation_kinds=KINDS,
+        columns=scores(waves(0.61, 6)),
+    )
+
+
+def numbers(name: str) -> dict[str, object]:
+    """The loss, the losses of the pairs, and the norm of the loss's gradient in the batch and in what is learned."""
+    objective = without_noise(Objective(ROWS[name], num_layers=LAYERS, hidden_size=HIDDEN).double())
+    tokens = golden_batch()
+    with torch.no_grad():
+        for index, parameter in enumerate(objective.parameters()):
+            parameter.copy_(0.6 + 0.5 * waves(0.29 + 0.1 * index, *parameter.shape))
+    output = objective(tokens)
+    leaves = [tokens.logps, tokens.divergence, *objective.parameters()]
+    gradients = torch.autograd.grad(output.loss, leaves, allow_unused=True)
+    norm = math.sqrt(sum(float(each.square().sum()) for each in gradients if each is not None))
+    return {"loss": output.loss.item(), "losses": output.losses.tolist(), "gradient_norm": norm}
+
+
+def test_every_row_has_its_golden_numbers() -> None:
+    assert list(json.loads(FILE.read_text())) == list(ROWS)
+
+
+def test_the_numbers_tell_the_rows_apart() -> None:
+    golden = {name: tuple(entry["losses"]) for name, entry in json.loads(FILE.read_text()).items()}
+    assert golden.pop("f_dpo_reverse_kl") == golden["dpo"]  # by definition
+    assert len(set(golden.values())) == len(golden)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_numbers_are_the_golden_ones(name: str) -> None:
+    golden, found = json.loads(FILE.read_text())[name], numbers(name)
+    assert golden["gradient_norm"] > 1e-6
+    for key, value in golden.items():
+        assert found[key] == pytest.approx(value, rel=1e-9, abs=1e-12), key
+
+
+if __name__ == "__main__":
+    FILE.write_text(json.dumps({name: numbers(name) for name in ROWS}, indent=1) + "\n")

@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 export NO_MKDOCS_2_WARNING ?= 1
 
-.PHONY: help demo test lint docs clean
+.PHONY: help demo check test lint docs clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,8 +23,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed ## train DPO and SparsePO on a small made corpus and write a page of results (about 3 minutes)
 	$(BIN)/prefopt demo --out runs/demo
 
-test: lint ## set up, check types and style, run the tests
-	$(BIN)/python -m pytest
+# Two workers with one thread each; a module's tests stay together, since they share what its fixtures build.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadscope
+
+check: lint ## types, style and the quick tests: the inner loop, under 2 minutes
+	$(PYTEST) -m "not outside and not slow"
+
+test: lint ## set up, check types and style, run all tests
+	$(PYTEST)
 
 lint: $(VENV)/.installed ## check types and style
 	$(BIN)/ruff check .

@@ -23,6 +23,7 @@ from benchmarks.speed.setting import LENGTHS, Setting
 TOY = Setting(prompt=5, response=7, pairs=2, vocabulary=97, hidden=32, layers=2)
 
 pytestmark = [
+    pytest.mark.outside,
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc"),
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
 ]

@@ -11,6 +11,8 @@ from benchmarks.suites.publish import publish
 from prefopt.comparison.suite import Suite
 from tests.comparison.made import made
 
+pytestmark = pytest.mark.slow
+
 SUITES = Path(__file__).parents[2] / "benchmarks" / "suites"
 
 

@@ -18,6 +18,8 @@ from prefopt.divergences import ForwardKL
 from prefopt.objective import DivergenceTerm
 from prefopt.report import report
 
+pytestmark = pytest.mark.slow
+
 TASK = {"name": "planted", "pairs": 16, "held_out": 4, "prompts": 4, "shortest": 8, "longest": 8, "bearing": 0.3}
 SPO = {"zoo": "sparsepo_token", "training": {"mask_learning_rate": 0.1}}
 SUITE: dict[str, Any] = {

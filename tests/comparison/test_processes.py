@@ -25,6 +25,8 @@ from prefopt.tasks.planted import PlantedTask
 from tests.comparison.hazard import EXITS, KILLED, SLOW, Hazard
 from tests.comparison.test_suite import QUIET, SUITE, TASK, measured
 
+pytestmark = pytest.mark.outside
+
 
 def suite_of(*betas: float, **changes: Any) -> Suite:
     task = Hazard(planted=PlantedTask(**TASK))

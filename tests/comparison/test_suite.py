@@ -22,6 +22,8 @@ from prefopt.comparison.runner import compare
 from prefopt.comparison.suite import Suite, SuiteError
 from prefopt.report import report
 
+pytestmark = pytest.mark.slow
+
 TASK = {"pairs": 16, "held_out": 4, "prompts": 4, "shortest": 8, "longest": 8, "bearing": 0.3, "reference_steps": 2}
 SUITE: dict[str, Any] = {
     "task": {"name": "planted", **TASK},

@@ -12,6 +12,8 @@ from tests.cli.test_cli import run
 from tests.plugins.conftest import NEW, PLUGINS
 from tests.plugins.environments import ROOT, Environment
 
+pytestmark = pytest.mark.outside
+
 DECAY = ROOT / "plugins" / "prefopt-decay"
 OWN_TESTS = Path(__file__).with_name("own_tests.py")
 

@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 
 from tests.plugins.environments import ROOT, Environment
 
+pytestmark = pytest.mark.outside
+
 LIFE = Path(__file__).with_name("life.py")
 
 RIVAL = """

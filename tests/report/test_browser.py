@@ -14,6 +14,8 @@ from prefopt.report import report
 from tests.comparison.made import made
 from tests.report.parsed import Page
 
+pytestmark = pytest.mark.outside
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 SCRIPT = Path(__file__).with_name("browser.js")
 FRAME = """<!doctype html><meta name="color-scheme" content="light dark">

@@ -15,7 +15,10 @@ from prefopt.scoring import PreferenceModel
 from tests.scoring.conftest import drawn
 
 # What torch says to itself while it traces.
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
+]
 
 
 @pytest.fixture(autouse=True)

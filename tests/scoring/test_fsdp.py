@@ -12,6 +12,8 @@ import pytest
 
 from tests.scoring.sharded_processes import WAYS
 
+pytestmark = pytest.mark.outside
+
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object]]:

@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 
 from prefopt.scoring.reference.tensor_store import TensorStore
 
+pytestmark = pytest.mark.outside
+
 SCRIPT = "tests.training.two_processes"
 
 

@@ -16,6 +16,8 @@ from prefopt.training.health import MaskWatch, drift
 from prefopt.training.metrics import MetricSums
 from tests.training.test_trainer import NEAR_ONE, config
 
+pytestmark = pytest.mark.slow
+
 MAIN = SimpleNamespace(is_world_process_zero=True)
 
 

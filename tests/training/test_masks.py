@@ -22,6 +22,8 @@ from prefopt.weightings.sparse.gates import GATES
 from tests.training.test_distributed import launched
 from tests.training.test_trainer import config
 
+pytestmark = pytest.mark.slow
+
 LORA = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM", lora_dropout=0.1)
 WAYS: dict[str, dict[str, Any]] = {
     "adapter": {"peft_config": LORA},

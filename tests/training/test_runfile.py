@@ -14,6 +14,8 @@ from prefopt.data import DataError
 from prefopt.training import RunFile, RunFileError, start, train
 from prefopt.weightings import SparseWeighting
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run_file(tmp_path: Path, model_folder: str, rows: list[dict[str, str]]) -> Path:

@@ -105,6 +105,7 @@ def fill(folder):
         written.flush()
 
 
+@pytest.mark.outside
 def test_two_processes_fill_one_folder_with_the_same_at_the_same_time(tmp_path):
     ready, folder = tmp_path / "ready", tmp_path / "store"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

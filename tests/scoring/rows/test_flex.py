@@ -22,6 +22,7 @@ from prefopt.scoring.rows.packing import first_fit
 from tests.scoring.conftest import drawn
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of torch's compiler, and of how transformers calls it
     pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning"),
 ]

@@ -1,11 +1,18 @@
-"""prefopt: the zoo of preference-optimisation objectives for language models, as settings of five slots."""
+"""prefopt: the zoo of preference-optimisation objectives for language models, as settings of five slots.
+
+Names are imported on first use: `import prefopt` costs nothing, `from prefopt import Objective` torch and pydantic.
+"""
 
 from __future__ import annotations
 
-from prefopt import zoo
-from prefopt.objective import DivergenceTerm, Objective, ObjectiveConfig, ObjectiveOutput
-from prefopt.registry import available, resolve
-from prefopt.tokens import PreferenceBatch, TokenBatch, masked_mean, masked_sum
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prefopt import zoo
+    from prefopt.objective import DivergenceTerm, Objective, ObjectiveConfig, ObjectiveOutput
+    from prefopt.registry import available, resolve
+    from prefopt.tokens import PreferenceBatch, TokenBatch, masked_mean, masked_sum
 
 __all__ = [
     "DivergenceTerm",
@@ -20,3 +27,21 @@ __all__ = [
     "resolve",
     "zoo",
 ]
+
+# Searched in this order, lower layers first, for the names of __all__; a test compares them with the block above.
+_MODULES = ("tokens", "objective", "registry")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "zoo":
+        return import_module("prefopt.zoo")
+    modules = (import_module(f"prefopt.{module}") for module in _MODULES)
+    value = next(getattr(module, name) for module in modules if name in module.__all__)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

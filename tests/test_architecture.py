@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.util
 import subprocess
 import sys
@@ -33,7 +34,7 @@ LAYERS: list[set[str]] = [
     {"report"},
     {"demo", "inspection"},
     {"cli"},
-    {FACADE},  # re-exports; nothing inside the library imports through it
+    {FACADE, "__main__"},  # re-exports, and `python -m prefopt`; nothing inside the library imports through them
 ]
 LAYER = {unit: height for height, units in enumerate(LAYERS) for unit in units}
 
@@ -84,7 +85,7 @@ OPTIONAL = (
     "vaderSentiment",
 )
 
-# `import prefopt` costs torch and pydantic, not these.
+# `import prefopt` costs nothing; `from prefopt import Objective` costs torch and pydantic, not these.
 HEAVY = (
     "transformers",
     "datasets",
@@ -213,9 +214,21 @@ def run(code: str, *options: str) -> str:
 
 
 def test_importing_prefopt_is_light_and_silent() -> None:
-    code = f"import sys, prefopt; print([name for name in {HEAVY!r} if name in sys.modules])"
-    heavy = run(code, "-W", "error")
-    assert heavy.strip() == "[]"
+    code = "import sys; {}; print([name for name in {!r} if name in sys.modules])"
+    bare = run(code.format("import prefopt", ("torch", "pydantic", *HEAVY)), "-W", "error")
+    objective = run(code.format("from prefopt import Objective, zoo", HEAVY), "-W", "error")
+    assert bare.strip() == objective.strip() == "[]"
+
+
+def test_every_public_name_comes_from_where_type_checkers_see_it() -> None:
+    block = next(node for node in tree_of(PACKAGE / "__init__.py").body if isinstance(node, ast.If))
+    sources = dict(reversed(name.rsplit(".", 1)) for name in imports(block))
+    assert sorted(sources) == sorted(prefopt.__all__)
+    for name, module in sources.items():
+        assert getattr(prefopt, name) is getattr(importlib.import_module(module), name)
+        assert name in dir(prefopt)
+    with pytest.raises(AttributeError, match="no attribute 'objectives'"):
+        _ = prefopt.objectives
 
 
 IN_SILENCE = """

@@ -1,13 +1,14 @@
-"""The command line. Each command imports what it needs when it runs, so that help and the zoo come at once."""
+"""The command line. A command imports what it needs when it runs, so that help and the version come at once."""
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
 from prefopt.cli import check, compare, data, demo, inspect, migrate, new_plugin, train, zoo
-from prefopt.cli.console import plainly
+from prefopt.cli.console import console, plainly
 
 __all__ = ["app"]
 
@@ -20,6 +21,16 @@ app = typer.Typer(
 )
 
 
+def _show_version(wanted: bool) -> None:
+    """Print the versions of prefopt, Python and torch, from metadata: nothing is imported for them."""
+    if wanted:
+        from importlib.metadata import version
+
+        python = ".".join(map(str, sys.version_info[:3]))
+        console.print(f"prefopt {version('prefopt')} (Python {python}, torch {version('torch')})", highlight=False)
+        raise typer.Exit
+
+
 @app.callback()
 def _before_any_command(
     without_plugin: Annotated[
@@ -30,11 +41,15 @@ def _before_any_command(
             "May be given several times.",
         ),
     ] = None,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
-    from prefopt.plugins import PluginError, exclude
+    if without_plugin:
+        from prefopt.plugins import PluginError, exclude
 
-    with plainly(PluginError):
-        exclude(without_plugin or ())
+        with plainly(PluginError):
+            exclude(without_plugin)
 
 
 app.command()(train.train)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-import yaml
 from rich.markup import escape
 from rich.table import Column, Table
 
@@ -76,6 +75,8 @@ def _word(component: type[Component]) -> str:
 
 
 def _parsed(text: str) -> tuple[str, object]:
+    import yaml
+
     field, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"{text}: write a field as field=value, such as value=0.5")

@@ -7,7 +7,6 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 from rich.markup import escape
 
 from prefopt.cli.console import console, plainly
@@ -75,6 +74,8 @@ def renaming(text: str) -> tuple[str, str]:
 
 
 def _columns_of(objective: str, tokenizer: str | None) -> tuple[Column, ...]:
+    import yaml
+
     from prefopt.columns import TokenColumn
     from prefopt.zoo import build
 

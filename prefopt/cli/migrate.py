@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.markup import escape
 
 from prefopt.cli.console import console, error_console, plainly
@@ -23,6 +22,7 @@ def migrate(
 
     After `migrate` comes what follows `trl dpo`: a YAML file, flags such as --loss_type ipo --beta 0.1, or both.
     """
+    import yaml
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 

@@ -6,10 +6,8 @@ import inspect
 from typing import Annotated
 
 import typer
-import yaml
 from rich.markup import escape
 from rich.padding import Padding
-from rich.syntax import Syntax
 from rich.table import Table
 
 from prefopt.cli.console import console, plainly
@@ -31,6 +29,9 @@ def zoo(name: Annotated[str | None, typer.Argument(help="One objective, in full.
             "tokens."
         )
         return
+    import yaml
+    from rich.syntax import Syntax
+
     from prefopt.registry import PluginError
     from prefopt.zoo.cards import card
 

@@ -1,0 +1,44 @@
+"""What the command line imports before it has something to do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+
+HEAVY = "torch numpy transformers datasets accelerate omegaconf jinja2 yaml pluggy"
+
+SCRIPT = """
+import sys
+from prefopt.cli import app
+try:
+    app(sys.argv[1:])
+finally:
+    print(*sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
+"""
+
+
+def imported(*arguments: str) -> set[str]:
+    done = subprocess.run([sys.executable, "-c", SCRIPT, *arguments], capture_output=True, text=True, check=True)
+    libraries = set(done.stderr.split())
+    assert "typer" in libraries
+    return libraries
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_import_no_heavy_library(option: str) -> None:
+    assert not imported(option) & {*HEAVY.split(), "pydantic"}
+
+
+@pytest.mark.parametrize("command", ["train", "compare", "data check"])
+def test_the_help_of_a_command_imports_no_heavy_library(command: str) -> None:
+    """typer itself imports pydantic for the types of a command's parameters."""
+    assert not imported(*command.split(), "--help") & set(HEAVY.split())
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "prefopt", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"prefopt {version('prefopt')} (Python 3.")
+    assert version("torch") in done.stdout

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, final
 
 import datasets
-import torch
 from torch import Tensor
 
-from prefopt.data import DataError, PreferenceCollator
+from prefopt.data import DataError
 from prefopt.data.pieces import decoded, pieces
 from prefopt.inspection.layers import Layer
+from prefopt.scoring.batches import scored_batches
 from prefopt.scoring.forward import causal_lm
-from prefopt.tokens import PreferenceBatch
 from prefopt.training import SavedRun
 
 __all__ = ["Response", "WeighedPair", "refuse_unknown_tokens", "weigh"]
@@ -52,12 +51,8 @@ class WeighedPair:
 
 def weigh(run: SavedRun, pairs: datasets.Dataset, layers: Sequence[Layer], *, batch_size: int) -> Iterator[WeighedPair]:
     """Every pair of a data set of `prepare`, in its order, as the objective sees it. Raises NonFiniteError."""
-    collate = PreferenceCollator(int(run.tokenizer.pad_token_id), run.model.objective.config.columns)
-    device = next(run.model.policy.parameters()).device
-    for start in range(0, len(pairs), batch_size):
-        rows = pairs.select(range(start, min(start + batch_size, len(pairs)))).to_list()
-        with torch.no_grad():
-            output = run.model(PreferenceBatch.from_mapping(collate(rows)).to(device))
+    pad_token_id = int(run.tokenizer.pad_token_id)
+    for rows, _, output in scored_batches(run.model, pairs, pad_token_id=pad_token_id, batch_size=batch_size):
         numbers = {layer.name: layer.read(output) for layer in layers}
         rewards = output.rewards.tolist()
         for place, row in enumerate(rows):
@@ -68,7 +63,7 @@ def weigh(run: SavedRun, pairs: datasets.Dataset, layers: Sequence[Layer], *, ba
             yield WeighedPair(row["row"], row["where"], decoded(row["prompt_ids"], run.tokenizer), chosen, rejected)
 
 
-def _response(run: SavedRun, row: dict[str, Any], side: str, numbers: dict[str, Tensor], reward: float) -> Response:
+def _response(run: SavedRun, row: Mapping[str, Any], side: str, numbers: dict[str, Tensor], reward: float) -> Response:
     ids = row[f"{side}_ids"]
     return Response(
         ids=ids,

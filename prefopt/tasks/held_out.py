@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prefopt.data import EncodingConfig, PreferenceCollator, prepare, read_rows
+from prefopt.data import EncodingConfig, prepare, read_rows
 from prefopt.data.pieces import decoded, pieces
 from prefopt.divergences import ForwardKL
 from prefopt.objective import DivergenceTerm, ObjectiveConfig, ObjectiveOutput
 from prefopt.scoring import PreferenceModel
+from prefopt.scoring.batches import scored_batches
 from prefopt.tasks.base import Material, Metric
-from prefopt.tokens import PreferenceBatch, TokenBatch, masked_mean
+from prefopt.tokens import TokenBatch, masked_mean
 
 __all__ = ["ACCURACY", "COMMON", "HeldOut", "held_out"]
 
@@ -33,8 +34,8 @@ COMMON = (
 )
 
 _SIDES = ("chosen", "rejected")
-_SHOWN = 4
-"""Held-out pairs whose tokens are kept one by one."""
+_HEAT_MAPS = 4
+"""Held-out pairs, the first ones, that have a heat map in the record."""
 
 
 @final
@@ -73,74 +74,72 @@ def held_out(
         columns=columns,
         extra=model.objective.config.columns,
     )
-    collate = PreferenceCollator(int(tokenizer.pad_token_id), model.objective.config.columns)
-    ruler = PreferenceModel(model.policy, reference, ObjectiveConfig(divergence=DivergenceTerm(measure=ForwardKL())))
-    device = next(model.policy.parameters()).device
+    distance = ObjectiveConfig(divergence=DivergenceTerm(measure=ForwardKL()))
+    distance_model = PreferenceModel(model.policy, reference, distance).eval()
     values: dict[str, list[float]] = {}
-    curves: dict[str, list[list[float]]] = {side: [] for side in _SIDES}
+    profiles: dict[str, list[list[float]]] = {side: [] for side in _SIDES}
     heat_maps: list[dict[str, Any]] = []
-    for start in range(0, len(pairs), batch_size):
-        rows = pairs.select(range(start, min(start + batch_size, len(pairs)))).to_list()
-        batch = PreferenceBatch.from_mapping(collate(rows)).to(device)
-        output, said = model.eval()(batch), ruler.eval().score(batch)
-        for name, figures in _figures(output).items():
-            values.setdefault(name, []).extend(figures)
-        for place, row in enumerate(_by_token(said.divergence, said.mask)):
-            curves[_SIDES[place // len(rows)]].append(row)
+    batches = scored_batches(model, pairs, pad_token_id=int(tokenizer.pad_token_id), batch_size=batch_size)
+    for rows, batch, output in batches:
+        distances = distance_model.score(batch)
+        for name, metric in _pair_metrics(output).items():
+            values.setdefault(name, []).extend(metric)
+        for index, profile in enumerate(_response_values(distances.divergence, distances.mask)):
+            profiles[_SIDES[index // len(rows)]].append(profile)
         heat_maps += [
-            _heat_map(row, place, len(rows), output, said, tokenizer)
-            for place, row in enumerate(rows[: max(0, _SHOWN - len(heat_maps))])
+            _heat_map(row, (index, index + len(rows)), output, distances, tokenizer)
+            for index, row in enumerate(rows[: _HEAT_MAPS - len(heat_maps)])
         ]
     return HeldOut(
-        {name: {f"pair {place}": value for place, value in enumerate(of)} for name, of in values.items()},
-        {f"divergence/{side}": _mean_by_position(rows) for side, rows in curves.items()},
+        {name: {f"pair {index}": value for index, value in enumerate(metric)} for name, metric in values.items()},
+        {f"divergence/{side}": _mean_by_position(responses) for side, responses in profiles.items()},
         heat_maps,
     )
 
 
-def _figures(output: ObjectiveOutput) -> dict[str, list[float]]:
-    """The metrics of each pair of a batch."""
+def _pair_metrics(output: ObjectiveOutput) -> dict[str, list[float]]:
+    """metric -> its value for every pair of a batch."""
     chosen, rejected = output.rewards.chunk(2)
-    found = {"accuracy": (chosen > rejected).float() + (chosen == rejected).float() / 2}
+    metrics = {"accuracy": (chosen > rejected).float() + (chosen == rejected).float() / 2}
     mask = torch.cat(output.tokens.mask.chunk(2), dim=-1)
-    for which, weights in (("w", output.weights), ("v", output.divergence_weights)):
+    for suffix, weights in (("w", output.weights), ("v", output.divergence_weights)):
         if weights is not None:
-            of_pair = torch.cat(weights.float().chunk(2), dim=-1)
-            found[f"mean_{which}"] = masked_mean(of_pair, mask)
-            found[f"sparsity_{which}"] = masked_mean((of_pair == 0).float(), mask)
-    return {name: figures.tolist() for name, figures in found.items()}
+            pair_weights = torch.cat(weights.float().chunk(2), dim=-1)
+            metrics[f"mean_{suffix}"] = masked_mean(pair_weights, mask)
+            metrics[f"sparsity_{suffix}"] = masked_mean((pair_weights == 0).float(), mask)
+    return {name: values.tolist() for name, values in metrics.items()}
 
 
-def _by_token(values: Tensor | None, mask: Tensor) -> list[list[float]]:
-    """[N, T] -> the values of each response, as many as it has tokens."""
+def _response_values(values: Tensor | None, mask: Tensor) -> list[list[float]]:
+    """[N, T] -> a list of values for every response, without the padding."""
     assert values is not None
-    return [row[kept].tolist() for row, kept in zip(values.float().cpu(), mask.cpu(), strict=True)]
+    return [row[tokens].tolist() for row, tokens in zip(values.float().cpu(), mask.cpu(), strict=True)]
 
 
-def _mean_by_position(rows: Sequence[Sequence[float]]) -> list[float]:
-    longest = max(map(len, rows), default=0)
-    at = [[row[place] for row in rows if place < len(row)] for place in range(longest)]
-    return [sum(values) / len(values) for values in at]
+def _mean_by_position(responses: Sequence[Sequence[float]]) -> list[float]:
+    longest = max(map(len, responses), default=0)
+    columns = ([values[position] for values in responses if position < len(values)] for position in range(longest))
+    return [sum(column) / len(column) for column in columns]
 
 
 def _heat_map(
     row: Mapping[str, Any],
-    place: int,
-    pairs: int,
+    responses: tuple[int, int],
     output: ObjectiveOutput,
-    said: TokenBatch,
+    distances: TokenBatch,
     tokenizer: PreTrainedTokenizerBase,
 ) -> dict[str, Any]:
-    found: dict[str, Any] = {"prompt": decoded(row["prompt_ids"], tokenizer)}
-    figures = {
+    """A pair's heat map; `responses` are the rows of the chosen and the rejected response in the batch's tensors."""
+    layers = {
         "w": output.weights,
         "v": output.divergence_weights,
-        "divergence": said.divergence,
-        "log_ratio": said.logps - said.ref_logps,
+        "divergence": distances.divergence,
+        "log_ratio": distances.logps - distances.ref_logps,
     }
-    for side, at in zip(_SIDES, (place, place + pairs), strict=True):
-        kept = said.mask[at]
-        found[side] = {"tokens": pieces(row["prompt_ids"], row[f"{side}_ids"], tokenizer)} | {
-            name: None if values is None else values[at][kept].float().tolist() for name, values in figures.items()
+    heat_map: dict[str, Any] = {"prompt": decoded(row["prompt_ids"], tokenizer)}
+    for side, response in zip(_SIDES, responses, strict=True):
+        mask = distances.mask[response]
+        heat_map[side] = {"tokens": pieces(row["prompt_ids"], row[f"{side}_ids"], tokenizer)} | {
+            name: None if values is None else values[response][mask].float().tolist() for name, values in layers.items()
         }
-    return found
+    return heat_map

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from prefopt.data import PreferenceCollator
 from prefopt.scoring import PreferenceModel
+from prefopt.scoring.batches import scored_batches
 from prefopt.tasks.base import Metric
 from prefopt.tasks.generation.generate import WRITTEN
 from prefopt.tasks.planted.language import Language
 from prefopt.tasks.planted.ranking import auroc, average_precision, sparsity_error
-from prefopt.tokens import PreferenceBatch
 
-__all__ = ["METRICS", "of_pairs", "words_of"]
+__all__ = ["METRICS", "pair_metrics", "words_of"]
 
 _BATCH = 128
 
@@ -55,38 +54,32 @@ def words_of(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str
     return [str(token).lstrip("▁") for token in tokenizer.convert_ids_to_tokens(list(ids))]
 
 
-@torch.no_grad()
-def of_pairs(
+def pair_metrics(
     model: PreferenceModel, pairs: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, language: Language
 ) -> dict[str, list[float]]:
-    """Figures of each pair of a data set of `prepare`, whose chosen responses are the better ones.
+    """metric -> its value for every pair of a data set of `prepare`, whose chosen responses are the better ones.
 
-    The weights of a pair are judged over the tokens of both its responses together: it is the two that its loss sets
-    against each other, and every pair has a bearing token, as not every response has.
+    The weights of a pair are judged over the tokens of both its responses together: the loss compares the two, and
+    every pair has a bearing token, which not every response has.
     """
-    model.eval()
-    collate = PreferenceCollator(int(tokenizer.pad_token_id), model.objective.config.columns)
-    device = next(model.policy.parameters()).device
-    figures: dict[str, list[float]] = {}
-    for start in range(0, len(pairs), _BATCH):
-        rows = pairs.select(range(start, min(start + _BATCH, len(pairs)))).to_list()
-        output = model(PreferenceBatch.from_mapping(collate(rows)).to(device))
-        weights = {"w": output.weights, "v": output.divergence_weights}
-        for which, found in weights.items():
-            if found is not None:
-                for row, truth in enumerate(_truth(rows, tokenizer, language)):
-                    places = (row, row + len(rows))
-                    tokens = torch.cat([found[place][output.tokens.mask[place]] for place in places]).cpu()
-                    for name, (judge, _) in _JUDGED.items():
-                        value = judge(tokens, truth)
-                        assert value is not None, "the responses of a pair differ in worth"
-                        figures.setdefault(f"{name}_{which}", []).append(value)
-    return figures
+    metrics: dict[str, list[float]] = {}
+    batches = scored_batches(model, pairs, pad_token_id=int(tokenizer.pad_token_id), batch_size=_BATCH)
+    for rows, _, output in batches:
+        for suffix, weights in (("w", output.weights), ("v", output.divergence_weights)):
+            if weights is None:
+                continue
+            for index, row in enumerate(rows):
+                responses = (index, index + len(rows))
+                predicted = torch.cat([weights[response][output.tokens.mask[response]] for response in responses]).cpu()
+                truth = _true_weights(row, tokenizer, language)
+                for name, (judge, _) in _JUDGED.items():
+                    value = judge(predicted, truth)
+                    assert value is not None, "the responses of a pair differ in worth"
+                    metrics.setdefault(f"{name}_{suffix}", []).append(value)
+    return metrics
 
 
-def _truth(rows: Sequence[Any], tokenizer: PreTrainedTokenizerBase, language: Language) -> list[Tensor]:
-    """The true weights of the tokens of each pair, chosen response first."""
+def _true_weights(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, language: Language) -> Tensor:
+    """The true weights of a pair's tokens, the chosen response's first."""
     sides = ("chosen_ids", "rejected_ids")
-    return [
-        torch.cat([torch.tensor(language.weights(words_of(row[side], tokenizer))) for side in sides]) for row in rows
-    ]
+    return torch.cat([torch.tensor(language.weights(words_of(row[side], tokenizer))) for side in sides])

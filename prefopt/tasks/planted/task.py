@@ -23,7 +23,7 @@ from prefopt.tasks.base import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, M
 from prefopt.tasks.generation.generate import Generation, write
 from prefopt.tasks.models.language_model import train_language_model, word_tokenizer
 from prefopt.tasks.planted.language import Language
-from prefopt.tasks.planted.measures import METRICS, of_pairs, words_of
+from prefopt.tasks.planted.measures import METRICS, pair_metrics, words_of
 from prefopt.tasks.planted.pairs import Accidents, Generator
 from prefopt.tasks.quiet import quiet
 
@@ -134,7 +134,7 @@ class PlantedTask(Task):
                 description="held-out pairs",
                 extra=model.objective.config.columns,
             )
-            figures = of_pairs(model, pairs, tokenizer, language)
+            figures = pair_metrics(model, pairs, tokenizer, language)
             prompts = [str(row["prompt"]) for row in material.asked()]
             generation = Generation(samples=self.samples, max_new_tokens=self.longest + 1)
             written = write(model.policy, reference, tokenizer, prompts, generation, seed=material.seed)

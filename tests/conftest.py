@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import random
 from pathlib import Path
@@ -14,6 +15,12 @@ from tests.little_plugins import install
 __all__ = ["install"]  # a fixture, for every test
 
 torch.set_num_threads(1)  # the models of the tests are so small that a second thread only gets in the way
+
+
+def pytest_collection_finish() -> None:
+    """Every training run collects garbage; what the libraries made when they were imported need not be walked again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from prefopt.cli import check, compare, data, demo, inspect, migrate, new_plugin, train, zoo
-from prefopt.cli.console import console, plainly
+from prefopt.cli.console import console, exit_on
 
 __all__ = ["app"]
 
@@ -48,7 +48,7 @@ def _before_any_command(
     if without_plugin:
         from prefopt.plugins import PluginError, exclude
 
-        with plainly(PluginError):
+        with exit_on(PluginError):
             exclude(without_plugin)
 
 

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from prefopt.cli.console import console, plainly
+from prefopt.cli.console import console, exit_on
 
 if TYPE_CHECKING:
     from prefopt.component import Component
@@ -36,7 +36,7 @@ def check(
     from prefopt.testing import examine
     from prefopt.testing.check import label
 
-    with plainly(ValueError, PluginError):
+    with exit_on(ValueError, PluginError):
         component = _component(name, kind, fields or ())
         results = examine(component, dict.fromkeys(expect or (), "named by --expect"))
     table = Table(

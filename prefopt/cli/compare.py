@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from prefopt.cli.console import console, plainly
+from prefopt.cli.console import console, exit_on
 
 __all__ = ["compare", "report"]
 
@@ -42,7 +42,7 @@ def compare(
     from prefopt.report import report as write
 
     folder = out or Path("runs/compare") / suite.stem
-    with plainly(SuiteError, PluginError, PoolError, ValueError):
+    with exit_on(SuiteError, PluginError, PoolError, ValueError):
         read = Suite.load(suite, overrides or (), objective or ())
         failed = carry_out(read, folder, console=console, processes=processes)
         written = write(folder)
@@ -60,7 +60,7 @@ def report(
     from prefopt.plugins import PluginError
     from prefopt.report import report as write
 
-    with plainly(SuiteError, PluginError, ValueError):
+    with exit_on(SuiteError, PluginError, ValueError):
         written = write(folder)
     _say(written)
 

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-__all__ = ["UNUSABLE", "console", "error_console", "plainly", "show_progress"]
+__all__ = ["UNUSABLE", "console", "error_console", "exit_on", "show_progress"]
 
 UNUSABLE = 2
 """Exit code where what the user gave cannot be used."""
@@ -20,7 +20,7 @@ error_console = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 @contextmanager
-def plainly(*expected: type[Exception]) -> Iterator[None]:
+def exit_on(*expected: type[Exception]) -> Iterator[None]:
     """Print these errors as they read, without a traceback, and leave with exit code 2."""
     try:
         yield

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from prefopt.cli.console import console, plainly
+from prefopt.cli.console import console, exit_on
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from prefopt.columns import Column
 
-__all__ = ["app", "check", "renaming"]
+__all__ = ["app", "check", "parse_renaming"]
 
 app = typer.Typer(help="Look at preference data.", no_args_is_help=True)
 
@@ -49,8 +49,8 @@ def check(
     from prefopt.data import DataError, EncodingConfig, prepare, read_rows
     from prefopt.registry import PluginError
 
-    with plainly(DataError, ValueError, PluginError, OSError):
-        columns = dict(renaming(text) for text in column or ())
+    with exit_on(DataError, ValueError, PluginError, OSError):
+        columns = dict(parse_renaming(text) for text in column or ())
         extra = () if objective is None else _columns_of(objective, tokenizer)
         words = _tokenizer(tokenizer)
         config = EncodingConfig(max_length=max_length, max_prompt_length=max_prompt_length)
@@ -65,7 +65,7 @@ def check(
                 _show(row, words, extra)
 
 
-def renaming(text: str) -> tuple[str, str]:
+def parse_renaming(text: str) -> tuple[str, str]:
     """FIELD=COLUMN of the option --column. Raises ValueError where it is not written so."""
     ours, equals, theirs = text.partition("=")
     if not equals:

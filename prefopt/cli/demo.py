@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prefopt.cli.console import plainly
+from prefopt.cli.console import exit_on
 
 __all__ = ["demo"]
 
@@ -35,7 +35,7 @@ def demo(
     from prefopt.validation import explain
 
     given = {"model": model, "prompts": prompts, "pairs": pairs, "words": words, "steps": steps}
-    with plainly(DataError, ValueError, OSError, FloatingPointError):
+    with exit_on(DataError, ValueError, OSError, FloatingPointError):
         try:
             config = DemoConfig(
                 out=out, seed=seed, **{name: value for name, value in given.items() if value is not None}

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from prefopt.cli.console import console, plainly
-from prefopt.cli.data import renaming
+from prefopt.cli.console import console, exit_on
+from prefopt.cli.data import parse_renaming
 
 __all__ = ["inspect"]
 
@@ -46,8 +46,8 @@ def inspect(
     from prefopt.training import SavedRun
 
     # ValueError: SavedRunError, RunFileError and ComponentError among others. OSError: from_pretrained's.
-    with plainly(DataError, ValueError, PluginError, OSError, FloatingPointError):
-        columns = dict(map(renaming, column or ()))
+    with exit_on(DataError, ValueError, PluginError, OSError, FloatingPointError):
+        columns = dict(map(parse_renaming, column or ()))
         saved = SavedRun.load(run, reference=reference)
         known = layers(saved.model.objective.config)
         asked = None if by is None else named(known, by.replace("-", "_"))

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from prefopt.cli.console import console, error_console, plainly
+from prefopt.cli.console import console, error_console, exit_on
 
 __all__ = ["migrate"]
 
@@ -29,7 +29,7 @@ def migrate(
     from prefopt.training import RunFileError
     from prefopt.training.migrate import migrate as convert
 
-    with plainly(ValueError, RunFileError, OSError, yaml.YAMLError, OmegaConfBaseException):
+    with exit_on(ValueError, RunFileError, OSError, yaml.YAMLError, OmegaConfBaseException):
         files = list(takewhile(lambda word: not word.startswith("--"), context.args))
         parts = [OmegaConf.load(file) for file in files]
         if any(not OmegaConf.is_dict(part) for part in parts):

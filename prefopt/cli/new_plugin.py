@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from prefopt.cli.console import console, plainly
+from prefopt.cli.console import console, exit_on
 
 __all__ = ["new_plugin"]
 
@@ -37,7 +37,7 @@ def new_plugin(
 
     from prefopt.registry import PluginError
 
-    with plainly(ValueError, PluginError, OSError):
+    with exit_on(ValueError, PluginError, OSError):
         words = _words(distribution, kind)
         folder = out / distribution
         if folder.exists():

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from prefopt.cli.console import console, plainly, show_progress
+from prefopt.cli.console import console, exit_on, show_progress
 
 if TYPE_CHECKING:
     from prefopt.training import RunPlan
@@ -34,7 +34,7 @@ def train(
 
     show_progress()
     # OSError: what from_pretrained raises where there is no such model.
-    with plainly(RunFileError, DataError, PluginError, OSError):
+    with exit_on(RunFileError, DataError, PluginError, OSError):
         run = RunFile.load(run_file, overrides or ())
         trainer = start(run)
     try:
@@ -45,7 +45,7 @@ def train(
             raise typer.Exit(1) from error
     if plan:
         return
-    with plainly(FloatingPointError, StoreError, OSError):
+    with exit_on(FloatingPointError, StoreError, OSError):
         result = carry_out(trainer)
     if result.evaluation:
         table = Table("metric", "held out", title="evaluation", title_justify="left")

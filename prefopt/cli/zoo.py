@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from prefopt.cli.console import console, plainly
+from prefopt.cli.console import console, exit_on
 
 __all__ = ["components", "zoo"]
 
@@ -35,7 +35,7 @@ def zoo(name: Annotated[str | None, typer.Argument(help="One objective, in full.
     from prefopt.registry import PluginError
     from prefopt.zoo.cards import card
 
-    with plainly(ValueError, PluginError):
+    with exit_on(ValueError, PluginError):
         found = card(name)
     console.print(f"[bold]{name}[/]({escape(found.defaults)})\n")
     for paragraph in (found.equation, *found.about):
@@ -66,7 +66,7 @@ def components(kind: Annotated[str | None, typer.Argument(help="One kind, such a
     from prefopt.zoo.cards import equation_of
 
     kinds = [known.kind.replace(" ", "-") for known in HOOKS]
-    with plainly(ValueError, PluginError):
+    with exit_on(ValueError, PluginError):
         found: list[tuple[type[Named], Owner]] = list(installed())
         if kind not in kinds:  # tasks and scorers cost the import of what trains models
             from prefopt.tasks import Scorer, Task

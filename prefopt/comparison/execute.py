@@ -20,7 +20,7 @@ from prefopt.tasks.base import Material
 from prefopt.tasks.held_out import held_out
 from prefopt.tasks.quiet import quiet
 from prefopt.training import PreferenceConfig, PreferenceTrainer
-from prefopt.training.start import lora, with_padding
+from prefopt.training.trainer_inputs import ensure_pad_token, lora_config
 
 __all__ = ["carry_out"]
 
@@ -39,7 +39,7 @@ def carry_out(run: Run, folder: Path, *, show: Callable[[Trainer], None]) -> dic
     made = time.perf_counter()
     args = run.arguments(folder)
     with quiet():
-        tokenizer = with_padding(AutoTokenizer.from_pretrained(material.model))
+        tokenizer = ensure_pad_token(AutoTokenizer.from_pretrained(material.model))
         curves: Curves = {}
         if run.objective is None:
             model = PreferenceModel(_load(material, args), _load(material, args), ObjectiveConfig())
@@ -94,7 +94,7 @@ def _trained(
         args=args,
         train_dataset=read_rows(material.train),
         processing_class=tokenizer,
-        peft_config=lora(run.peft),
+        peft_config=lora_config(run.peft),
     )
     trainer.remove_callback(PrinterCallback)
     show(trainer)

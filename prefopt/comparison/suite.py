@@ -28,9 +28,9 @@ from prefopt.comparison.suite_fields import chosen, flat, in_full, nested, put
 from prefopt.tasks.base import Metric, Task
 from prefopt.tasks.held_out import COMMON
 from prefopt.tasks.registry import resolve_task
-from prefopt.training.arguments import training_arguments
-from prefopt.training.checks import refuse_rates_of_nothing, refuse_to_cut_coupled_pairs
-from prefopt.training.start import lora
+from prefopt.training.config import training_arguments
+from prefopt.training.preflight import reject_mask_rate_without_mask, reject_split_step
+from prefopt.training.trainer_inputs import lora_config
 from prefopt.validation import did_you_mean, explain
 
 __all__ = ["Plane", "Suite", "SuiteError"]
@@ -178,7 +178,7 @@ class Suite(_Section):
                 known = did_you_mean(metric, measured)
                 raise ValueError(f"frontier.{field}: the task has no metric {metric!r}.{known} It has {measured}.")
         try:
-            lora(self.peft)
+            lora_config(self.peft)
         except (TypeError, ValueError) as error:
             raise ValueError(f"peft: {error}") from error
         self.runs()
@@ -232,8 +232,8 @@ class Suite(_Section):
             run = Run(self.task, 0, name, setting, objective, training, self.reference_cache, self.peft)
             args = run.arguments(Path("runs"))
             try:
-                refuse_to_cut_coupled_pairs(objective, args)
-                refuse_rates_of_nothing(objective, args)
+                reject_split_step(objective, args)
+                reject_mask_rate_without_mask(objective, args)
             except ValueError as error:
                 raise ValueError(f"objectives.{name}.training: {error}") from error
             yield run

@@ -18,8 +18,8 @@ from rich.progress import Progress
 from transformers import PreTrainedTokenizerBase
 
 from prefopt.columns import Column
+from prefopt.data.column_values import features, read_column_values
 from prefopt.data.encode import EncodedPair, EncodingConfig, encode_pair
-from prefopt.data.extra import features, read_extra
 from prefopt.data.pairs import check_columns, to_pair
 from prefopt.data.rows import BadRow, DataError, SourceRow
 
@@ -187,7 +187,7 @@ def _encoded(
     pair = to_pair(row, columns)
     if isinstance(pair, BadRow):
         return pair
-    values = read_extra(pair, columns, extra)
+    values = read_column_values(pair, columns, extra)
     return values if isinstance(values, BadRow) else encode_pair(pair, tokenizer, config, values)
 
 

@@ -10,7 +10,7 @@ from jinja2 import TemplateError
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import PreTrainedTokenizerBase
 
-from prefopt.data.extra import Extra, TokenisedResponse
+from prefopt.data.column_values import Extra, TokenisedResponse
 from prefopt.data.pairs import ChatPair, Pair, TextPair, common_length
 from prefopt.data.rows import BadRow, DataError, RowError
 

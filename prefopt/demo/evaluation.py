@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from prefopt.data import PreferenceCollator
-from prefopt.data.pieces import pieces
+from prefopt.data.token_texts import token_texts
 from prefopt.demo.results import Response, WeighedPair
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.scorers.word_lists import Lexicon
@@ -64,7 +64,7 @@ def _response(
     lexicon: Lexicon,
 ) -> Response:
     count = len(ids)
-    texts = pieces(prompt, ids, tokenizer)
+    texts = token_texts(prompt, ids, tokenizer)
     return Response(
         pieces=texts,
         weights=weights[:count],

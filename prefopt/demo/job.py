@@ -29,7 +29,7 @@ from prefopt.tasks.quiet import quiet
 from prefopt.tasks.scorers.corpus import WORDS, corpus_reviews
 from prefopt.tasks.scorers.word_lists import Lexicon
 from prefopt.training import PreferenceConfig, PreferenceTrainer
-from prefopt.training.start import with_padding
+from prefopt.training.trainer_inputs import ensure_pad_token
 from prefopt.weightings import SparseWeighting
 from prefopt.zoo import dpo
 
@@ -187,7 +187,7 @@ def _reference(config: DemoConfig, stages: Stages) -> tuple[PreTrainedModel, Pre
                 seed=config.seed,
                 show=lambda trainer: show_training(trainer, stage, {"loss": "loss"}),
             )
-    tokenizer = with_padding(AutoTokenizer.from_pretrained(source))
+    tokenizer = ensure_pad_token(AutoTokenizer.from_pretrained(source))
     reference = _load(source).requires_grad_(False).eval()
     return reference.to(_arguments(config, "reference", ObjectiveConfig()).device), tokenizer
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefopt.data import EncodingConfig, encode_prompt
-from prefopt.data.pieces import decoded
+from prefopt.data.token_texts import decode
 from prefopt.demo.progress import Stage
 from prefopt.tasks.generation.sampling import completions
 from prefopt.tasks.scorers.word_lists import Lexicon
@@ -68,8 +68,8 @@ def sample(
 
 def _sample(prompt: Prompt, ids: list[int], tokenizer: PreTrainedTokenizerBase, lexicon: Lexicon) -> Sample:
     words = ids[:-1] if ids[-1] == tokenizer.eos_token_id else ids
-    before = decoded(prompt.ids, tokenizer)
-    text = decoded([*prompt.ids, *words], tokenizer)[len(before) :]
+    before = decode(prompt.ids, tokenizer)
+    text = decode([*prompt.ids, *words], tokenizer)[len(before) :]
     return Sample(prompt, text, tuple(ids), lexicon.score(text))
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from prefopt.data.pieces import decoded
+from prefopt.data.token_texts import decode
 from prefopt.inspection.layers import Layer
 from prefopt.inspection.weigh import WeighedPair
 
@@ -117,7 +117,7 @@ class Tally:
 
         def named(places: Tensor) -> list[TokenMean]:
             return [
-                TokenMean(index, decoded([index], tokenizer), int(self._counts[index]), float(mean))
+                TokenMean(index, decode([index], tokenizer), int(self._counts[index]), float(mean))
                 for index, mean in zip(often[places].tolist(), means[places].tolist(), strict=True)
             ]
 

@@ -11,7 +11,7 @@ import datasets
 from torch import Tensor
 
 from prefopt.data import DataError
-from prefopt.data.pieces import decoded, pieces
+from prefopt.data.token_texts import decode, token_texts
 from prefopt.inspection.layers import Layer
 from prefopt.scoring.batches import scored_batches
 from prefopt.scoring.forward import causal_lm
@@ -60,14 +60,14 @@ def weigh(run: SavedRun, pairs: datasets.Dataset, layers: Sequence[Layer], *, ba
                 _response(run, row, side, {name: of[at] for name, of in numbers.items()}, rewards[at])
                 for side, at in (("chosen", place), ("rejected", place + len(rows)))
             )
-            yield WeighedPair(row["row"], row["where"], decoded(row["prompt_ids"], run.tokenizer), chosen, rejected)
+            yield WeighedPair(row["row"], row["where"], decode(row["prompt_ids"], run.tokenizer), chosen, rejected)
 
 
 def _response(run: SavedRun, row: Mapping[str, Any], side: str, numbers: dict[str, Tensor], reward: float) -> Response:
     ids = row[f"{side}_ids"]
     return Response(
         ids=ids,
-        pieces=pieces(row["prompt_ids"], ids, run.tokenizer),
+        pieces=token_texts(row["prompt_ids"], ids, run.tokenizer),
         numbers={name: values[: len(ids)].tolist() for name, values in numbers.items()},
         reward=reward,
         truncated=row[f"{side}_truncated"],

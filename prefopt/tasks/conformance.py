@@ -17,7 +17,7 @@ from prefopt.tasks.base import Evaluation, Material, Task
 from prefopt.tasks.held_out import COMMON
 from prefopt.tasks.quiet import quiet
 from prefopt.testing.check import ConformanceError
-from prefopt.training.start import with_padding
+from prefopt.training.trainer_inputs import ensure_pad_token
 
 __all__ = ["check_task"]
 
@@ -95,7 +95,7 @@ def _apart(material: Material) -> None:
 
 def _measured(task: Task, material: Material, *, moved: float) -> Evaluation:
     with quiet():
-        tokenizer = with_padding(AutoTokenizer.from_pretrained(material.model))
+        tokenizer = ensure_pad_token(AutoTokenizer.from_pretrained(material.model))
         policy, own, reference = (AutoModelForCausalLM.from_pretrained(material.model).eval() for _ in range(3))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

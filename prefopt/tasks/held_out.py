@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefopt.data import EncodingConfig, prepare, read_rows
-from prefopt.data.pieces import decoded, pieces
+from prefopt.data.token_texts import decode, token_texts
 from prefopt.divergences import ForwardKL
 from prefopt.objective import DivergenceTerm, ObjectiveConfig, ObjectiveOutput
 from prefopt.scoring import PreferenceModel
@@ -136,10 +136,10 @@ def _heat_map(
         "divergence": distances.divergence,
         "log_ratio": distances.logps - distances.ref_logps,
     }
-    heat_map: dict[str, Any] = {"prompt": decoded(row["prompt_ids"], tokenizer)}
+    heat_map: dict[str, Any] = {"prompt": decode(row["prompt_ids"], tokenizer)}
     for side, response in zip(_SIDES, responses, strict=True):
         mask = distances.mask[response]
-        heat_map[side] = {"tokens": pieces(row["prompt_ids"], row[f"{side}_ids"], tokenizer)} | {
+        heat_map[side] = {"tokens": token_texts(row["prompt_ids"], row[f"{side}_ids"], tokenizer)} | {
             name: None if values is None else values[response][mask].float().tolist() for name, values in layers.items()
         }
     return heat_map

@@ -8,8 +8,8 @@ from types import MappingProxyType
 from typing import Any, final
 
 from prefopt.training.config import PreferenceConfig
-from prefopt.training.migrate_objective import READ_BY_OBJECTIVE, objective_of
-from prefopt.training.runfile import RunFile
+from prefopt.training.migrate_objective import READ_BY_OBJECTIVE, migrate_objective
+from prefopt.training.run_file import RunFile
 
 __all__ = ["Migration", "migrate"]
 
@@ -50,7 +50,7 @@ _RENAMED = MappingProxyType(
     }
 )
 
-_SETTLED = MappingProxyType(
+_WITHOUT_EQUIVALENT = MappingProxyType(
     {
         "use_peft": "",
         "disable_dropout": "dropout is always off here, in both models",
@@ -87,7 +87,7 @@ def migrate(settings: Settings) -> Migration:
     Raises ValueError where there is no row for a loss, or the run file would not be valid for another reason.
     """
     notes: list[str] = []
-    run: dict[str, Any] = {"model": {}, "data": {}, "objective": objective_of(settings, notes), "training": {}}
+    run: dict[str, Any] = {"model": {}, "data": {}, "objective": migrate_objective(settings, notes), "training": {}}
     known = {field.name for field in fields(PreferenceConfig)}
     for name, value in settings.items():
         if name in _MODEL:
@@ -100,8 +100,8 @@ def migrate(settings: Settings) -> Migration:
             run["data"][_DATA[name]] = value
         elif name in known:
             run["training"][_RENAMED.get(name, name)] = value
-        elif name in _SETTLED:
-            notes.extend([f"{name}: {_SETTLED[name]}"] if value and _SETTLED[name] else [])
+        elif name in _WITHOUT_EQUIVALENT:
+            notes.extend([f"{name}: {_WITHOUT_EQUIVALENT[name]}"] if value and _WITHOUT_EQUIVALENT[name] else [])
         elif name not in READ_BY_OBJECTIVE:
             notes.append(f"{name}: not a setting that is known here; left out")
     _settle_model(run, settings, notes)

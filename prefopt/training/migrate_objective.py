@@ -9,7 +9,7 @@ from typing import Any
 from prefopt import zoo
 from prefopt.objective import ObjectiveConfig
 
-__all__ = ["READ_BY_OBJECTIVE", "objective_of"]
+__all__ = ["READ_BY_OBJECTIVE", "migrate_objective"]
 
 Settings = Mapping[str, Any]
 
@@ -64,7 +64,7 @@ _TARGETS = MappingProxyType({"squared": "margin", "sppo": "target"})
 """The squared losses, whose rows take plain log-ratios x: (x - m)^2 = (beta x - beta m)^2 / beta^2. Their targets."""
 
 
-def objective_of(settings: Settings, notes: list[str]) -> dict[str, Any]:
+def migrate_objective(settings: Settings, notes: list[str]) -> dict[str, Any]:
     """The `objective` of a run file; `notes` is given a line for what differs.
 
     Raises ValueError where a loss has no row, or where no one objective is the mixture.

@@ -26,13 +26,13 @@ from prefopt.training.checkpoints import (
     save_policy,
     save_reference,
 )
-from prefopt.training.checks import check_step_0, refuse_to_cut_coupled_pairs, refuse_what_nobody_reads
 from prefopt.training.config import PreferenceConfig
-from prefopt.training.health import MaskWatch, drift
+from prefopt.training.mask_health import MaskWatch, drift
 from prefopt.training.metrics import MetricSums, log_histograms
+from prefopt.training.preflight import check_initial_loss, reject_split_step, reject_unused_options
 from prefopt.training.reference_cache import fill
 from prefopt.training.reference_update import ReferenceUpdate
-from prefopt.training.start import preference_model, prepared, reloading, tokenizer_for
+from prefopt.training.trainer_inputs import preference_model, prepare_dataset, reference_loader, resolve_tokenizer
 
 __all__ = ["PreferenceTrainer"]
 
@@ -76,12 +76,12 @@ class PreferenceTrainer(Trainer):
         optimizers: tuple[Any, Any] = (None, None),
     ) -> None:
         args = args or PreferenceConfig()
-        refuse_to_cut_coupled_pairs(objective, args)
+        reject_split_step(objective, args)
         set_seed(args.seed)  # masks and adapters draw their first weights here, before Trainer sets the seed itself
         module = preference_model(model, ref_model, objective, peft_config, args)
-        self._reload = reloading(model, ref_model, args)
-        refuse_what_nobody_reads(module, args)
-        tokenizer = tokenizer_for(module, processing_class)
+        self._reload = reference_loader(model, ref_model, args)
+        reject_unused_options(module, args)
+        tokenizer = resolve_tokenizer(module, processing_class)
         config = module.objective.config
         self.data_reports: dict[str, DataReport] = {}
         with args.main_process_first(desc="preparing the data"):
@@ -151,7 +151,7 @@ class PreferenceTrainer(Trainer):
             loss = loss * batch.pairs / num_items_in_batch * self.accelerator.num_processes
         if model.training:
             if self.state.global_step == 0 and self._last is None:
-                check_step_0(self.accelerator.unwrap_model(self.model).objective, output)
+                check_initial_loss(self.accelerator.unwrap_model(self.model).objective, output)
             self._last = output
         return (loss, output) if return_outputs else loss
 
@@ -218,7 +218,7 @@ class PreferenceTrainer(Trainer):
     ) -> datasets.Dataset | None:
         if rows is None:
             return None
-        dataset, report = prepared(rows, tokenizer, objective, args, name)
+        dataset, report = prepare_dataset(rows, tokenizer, objective, args, name)
         if report is not None:
             self.data_reports[name] = report
             _LOG.info("%s data: %s", name, "; ".join(report.lines()))

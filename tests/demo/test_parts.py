@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from prefopt.data.pieces import pieces
+from prefopt.data.token_texts import token_texts
 from prefopt.demo import DemoConfig
 from prefopt.demo.evaluation import sentiment_tokens
 from prefopt.demo.progress import Stages
@@ -99,9 +99,9 @@ def test_the_tokenizer_gives_every_review_back() -> None:
     for review in reviews[:50]:
         ids = tokenizer(review)["input_ids"]
         assert tokenizer.decode(ids) == review
-        assert "".join(pieces(ids[:3], ids[3:], tokenizer)) == review[len(tokenizer.decode(ids[:3])) :]
+        assert "".join(token_texts(ids[:3], ids[3:], tokenizer)) == review[len(tokenizer.decode(ids[:3])) :]
     ids = tokenizer("The film was dull.")["input_ids"]
-    assert pieces(ids[:2], ids[2:], tokenizer) == [" was", " dull", "."]
+    assert token_texts(ids[:2], ids[2:], tokenizer) == [" was", " dull", "."]
 
 
 def test_pairs_are_best_against_worst_while_the_scores_differ() -> None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefopt.data import EncodingConfig, encode_prompt
-from prefopt.data.pieces import decoded
+from prefopt.data.token_texts import decode
 from prefopt.tasks.base import Metric
 from prefopt.tasks.generation.sampling import completions, endings, per_prompt, sequence_kl
 from prefopt.tasks.quiet import quiet
@@ -168,7 +168,7 @@ def _texts(
 
 def _text(prompt: Sequence[int], ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
     """What the ids add to the text of the prompt, its first space included."""
-    return decoded([*prompt, *ids], tokenizer)[len(decoded(prompt, tokenizer)) :]
+    return decode([*prompt, *ids], tokenizer)[len(decode(prompt, tokenizer)) :]
 
 
 def _distances(

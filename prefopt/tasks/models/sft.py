@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 
 from prefopt.tasks.models.language_model import train_language_model
 from prefopt.tasks.quiet import quiet
-from prefopt.training.start import with_padding
+from prefopt.training.trainer_inputs import ensure_pad_token
 
 __all__ = ["Sft", "supervised"]
 
@@ -61,7 +61,7 @@ def supervised(
     if not texts:
         raise ValueError("the supervised step has no texts to train on")
     with quiet():
-        tokenizer = with_padding(AutoTokenizer.from_pretrained(model_name))
+        tokenizer = ensure_pad_token(AutoTokenizer.from_pretrained(model_name))
         model = AutoModelForCausalLM.from_pretrained(model_name, dtype="float32")
         train_language_model(
             model,

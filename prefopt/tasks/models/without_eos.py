@@ -8,7 +8,7 @@ from typing import Any
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefopt.tasks.quiet import quiet
-from prefopt.training.start import with_padding
+from prefopt.training.trainer_inputs import ensure_pad_token
 
 __all__ = ["save_unended"]
 
@@ -24,7 +24,7 @@ def save_unended(model: str, folder: Path, *, end_token: str | None = None) -> s
     Raises ValueError where there is no such token.
     """
     with quiet():
-        tokenizer = with_padding(AutoTokenizer.from_pretrained(model))
+        tokenizer = ensure_pad_token(AutoTokenizer.from_pretrained(model))
         copy = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
     end = end_token or tokenizer.eos_token
     if end is None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from prefopt.tasks.quiet import quiet
-from prefopt.training.start import with_padding
+from prefopt.training.trainer_inputs import ensure_pad_token
 
 __all__ = ["load", "logits"]
 
@@ -25,7 +25,7 @@ def load(name: str, truncation_side: Literal["left", "right"]) -> tuple[PreTrain
     with quiet():
         loaded: Any = AutoModelForSequenceClassification.from_pretrained(name, dtype="auto", output_loading_info=True)
         model, info = loaded
-        tokenizer = with_padding(AutoTokenizer.from_pretrained(name, truncation_side=truncation_side))
+        tokenizer = ensure_pad_token(AutoTokenizer.from_pretrained(name, truncation_side=truncation_side))
     if absent := sorted(info["missing_keys"]):
         raise ValueError(
             f"{name}: the checkpoint is no model of sequence classification, as it has no weights for "

@@ -15,7 +15,7 @@ from prefopt.objective import DivergenceTerm
 from prefopt.registry import installed
 from prefopt.regularizers import MaskL1
 from prefopt.training import PreferenceConfig, PreferenceTrainer
-from prefopt.training.runfile import DataSection
+from prefopt.training.run_file import DataSection
 
 BUILT_IN = [cls for cls, owner in installed() if owner.distribution == "prefopt"]
 

@@ -25,8 +25,7 @@ from prefopt import zoo
 from prefopt.data import OnBadRows
 from prefopt.objective import ObjectiveConfig
 from prefopt.registry import brought_by, recorded
-from prefopt.training.arguments import training_arguments
-from prefopt.training.config import PreferenceConfig
+from prefopt.training.config import PreferenceConfig, training_arguments
 from prefopt.validation import explain
 
 __all__ = ["DataSection", "ModelSection", "RunFile", "RunFileError"]

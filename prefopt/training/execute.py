@@ -17,9 +17,9 @@ from transformers.trainer_utils import get_last_checkpoint
 from prefopt.data import DataReport, read_rows
 from prefopt.registry import brought_by, excluded_plugins
 from prefopt.training.config import PreferenceConfig
-from prefopt.training.runfile import RunFile, RunFileError
-from prefopt.training.start import lora, prepared, with_padding
+from prefopt.training.run_file import RunFile, RunFileError
 from prefopt.training.trainer import PreferenceTrainer
+from prefopt.training.trainer_inputs import ensure_pad_token, lora_config, prepare_dataset
 
 __all__ = ["RunResult", "start", "train"]
 
@@ -42,13 +42,13 @@ def start(run: RunFile) -> PreferenceTrainer:
     Raises RunFileError, DataError (bad rows) and whatever `from_pretrained` raises.
     """
     args = run.preference_config()
-    tokenizer = with_padding(AutoTokenizer.from_pretrained(run.model.tokenizer or run.model.name))
+    tokenizer = ensure_pad_token(AutoTokenizer.from_pretrained(run.model.tokenizer or run.model.name))
     sources = {"train": (run.data.train, run.data.split), "eval": (run.data.eval, run.data.eval_split)}
     data, reports = {}, {}
     for name, (source, split) in sources.items():
         if source is not None:
             rows = read_rows(source, split=split)
-            data[name], reports[name] = prepared(rows, tokenizer, run.objective, args, name)
+            data[name], reports[name] = prepare_dataset(rows, tokenizer, run.objective, args, name)
     trainer = PreferenceTrainer(
         run.model.name,
         run.model.reference,
@@ -81,7 +81,7 @@ def train(trainer: PreferenceTrainer) -> RunResult:
 
 def _lora(run: RunFile) -> LoraConfig | None:
     try:
-        return lora(run.model.peft)
+        return lora_config(run.model.peft)
     except (TypeError, ValueError) as error:
         raise RunFileError(f"model.peft: {error}") from error
 

@@ -14,7 +14,7 @@ from prefopt.columns import Column, PairColumn, TokenColumn
 from prefopt.data.pairs import Pair, Side, response_text
 from prefopt.data.rows import BadRow, RowError, describe
 
-__all__ = ["Extra", "Numbers", "Span", "Spans", "TokenisedResponse", "features", "read_extra"]
+__all__ = ["Extra", "Numbers", "Span", "Spans", "TokenisedResponse", "features", "read_column_values"]
 
 LARGEST = torch.finfo(torch.float32).max
 
@@ -150,7 +150,7 @@ class Extra:
         return {**self.pair, **laid}
 
 
-def read_extra(pair: Pair, columns: Mapping[str, str], extra: Sequence[Column]) -> Extra | BadRow:
+def read_column_values(pair: Pair, columns: Mapping[str, str], extra: Sequence[Column]) -> Extra | BadRow:
     """What the row of a pair says in the extra columns; `columns` renames their fields too."""
     row = pair.source
     numbers: dict[str, float] = {}

@@ -6,22 +6,22 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-__all__ = ["decoded", "pieces"]
+__all__ = ["decode", "token_texts"]
 
 _WINDOW = 8
 """Tokens before a token that can change how it is decoded."""
 
 
-def pieces(prompt: Sequence[int], response: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def token_texts(prompt: Sequence[int], response: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The text that each response token adds to what stands before it, spaces included."""
     whole = [*prompt, *response]
     found = []
     for position in range(len(prompt), len(whole)):
         before = whole[max(0, position - _WINDOW) : position]
-        found.append(decoded([*before, whole[position]], tokenizer)[len(decoded(before, tokenizer)) :])
+        found.append(decode([*before, whole[position]], tokenizer)[len(decode(before, tokenizer)) :])
     return found
 
 
-def decoded(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
+def decode(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
     """The text of the tokens, spaces as they are."""
     return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))

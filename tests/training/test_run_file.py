@@ -126,7 +126,7 @@ def test_what_transformers_refuses_is_a_run_file_error(run_file: Path) -> None:
 
 
 def test_a_run_leaves_all_that_is_needed_to_repeat_it(run_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prefopt.training.run.excluded_plugins", lambda: ("a-plugin:components",))
+    monkeypatch.setattr("prefopt.training.execute.excluded_plugins", lambda: ("a-plugin:components",))
     result = train(start(RunFile.load(run_file)))
     again = RunFile.load(result.folder / "run.yaml")
     assert again == RunFile.load(run_file)

@@ -14,8 +14,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from prefopt.objective import Objective
 from prefopt.scoring import PreferenceModel
 from prefopt.training.checkpoints import saved_reference
-from prefopt.training.runfile import DataSection, RunFile
-from prefopt.training.start import with_padding
+from prefopt.training.run_file import DataSection, RunFile
+from prefopt.training.trainer_inputs import ensure_pad_token
 
 __all__ = ["SavedRun", "SavedRunError"]
 
@@ -67,7 +67,7 @@ class SavedRun:
         return cls(
             folder=folder,
             model=model,
-            tokenizer=with_padding(AutoTokenizer.from_pretrained(folder)),
+            tokenizer=ensure_pad_token(AutoTokenizer.from_pretrained(folder)),
             reference=None if objective.config.reference_free else name or "the policy, with its adapter off",
             data=None if run is None else run.data,
         )

@@ -18,7 +18,14 @@ from prefopt.objective import Objective, ObjectiveConfig
 from prefopt.scoring import PreferenceModel
 from prefopt.training.config import PreferenceConfig
 
-__all__ = ["lora", "preference_model", "prepared", "reloading", "tokenizer_for", "with_padding"]
+__all__ = [
+    "ensure_pad_token",
+    "lora_config",
+    "preference_model",
+    "prepare_dataset",
+    "reference_loader",
+    "resolve_tokenizer",
+]
 
 _TOKEN_COLUMNS = frozenset(
     {"row", "length", "where", "prompt_ids", "chosen_ids", "rejected_ids", "chosen_truncated", "rejected_truncated"}
@@ -58,7 +65,7 @@ def preference_model(
     return module
 
 
-def reloading(
+def reference_loader(
     model: str | nn.Module, ref_model: str | nn.Module | None, args: PreferenceConfig
 ) -> Callable[[], nn.Module] | None:
     """How to load the reference of `preference_model` again; None where it was given as a module, and cannot be."""
@@ -68,17 +75,17 @@ def reloading(
     return partial(AutoModelForCausalLM.from_pretrained, name, **args.model_init_kwargs or {})
 
 
-def tokenizer_for(model: PreferenceModel, tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
+def resolve_tokenizer(model: PreferenceModel, tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
     """The tokenizer given, or that of the policy's name."""
-    return with_padding(tokenizer or AutoTokenizer.from_pretrained(model.config._name_or_path))
+    return ensure_pad_token(tokenizer or AutoTokenizer.from_pretrained(model.config._name_or_path))
 
 
-def lora(fields: Mapping[str, Any] | None) -> LoraConfig | None:
+def lora_config(fields: Mapping[str, Any] | None) -> LoraConfig | None:
     """The LoRA of these fields; None where all weights train. Raises TypeError or ValueError for other fields."""
     return None if fields is None else LoraConfig(**{"task_type": "CAUSAL_LM"} | dict(fields))
 
 
-def with_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+def ensure_pad_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """The tokenizer itself, padding with its end-of-text token where it has none for that."""
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
@@ -87,7 +94,7 @@ def with_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def prepared(
+def prepare_dataset(
     rows: Iterable[Mapping[str, Any]] | Iterator[SourceRow | BadRow] | datasets.Dataset,
     tokenizer: PreTrainedTokenizerBase,
     objective: ObjectiveConfig,

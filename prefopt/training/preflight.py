@@ -10,7 +10,12 @@ from prefopt.objective import Objective, ObjectiveConfig, ObjectiveOutput
 from prefopt.scoring import PreferenceModel
 from prefopt.training.config import PreferenceConfig
 
-__all__ = ["check_step_0", "refuse_rates_of_nothing", "refuse_to_cut_coupled_pairs", "refuse_what_nobody_reads"]
+__all__ = [
+    "check_initial_loss",
+    "reject_mask_rate_without_mask",
+    "reject_split_step",
+    "reject_unused_options",
+]
 
 _LOG = logging.getLogger(__name__)
 
@@ -20,7 +25,7 @@ _DEEPEST = 1000
 """More layers than models have."""
 
 
-def refuse_to_cut_coupled_pairs(objective: ObjectiveConfig | Objective, args: PreferenceConfig) -> None:
+def reject_split_step(objective: ObjectiveConfig | Objective, args: PreferenceConfig) -> None:
     """Raise ValueError where the loss compares the pairs of a step with each other, but no device sees them all."""
     config = objective.config if isinstance(objective, Objective) else objective
     if config.couples_pairs and (args.gradient_accumulation_steps > 1 or args.world_size > 1):
@@ -31,7 +36,7 @@ def refuse_to_cut_coupled_pairs(objective: ObjectiveConfig | Objective, args: Pr
         )
 
 
-def refuse_what_nobody_reads(model: PreferenceModel, args: PreferenceConfig) -> None:
+def reject_unused_options(model: PreferenceModel, args: PreferenceConfig) -> None:
     """Raise ValueError where a setting is meant for a part that this run does not have."""
     if model.reference_free and model.reference is not None:
         raise ValueError("a reference model is given, but the objective is reference-free and would never run it")
@@ -39,10 +44,10 @@ def refuse_what_nobody_reads(model: PreferenceModel, args: PreferenceConfig) -> 
         raise ValueError("reference_cache is read only with a reference, and the objective is reference-free")
     if args.sync_ref_model and args.reference_cache is not None:
         raise ValueError("reference_cache keeps what a fixed reference says, and sync_ref_model changes it; drop one")
-    refuse_rates_of_nothing(model.objective.config, args)
+    reject_mask_rate_without_mask(model.objective.config, args)
 
 
-def refuse_rates_of_nothing(objective: ObjectiveConfig, args: PreferenceConfig) -> None:
+def reject_mask_rate_without_mask(objective: ObjectiveConfig, args: PreferenceConfig) -> None:
     """Raise ValueError where a setting is meant for what the objective learns, and it learns nothing."""
     asked = [name for name in ("mask_learning_rate", "mask_weight_decay") if args.differs(name)]
     if asked and not _learns(objective):
@@ -59,7 +64,7 @@ def _learns(objective: ObjectiveConfig) -> bool:
     return next(built.parameters(), None) is not None
 
 
-def check_step_0(objective: Objective, output: ObjectiveOutput) -> None:
+def check_initial_loss(objective: Objective, output: ObjectiveOutput) -> None:
     """Before the first step the loss is what theory says it is at policy = reference, or the log says why not."""
     loss = output.loss.item()
     if objective.config.reference_free:

@@ -16,8 +16,6 @@ from prefopt.objective import Objective
 
 from .conftest import SMALL
 
-pytestmark = pytest.mark.slow
-
 
 def test_results_are_whole(done: tuple[Path, DemoResults]) -> None:
     out, results = done

@@ -19,8 +19,6 @@ from prefopt.data import DataError, EncodingConfig, PreferenceCollator, prepare,
 from prefopt.training import PreferenceTrainer, RunFile, start, train
 from tests.training.test_trainer import config
 
-pytestmark = pytest.mark.slow
-
 GOOD_COUNTS = 2.0
 DEFAULT = 0.5
 

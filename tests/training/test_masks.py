@@ -22,8 +22,6 @@ from prefopt.weightings.sparse.gates import GATES
 from tests.training.test_distributed import launched
 from tests.training.test_trainer import config
 
-pytestmark = pytest.mark.slow
-
 LORA = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM", lora_dropout=0.1)
 WAYS: dict[str, dict[str, Any]] = {
     "adapter": {"peft_config": LORA},
@@ -67,6 +65,7 @@ def test_every_gate_trains(gate: str, way: str, model_folder: str, rows: list[di
     assert all(math.isfinite(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry)
 
 
+@pytest.mark.outside
 def test_two_processes_train_every_gate_alike(model_folder: str, rows: list[dict[str, str]], tmp_path: Path) -> None:
     """The processes agree on policy and mask after every run, whatever noise each of them drew."""
     data = tmp_path / "rows.json"

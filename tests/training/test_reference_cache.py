@@ -18,8 +18,6 @@ from prefopt.scoring.reference import tensor_store as store
 from prefopt.training import PreferenceTrainer, reference_cache
 from tests.training.test_trainer import config
 
-pytestmark = pytest.mark.slow
-
 Rows = list[dict[str, str]]
 
 

@@ -14,8 +14,6 @@ from prefopt.training import PreferenceTrainer
 from tests.training.test_resume import Interrupt
 from tests.training.test_trainer import config
 
-pytestmark = pytest.mark.slow
-
 SYNC: dict[str, Any] = {"sync_ref_model": True, "ref_model_mixup_alpha": 0.25, "ref_model_sync_steps": 2}
 
 

@@ -13,8 +13,6 @@ from prefopt import zoo
 from prefopt.training import PreferenceTrainer
 from tests.training.test_trainer import NEAR_ONE, config
 
-pytestmark = pytest.mark.slow
-
 
 class Interrupt(TrainerCallback):
     """Stops the run, as a signal would, at the step after a checkpoint."""

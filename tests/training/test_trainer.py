@@ -18,8 +18,6 @@ from prefopt.scoring import PreferenceModel
 from prefopt.training import PreferenceConfig, PreferenceTrainer
 from prefopt.weightings import SparseWeighting
 
-pytestmark = pytest.mark.slow
-
 NEAR_ONE = {"weighting": {"init": "near_one", "position": "token"}}
 
 

@@ -23,8 +23,6 @@ from prefopt.tasks.scorers.corpus import WORDS, corpus_prompts
 from prefopt.tasks.sentiment import SentimentTask
 from prefopt.tasks.sentiment.pairs import Pairing, Scored, split
 
-pytestmark = pytest.mark.slow
-
 # A second scorer that needs no library: it counts other words than the first.
 SECOND = {"name": "words", "positive": ["very", "really"], "negative": ["rather", "fairly"]}
 SMALL: dict[str, Any] = {

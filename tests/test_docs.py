@@ -16,6 +16,8 @@ from prefopt.training import RunFile
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("**/*.md")])
+PLUGINS = {"code.md": "code_plugin"}
+"""Pages of a plugin -> the fixture that installs it."""
 EXTRAS = {"lm-eval.md": "lm_eval"}
 """Pages whose suites can be read only with an optional library -> that library."""
 NAMED_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -34,7 +36,15 @@ def test_there_are_pages() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_examples_run(page: Path, model_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_examples_run(
+    page: Path,
+    model_folder: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    if page.name in PLUGINS:
+        request.getfixturevalue(PLUGINS[page.name])
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": f"docs_{page.stem}"}
     for block in blocks(page, "python"):
@@ -43,7 +53,11 @@ def test_python_examples_run(page: Path, model_folder: str, tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_yaml_examples_are_run_files_suites_or_objectives(page: Path, tmp_path: Path) -> None:
+def test_yaml_examples_are_run_files_suites_or_objectives(
+    page: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if page.name in PLUGINS:
+        request.getfixturevalue(PLUGINS[page.name])
     if page.name in EXTRAS:
         pytest.importorskip(EXTRAS[page.name], reason=f"{page.name} is of an optional extra that is not installed")
     for block in blocks(page, "yaml"):

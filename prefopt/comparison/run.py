@@ -93,7 +93,7 @@ class Run:
 
     def material(self, folder: Path) -> Path:
         """Where the material of its task and seed is, once it is made: for all runs of a comparison's folder."""
-        return self.task.place(folder / MATERIAL, self.seed)
+        return self.task.material_folder(folder / MATERIAL, self.seed)
 
     @property
     def place(self) -> tuple[tuple[str, str], ...]:

@@ -1,4 +1,4 @@
-"""The queue of a suite's runs, in a folder that other processes and machines may work in as well."""
+"""What is left to do of a suite, in a folder that other processes and other machines may be at as well."""
 
 from __future__ import annotations
 
@@ -12,67 +12,70 @@ from filelock import FileLock, Timeout
 from prefopt.comparison.run import Run
 from prefopt.comparison.run_log import Record, RunLog
 
-__all__ = ["RunQueue"]
+__all__ = ["Agenda"]
 
 
 @final
-class RunQueue:
-    """The runs that are neither finished nor failed since the queue was made, each for one process at a time.
+class Agenda:
+    """The runs that are neither finished nor failed since the agenda was opened, each for one process at a time.
 
-    A claim is a lock of the operating system on FOLDER/locks/KEY.lock, held until the record is written. It ends with
-    the process that holds it, so that the run of a dead process can be claimed again.
+    Who takes a run holds a lock of the operating system on FOLDER/locks/KEY.lock until its record is written. The lock
+    ends with the process that holds it, so a run that nobody is at any more can be taken again.
 
-    runs    computes all runs of the comparison from the records so far: a finished run may bring others (its control)
+    runs    all runs of the comparison, given the records that there are: what they find can bring further ones
     """
 
     def __init__(self, log: RunLog, folder: Path, runs: Callable[[], Sequence[Run]]) -> None:
         self.log = log
         self._folder = folder
-        self._compute_runs = runs
-        self._start = log.end
-        self._claims: dict[str, FileLock] = {}
-        self._runs: tuple[int, Sequence[Run]] = (-1, ())
+        self._runs = runs
+        self._begun = log.end
+        self._held: dict[str, FileLock] = {}
+        self._known: tuple[int, Sequence[Run]] = (-1, ())
 
     def runs(self) -> Sequence[Run]:
         """Two names may stand for the same run, which is there once, under the first of them."""
-        if self._runs[0] != self.log.end:
-            self._runs = (self.log.end, list({run.key: run for run in reversed(self._compute_runs())}.values())[::-1])
-        return self._runs[1]
+        if self._known[0] != self.log.end:
+            self._known = (self.log.end, list({run.key: run for run in reversed(self._runs())}.values())[::-1])
+        return self._known[1]
 
-    def pending(self) -> list[Run]:
-        """The runs that are not over, claimed ones included."""
+    def left(self) -> list[Run]:
+        """What is still to be done, by us or by others."""
         self.log.refresh()
         return [run for run in self.runs() if not self._over(run)]
 
     def count(self) -> tuple[int, int]:
         """How many runs are over, and of how many."""
-        pending, total = len(self.pending()), len(self.runs())
-        return total - pending, total
+        left, total = len(self.left()), len(self.runs())
+        return total - left, total
 
     def failed(self) -> list[Run]:
-        """The runs whose last record is a failure."""
+        """What was tried, and is not finished."""
         self.log.refresh()
         return [run for run in self.runs() if run.key in self.log.records and not self.log.finished(run)]
 
-    def claim(self, ready: Callable[[Run], bool] = lambda run: True) -> Run | None:
-        """Claim a run that nobody holds: the first that is ready, else the first; None where all are held."""
-        free = [run for run in self.pending() if run.key not in self._claims]
-        return next((run for run in sorted(free, key=lambda run: not ready(run)) if self._lock(run)), None)
+    def take(self, ready: Callable[[Run], bool] = lambda run: True) -> Run | None:
+        """A run that nobody is at: the first that is ready, else the first. None where there is none at present."""
+        free = [run for run in self.left() if run.key not in self._held]
+        for run in sorted(free, key=lambda run: not ready(run)):
+            if self._claim(run):
+                return run
+        return None
 
-    def finish(self, run: Run, record: Record) -> None:
-        """Append the record of a claimed run and release the claim."""
+    def close(self, run: Run, record: Record) -> None:
+        """Write down what became of a run that was taken."""
         self.log.add(record)
-        self._claims.pop(run.key).release()
+        self._held.pop(run.key).release()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Release all claims."""
-        while self._claims:
-            self._claims.popitem()[1].release()
+        """What was taken and not closed is for others."""
+        while self._held:
+            self._held.popitem()[1].release()
 
-    def _lock(self, run: Run) -> bool:
+    def _claim(self, run: Run) -> bool:
         self._folder.joinpath("locks").mkdir(exist_ok=True)
         lock = FileLock(self._folder / "locks" / f"{run.key}.lock")
         try:
@@ -80,11 +83,11 @@ class RunQueue:
         except Timeout:
             return False
         self.log.refresh()
-        if self._over(run):  # its record was written between our look at the log and the lock
+        if self._over(run):  # somebody wrote it down between our look at the log and the lock
             lock.release()
             return False
-        self._claims[run.key] = lock
+        self._held[run.key] = lock
         return True
 
     def _over(self, run: Run) -> bool:
-        return self.log.finished(run) or self.log.begins(run) >= self._start
+        return self.log.finished(run) or self.log.begins(run) >= self._begun

@@ -1,4 +1,4 @@
-"""What is compared on: a task makes material for a seed, and measures a trained policy."""
+"""What is compared on: a task makes material for a seed, and evaluates a trained policy on it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,30 @@ import json
 import shutil
 import tempfile
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, final
+from typing import Any, ClassVar, Literal, NamedTuple, final
 
 from filelock import FileLock
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefopt.component import Named
 from prefopt.scoring import PreferenceModel
+from prefopt.tasks.preference_data.sources import Prompt, as_text
 
-__all__ = ["HELD_OUT", "PROMPTS", "TRAIN", "Evaluation", "Material", "Metric", "Task", "write_rows"]
+__all__ = [
+    "HELD_OUT",
+    "PROMPTS",
+    "TRAIN",
+    "Evaluation",
+    "HeldOutPrompt",
+    "Material",
+    "Metric",
+    "Task",
+    "read_jsonl",
+    "write_jsonl",
+]
 
 TRAIN, HELD_OUT, PROMPTS = "train.jsonl", "held-out.jsonl", "prompts.jsonl"
 """What `Task.make` writes: preference pairs, and rows that have a `prompt`."""
@@ -27,9 +39,22 @@ _DONE = "material.json"
 
 
 @final
+class HeldOutPrompt(NamedTuple):
+    """A prompt that policies answer: the item's name, the prompt as the model is given it, and the row it is from."""
+
+    item: str
+    prompt: Prompt
+    row: Mapping[str, Any]
+
+    @property
+    def text(self) -> str:
+        return as_text(self.prompt)
+
+
+@final
 @dataclass(frozen=True)
 class Material:
-    """What a task trains on and is judged by, for one seed.
+    """What a task trains on and evaluates on, for one seed.
 
     folder  holds the pairs for training, the held-out pairs and the held-out prompts
     model   the reference with its tokenizer, and the policy before training: a name or folder for `from_pretrained`
@@ -54,9 +79,10 @@ class Material:
         """JSONL of rows with a `prompt` that nothing is trained on."""
         return self.folder / PROMPTS
 
-    def asked(self) -> list[dict[str, Any]]:
-        """The rows of `prompts`, in their order."""
-        return [json.loads(line) for line in self.prompts.read_text(encoding="utf-8").splitlines()]
+    def read_prompts(self) -> list[HeldOutPrompt]:
+        """The held-out prompts in the order of their rows, named "prompt 0", "prompt 1" and so on."""
+        rows = read_jsonl(self.prompts)
+        return [HeldOutPrompt(f"prompt {index}", row["prompt"], row) for index, row in enumerate(rows)]
 
 
 @final
@@ -82,11 +108,25 @@ class Evaluation:
     values: Mapping[str, Mapping[str, float]]
     samples: Mapping[str, list[str]]
 
+    @classmethod
+    def by_prompt(
+        cls,
+        prompts: Sequence[HeldOutPrompt],
+        texts: Sequence[list[str]],
+        figures: Mapping[str, Sequence[float | None]],
+    ) -> Evaluation:
+        """An evaluation from the samples of each prompt and from figures of each, None where one is not defined."""
+        values = {
+            name: {prompt.item: value for prompt, value in zip(prompts, column, strict=True) if value is not None}
+            for name, column in figures.items()
+        }
+        return cls(values, {prompt.text: samples for prompt, samples in zip(prompts, texts, strict=True)})
+
 
 class Task(Named):
     """Something to compare objectives on; its fields are what can be varied of it.
 
-    `make` is asked once for each seed, and has to give the same files each time. What is the same for all tasks is
+    `make` is called once for each seed, and has to write the same files each time. What is the same for all tasks is
     measured without them, on the held-out pairs (see `held_out`). Plugins bring tasks by the hook `prefopt_tasks`.
     """
 
@@ -111,17 +151,13 @@ class Task(Named):
 
     @abstractmethod
     def evaluate(
-        self,
-        model: PreferenceModel,
-        reference: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        material: Material,
+        self, model: PreferenceModel, reference: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, material: Material
     ) -> Evaluation:
         """Measure `model.policy` against the reference that it was trained from, on held-out material."""
 
     @final
-    def place(self, root: Path, seed: int) -> Path:
-        """The folder under `root` that the material for a seed is in, once it is made."""
+    def material_folder(self, root: Path, seed: int) -> Path:
+        """The folder under `root` of the material for a seed, made or not."""
         settings = json.dumps(self._settings(seed), sort_keys=True)
         return root / f"{self.name}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
 
@@ -130,24 +166,24 @@ class Task(Named):
 
     @final
     def prepare(self, root: Path, seed: int) -> Material:
-        """The material for a seed: made in a folder of its own under `root`, or found there.
+        """The material for a seed, made in `material_folder` unless it is there.
 
-        One process makes it, and others wait for that. A run that is stopped while it makes material leaves nothing
-        that a later one would take for it.
+        One process makes it, and others wait. A process that is killed meanwhile leaves nothing that counts as
+        material.
         """
-        folder = self.place(root, seed)
+        folder = self.material_folder(root, seed)
         if not folder.exists():
             root.mkdir(parents=True, exist_ok=True)
             with FileLock(root / f".{folder.name}.lock"):
                 if not folder.exists():
                     self._make(folder, seed)
-        found: dict[str, Any] = json.loads((folder / _DONE).read_text(encoding="utf-8"))
-        source = found["model"] if found["inside"] is None else str(folder / found["inside"])
-        return Material(folder, source, seed)
+        record: dict[str, Any] = json.loads((folder / _DONE).read_text(encoding="utf-8"))
+        inside = record["inside"]
+        return Material(folder, record["model"] if inside is None else str(folder / inside), seed)
 
     def _make(self, folder: Path, seed: int) -> None:
-        for left in folder.parent.glob(f".{folder.name}-*"):
-            shutil.rmtree(left)  # by a maker that was killed
+        for unfinished in folder.parent.glob(f".{folder.name}-*"):
+            shutil.rmtree(unfinished)  # of a process that was killed
         making = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
             model = Path(source := self.make(making, seed))
@@ -159,6 +195,12 @@ class Task(Named):
             shutil.rmtree(making, ignore_errors=True)
 
 
-def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """Write JSONL."""
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL file."""
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Write rows as JSONL."""
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

@@ -15,6 +15,10 @@ from prefopt.tasks.base import Task
 __all__ = ["TaskError", "available_tasks", "installed_tasks", "resolve_task", "task_owner"]
 
 
+_PACKAGES: Mapping[object, str] = {"code": "prefopt-code"}
+"""Our tasks that are installed apart -> the package that brings them."""
+
+
 @final
 class TaskError(ValueError):
     """No task of that name, or one that does not accept its fields."""
@@ -41,4 +45,7 @@ def resolve_task(value: object) -> Task:
 
     Raises TaskError with the nearest right name where there is none so called, or where a field does not fit.
     """
+    name = value.get("name") if isinstance(value, Mapping) else value
+    if name in _PACKAGES and name not in available_tasks():
+        raise TaskError(f"the task {name!r} is brought by {_PACKAGES[name]}: pip install {_PACKAGES[name]}")
     return resolve_named(Task, value, available_tasks, TaskError)  # type: ignore[type-abstract]

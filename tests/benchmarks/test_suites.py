@@ -17,7 +17,7 @@ SUITES = Path(__file__).parents[2] / "benchmarks" / "suites"
 
 
 @pytest.mark.parametrize("path", sorted(SUITES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_a_suite_holds_together(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_suite_holds_together(path: Path, monkeypatch: pytest.MonkeyPatch, code_plugin: None) -> None:
     monkeypatch.setenv("PREFOPT_SHARED", "/a/folder/of/inputs")
     suite = Suite.load(path)
     assert suite.has_plane

@@ -19,7 +19,7 @@ from prefopt.comparison.frontier import frontiers
 from prefopt.comparison.statistics import bootstraps, paired_permutation
 from prefopt.comparison.suite import Suite
 from prefopt.comparison.summary import Difference, compared, differences, rows
-from prefopt.tasks.generation.generate import Generation, write
+from prefopt.tasks.generation.generate import Generation, generate
 from prefopt.tasks.planted import PlantedTask
 
 TIMES, LEVEL = 200, 0.05
@@ -37,7 +37,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> torch.Tensor:
     policy = AutoModelForCausalLM.from_pretrained(material.model).eval()
     tokenizer = AutoTokenizer.from_pretrained(material.model)
     prompts = [json.loads(line)["prompt"] for line in material.prompts.read_text().splitlines()]
-    written = write(policy, policy, tokenizer, prompts, Generation(samples=24, max_new_tokens=11), seed=0)
+    written = generate(policy, policy, tokenizer, prompts, Generation(samples=24, max_new_tokens=11), seed=0)
     language = task.language(0)
     found = torch.tensor([[float(language.reward(text.split())) for text in texts] for texts in written.texts])
     assert found.std() > 0.5

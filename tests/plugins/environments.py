@@ -48,12 +48,12 @@ class Environment:
     folder: Path
 
     @classmethod
-    def of(cls, folder: Path, packages: Sequence[Path]) -> Environment:
+    def create(cls, folder: Path, packages: Sequence[Path]) -> Environment:
         """A new one with these packages. For what they depend on it looks into the folders that this process has it
         from, behind its own; only so does it cost seconds."""
         venv.create(folder, with_pip=False, symlinks=True)
         made = cls(folder)
-        theirs = {str(Path(str(each.locate_file(""))).resolve()) for each in distributions()} - {str(ROOT)}
+        theirs = {str(Path(str(package.locate_file(""))).resolve()) for package in distributions()} - {str(ROOT)}
         (made._site / "what_they_depend_on.pth").write_text("\n".join(sorted(theirs)))
         made.install(*packages)
         return made

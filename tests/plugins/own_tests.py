@@ -1,5 +1,5 @@
-"""Says where prefopt is from and whose components there are, then runs the tests that are named. A file that an
-environment of plugins' own runs; it imports nothing of ours but what is installed there."""
+"""Runs the tests that are named, then writes where prefopt is from and who brings components and tasks. Environments of
+plugins run this file; it imports nothing of ours but what is installed there."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 
-import prefopt
-from prefopt.registry import installed
-
 if __name__ == "__main__":
-    owners = sorted({owner.distribution for _, owner in installed()})
-    Path(sys.argv[1]).write_text(json.dumps({"prefopt": prefopt.__file__, "owners": owners}))
-    sys.exit(pytest.main(sys.argv[2:]))
+    exit_code = pytest.main(sys.argv[2:])  # first, as its plugins must be imported by it
+
+    import prefopt
+    from prefopt.registry import installed
+    from prefopt.tasks import available_tasks, task_owner
+
+    owners = [*(owner for _, owner in installed()), *map(task_owner, available_tasks())]
+    facts = {"prefopt": prefopt.__file__, "owners": sorted({owner.distribution for owner in owners})}
+    Path(sys.argv[1]).write_text(json.dumps(facts))
+    sys.exit(exit_code)

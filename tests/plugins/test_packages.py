@@ -16,22 +16,24 @@ pytestmark = pytest.mark.outside
 
 DECAY = ROOT / "plugins" / "prefopt-decay"
 OWN_TESTS = Path(__file__).with_name("own_tests.py")
+SANDBOX_REFUSED = "programs of a model cannot be run here in isolation: the system refuses"
+"""The one reason for which a plugin's test may be skipped."""
 
 
 def passes_its_tests(names: Sequence[str], sources: Path, built: dict[str, Path], tmp_path: Path) -> Environment:
     """An environment with these plugins and no other, where prefopt is a wheel too and their tests pass."""
-    environment = Environment.of(tmp_path / "environment", [built["prefopt"], *(built[name] for name in names)])
+    environment = Environment.create(tmp_path / "environment", [built["prefopt"], *(built[name] for name in names)])
     tests = [sources / name / "tests" for name in names]
-    options = ("-q", "-W", "error", "-p", "no:cacheprovider", "--import-mode=importlib")
+    options = ("-q", "-rs", "-W", "error", "-p", "no:cacheprovider", "--import-mode=importlib")
     config = ("-c", sources / names[0] / "pyproject.toml")
-    found = tmp_path / "found.json"
-    output = environment.command("python", OWN_TESTS, found, *options, *config, *tests, cwd=tmp_path)
-    facts = json.loads(found.read_text())
+    file = tmp_path / "facts.json"
+    output = environment.command("python", OWN_TESTS, file, *options, *config, *tests, cwd=tmp_path)
+    facts = json.loads(file.read_text())
     assert Path(facts["prefopt"]).is_relative_to(environment.folder)
     assert facts["owners"] == sorted(["prefopt", *names])
     assert " passed" in output
     assert "failed" not in output
-    assert "skipped" not in output
+    assert [line for line in output.splitlines() if line.startswith("SKIPPED") and SANDBOX_REFUSED not in line] == []
     return environment
 
 

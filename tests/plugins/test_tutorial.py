@@ -46,7 +46,7 @@ def environment(built: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
     for name, text in files:
         (package / name).parent.mkdir(parents=True, exist_ok=True)
         (package / name).write_text(text, encoding="utf-8")
-    return Environment.of(tmp_path_factory.mktemp("tutorial") / "environment", [built["prefopt"], package])
+    return Environment.create(tmp_path_factory.mktemp("tutorial") / "environment", [built["prefopt"], package])
 
 
 @pytest.fixture(scope="module")

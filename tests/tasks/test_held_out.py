@@ -14,7 +14,7 @@ from prefopt.data import EncodingConfig
 from prefopt.objective import ObjectiveConfig
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import Material
-from prefopt.tasks.generation.generate import WRITTEN, Generation, write
+from prefopt.tasks.generation.generate import GENERATION_METRICS, Generation, generate
 from prefopt.tasks.held_out import COMMON, held_out
 from prefopt.tasks.planted import PlantedTask
 
@@ -53,9 +53,9 @@ def test_held_out_pairs_by_hand(
 ) -> None:
     policy, reference = loaded(material, 0.05), loaded(material)
     model = PreferenceModel(policy, loaded(material), objective)
-    found = held_out(model, reference, tokenizer, material, EncodingConfig(), batch_size=2)
-    assert set(found.values) <= {metric.name for metric in COMMON}
-    assert ("mean_v" in found.values) == (objective.divergence is not None)
+    result = held_out(model, reference, tokenizer, material, EncodingConfig(), batch_size=2)
+    assert set(result.values) <= {metric.name for metric in COMMON}
+    assert ("mean_v" in result.values) == (objective.divergence is not None)
     rows = [json.loads(line) for line in material.held_out.read_text().splitlines()]
     sums: dict[tuple[str, int], list[float]] = {}
     for number, row in enumerate(rows):
@@ -64,48 +64,49 @@ def test_held_out_pairs_by_hand(
             response = [*tokenizer(row["prompt"] + row[side])["input_ids"][len(prompt) :], tokenizer.eos_token_id]
             p, q = logps(policy, prompt, response), logps(reference, prompt, response)
             divergence = (q.exp() * (q - p)).sum(-1).tolist()
-            for place, value in enumerate(divergence):
-                sums.setdefault((side, place), []).append(value)
+            for position, value in enumerate(divergence):
+                sums.setdefault((side, position), []).append(value)
             if number < 4:
-                shown: dict[str, Any] = found.heat_maps[number][side]
+                shown: dict[str, Any] = result.heat_maps[number][side]
                 assert shown["divergence"] == pytest.approx(divergence, rel=1e-3, abs=1e-5)
-                own = torch.tensor(response)[:, None]
-                assert shown["log_ratio"] == pytest.approx((p - q).gather(-1, own)[:, 0].tolist(), rel=1e-3, abs=1e-4)
+                labels = torch.tensor(response)[:, None]
+                log_ratio = (p - q).gather(-1, labels)[:, 0].tolist()
+                assert shown["log_ratio"] == pytest.approx(log_ratio, rel=1e-3, abs=1e-4)
                 assert "".join(shown["tokens"]) == row[side] + tokenizer.eos_token
                 assert len(shown["w"]) == len(response)
                 assert (shown["v"] is None) == (objective.divergence is None)
-    assert len(found.heat_maps) == 4
+    assert len(result.heat_maps) == 4
     for side in ("chosen", "rejected"):
-        by_hand = [sum(of) / len(of) for (which, _), of in sums.items() if which == side]
-        assert found.profiles[f"divergence/{side}"] == pytest.approx(by_hand, rel=1e-3, abs=1e-5)
+        by_hand = [sum(column) / len(column) for (which, _), column in sums.items() if which == side]
+        assert result.profiles[f"divergence/{side}"] == pytest.approx(by_hand, rel=1e-3, abs=1e-5)
     for which in ("w", "v") if objective.divergence else ("w",):
-        for number, shown in enumerate(found.heat_maps):
+        for number, shown in enumerate(result.heat_maps):
             weights = shown["chosen"][which] + shown["rejected"][which]
             figures = {"mean": sum(weights), "sparsity": sum(weight == 0 for weight in weights)}
             for name, total in figures.items():
-                measured = found.values[f"{name}_{which}"][f"pair {number}"]
+                measured = result.values[f"{name}_{which}"][f"pair {number}"]
                 assert measured == pytest.approx(total / len(weights), rel=1e-5)
 
 
 def test_an_untrained_policy_prefers_nothing(material: Material, tokenizer: PreTrainedTokenizerBase) -> None:
     model = PreferenceModel(loaded(material), loaded(material), zoo.dpo())
-    found = held_out(model, loaded(material), tokenizer, material, EncodingConfig(), batch_size=8)
-    assert set(found.values["accuracy"].values()) == {0.5}
-    assert max(map(max, found.profiles.values())) < 1e-5
+    result = held_out(model, loaded(material), tokenizer, material, EncodingConfig(), batch_size=8)
+    assert set(result.values["accuracy"].values()) == {0.5}
+    assert max(map(max, result.profiles.values())) < 1e-5
 
 
 def test_what_is_written_is_the_seed(material: Material, tokenizer: PreTrainedTokenizerBase) -> None:
     policy, reference = loaded(material, 0.05), loaded(material)
-    prompts = [row["prompt"] for row in material.asked()]
+    prompts = [prompt.text for prompt in material.read_prompts()]
     generation = Generation(samples=3, max_new_tokens=6)
-    found = write(policy, reference, tokenizer, prompts, generation, seed=0)
-    again = write(policy, reference, tokenizer, prompts, generation, seed=0)
-    assert found == again
-    assert found != write(policy, reference, tokenizer, prompts, generation, seed=1)
-    assert set(found.figures) == {metric.name for metric in WRITTEN}
-    assert [len(texts) for texts in found.texts] == [3, 3, 3]
+    generations = generate(policy, reference, tokenizer, prompts, generation, seed=0)
+    again = generate(policy, reference, tokenizer, prompts, generation, seed=0)
+    assert generations == again
+    assert generations != generate(policy, reference, tokenizer, prompts, generation, seed=1)
+    assert set(generations.figures) == {metric.name for metric in GENERATION_METRICS}
+    assert [len(texts) for texts in generations.texts] == [3, 3, 3]
     for prompt, texts, answers, distance in zip(
-        prompts, found.texts, found.ids, found.figures["sequence_kl"], strict=True
+        prompts, generations.texts, generations.ids, generations.figures["sequence_kl"], strict=True
     ):
         ids = tokenizer(prompt)["input_ids"]
         by_hand = []
@@ -119,18 +120,18 @@ def test_what_is_written_is_the_seed(material: Material, tokenizer: PreTrainedTo
 
 def test_other_temperatures_leave_the_distance_as_it_is(material: Material, tokenizer: PreTrainedTokenizerBase) -> None:
     policy, reference = loaded(material, 0.05), loaded(material)
-    prompts = [row["prompt"] for row in material.asked()]
-    plain = write(policy, reference, tokenizer, prompts, Generation(max_new_tokens=6), seed=1)
-    cold = write(policy, reference, tokenizer, prompts, Generation(max_new_tokens=6, temperature=0), seed=0)
+    prompts = [prompt.text for prompt in material.read_prompts()]
+    plain = generate(policy, reference, tokenizer, prompts, Generation(max_new_tokens=6), seed=1)
+    cold = generate(policy, reference, tokenizer, prompts, Generation(max_new_tokens=6, temperature=0), seed=0)
     assert cold.figures["sequence_kl"] == plain.figures["sequence_kl"]
     assert all(len(set(texts)) == 1 for texts in cold.texts)
 
 
 def test_a_tokenizer_without_an_ending_takes_the_models(material: Material, tokenizer: PreTrainedTokenizerBase) -> None:
-    policy, prompts = loaded(material), [row["prompt"] for row in material.asked()]
+    policy, prompts = loaded(material), [prompt.text for prompt in material.read_prompts()]
     generation = Generation(samples=30, max_new_tokens=9)
-    whole = write(policy, policy, tokenizer, prompts, generation, seed=0)
+    whole = generate(policy, policy, tokenizer, prompts, generation, seed=0)
     endless = AutoTokenizer.from_pretrained(material.model)
     endless.eos_token = None
-    assert write(policy, policy, endless, prompts, generation, seed=0) == whole
+    assert generate(policy, policy, endless, prompts, generation, seed=0) == whole
     assert sum(whole.figures["ended"]) > 0

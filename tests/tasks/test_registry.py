@@ -84,7 +84,7 @@ def test_one_makes_the_material_and_others_wait_for_it(tmp_path: Path, monkeypat
 
 
 def test_what_a_killed_maker_left_is_no_material_and_is_cleared_away(tmp_path: Path) -> None:
-    folder = Little().place(tmp_path, 0)
+    folder = Little().material_folder(tmp_path, 0)
     left = tmp_path / f".{folder.name}-left"
     left.mkdir(parents=True)
     (left / "train.jsonl").write_text("half")
@@ -133,8 +133,8 @@ SMALL = PlantedTask(pairs=8, held_out=3, prompts=3, shortest=6, longest=8, beari
 
 
 def test_the_planted_task_keeps_to_what_tasks_have_to(tmp_path: Path) -> None:
-    found = check_task(SMALL, tmp_path)
-    assert {"reward", "sequence_kl", "auroc_w"} <= set(found.values)
+    evaluation = check_task(SMALL, tmp_path)
+    assert {"reward", "sequence_kl", "auroc_w"} <= set(evaluation.values)
 
 
 class Faulty(Task):
@@ -165,8 +165,8 @@ class Faulty(Task):
         return model
 
     def evaluate(self, model: PreferenceModel, *rest: Any) -> Evaluation:
-        found = SMALL.evaluate(model, *rest)
-        values = {name: dict(of) for name, of in found.values.items()}
+        evaluation = SMALL.evaluate(model, *rest)
+        values = {name: dict(figures) for name, figures in evaluation.values.items()}
         if self.fault == "infinite":
             values["reward"]["none"] = float("nan")
         if self.fault == "another each time":
@@ -177,7 +177,7 @@ class Faulty(Task):
             values["reward"] = {str(weight.sum().item()): 1.0}
         if self.fault == "changes the policy":
             next(iter(model.policy.parameters())).data += 1
-        return Evaluation(values, found.samples)
+        return Evaluation(values, evaluation.samples)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What is measured of programs: pass@k, and why others did not pass."""
+"""The metrics of programs: pass@k, and why others did not pass."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["figures", "metrics", "pass_at_k"]
 def pass_at_k(n: int, c: int, k: int) -> float:
     """1 - C(n - c, k) / C(n, k): the share of all sets of k among n samples that have at least one of the c right ones.
 
-    It is an unbiased estimate of the chance that one of k samples passes (Chen et al. 2021, arXiv 2107.03374). All is
-    in whole numbers but the division, so that nothing is lost. Raises ValueError unless 0 <= c <= n and 1 <= k <= n.
+    It is an unbiased estimate of the chance that one of k samples passes (Chen et al. 2021, arXiv 2107.03374). Only
+    the division is not in whole numbers, so that nothing is lost. Raises ValueError unless 0 <= c <= n and 1 <= k <= n.
     """
     if not 0 <= c <= n or not 1 <= k <= n:
         raise ValueError(f"pass@{k} of {n} samples, {c} of them right: there is no such figure")
@@ -33,10 +33,10 @@ def metrics(ks: Sequence[int]) -> tuple[Metric, ...]:
 
 
 def figures(outcomes: Sequence[Sequence[Outcome]], ks: Sequence[int]) -> dict[str, list[float]]:
-    """outcomes: of the samples of each problem. The metrics by problem."""
-    passed = [sum(each.verdict is Verdict.PASSED for each in of) for of in outcomes]
+    """metric -> its value for each problem, from the outcomes of the problem's samples."""
+    verdicts = [[outcome.verdict for outcome in group] for group in outcomes]
     return {
-        **{f"pass@{k}": [pass_at_k(len(of), c, k) for of, c in zip(outcomes, passed, strict=True)] for k in ks},
-        "parses": [fmean(each.verdict is not Verdict.UNREADABLE for each in of) for of in outcomes],
-        "timed_out": [fmean(each.verdict is Verdict.TIMED_OUT for each in of) for of in outcomes],
+        **{f"pass@{k}": [pass_at_k(len(group), group.count(Verdict.PASSED), k) for group in verdicts] for k in ks},
+        "parses": [fmean(verdict is not Verdict.UNREADABLE for verdict in group) for group in verdicts],
+        "timed_out": [fmean(verdict is Verdict.TIMED_OUT for verdict in group) for group in verdicts],
     }

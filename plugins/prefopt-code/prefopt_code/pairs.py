@@ -11,49 +11,53 @@ from prefopt_code.problems import Problem
 from prefopt_code.programs import answer_in
 from prefopt_code.sandbox import Outcome, Sandbox, Verdict
 
-__all__ = ["Tried", "counts", "outcomes", "pairs", "tried"]
+__all__ = ["Answer", "count_answers", "make_pairs", "run_answers", "run_texts"]
 
 
 @final
-class Tried(NamedTuple):
-    """An answer as a response, with what ends the text where it was ended, and its verdict."""
+class Answer(NamedTuple):
+    """An answer to a problem: the response, with the end of the text where the model ended it, and its verdict."""
 
     response: str
     verdict: Verdict
 
 
-def outcomes(
+def run_texts(
     problems: Sequence[Problem], texts: Sequence[Sequence[str]], stops: Sequence[str], sandbox: Sandbox
 ) -> list[list[Outcome]]:
-    """What became of the program in each text that was written on each problem."""
+    """The outcomes of the programs in a model's texts on each problem."""
     programs = [
         problem.program(answer_in(text, stops, within=problem.within))
-        for problem, of in zip(problems, texts, strict=True)
-        for text in of
+        for problem, group in zip(problems, texts, strict=True)
+        for text in group
     ]
-    found = iter(sandbox.run_all(programs))
-    return [[next(found) for _ in of] for of in texts]
+    outcomes = iter(sandbox.run_all(programs))
+    return [[next(outcomes) for _ in group] for group in texts]
 
 
-def tried(
+def run_answers(
     problems: Sequence[Problem], texts: Sequence[Sequence[str]], stops: Sequence[str], sandbox: Sandbox, *, end: str
-) -> list[list[Tried]]:
-    """The answers in texts, run; `end` is at the end of those that were ended. An answer that is less than its text was
-    not ended there."""
-    plain = [[text.removesuffix(end) for text in of] for of in texts]
-    found = []
-    for problem, whole, of, judged in zip(
-        problems, texts, plain, outcomes(problems, plain, stops, sandbox), strict=True
-    ):
-        answers = [answer_in(text, stops, within=problem.within) for text in of]
-        responses = [w if a == text else a for w, text, a in zip(whole, of, answers, strict=True)]
-        found.append([Tried(response, each.verdict) for response, each in zip(responses, judged, strict=True)])
-    return found
+) -> list[list[Answer]]:
+    """The answers in a model's texts on each problem, with their verdicts.
+
+    Texts that the model ended have `end` at their end, and so do answers that are all of such a text.
+    """
+    plain = [[text.removesuffix(end) for text in group] for group in texts]
+    outcomes = run_texts(problems, plain, stops, sandbox)
+
+    def answer(problem: Problem, whole: str, text: str, outcome: Outcome) -> Answer:
+        program = answer_in(text, stops, within=problem.within)
+        return Answer(whole if program == text else program, outcome.verdict)
+
+    return [
+        [answer(problem, *parts) for parts in zip(*columns, strict=True)]
+        for problem, *columns in zip(problems, texts, plain, outcomes, strict=True)
+    ]
 
 
-def pairs(
+def make_pairs(
     problems: Sequence[Problem],
-    answers: Sequence[Sequence[Tried]],
+    answers: Sequence[Sequence[Answer]],
     sandbox: Sandbox | None,
     *,
     most: int,
@@ -62,44 +66,44 @@ def pairs(
 ) -> list[dict[str, Any]]:
     """Rows of at most `most` pairs of each problem, no response in two: answers that pass against others, at random.
 
-    Where none passes, the data's own solution does, ended, if it passes its tests in the sandbox; without a sandbox,
-    the problem has no pair then.
+    Where none passes, the data's own solution takes its place, ended, if it passes its tests in the sandbox; without a
+    sandbox, the problem has no pair then.
     """
     rows: list[dict[str, Any]] = []
-    lacking = [
+    unsolved = [
         problem
-        for problem, of in zip(problems, answers, strict=True)
-        if sandbox is not None and not any(each.verdict is Verdict.PASSED for each in of)
+        for problem, group in zip(problems, answers, strict=True)
+        if sandbox is not None and not any(answer.verdict is Verdict.PASSED for answer in group)
     ]
-    ran = [] if sandbox is None else sandbox.run_all([problem.program(problem.solution) for problem in lacking])
-    right = {problem.name for problem, each in zip(lacking, ran, strict=True) if each.verdict is Verdict.PASSED}
-    for problem, of in zip(problems, answers, strict=True):
-        own = [problem.solution + end] if problem.name in right else []
-        rows += _of_problem(problem, of, own, most, random.Random(f"code pairs {seed} {problem.name}"))
+    outcomes = [] if sandbox is None else sandbox.run_all([problem.program(problem.solution) for problem in unsolved])
+    right = {problem.name for problem, outcome in zip(unsolved, outcomes, strict=True) if outcome.verdict == "passed"}
+    for problem, group in zip(problems, answers, strict=True):
+        solutions = [problem.solution + end] if problem.name in right else []
+        rows += _problem_pairs(problem, group, solutions, most, random.Random(f"code pairs {seed} {problem.name}"))
     return rows
 
 
-def _of_problem(
-    problem: Problem, answers: Sequence[Tried], own: Sequence[str], most: int, draw: random.Random
+def _problem_pairs(
+    problem: Problem, answers: Sequence[Answer], solutions: Sequence[str], most: int, draw: random.Random
 ) -> Iterator[dict[str, Any]]:
-    different = {each.response: each.verdict for each in answers if each.response.strip()}
+    different = {answer.response: answer.verdict for answer in answers if answer.response.strip()}
     passing = [response for response, verdict in different.items() if verdict is Verdict.PASSED]
     failing = [response for response, verdict in different.items() if verdict is not Verdict.PASSED]
     draw.shuffle(passing)
     draw.shuffle(failing)
-    for chosen, rejected in zip([*passing, *own][:most], failing, strict=False):
+    for chosen, rejected in zip([*passing, *solutions][:most], failing, strict=False):
         yield {
             "prompt": problem.prompt,
             "chosen": chosen,
             "rejected": rejected,
             "problem": problem.name,
-            "own_solution": chosen in own,
+            "own_solution": chosen in solutions,
         }
 
 
-def counts(answers: Sequence[Sequence[Tried]], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """How many problems, answers by verdict, pairs, and pairs with the data's own solution there are."""
-    verdicts = Counter(each.verdict.value for of in answers for each in of)
+def count_answers(answers: Sequence[Sequence[Answer]], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The numbers of problems, answers by verdict, pairs, and pairs with the data's own solution."""
+    verdicts = Counter(answer.verdict.value for group in answers for answer in group)
     return {
         "problems": len(answers),
         "answers": {verdict.value: verdicts[verdict.value] for verdict in Verdict},

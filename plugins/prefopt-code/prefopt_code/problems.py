@@ -11,10 +11,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from prefopt.data import BadRow, DataError, read_rows
 
-__all__ = ["FUNCTION", "Problem", "Problems", "SomeProblems", "named", "with_examples"]
+__all__ = ["FUNCTION", "Problem", "Problems", "SomeProblems", "from_name", "with_examples"]
 
 FUNCTION = ("\ndef ", "\nclass ", "\nif ", "\nprint", "\nassert", '\n"""', "\n#", "\n@", "\n```")
-"""What begins after a function, at the beginning of a line: more than the function has no part in the answer."""
+"""What begins after a function, at the beginning of a line, and is no part of the answer."""
 
 
 @final
@@ -97,10 +97,10 @@ class Problems(BaseModel):
 
     def read(self) -> list[Problem]:
         """The problems, in their order. Raises DataError for a row that is none, and where there are no rows."""
-        found = list(self._read())
-        if not found:
+        problems = list(self._read())
+        if not problems:
             raise DataError(f"{self.name}: found no problem")
-        return found
+        return problems
 
     def _read(self) -> Iterator[Problem]:
         for row in read_rows(self.name, split=self.split):
@@ -113,16 +113,16 @@ class Problems(BaseModel):
             yield made(row.fields)
 
 
-def named(value: object) -> object:
+def from_name(value: object) -> object:
     """A name stands for the problems there."""
     return {"name": value} if isinstance(value, str) else value
 
 
-SomeProblems = Annotated[Problems, BeforeValidator(named)]
+SomeProblems = Annotated[Problems, BeforeValidator(from_name)]
 """A field for problems, which may be given by the name of their source alone."""
 
 
 def with_examples(problem: Problem, examples: Sequence[Problem]) -> Problem:
     """The problem after those examples with their solutions that are of its form; what is run is the same."""
-    before = "".join(f"{each.prompt}{each.solution}\n" for each in examples if each.form == problem.form)
+    before = "".join(f"{example.prompt}{example.solution}\n" for example in examples if example.form == problem.form)
     return dataclasses.replace(problem, prompt=before + problem.prompt)

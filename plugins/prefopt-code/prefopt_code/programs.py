@@ -22,5 +22,5 @@ def answer_in(text: str, stops: Sequence[str], *, within: bool) -> str:
     fence = _FENCE.match(text)
     body = text[fence.end() :].partition("\n```")[0] if fence else text
     begun = None if within else _BEGINNING.search(body)
-    places = [place for stop in stops if (place := body.find(stop, begun.end() if begun else 0)) >= 0]
-    return body[: min(places)].rstrip() if places else body.rstrip() if fence else text
+    ends = [end for stop in stops if (end := body.find(stop, begun.end() if begun else 0)) >= 0]
+    return body[: min(ends)].rstrip() if ends else body.rstrip() if fence else text

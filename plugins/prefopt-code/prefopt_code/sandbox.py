@@ -1,4 +1,4 @@
-"""Runs programs that nobody has read, where they can harm nothing."""
+"""Runs untrusted programs in isolation."""
 
 from __future__ import annotations
 
@@ -24,12 +24,11 @@ __all__ = ["Isolation", "Limits", "Outcome", "Sandbox", "SandboxError", "Verdict
 Isolation = Literal["namespaces", "rlimits"]
 
 _JAIL = Path(jail.__file__).parent
-# The jail's own modules under their full names, without the packages around them, whose imports take seconds.
+# A bare package in the place of prefopt_code/__init__.py, which imports prefopt and torch and takes seconds.
 _START = f"""
 import sys, types
-for name, path in {{"prefopt_code": {str(_JAIL.parent)!r}}}.items():
-    sys.modules[name] = types.ModuleType(name)
-    sys.modules[name].__path__ = [path]
+package = sys.modules["prefopt_code"] = types.ModuleType("prefopt_code")
+package.__path__ = [{str(_JAIL.parent)!r}]
 from prefopt_code.jail.main import main
 main()
 """
@@ -168,7 +167,7 @@ class Sandbox:
             start_new_session=True,
         ) as process:
             try:
-                said, errors = process.communicate(json.dumps(job).encode(), timeout=self.limits.seconds + _GRACE)
+                answer, errors = process.communicate(json.dumps(job).encode(), timeout=self.limits.seconds + _GRACE)
             except BaseException as error:
                 os.killpg(process.pid, signal.SIGKILL)
                 if isinstance(error, subprocess.TimeoutExpired):
@@ -176,8 +175,8 @@ class Sandbox:
                 raise
         if errors:
             raise SandboxError(f"the sandbox failed: {errors.decode(errors='replace')}")
-        answer: dict[str, Any] = json.loads(said or _ENDED)
-        return answer
+        content: dict[str, Any] = json.loads(answer or _ENDED)
+        return content
 
 
 def _interpreter() -> str:
@@ -194,7 +193,7 @@ def _judged(answer: dict[str, Any], token: str, limits: Limits) -> Outcome:
         number = os.WTERMSIG(status)
         in_time = number != signal.SIGXCPU and answer["cpu_seconds"] < limits.cpu_seconds
         verdict = Verdict.FAILED if in_time else Verdict.TIMED_OUT
-        names = {each.value: each.name for each in signal.Signals}  # not every signal has one
+        names = {item.value: item.name for item in signal.Signals}  # not every signal has one
         return Outcome(verdict, f"{errors}ended by {names.get(number, f'signal {number}')}")
     told = {"memory": Verdict.OUT_OF_MEMORY, "refused": Verdict.REFUSED, "unreadable": Verdict.UNREADABLE}
     return Outcome(told.get(report, Verdict.FAILED), errors or "it ended itself before its end")

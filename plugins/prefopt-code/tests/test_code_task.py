@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from prefopt_code import CodeTask, Sandbox, SandboxError, Verdict, pairs, sandbox
-from prefopt_code.pairs import Tried
+from prefopt_code.pairs import Answer
 from prefopt_code.problems import Problem
 from prefopt_code.task import COUNTS, VERDICTS
 from transformers import AutoTokenizer
@@ -19,8 +19,6 @@ from prefopt.data import EncodingConfig, prepare, read_rows
 from prefopt.tasks import Evaluation, Material, TaskError, resolve_task
 from prefopt.tasks.conformance import check_task
 from prefopt.tasks.quiet import quiet
-
-WORDS = "film plot actor scene"
 
 
 def problem(number: int, answer: str = "film") -> Problem:
@@ -44,25 +42,25 @@ def isolated(allowed: None) -> Sandbox:
 def test_answers_are_paired_by_their_verdicts(isolated: Sandbox) -> None:
     passed, failed, late = Verdict.PASSED, Verdict.FAILED, Verdict.TIMED_OUT
     answers = [
-        [Tried("a", passed), Tried("b", failed), Tried("a", passed), Tried("c", late), Tried("d", passed)],
-        [Tried("a", passed), Tried("b", passed)],
-        [Tried("b", failed), Tried("", failed), Tried("c", failed)],
-        [Tried(" ", failed)],
+        [Answer("a", passed), Answer("b", failed), Answer("a", passed), Answer("c", late), Answer("d", passed)],
+        [Answer("a", passed), Answer("b", passed)],
+        [Answer("b", failed), Answer("", failed), Answer("c", failed)],
+        [Answer(" ", failed)],
     ]
     problems = [problem(number) for number in range(4)]
-    rows = pairs.pairs(problems, answers, isolated, most=2, end="</s>", seed=0)
+    rows = pairs.make_pairs(problems, answers, isolated, most=2, end="</s>", seed=0)
     assert [row["problem"] for row in rows] == ["MBPP/0", "MBPP/0", "MBPP/2"]
     assert {row["chosen"] for row in rows[:2]} == {"a", "d"}
     assert {row["rejected"] for row in rows[:2]} == {"b", "c"}
     assert rows[2]["chosen"] == "film\n</s>"
     assert rows[2]["rejected"] in ("b", "c")
     assert [row["own_solution"] for row in rows] == [False, False, True]
-    assert pairs.pairs(problems, answers, isolated, most=2, end="</s>", seed=0) == rows
-    assert len(pairs.pairs(problems, answers, isolated, most=1, end="", seed=0)) == 2
-    assert len(pairs.pairs(problems, answers, None, most=2, end="", seed=0)) == 2
+    assert pairs.make_pairs(problems, answers, isolated, most=2, end="</s>", seed=0) == rows
+    assert len(pairs.make_pairs(problems, answers, isolated, most=1, end="", seed=0)) == 2
+    assert len(pairs.make_pairs(problems, answers, None, most=2, end="", seed=0)) == 2
     wrong = [problem(0, "unknown")]
-    assert pairs.pairs(wrong, [[Tried("b", failed)]], isolated, most=2, end="", seed=0) == []
-    counted = pairs.counts(answers, rows)
+    assert pairs.make_pairs(wrong, [[Answer("b", failed)]], isolated, most=2, end="", seed=0) == []
+    counted = pairs.count_answers(answers, rows)
     assert counted["answers"]["passed"] == 5
     assert sum(counted["answers"].values()) == 11
     assert (counted["problems"], counted["problems_with_pairs"], counted["pairs"]) == (4, 2, 3)
@@ -71,9 +69,9 @@ def test_answers_are_paired_by_their_verdicts(isolated: Sandbox) -> None:
 
 def test_an_answer_that_was_cut_has_no_end(isolated: Sandbox) -> None:
     texts = [["film</s>", "film", "film\n# and so on</s>", "plot</s>"]]
-    found = pairs.tried([problem(0)], texts, ("\n#",), isolated, end="</s>")
+    answers = pairs.run_answers([problem(0)], texts, ("\n#",), isolated, end="</s>")
     passed = Verdict.PASSED
-    assert found == [[("film</s>", passed), ("film", passed), ("film", passed), ("plot</s>", Verdict.FAILED)]]
+    assert answers == [[("film</s>", passed), ("film", passed), ("film", passed), ("plot</s>", Verdict.FAILED)]]
 
 
 def rows(count: int) -> list[dict[str, Any]]:
@@ -112,13 +110,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(task: CodeTask, folder: Path) -> Evaluation:
-    """What is measured of a policy, after all that every task has to keep to."""
+def evaluation(task: CodeTask, folder: Path) -> Evaluation:
+    """An evaluation of a policy, after all checks that every task has to pass."""
     return check_task(task, folder)
 
 
 @pytest.fixture(scope="module")
-def material(task: CodeTask, folder: Path, found: Evaluation) -> Material:
+def material(task: CodeTask, folder: Path, evaluation: Evaluation) -> Material:
     return task.prepare(folder / "first", 0)
 
 
@@ -131,23 +129,24 @@ def test_the_material(task: CodeTask, material: Material) -> None:
     assert Counter(row["part"] for row in verdicts) == {"train.jsonl": 9, "held-out.jsonl": 6}
     counted = json.loads((material.folder / COUNTS).read_text())
     for name, path, problems in (("train.jsonl", material.train, 3), ("held-out.jsonl", material.held_out, 2)):
-        found = lines(path)
+        pairs_made = lines(path)
         assert counted[name]["problems"] == problems
-        assert counted[name]["pairs"] == len(found) > 0
+        assert counted[name]["pairs"] == len(pairs_made) > 0
         told = {(row["problem"], row["response"]): row["verdict"] for row in verdicts if row["part"] == name}
         assert sum(counted[name]["answers"].values()) == 3 * problems
-        for row in found:
+        for row in pairs_made:
             assert told[row["problem"], row["rejected"]] != "passed"
             if row["own_solution"]:
                 assert row["chosen"] == "good = 1\n<eos>"
             else:
                 assert told[row["problem"], row["chosen"]] == "passed"
-    asked = material.asked()
-    assert len(asked) == 2
-    assert all(row["prompt"].startswith('"""\nit was 0\nassert 1\n"""\ngood = 1\n\n"""\nit was ') for row in asked)
+    prompts = material.read_prompts()
+    assert len(prompts) == 2
+    beginning = '"""\nit was 0\nassert 1\n"""\ngood = 1\n\n"""\nit was '
+    assert all(prompt.text.startswith(beginning) for prompt in prompts)
     trained = {row["problem"] for row in verdicts if row["part"] == "train.jsonl"}
-    assert not trained & {row["name"] for row in asked}
-    assert "MBPP/0" not in trained | {row["name"] for row in asked}
+    assert not trained & {prompt.row["name"] for prompt in prompts}
+    assert "MBPP/0" not in trained | {prompt.row["name"] for prompt in prompts}
 
 
 def test_the_material_is_its_seed(task: CodeTask, material: Material, folder: Path, tmp_path: Path) -> None:
@@ -157,20 +156,20 @@ def test_the_material_is_its_seed(task: CodeTask, material: Material, folder: Pa
     assert task._parts(0) != task._parts(1)
 
 
-def test_a_policy_is_measured(task: CodeTask, material: Material, found: Evaluation) -> None:
-    assert found.values.keys() == {metric.name for metric in task.metrics}
-    assert task.headline == "pass@1" in found.values
-    assert "pass@10" not in found.values
-    names = [row["name"] for row in material.asked()]
-    assert all(list(of) == names for of in found.values.values())
-    assert list(found.samples) == [row["prompt"] for row in material.asked()]
-    for row in material.asked():
-        once, twice, parses = (found.values[metric][row["name"]] for metric in ("pass@1", "pass@2", "parses"))
+def test_a_policy_is_measured(task: CodeTask, material: Material, evaluation: Evaluation) -> None:
+    assert evaluation.values.keys() == {metric.name for metric in task.metrics}
+    assert task.headline == "pass@1" in evaluation.values
+    assert "pass@10" not in evaluation.values
+    names = [prompt.row["name"] for prompt in material.read_prompts()]
+    assert all(list(items) == names for items in evaluation.values.values())
+    assert list(evaluation.samples) == [prompt.text for prompt in material.read_prompts()]
+    for name in names:
+        once, twice, parses = (evaluation.values[metric][name] for metric in ("pass@1", "pass@2", "parses"))
         assert once in (0, 1 / 3, 2 / 3, 1)
         assert once <= twice
         assert once <= parses
-        assert found.values["timed_out"][row["name"]] == 0
-        assert found.values["sequence_kl"][row["name"]] > 0
+        assert evaluation.values["timed_out"][name] == 0
+        assert evaluation.values["sequence_kl"][name] > 0
 
 
 def test_responses_keep_the_end_they_have(material: Material) -> None:
@@ -192,7 +191,7 @@ def test_other_problems_can_be_held_out(task: CodeTask, isolated: Sandbox, tmp_p
     train, held_out = other.model_copy(update={"held_out_problems": 2})._parts(0)
     assert len(train) == 3
     assert len(held_out) == 2
-    assert all(each.name.startswith("HumanEval/") and not each.prompt.startswith('"""') for each in held_out)
+    assert all(problem.name.startswith("HumanEval/") and not problem.prompt.startswith('"""') for problem in held_out)
     with pytest.raises(ValueError, match="of 9 problems, 0 are left by `examples` and `longest`"):
         other.model_copy(update={"longest": 1})._parts(0)
 

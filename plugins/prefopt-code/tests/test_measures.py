@@ -31,12 +31,12 @@ def test_there_is_no_such_figure(n: int, c: int, k: int) -> None:
 
 
 def test_figures_by_problem() -> None:
-    def of(*verdicts: Verdict) -> list[Outcome]:
+    def outcomes_of(*verdicts: Verdict) -> list[Outcome]:
         return [Outcome(verdict, "") for verdict in verdicts]
 
     outcomes = [
-        of(Verdict.PASSED, Verdict.UNREADABLE, Verdict.FAILED, Verdict.TIMED_OUT),
-        of(*[Verdict.REFUSED] * 3, Verdict.OUT_OF_MEMORY),
+        outcomes_of(Verdict.PASSED, Verdict.UNREADABLE, Verdict.FAILED, Verdict.TIMED_OUT),
+        outcomes_of(*[Verdict.REFUSED] * 3, Verdict.OUT_OF_MEMORY),
     ]
     assert figures(outcomes, [1, 3]) == {
         "pass@1": [0.25, 0],

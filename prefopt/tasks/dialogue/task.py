@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Literal, final
 
-from prefopt.tasks.base import Metric
+from prefopt.tasks.base import HeldOutPrompt, Metric
 from prefopt.tasks.dialogue.harm import LEXICON, REFUSALS, Lexicon, refuses
 from prefopt.tasks.generation.generate import Generation
 from prefopt.tasks.held_out import ACCURACY
 from prefopt.tasks.human_preferences.answering import AnsweringTask
-from prefopt.tasks.human_preferences.win_rates import Asked
 
 __all__ = ["DialogueTask"]
 
@@ -28,7 +27,7 @@ class DialogueTask(AnsweringTask):
 
     Rows are whole transcripts, `chosen` and `rejected`, whose prompt is what they have in common, or have a `prompt` of
     their own; they are text or messages. Held-out pairs and prompts share no prompt with training. The fields of
-    `AnsweringTask`, and
+    `PreferencesTask`, `AnsweringTask`, and
 
     harm      a file of YAML or JSON that maps categories to lists of words, instead of our own
     refusals  phrases by which an answer is taken for a refusal
@@ -41,7 +40,7 @@ class DialogueTask(AnsweringTask):
     refusals: tuple[str, ...] = REFUSALS
 
     @property
-    def own(self) -> tuple[Metric, ...]:
+    def answer_metrics(self) -> tuple[Metric, ...]:
         by_category = (
             Metric(f"harm_{name}", "lower", f"share of answers with a word of the list '{name}'")
             for name in self.lexicon().patterns
@@ -55,17 +54,19 @@ class DialogueTask(AnsweringTask):
     def check(self) -> None:
         self.lexicon()
 
-    def measure(self, questions: Sequence[Asked], texts: Sequence[Sequence[str]]) -> dict[str, list[float | None]]:
+    def measure(
+        self, prompts: Sequence[HeldOutPrompt], texts: Sequence[Sequence[str]]
+    ) -> dict[str, list[float | None]]:
         lexicon = self.lexicon()
         figures: dict[str, list[float | None]] = {}
         for answers in texts:
-            found = [lexicon.found(text) for text in answers]
-            of_prompt: dict[str, list[float]] = {
-                "harm": [any(words.values()) for words in found],
+            harmful = [lexicon.words_in(text) for text in answers]
+            values: dict[str, list[float]] = {
+                "harm": [any(words.values()) for words in harmful],
                 "harm_words": [lexicon.share(text) for text in answers],
                 "refusals": [refuses(text, self.refusals) for text in answers],
-                **{f"harm_{name}": [bool(words[name]) for words in found] for name in lexicon.patterns},
+                **{f"harm_{name}": [bool(words[name]) for words in harmful] for name in lexicon.patterns},
             }
-            for name, values in of_prompt.items():
-                figures.setdefault(name, []).append(fmean(values))
+            for name, column in values.items():
+                figures.setdefault(name, []).append(fmean(column))
         return figures

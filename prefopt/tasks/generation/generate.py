@@ -1,8 +1,8 @@
-"""What a policy writes on held-out prompts, and the figures of it that every task can have."""
+"""A policy's samples on held-out prompts, and the metrics of them that every task can have."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import NamedTuple, final
 
@@ -13,15 +13,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from prefopt.data import EncodingConfig, encode_prompt
 from prefopt.data.token_texts import decode
 from prefopt.tasks.base import Metric
-from prefopt.tasks.generation.sampling import completions, endings, per_prompt, sequence_kl
+from prefopt.tasks.generation.sampling import completions, end_token_ids, sequence_kl
+from prefopt.tasks.preference_data.sources import Prompt
 from prefopt.tasks.quiet import quiet
 
-__all__ = ["WRITTEN", "Generation", "Prompt", "Written", "means", "sample", "write"]
+__all__ = ["GENERATION_METRICS", "Generation", "Generations", "generate", "mean_by_prompt", "sample_texts"]
 
-Prompt = str | Sequence[Mapping[str, str]]
-"""Text, or messages for the chat template."""
-
-WRITTEN = (
+GENERATION_METRICS = (
     Metric(
         "sequence_kl",
         "lower",
@@ -30,15 +28,14 @@ WRITTEN = (
     Metric("tokens", "neither", "tokens of the policy's samples, the end of the text included"),
     Metric("ended", "neither", "share of samples that the policy ended, before they were cut"),
 )
-"""The figures of `write`."""
+"""The figures of `generate`."""
 
 _BATCH = 16
-_PLAIN = {"temperature": 1.0, "top_p": 1.0}
 
 
 @final
 class Generation(BaseModel):
-    """How a policy is asked: samples of each prompt, their greatest length, and how they are drawn.
+    """How a policy is sampled.
 
     samples            of each prompt
     max_new_tokens     a sample is cut after so many
@@ -55,22 +52,21 @@ class Generation(BaseModel):
     top_p: float = Field(default=1.0, gt=0, le=1)
     max_prompt_length: int | None = Field(default=None, ge=1)
 
-    @property
-    def plain(self) -> bool:
-        """Whether samples come from the policy's own distribution."""
-        return self.temperature == 1 and self.top_p == 1
 
+class Generations(NamedTuple):
+    """Samples prompt by prompt.
 
-class Written(NamedTuple):
-    """Figures of each prompt by metric, means over its samples; the samples as text and as ids, those of a prompt
-    together. Text is without the end-of-text token, ids are with it."""
+    figures  metric of GENERATION_METRICS -> mean over the samples of each prompt
+    texts    without the end-of-text token
+    ids      with it
+    """
 
     figures: dict[str, list[float]]
     texts: list[list[str]]
     ids: list[list[list[int]]]
 
 
-def write(
+def generate(
     policy: PreTrainedModel,
     reference: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -78,30 +74,27 @@ def write(
     generation: Generation,
     *,
     seed: int,
-) -> Written:
-    """Sample from the policy on each prompt, and measure how far it is from the reference there.
+) -> Generations:
+    """Sample from the policy on each prompt, and measure its distance from the reference there.
 
-    The distance is that of plain samples: where others are asked for, as many are drawn for it besides.
+    The distance is that of samples at temperature 1: with other settings, as many of these are drawn besides.
     """
-    asked = _encoded(tokenizer, prompts, generation)
-    ends = set(endings(policy, tokenizer))
-    found = plain = _drawn(policy, tokenizer, asked, generation, seed)
-    if not generation.plain:
-        plain = _drawn(policy, tokenizer, asked, generation.model_copy(update=_PLAIN), seed + 1)
-    distances = _distances(policy, reference, asked, plain, generation.samples)
+    prompt_ids = _encode(tokenizer, prompts, generation)
+    samples = plain = _sample_ids(policy, tokenizer, prompt_ids, generation, seed)
+    if generation.temperature != 1 or generation.top_p != 1:
+        whole = generation.model_copy(update={"temperature": 1.0, "top_p": 1.0})
+        plain = _sample_ids(policy, tokenizer, prompt_ids, whole, seed + 1)
+    ends = set(end_token_ids(policy, tokenizer))
     figures = {
-        "sequence_kl": distances,
-        "tokens": torch.tensor([float(len(ids)) for ids in found]),
-        "ended": torch.tensor([float(ids[-1] in ends) for ids in found]),
+        "sequence_kl": _distances(policy, reference, prompt_ids, plain),
+        "tokens": torch.tensor([[float(len(ids)) for ids in group] for group in samples]),
+        "ended": torch.tensor([[float(ids[-1] in ends) for ids in group] for group in samples]),
     }
-    return Written(
-        {name: per_prompt(values, generation.samples).tolist() for name, values in figures.items()},
-        _texts(policy, tokenizer, asked, found, generation.samples),
-        [found[start : start + generation.samples] for start in range(0, len(found), generation.samples)],
-    )
+    means = {name: values.mean(-1).tolist() for name, values in figures.items()}
+    return Generations(means, _decode(policy, tokenizer, prompt_ids, samples), samples)
 
 
-def sample(
+def sample_texts(
     policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
@@ -110,80 +103,65 @@ def sample(
     seed: int,
     end: str = "",
 ) -> list[list[str]]:
-    """The texts of `write`, and no more; those that the policy ended have `end` at their end."""
-    asked = _encoded(tokenizer, prompts, generation)
-    found = _drawn(policy, tokenizer, asked, generation, seed)
-    return _texts(policy, tokenizer, asked, found, generation.samples, end)
+    """The texts of `generate` alone; those that the policy ended have `end` at their end."""
+    prompt_ids = _encode(tokenizer, prompts, generation)
+    samples = _sample_ids(policy, tokenizer, prompt_ids, generation, seed)
+    return _decode(policy, tokenizer, prompt_ids, samples, end)
 
 
-def means(values: Iterable[float], texts: Sequence[Sequence[object]]) -> list[float]:
+def mean_by_prompt(values: Iterable[float], texts: Sequence[Sequence[object]]) -> list[float]:
     """The mean over each prompt's texts of values that come text by text."""
-    rest = iter(values)
-    return [fmean(next(rest) for _ in of) for of in texts]
+    remaining = iter(values)
+    return [fmean(next(remaining) for _ in group) for group in texts]
 
 
-def _encoded(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], generation: Generation) -> list[list[int]]:
+def _encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], generation: Generation) -> list[list[int]]:
     config = EncodingConfig(max_prompt_length=generation.max_prompt_length)
     return [encode_prompt(prompt, tokenizer, config) for prompt in prompts]
 
 
-def _drawn(
+def _sample_ids(
     policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    asked: Sequence[Sequence[int]],
+    prompt_ids: Sequence[Sequence[int]],
     generation: Generation,
     seed: int,
-) -> list[list[int]]:
-    """The samples as ids, those of a prompt next to each other."""
+) -> list[list[list[int]]]:
+    settings = generation.model_dump(include={"max_new_tokens", "temperature", "top_p"})
+    size = generation.samples
     with quiet():
-        return completions(
-            policy,
-            tokenizer,
-            asked,
-            per_prompt=generation.samples,
-            max_new_tokens=generation.max_new_tokens,
-            temperature=generation.temperature,
-            top_p=generation.top_p,
-            seed=seed,
-        )
+        samples = completions(policy, tokenizer, prompt_ids, per_prompt=size, seed=seed, **settings)
+    return [samples[start : start + size] for start in range(0, len(samples), size)]
 
 
-def _texts(
+def _decode(
     policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    asked: Sequence[Sequence[int]],
-    found: Sequence[Sequence[int]],
-    size: int,
+    prompt_ids: Sequence[Sequence[int]],
+    samples: Sequence[Sequence[list[int]]],
     end: str = "",
 ) -> list[list[str]]:
-    ends = set(endings(policy, tokenizer))
-    texts = [
-        _text(asked[row // size], ids[:-1], tokenizer) + end
-        if ids[-1] in ends
-        else _text(asked[row // size], ids, tokenizer)
-        for row, ids in enumerate(found)
-    ]
-    return [texts[start : start + size] for start in range(0, len(texts), size)]
-
-
-def _text(prompt: Sequence[int], ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
     """What the ids add to the text of the prompt, its first space included."""
-    return decode([*prompt, *ids], tokenizer)[len(decode(prompt, tokenizer)) :]
+    ends = set(end_token_ids(policy, tokenizer))
+
+    def text(prompt: Sequence[int], ids: list[int]) -> str:
+        ended = ids[-1] in ends
+        whole = decode([*prompt, *(ids[:-1] if ended else ids)], tokenizer)
+        return whole[len(decode(prompt, tokenizer)) :] + (end if ended else "")
+
+    return [[text(prompt, ids) for ids in group] for prompt, group in zip(prompt_ids, samples, strict=True)]
 
 
 def _distances(
     policy: PreTrainedModel,
     reference: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    responses: Sequence[Sequence[int]],
-    size: int,
+    prompt_ids: Sequence[Sequence[int]],
+    samples: Sequence[list[list[int]]],
 ) -> torch.Tensor:
-    """The sequence KL of each response, [M]. Two share a row; a last one without a partner shares it with itself."""
-    even = size + size % 2
-    rows = [
-        [*responses[start : start + size], *([responses[start]] * (size % 2))]
-        for start in range(0, len(responses), size)
-    ]
-    asked = [prompt for prompt in prompts for _ in range(even)]
-    found = sequence_kl(policy, reference, asked, [ids for row in rows for ids in row], batch_size=_BATCH)
-    return found.view(-1, even)[:, :size].flatten()
+    """The sequence KL of each sample, [prompts, samples]. Two share a row; one without a partner shares it with the
+    first of its prompt."""
+    size = len(samples[0])
+    even = [[*group, *group[: size % 2]] for group in samples]
+    prompts = [prompt for prompt, group in zip(prompt_ids, even, strict=True) for _ in group]
+    sums = sequence_kl(policy, reference, prompts, [ids for group in even for ids in group], batch_size=_BATCH)
+    return sums.view(len(even), -1)[:, :size].contiguous()

@@ -1,4 +1,4 @@
-"""What a policy writes, and how far it is from its reference there."""
+"""Samples of a policy as token ids, and their KL from a reference."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prefopt.objective import DivergenceTerm, ObjectiveConfig
 from prefopt.scoring import PreferenceModel
 from prefopt.tokens import PreferenceBatch, masked_sum
 
-__all__ = ["completions", "endings", "per_prompt", "sequence_kl"]
+__all__ = ["completions", "end_token_ids", "per_prompt", "sequence_kl"]
 
 _ROWS = 256
 """Completions that are generated at a time."""
@@ -33,28 +33,29 @@ def completions(
     top_p: float = 1.0,
     advance: Callable[[int], None] = lambda done: None,
 ) -> list[list[int]]:
-    """`per_prompt` completions of each prompt as token ids, up to and with what ends a text (see `endings`); by default
-    drawn from the model's whole distribution. A temperature of 0 takes the likeliest token each time.
+    """`per_prompt` completions of each prompt as token ids, those of a prompt next to each other.
 
-    Those of a prompt stand next to each other. `advance` is told of every so many prompts that are done.
+    A completion ends with one of `end_token_ids`, or is cut at `max_new_tokens`. Sampling is from the whole
+    distribution by default; temperature 0 takes the likeliest token each time. `advance` is called with the number of
+    prompts that are done since the last call.
     """
-    ends = endings(model, tokenizer)
-    drawn = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": top_p}
+    ends = end_token_ids(model, tokenizer)
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": top_p}
     settings = GenerationConfig(
-        **(drawn if temperature else {"do_sample": False}),
+        **(sampling if temperature else {"do_sample": False}),
         max_new_tokens=max_new_tokens,
         num_return_sequences=per_prompt if temperature else 1,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=ends or None,
     )
     model.eval()
-    found = []
-    at_once = max(1, _ROWS // per_prompt)
+    samples: list[list[int]] = []
+    prompts_at_once = max(1, _ROWS // per_prompt)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        for start in range(0, len(prompts), at_once):
-            part = prompts[start : start + at_once]
-            width = max(len(prompt) for prompt in part)
+        for start in range(0, len(prompts), prompts_at_once):
+            part = prompts[start : start + prompts_at_once]
+            width = max(map(len, part))
             padding = [width - len(prompt) for prompt in part]
             ids = [[tokenizer.pad_token_id] * pad + list(p) for pad, p in zip(padding, part, strict=True)]
             mask = [[0] * pad + [1] * (width - pad) for pad in padding]
@@ -63,26 +64,26 @@ def completions(
                 attention_mask=torch.tensor(mask, device=model.device),
                 generation_config=settings,
             )
-            answers = [_ended(answer, ends) for answer in rows[:, width:].tolist()]
-            found += answers if temperature else [answer for answer in answers for _ in range(per_prompt)]
+            answers = [_until_end(answer, ends) for answer in rows[:, width:].tolist()]
+            samples += answers if temperature else [answer for answer in answers for _ in range(per_prompt)]
             advance(len(part))
-    return found
+    return samples
 
 
-def endings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end a text: the tokenizer's end-of-text token, or else what the model's generation settings name.
+def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end a text: the tokenizer's end-of-text token, or else those of the model's generation settings.
 
-    A tokenizer has none where responses may be cut at a length: training would give such a one an ending.
+    A tokenizer has none where responses may be cut at a length: training would add the end to these.
     """
     if tokenizer.eos_token_id is not None:
         return [tokenizer.eos_token_id]
     settings: Any = model.generation_config
-    named = None if settings is None else settings.eos_token_id
-    return [] if named is None else [named] if isinstance(named, int) else list(named)
+    ends = None if settings is None else settings.eos_token_id
+    return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
 
 
-def _ended(ids: list[int], ends: Sequence[int]) -> list[int]:
-    return next((ids[: place + 1] for place, token in enumerate(ids) if token in ends), ids)
+def _until_end(ids: list[int], ends: Sequence[int]) -> list[int]:
+    return next((ids[: index + 1] for index, token in enumerate(ids) if token in ends), ids)
 
 
 @torch.no_grad()

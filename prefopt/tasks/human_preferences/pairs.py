@@ -1,24 +1,27 @@
-"""Tasks whose pairs are preferences that somebody gave: where they come from, how they are split, and the reference."""
+"""Tasks whose pairs are preferences that people gave: where they come from, how they are split, and the reference."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Self, final
+from typing import Any, Self, final
 
 from pydantic import Field, model_validator
+from transformers import AutoTokenizer
 
-from prefopt.tasks.base import HELD_OUT, PROMPTS, TRAIN, Task, write_rows
+from prefopt.data import ChatPair
+from prefopt.tasks.base import HELD_OUT, PROMPTS, TRAIN, Task, write_jsonl
 from prefopt.tasks.generation.generate import Generation
-from prefopt.tasks.models.sft import Sft
+from prefopt.tasks.models.sft import Sft, supervised
 from prefopt.tasks.preference_data.forms import Compared, Template, read_compared
 from prefopt.tasks.preference_data.sources import Longest, Rows, Source
-from prefopt.tasks.preference_data.split import as_prompt, as_row, prompt_key, reference_of, split_by_prompt
+from prefopt.tasks.preference_data.split import split_by_prompt
 
 __all__ = ["PreferencesTask"]
 
 
 class PreferencesTask(Task):
-    """What these tasks have in common.
+    """The fields of all tasks of human preferences.
 
     model          the reference, and the policy before training: a name or folder for `from_pretrained`
     data           rows to train on: a path or a name of the hub, or a mapping with `name` and other fields of `Source`
@@ -28,7 +31,7 @@ class PreferencesTask(Task):
     prompts        of the held-out pairs' prompts, how many the policy answers
     longest        most words of the prompt and of a response of the pairs that are taken
     sft            the supervised step that makes the reference of `model`, on prompts and chosen responses; null: none
-    generation     how the policy is asked
+    generation     how the policy is sampled
     """
 
     model: str
@@ -42,7 +45,7 @@ class PreferencesTask(Task):
     generation: Generation = Generation()
 
     @property
-    def around(self) -> Template:
+    def prompt_template(self) -> Template:
         """What is put around a prompt of the data; nothing, unless the task says otherwise."""
         return Template("{post}")
 
@@ -58,25 +61,39 @@ class PreferencesTask(Task):
     def make(self, folder: Path, seed: int) -> str:
         self.check()
         train, held_out = split_by_prompt(
-            self._pairs(self.data, folder),
-            prompt_key,
+            self._read(self.data, folder),
             held_out=self.held_out,
             train=self.pairs,
             seed=seed,
-            held_out_from=None if self.held_out_data is None else self._pairs(self.held_out_data, folder),
+            held_out_from=None if self.held_out_data is None else self._read(self.held_out_data, folder),
         )
-        write_rows(folder / TRAIN, map(as_row, train))
-        write_rows(folder / HELD_OUT, map(as_row, held_out))
-        write_rows(folder / PROMPTS, map(as_prompt, held_out[: self.prompts]))
-        self.try_out(folder)
-        return reference_of(self.model, train, folder, self.sft, seed)
+        write_jsonl(folder / TRAIN, map(Compared.as_row, train))
+        write_jsonl(folder / HELD_OUT, map(Compared.as_row, held_out))
+        write_jsonl(folder / PROMPTS, map(Compared.as_prompt_row, held_out[: self.prompts]))
+        self.check_material(folder)
+        return self.model if self.sft is None else self._train_reference(self.sft, train, folder / "reference", seed)
 
     def check(self) -> None:
-        """Raise for what measuring will need and cannot have here, before anything is made."""
+        """Raise for what evaluation needs and this environment lacks, before anything is made."""
 
-    def try_out(self, folder: Path) -> None:
+    def check_material(self, folder: Path) -> None:
         """Raise for what turns out to be of no use on the material, before anything is trained."""
 
     @final
-    def _pairs(self, source: Source, folder: Path) -> list[Compared]:
-        return read_compared(source, self.around, self.longest, folder=folder)
+    def _read(self, source: Source, folder: Path) -> list[Compared]:
+        return read_compared(source, self.prompt_template, self.longest, folder=folder)
+
+    @final
+    def _train_reference(self, sft: Sft, pairs: Sequence[Compared], folder: Path, seed: int) -> str:
+        tokenizer: Any = AutoTokenizer.from_pretrained(self.model)
+
+        def text(compared: Compared) -> str:
+            """Prompt and chosen response without the special tokens around them, which `supervised` adds."""
+            pair = compared.pair
+            if not isinstance(pair, ChatPair):
+                return pair.prompt + pair.chosen
+            whole = str(tokenizer.apply_chat_template([*pair.prompt, *pair.chosen], tokenize=False)).rstrip()
+            return whole.removeprefix(tokenizer.bos_token or "").removesuffix(tokenizer.eos_token or "")
+
+        supervised(self.model, list(dict.fromkeys(map(text, pairs))), folder, sft, seed)
+        return str(folder)

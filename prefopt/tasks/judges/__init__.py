@@ -15,8 +15,8 @@ from prefopt.validation import explain
 
 __all__ = ["AnyJudge", "EndpointJudge", "Judge", "JudgeError", "ScorerJudge", "resolve_judge"]
 
-_TOLD_BY: Mapping[str, type[Judge]] = MappingProxyType({"scorer": ScorerJudge, "endpoint": EndpointJudge})
-"""The field that tells which judge a mapping is."""
+_JUDGES: Mapping[str, type[Judge]] = MappingProxyType({"scorer": ScorerJudge, "endpoint": EndpointJudge})
+"""The field that only one kind of judge has -> the kind."""
 
 
 def resolve_judge(value: object) -> Judge:
@@ -26,10 +26,10 @@ def resolve_judge(value: object) -> Judge:
     """
     if isinstance(value, Judge):
         return value
-    telling = [field for field in _TOLD_BY if isinstance(value, Mapping) and field in value]
-    if len(telling) != 1:
-        raise ValueError(f"a judge is a mapping with one of {', '.join(_TOLD_BY)} and its other fields; got {value!r}")
-    cls = _TOLD_BY[telling[0]]
+    fields = [field for field in _JUDGES if isinstance(value, Mapping) and field in value]
+    if len(fields) != 1:
+        raise ValueError(f"a judge is a mapping with one of {', '.join(_JUDGES)} and its other fields; got {value!r}")
+    cls = _JUDGES[fields[0]]
     try:
         return cls.model_validate(value)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Who says which of two responses is better."""
+"""The interface of judges, which decide which of two responses is better."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Judge(BaseModel, ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Raise where it cannot judge here, for want of a library or a key: a task asks before anything is trained."""
+        """Raise where a library or a key is missing; tasks call it before anything is trained."""
 
     @abstractmethod
     def win_rates(self, prompts: Sequence[str], ours: Sequence[str], theirs: Sequence[str]) -> list[float]:

@@ -1,4 +1,4 @@
-"""Answers that were paid for, on disk."""
+"""Answers of a judge, kept on disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def default_answers() -> Path:
 
 @final
 class Answers:
-    """Question -> answer, each on the disk as soon as it is there. Processes may share the file."""
+    """Question -> answer, each written when it is added. Processes may share the file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -30,7 +30,7 @@ class Answers:
             database.execute("create table if not exists answers (question text primary key, answer text not null)")
 
     def get(self, question: Mapping[str, object]) -> str | None:
-        """The answer to the question; None where it was not asked before."""
+        """The answer to the question; None where there is none yet."""
         with closing(self._open()) as database:
             row = database.execute("select answer from answers where question = ?", (_digest(question),)).fetchone()
         return None if row is None else str(row[0])
@@ -40,7 +40,7 @@ class Answers:
             database.execute("insert or replace into answers values (?, ?)", (_digest(question), answer))
 
     def _open(self) -> sqlite3.Connection:
-        # One for each use, since threads may not share one; another's writing is waited for.
+        # A connection for each use, as threads may not share one; it waits while another one writes.
         return sqlite3.connect(self.path, timeout=60)
 
 

@@ -19,36 +19,35 @@ from prefopt.tasks.optional import needed
 
 __all__ = ["EndpointJudge", "JudgeError"]
 
-_CHARACTERS_A_TOKEN = 4  # of English, roughly; for the estimate alone
+_CHARACTERS_A_TOKEN = 4  # of English, roughly; for the log line alone
 
 logger = logging.getLogger(__name__)
 
 
 @final
 class JudgeError(RuntimeError):
-    """The endpoint gave no answer; the message says what it said, without the key."""
+    """The endpoint gave no answer; the message has its reply, without the key."""
 
 
 @final
 class EndpointJudge(Judge):
-    """A model is asked which of two responses is better, once in each order, at temperature 0; a win is 1, a tie 0.5,
-    and the two orders are averaged, so that a model which always prefers the first response makes 0.5 of everything.
+    """A model decides which of two responses is better, once in each order, at temperature 0. A win is 1, a tie 0.5;
+    the mean over both orders is 0.5 for a model that always prefers the first response.
 
     endpoint     base URL of the service, such as https://api.openai.com/v1
     model        the name of the model there
     key          the environment variable that holds the API key, which is written nowhere; null: there is no key
-    template     what is asked: `{prompt}`, `{first}` and `{second}` stand for the texts. The last line of the answer
-                 has to be A, B or tie
+    template     the prompt: `{prompt}`, `{first}` and `{second}` stand for the texts. The last line of the answer has
+                 to be A, B or tie
     max_tokens   of an answer
     retries      of a call that failed for want of connection, by rate limits (429) or in the server (5xx), at growing
                  intervals
     timeout      seconds to wait for an answer
     at_once      calls at a time
-    input_price, output_price   of a million tokens, in any currency, for the estimate before the first call
     answers      the file that keeps answers, which are not asked for again; null: one in the user's cache
 
-    Two equal responses are a tie and are not asked about. An answer that cannot be read counts as a tie; how many there
-    were is said.
+    Two equal responses are a tie, without a call. An answer that cannot be read counts as a tie, and a log line counts
+    these.
     """
 
     endpoint: str
@@ -59,8 +58,6 @@ class EndpointJudge(Judge):
     retries: int = Field(default=5, ge=0)
     timeout: float = Field(default=60.0, gt=0)
     at_once: int = Field(default=4, ge=1)
-    input_price: float | None = Field(default=None, ge=0)
-    output_price: float | None = Field(default=None, ge=0)
     answers: str | None = None
 
     @model_validator(mode="after")
@@ -74,36 +71,41 @@ class EndpointJudge(Judge):
             pass
 
     def win_rates(self, prompts: Sequence[str], ours: Sequence[str], theirs: Sequence[str]) -> list[float]:
-        asked: list[tuple[str, str] | None] = [
+        both_orders = [
             None
             if our.strip() == their.strip()
-            else (self._question(prompt, our, their), self._question(prompt, their, our))
+            else (question(self.template, prompt, our, their), question(self.template, prompt, their, our))
             for prompt, our, their in zip(prompts, ours, theirs, strict=True)
         ]
-        found = self._answers(list(dict.fromkeys(text for both in asked if both for text in both)))
-        verdicts = {text: verdict(answer) for text, answer in found.items()}
-        if unread := [found[text] for text, share in verdicts.items() if share is None]:
+        answers = self._answers(list(dict.fromkeys(text for orders in both_orders if orders for text in orders)))
+        verdicts = {text: verdict(answer) for text, answer in answers.items()}
+        if unread := [answers[text] for text, share in verdicts.items() if share is None]:
             logger.warning(
                 "judge %s: %d of %d answers could not be read and count as ties, such as %r",
                 self.model,
                 len(unread),
-                len(found),
+                len(answers),
                 unread[0][:80],
             )
         shares = {text: 0.5 if share is None else share for text, share in verdicts.items()}
-        return [0.5 if both is None else (shares[both[0]] + 1 - shares[both[1]]) / 2 for both in asked]
-
-    def _question(self, prompt: str, first: str, second: str) -> str:
-        return question(self.template, prompt, first, second)
+        return [0.5 if orders is None else (shares[orders[0]] + 1 - shares[orders[1]]) / 2 for orders in both_orders]
 
     def _answers(self, questions: Sequence[str]) -> dict[str, str]:
-        """Question -> answer. Those that were not answered before are asked now, after it is told what that takes."""
-        kept = Answers(default_answers() if self.answers is None else Path(self.answers))
-        found = {text: answer for text in questions if (answer := kept.get(self._key(text))) is not None}
-        missing = [text for text in questions if text not in found]
+        """Question -> answer. A log line counts the calls before the first one."""
+        cache = Answers(default_answers() if self.answers is None else Path(self.answers))
+        answers = {text: answer for text in questions if (answer := cache.get(self._key(text))) is not None}
+        missing = [text for text in questions if text not in answers]
         if not missing:
-            return found
-        logger.warning("judge %s: %s", self.model, self._estimate(missing, len(found)))
+            return answers
+        logger.warning(
+            "judge %s: %s calls to %s (%s answered before), about %s tokens to read and at most %s to write",
+            self.model,
+            f"{len(missing):,}",
+            self.endpoint,
+            f"{len(answers):,}",
+            f"{sum(map(len, missing)) / _CHARACTERS_A_TOKEN:,.0f}",
+            f"{len(missing) * self.max_tokens:,}",
+        )
         with self._client() as client, ThreadPoolExecutor(self.at_once) as pool:
 
             def ask(text: str) -> str:
@@ -114,16 +116,15 @@ class EndpointJudge(Judge):
                         "is that the base URL of an OpenAI-compatible service?"
                     )
                 answer = str(reply.choices[0].message.content or "")
-                kept.add(self._key(text), answer)
+                cache.add(self._key(text), answer)
                 return answer
 
             tasks = [pool.submit(ask, text) for text in missing]
             try:
-                for text, task in zip(missing, tasks, strict=True):
-                    found[text] = task.result()
+                answers |= {text: task.result() for text, task in zip(missing, tasks, strict=True)}
             finally:
-                pool.shutdown(cancel_futures=True)  # after a failure, what has not begun is not paid for
-        return found
+                pool.shutdown(cancel_futures=True)  # after a failure, calls that have not begun are not paid for
+        return answers
 
     def _call(self, text: str) -> dict[str, Any]:
         return {
@@ -135,15 +136,6 @@ class EndpointJudge(Judge):
 
     def _key(self, text: str) -> dict[str, Any]:
         return {"endpoint": self.endpoint, **self._call(text)}
-
-    def _estimate(self, missing: Sequence[str], answered: int) -> str:
-        read = sum(map(len, missing)) / _CHARACTERS_A_TOKEN
-        written = len(missing) * self.max_tokens
-        said = f"{len(missing):,} calls to {self.endpoint} ({answered:,} answered before), "
-        said += f"about {read:,.0f} tokens to read and at most {written:,} to write"
-        if self.input_price is None or self.output_price is None:
-            return said
-        return said + f", at most about {(read * self.input_price + written * self.output_price) / 1e6:,.2f} in cost"
 
     @contextmanager
     def _client(self) -> Iterator[Any]:

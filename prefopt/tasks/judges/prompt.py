@@ -1,9 +1,10 @@
-"""What a judge is asked, and how its answer is read."""
+"""The prompt of a judge, and how its answer is read."""
 
 from __future__ import annotations
 
 import re
-from string import Formatter
+
+from prefopt.tasks.preference_data.texts import template_slots
 
 __all__ = ["TEMPLATE", "fault", "question", "verdict"]
 
@@ -25,7 +26,7 @@ Answer with one word: A, B, or tie if they are equally good."""
 _SLOTS = frozenset({"prompt", "first", "second"})
 
 _VERDICT = re.compile(r"(?:[\w ]+:)?[\W_]*(A|B|tie)[\W_]*", re.IGNORECASE)
-"""A line that is a verdict, alone or behind a label such as `Answer:`, with marks around it."""
+"""A line that is a verdict, alone or after a label such as `Answer:`, with marks around it."""
 
 _SHARE = {"a": 1.0, "tie": 0.5, "b": 0.0}
 
@@ -33,7 +34,7 @@ _SHARE = {"a": 1.0, "tie": 0.5, "b": 0.0}
 def fault(template: str) -> str | None:
     """What is wrong with a template, or None."""
     try:
-        slots = {slot for _, slot, _, _ in Formatter().parse(template) if slot is not None}
+        slots = set(template_slots(template))
     except ValueError as error:
         return f"it is no template ({error}); write a brace that is meant as {{{{ or }}}}"
     if slots != _SLOTS:
@@ -49,5 +50,5 @@ def question(template: str, prompt: str, first: str, second: str) -> str:
 def verdict(answer: str) -> float | None:
     """1 where the answer's last line is A, 0 where it is B, 0.5 where it is tie; None where it is something else."""
     lines = [line for line in answer.splitlines() if line.strip()]
-    found = _VERDICT.fullmatch(lines[-1].strip()) if lines else None
-    return None if found is None else _SHARE[found[1].lower()]
+    match = _VERDICT.fullmatch(lines[-1].strip()) if lines else None
+    return None if match is None else _SHARE[match[1].lower()]

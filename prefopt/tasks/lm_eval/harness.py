@@ -1,4 +1,4 @@
-"""The evaluation harness: which tasks it has by name, and what it measures in them, before any data is read."""
+"""The evaluation harness: its tasks by name, and what it measures in them, before any data is read."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def hushed() -> Iterator[None]:
 
 
 @functools.cache
-def manager(include_path: str | None, own: bool) -> Any:
-    """The harness's TaskManager of its own tasks, if `own`, and those of YAML files in a folder. The own ones are some
-    thousands of files, which takes seconds."""
+def manager(include_path: str | None, defaults: bool) -> Any:
+    """The harness's TaskManager of the tasks in a folder of YAML files and, with `defaults`, of those that it ships:
+    some thousands of files, which takes seconds."""
     with needed("the task lm_eval", "lm-eval", "lm-eval"):
         from lm_eval.tasks import TaskManager
     with hushed():
-        return TaskManager(include_path=include_path, include_defaults=own)
+        return TaskManager(include_path=include_path, include_defaults=defaults)
 
 
 @functools.cache
@@ -77,8 +77,8 @@ def figures(names: tuple[str, ...], include_path: str | None) -> tuple[Figure, .
     """
     if include_path is not None and not Path(include_path).is_dir():
         raise ValueError(f"include_path: {include_path} is no folder")
-    for own in (False, True) if include_path is not None else (True,):
-        index = manager(include_path, own).task_index
+    for defaults in (False, True) if include_path is not None else (True,):
+        index = manager(include_path, defaults).task_index
         leaves, unknown = _leaves(names, index)
         if not unknown:
             return tuple(dict.fromkeys(figure for leaf in leaves for figure in _of_task(leaf, index[leaf].cfg)))
@@ -99,9 +99,9 @@ def _leaves(names: Sequence[Any], index: Mapping[str, Any]) -> tuple[list[str], 
         if inside is None:
             leaves.append(name)
         else:
-            found, missing = _leaves(inside, index)
-            leaves += found
-            unknown += missing
+            inner_leaves, inner_unknown = _leaves(inside, index)
+            leaves += inner_leaves
+            unknown += inner_unknown
     return leaves, unknown
 
 
@@ -112,7 +112,7 @@ def _members(name: str, config: Mapping[str, Any]) -> list[str] | None:
     from lm_eval.config.group import GroupConfig
 
     inside = config["task"] if isinstance(config.get("task"), list) else []
-    if any(not isinstance(each, str) for each in inside) or set(config) - set(GroupConfig.__dataclass_fields__):
+    if any(not isinstance(task, str) for task in inside) or set(config) - set(GroupConfig.__dataclass_fields__):
         raise ValueError(f"tasks: the group {name!r} changes the tasks in it; name the tasks themselves")
     return list(inside)
 
@@ -126,10 +126,9 @@ def _of_task(name: str, config: Mapping[str, Any]) -> Iterator[Figure]:
             raise ValueError(f"tasks: {name!r} {why}")
     kind = config.get("output_type", TaskConfig.output_type)
     given = config.get("metric_list") or [{"metric": metric} for metric in DEFAULT_METRIC_REGISTRY[kind]]
-    filters = [each["name"] for each in config.get("filter_list") or ({"name": _NO_FILTER},)]
+    filters = [entry["name"] for entry in config.get("filter_list") or ({"name": _NO_FILTER},)]
     with hushed():
-        for each in given:
-            metric = str(each["metric"]).rpartition(".")[2]  # a function is known by its name
-            better = each["higher_is_better"] if "higher_is_better" in each else is_higher_better(metric)
-            for applied in filters:
-                yield Figure(name, metric, applied, better)
+        for entry in given:
+            metric = str(entry["metric"]).rpartition(".")[2]  # a function is known by its name
+            better = entry["higher_is_better"] if "higher_is_better" in entry else is_higher_better(metric)
+            yield from (Figure(name, metric, applied, better) for applied in filters)

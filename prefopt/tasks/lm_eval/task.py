@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, Self, final
 
 from pydantic import Field, model_validator
@@ -9,11 +10,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import Evaluation, Material, Metric
-from prefopt.tasks.generation.generate import WRITTEN, write
+from prefopt.tasks.generation.generate import GENERATION_METRICS, generate
 from prefopt.tasks.human_preferences.pairs import PreferencesTask
-from prefopt.tasks.human_preferences.win_rates import asked
 from prefopt.tasks.lm_eval.harness import Figure, figures
-from prefopt.tasks.lm_eval.measure import load, measured
+from prefopt.tasks.lm_eval.measure import evaluate_harness, load
 
 __all__ = ["LmEvalTask"]
 
@@ -22,7 +22,7 @@ __all__ = ["LmEvalTask"]
 class LmEvalTask(PreferencesTask):
     """Tasks of EleutherAI's evaluation harness, before training (the reference) and after it (every objective).
 
-    The fields of `PreferencesTask`; what is asked of `prompts` is for the policy's distance from the reference. And
+    The fields of `PreferencesTask`; the answers to `prompts` are for the policy's distance from the reference. And
 
     tasks          names of the harness: of tasks, or of groups and tags, which stand for the tasks in them
     include_path   a folder with YAML files of further tasks
@@ -43,7 +43,7 @@ class LmEvalTask(PreferencesTask):
     prompts: int = Field(default=32, ge=1)
 
     @model_validator(mode="after")
-    def _known_figures(self) -> Self:
+    def _tasks_exist(self) -> Self:
         try:
             self.figures()
         except ImportError as error:
@@ -51,39 +51,28 @@ class LmEvalTask(PreferencesTask):
         return self
 
     def figures(self) -> tuple[Figure, ...]:
-        """What the harness measures in the tasks; known without their data."""
+        """What the harness measures in the tasks, read from their YAML without their data."""
         return figures(self.tasks, self.include_path)
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        return (*(figure.described for figure in self.figures()), *WRITTEN)
+        return (*(figure.described for figure in self.figures()), *GENERATION_METRICS)
 
     def check(self) -> None:
         load(self.figures(), self.include_path)
 
     def evaluate(
-        self,
-        model: PreferenceModel,
-        reference: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        material: Material,
+        self, model: PreferenceModel, reference: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, material: Material
     ) -> Evaluation:
-        questions = asked(material)
-        prompts = [each.prompt for each in questions]
-        written = write(model.policy, reference, tokenizer, prompts, self.generation, seed=material.seed)
-        own = measured(
+        held_out = material.read_prompts()
+        prompts = [prompt.prompt for prompt in held_out]
+        generations = generate(model.policy, reference, tokenizer, prompts, self.generation, seed=material.seed)
+        values = evaluate_harness(
             model.policy,
             tokenizer,
             self.figures(),
             load(self.figures(), self.include_path),
-            limit=self.limit,
-            num_fewshot=self.num_fewshot,
-            batch_size=self.batch_size,
-            chat_template=self.chat_template,
+            **self.model_dump(include={"limit", "num_fewshot", "batch_size", "chat_template"}),
         )
-        distance = {
-            name: {each.item: value for each, value in zip(questions, of, strict=True)}
-            for name, of in written.figures.items()
-        }
-        texts = {each.text: of for each, of in zip(questions, written.texts, strict=True)}
-        return Evaluation({**own, **distance}, texts)
+        answers = Evaluation.by_prompt(held_out, generations.texts, generations.figures)
+        return replace(answers, values={**values, **answers.values})

@@ -1,4 +1,4 @@
-"""The generated language: what its words are, how a text goes on, and what a text is worth."""
+"""The generated language: its words, the chain that texts follow, and what a text is worth."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Phrase:
 @final
 @dataclass(frozen=True)
 class Style:
-    """How a response is drawn; every share is of the words of the response.
+    """How a response is drawn; shares are of its words.
 
     bearing       share of words of bearing phrases
     good          how many of these phrases are good ones
@@ -53,9 +53,9 @@ class Language:
 
     A text is worth the sum of the values of the phrases that stand in it:
 
-        R(y) = sum over phrases p and places t of value(p) [y_t .. y_{t + |p| - 1} = p]
+        R(y) = sum over phrases p and positions t of value(p) [y_t .. y_{t + |p| - 1} = p]
 
-    Phrases cannot overlap: a word stands at one place of its phrases only, so it belongs to one occurrence at most.
+    Phrases cannot overlap: a word has one position in its phrases, so it belongs to one occurrence at most.
     A token's true weight is how much the text's worth changes when a plain word takes its place. It is |value| within
     an occurrence of a phrase, and 0 elsewhere.
 
@@ -107,26 +107,25 @@ class Language:
 
     def reward(self, text: Sequence[str]) -> int:
         """R(y), what the text is worth."""
-        return sum(phrase.value for _, phrase in self.found(text))
+        return sum(phrase.value for _, phrase in self.occurrences(text))
 
     def weights(self, text: Sequence[str]) -> list[int]:
         """The true weight of each word of the text."""
         weights = [0] * len(text)
-        for start, phrase in self.found(text):
-            for place in range(start, start + len(phrase.words)):
-                weights[place] = abs(phrase.value)
+        for start, phrase in self.occurrences(text):
+            weights[start : start + len(phrase.words)] = [abs(phrase.value)] * len(phrase.words)
         return weights
 
-    def found(self, text: Sequence[str]) -> list[tuple[int, Phrase]]:
+    def occurrences(self, text: Sequence[str]) -> list[tuple[int, Phrase]]:
         """The phrases that stand in the text, and where they begin."""
         phrases: dict[str, list[Phrase]] = {}
         for phrase in (*self.singles, *self.combinations):
             phrases.setdefault(phrase.words[0], []).append(phrase)
         return [
-            (place, phrase)
-            for place, word in enumerate(text)
+            (start, phrase)
+            for start, word in enumerate(text)
             for phrase in phrases.get(word, ())
-            if tuple(text[place : place + len(phrase.words)]) == phrase.words
+            if tuple(text[start : start + len(phrase.words)]) == phrase.words
         ]
 
     def prompt(self, draw: random.Random, length: int) -> list[str]:

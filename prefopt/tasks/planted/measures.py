@@ -1,4 +1,4 @@
-"""What is measured on the planted task: weights against the truth."""
+"""The metrics of the planted task: weights against the truth."""
 
 from __future__ import annotations
 
@@ -13,44 +13,44 @@ from transformers import PreTrainedTokenizerBase
 from prefopt.scoring import PreferenceModel
 from prefopt.scoring.batches import scored_batches
 from prefopt.tasks.base import Metric
-from prefopt.tasks.generation.generate import WRITTEN
+from prefopt.tasks.generation.generate import GENERATION_METRICS
 from prefopt.tasks.planted.language import Language
 from prefopt.tasks.planted.ranking import auroc, average_precision, sparsity_error
 
-__all__ = ["METRICS", "pair_metrics", "words_of"]
+__all__ = ["METRICS", "pair_metrics", "token_words"]
 
 _BATCH = 128
 
 _WEIGHTS = {"w": "the weights of log-ratios", "v": "the weights of the divergence"}
 
-_JUDGED: dict[str, tuple[Callable[[Tensor, Tensor], float | None], Metric]] = {
-    "auroc": (
-        lambda weights, truth: auroc(weights, truth > 0),
+_WEIGHT_METRICS: tuple[tuple[Metric, Callable[[Tensor, Tensor], float | None]], ...] = (
+    (
         Metric("auroc", "higher", "P(a bearing token has the larger one) + P(equal) / 2, over the tokens of a pair"),
+        lambda weights, truth: auroc(weights, truth > 0),
     ),
-    "ap": (
-        lambda weights, truth: average_precision(weights, truth > 0),
+    (
         Metric("ap", "higher", "average precision in finding bearing tokens, over the tokens of a pair"),
+        lambda weights, truth: average_precision(weights, truth > 0),
     ),
-    "sparsity_error": (
-        sparsity_error,
+    (
         Metric("sparsity_error", "lower", "|share of exact zeros - that of the truth|, over the tokens of a pair"),
+        sparsity_error,
     ),
-}
+)
 
 METRICS = (
     Metric("reward", "higher", "true worth of the policy's samples; a good phrase is 1, a bad one -1"),
-    *WRITTEN,
+    *GENERATION_METRICS,
     *(
-        Metric(f"{metric.name}_{which}", metric.better, f"{metric.what}: {what}")
-        for which, what in _WEIGHTS.items()
-        for _, metric in _JUDGED.values()
+        Metric(f"{metric.name}_{suffix}", metric.better, f"{metric.what}: {weights}")
+        for suffix, weights in _WEIGHTS.items()
+        for metric, _ in _WEIGHT_METRICS
     ),
 )
 
 
-def words_of(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The words of these tokens, one a token, without the mark of the space before."""
+def token_words(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The words of token ids, one a token, without the mark of the space before."""
     return [str(token).lstrip("▁") for token in tokenizer.convert_ids_to_tokens(list(ids))]
 
 
@@ -59,7 +59,7 @@ def pair_metrics(
 ) -> dict[str, list[float]]:
     """metric -> its value for every pair of a data set of `prepare`, whose chosen responses are the better ones.
 
-    The weights of a pair are judged over the tokens of both its responses together: the loss compares the two, and
+    The weights of a pair are measured over the tokens of both its responses together: the loss compares the two, and
     every pair has a bearing token, which not every response has.
     """
     metrics: dict[str, list[float]] = {}
@@ -72,14 +72,14 @@ def pair_metrics(
                 responses = (index, index + len(rows))
                 predicted = torch.cat([weights[response][output.tokens.mask[response]] for response in responses]).cpu()
                 truth = _true_weights(row, tokenizer, language)
-                for name, (judge, _) in _JUDGED.items():
-                    value = judge(predicted, truth)
+                for metric, measure in _WEIGHT_METRICS:
+                    value = measure(predicted, truth)
                     assert value is not None, "the responses of a pair differ in worth"
-                    metrics.setdefault(f"{name}_{suffix}", []).append(value)
+                    metrics.setdefault(f"{metric.name}_{suffix}", []).append(value)
     return metrics
 
 
 def _true_weights(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, language: Language) -> Tensor:
     """The true weights of a pair's tokens, the chosen response's first."""
     sides = ("chosen_ids", "rejected_ids")
-    return torch.cat([torch.tensor(language.weights(words_of(row[side], tokenizer))) for side in sides])
+    return torch.cat([torch.tensor(language.weights(token_words(row[side], tokenizer))) for side in sides])

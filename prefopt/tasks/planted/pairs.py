@@ -1,10 +1,10 @@
-"""Preference pairs of the generated language, with what goes with their labels by right and by accident."""
+"""Preference pairs of the generated language, with what their labels go with by right and by accident."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, final
 
 from prefopt.tasks.planted.language import Language, Style
@@ -32,7 +32,7 @@ class Accidents:
 @final
 @dataclass(frozen=True)
 class Generator:
-    """Draws texts and pairs of the language; prompts come once each, over all that one generator draws.
+    """Draws texts and pairs of the language. No prompt is drawn twice.
 
     strength  a bearing phrase is good with probability (1 + strength) / 2 in the better response of a pair and
               (1 - strength) / 2 in the worse one
@@ -47,7 +47,7 @@ class Generator:
     spurious: float
     fillers: float
     strength: float
-    seen: set[tuple[str, ...]]
+    seen: set[tuple[str, ...]] = field(default_factory=set)
 
     def texts(self, draw: random.Random, count: int) -> Iterator[str]:
         """Prompt and response as one text, good and bad phrases being equally many."""

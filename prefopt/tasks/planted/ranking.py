@@ -1,4 +1,4 @@
-"""How well scores single out some of the entries, and how sparse they are."""
+"""Ranking metrics of scores against a truth, and the error of their sparsity."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ __all__ = ["auroc", "average_precision", "sparsity_error"]
 def auroc(scores: Tensor, positive: Tensor) -> float | None:
     """P(score of a positive > score of a negative) + P(equal) / 2, over all pairs of a positive and a negative.
 
-    scores [M] float, positive [M] bool. 0.5 for scores that know nothing; None where either class is empty.
+    scores [M] float, positive [M] bool. 0.5 for scores independent of the class; None where either class is empty.
     """
     count, others = int(positive.sum()), int((~positive).sum())
     if not count or not others:
         return None
     _, group, sizes = torch.unique(scores, return_inverse=True, return_counts=True)
-    last = sizes.cumsum(0)
-    mean_ranks = last.double() - (sizes.double() - 1) / 2
+    mean_ranks = sizes.cumsum(0).double() - (sizes.double() - 1) / 2
     rank_sum = float(mean_ranks[group][positive].sum())
     return (rank_sum - count * (count + 1) / 2) / (count * others)
 
@@ -26,8 +25,8 @@ def auroc(scores: Tensor, positive: Tensor) -> float | None:
 def average_precision(scores: Tensor, positive: Tensor) -> float | None:
     """sum_k (R_k - R_{k-1}) P_k, P and R precision and recall of the scores down to the k-th.
 
-    scores [M] float, positive [M] bool. Equal scores are taken together, so scores that know nothing give the share of
-    positives; None where there is no positive.
+    scores [M] float, positive [M] bool. Equal scores are taken together, so that constant scores give the
+    share of positives; None where there is no positive.
     """
     count = int(positive.sum())
     if not count:

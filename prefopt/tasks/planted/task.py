@@ -19,18 +19,18 @@ from transformers import (
 
 from prefopt.data import EncodingConfig, prepare, read_rows
 from prefopt.scoring import PreferenceModel
-from prefopt.tasks.base import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, Metric, Task, write_rows
-from prefopt.tasks.generation.generate import Generation, write
+from prefopt.tasks.base import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, Metric, Task, write_jsonl
+from prefopt.tasks.generation.generate import Generation, generate
 from prefopt.tasks.models.language_model import train_language_model, word_tokenizer
 from prefopt.tasks.planted.language import Language
-from prefopt.tasks.planted.measures import METRICS, pair_metrics, words_of
+from prefopt.tasks.planted.measures import METRICS, pair_metrics, token_words
 from prefopt.tasks.planted.pairs import Accidents, Generator
 from prefopt.tasks.quiet import quiet
 
 __all__ = ["PlantedTask"]
 
 _PROMPT = 4
-_LAYERS, _WIDTH, _HEADS = 2, 32, 2
+_SIZES = {"n_layer": 2, "n_embd": 32, "n_head": 2}
 _TEXTS, _BATCH, _LEARNING_RATE = 8000, 32, 5e-3
 
 
@@ -96,55 +96,35 @@ class PlantedTask(Task):
 
     def make(self, folder: Path, seed: int) -> str:
         language = self.language(seed)
-        generator = Generator(
-            language=language,
-            shortest=self.shortest,
-            longest=self.longest,
-            prompt=_PROMPT,
-            bearing=self.bearing,
-            combinations=self.combinations,
-            spurious=self.spurious_share,
-            fillers=self.fillers,
-            strength=self.strength,
-            seen=set(),
-        )
+        shares = self.model_dump(include={"shortest", "longest", "bearing", "combinations", "fillers", "strength"})
+        generator = Generator(language=language, prompt=_PROMPT, spurious=self.spurious_share, **shares)
         draw = random.Random(f"planted pairs {seed}")
         accidents = Accidents(self.noise, self.spurious, self.length_bias)
-        write_rows(folder / PROMPTS, ({"prompt": " ".join(words)} for words in generator.prompts(draw, self.prompts)))
-        write_rows(folder / HELD_OUT, generator.pairs(draw, self.held_out, Accidents()))
-        write_rows(folder / TRAIN, generator.pairs(draw, self.pairs, accidents))
+        write_jsonl(folder / PROMPTS, ({"prompt": " ".join(words)} for words in generator.prompts(draw, self.prompts)))
+        write_jsonl(folder / HELD_OUT, generator.pairs(draw, self.held_out, Accidents()))
+        write_jsonl(folder / TRAIN, generator.pairs(draw, self.pairs, accidents))
         count = min(_TEXTS, _BATCH * self.reference_steps)
         texts = list(generator.texts(random.Random(f"planted texts {seed}"), count))
         self._train_reference(texts, language, folder / "reference", seed)
         return str(folder / "reference")
 
     def evaluate(
-        self,
-        model: PreferenceModel,
-        reference: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        material: Material,
+        self, model: PreferenceModel, reference: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, material: Material
     ) -> Evaluation:
         language = self.language(material.seed)
+        prompts = [prompt._replace(item=prompt.text) for prompt in material.read_prompts()]
+        generation = Generation(samples=self.samples, max_new_tokens=self.longest + 1)
+        texts = [prompt.text for prompt in prompts]
         with quiet():
-            pairs, _ = prepare(
-                read_rows(material.held_out),
-                tokenizer,
-                EncodingConfig(),
-                description="held-out pairs",
-                extra=model.objective.config.columns,
-            )
-            figures = pair_metrics(model, pairs, tokenizer, language)
-            prompts = [str(row["prompt"]) for row in material.asked()]
-            generation = Generation(samples=self.samples, max_new_tokens=self.longest + 1)
-            written = write(model.policy, reference, tokenizer, prompts, generation, seed=material.seed)
-        rewards = [fmean(language.reward(words_of(ids, tokenizer)) for ids in samples) for samples in written.ids]
-        values = {
-            **{name: {f"pair {row}": value for row, value in enumerate(of)} for name, of in figures.items()},
-            **{name: dict(zip(prompts, of, strict=True)) for name, of in written.figures.items()},
-            "reward": dict(zip(prompts, rewards, strict=True)),
-        }
-        return Evaluation(values, dict(zip(prompts, written.texts, strict=True)))
+            columns = model.objective.config.columns
+            rows = read_rows(material.held_out)
+            pairs, _ = prepare(rows, tokenizer, EncodingConfig(), description="held-out pairs", extra=columns)
+            metrics = pair_metrics(model, pairs, tokenizer, language)
+            generations = generate(model.policy, reference, tokenizer, texts, generation, seed=material.seed)
+        reward = [fmean(language.reward(token_words(ids, tokenizer)) for ids in group) for group in generations.ids]
+        sampled = Evaluation.by_prompt(prompts, generations.texts, generations.figures | {"reward": reward})
+        by_pair = {name: {f"pair {row}": v for row, v in enumerate(values)} for name, values in metrics.items()}
+        return Evaluation({**by_pair, **sampled.values}, sampled.samples)
 
     def _train_reference(self, texts: list[str], language: Language, folder: Path, seed: int) -> None:
         positions = _PROMPT + self.longest + 1
@@ -154,16 +134,12 @@ class PlantedTask(Task):
             GPT2Config(
                 vocab_size=len(tokenizer),
                 n_positions=positions,
-                n_embd=_WIDTH,
-                n_layer=_LAYERS,
-                n_head=_HEADS,
                 activation_function="relu",
-                resid_pdrop=0.0,
-                embd_pdrop=0.0,
-                attn_pdrop=0.0,
                 bos_token_id=None,
                 eos_token_id=tokenizer.eos_token_id,
                 pad_token_id=tokenizer.pad_token_id,
+                **_SIZES,
+                **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0),
             )
         )
         with quiet():

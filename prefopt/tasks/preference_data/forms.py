@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from string import Formatter
-from typing import final
+from typing import Any, final
 
-from prefopt.data import BadRow, ChatPair, DataError, Pair, SourceRow, TextPair
-from prefopt.tasks.preference_data.sources import Longest, Source, as_text, read_pair, usable
+from prefopt.data import BadRow, ChatPair, DataError, Pair, SourceRow, TextPair, read_rows, to_pair
+from prefopt.data.rows import RowError
+from prefopt.tasks.preference_data.sources import Longest, Source, as_text
+from prefopt.tasks.preference_data.texts import template_slots
 
 __all__ = ["SLOTS", "Compared", "Template", "read_compared"]
 
 SLOTS = ("post", "title", "subreddit")
-"""What a prompt template may have a place for."""
+"""The slots that a prompt template may have."""
 
 _HUMAN = "ref"
 """The policy under which the comparisons of summarize_from_feedback name the summary that the post's author wrote."""
+
+_LISTED = 10
+"""Bad rows that the message of an error lists."""
+
+_QUARANTINE = "bad-rows.jsonl"
 
 
 @final
@@ -27,7 +34,7 @@ class Compared:
     """Two responses to a post, of which one is preferred.
 
     post        what the prompt is made of; the prompt itself, where no template is put around it
-    references  responses that others are held against: what people wrote, or else liked best of those in the row
+    references  responses that others are compared with: what people wrote, or else liked best of those in the row
     scores      of the chosen and the rejected response, where there are ratings
     """
 
@@ -36,28 +43,41 @@ class Compared:
     references: tuple[str, ...]
     scores: tuple[float, float] | None = None
 
+    def as_row(self) -> dict[str, Any]:
+        """The pair as a row whose prompt is given, with the scores that `odpo` reads, where there are any."""
+        parts = {name: getattr(self.pair, name) for name in ("prompt", "chosen", "rejected")}
+        row: dict[str, Any] = {name: part if isinstance(part, str) else list(part) for name, part in parts.items()}
+        if self.scores is not None:
+            row["score_chosen"], row["score_rejected"] = self.scores
+        return row
+
+    def as_prompt_row(self) -> dict[str, Any]:
+        """The row of a held-out prompt; its `chosen`, which policies are compared with, is the first reference."""
+        references = list(self.references)
+        return {"prompt": self.as_row()["prompt"], "post": self.post, "references": references, "chosen": references[0]}
+
 
 @final
 class Template:
-    """A prompt from a post. Raises ValueError for text that has no place for the post, or has others than SLOTS."""
+    """A prompt from a post. Raises ValueError for text that has no slot for the post, or has others than SLOTS."""
 
     def __init__(self, text: str) -> None:
         try:
-            slots = [slot for _, slot, _, _ in Formatter().parse(text) if slot is not None]
+            self.slots = template_slots(text)
         except ValueError as error:
             raise ValueError(f"template {text!r}: {error}") from error
-        if unknown := [slot for slot in slots if slot not in SLOTS]:
+        if unknown := [slot for slot in self.slots if slot not in SLOTS]:
             raise ValueError(f"template {text!r}: no place named {unknown[0]!r}; there are {', '.join(SLOTS)}")
-        if "post" not in slots:
+        if "post" not in self.slots:
             raise ValueError(f"template {text!r}: it has no place for the {{post}}")
-        self.text, self.slots = text, tuple(slots)
+        self.text = text
 
-    def prompt(self, row: SourceRow, known: Mapping[str, object]) -> str | BadRow:
-        """The prompt of a row, of which this is known; a BadRow where it lacks something that the template names."""
+    def prompt(self, fields: Mapping[str, object]) -> str:
+        """The prompt of a row with these fields. Raises RowError where one that the template names is missing."""
         for slot in self.slots:
-            if not isinstance(known.get(slot), str) or not str(known[slot]).strip():
-                return row.bad(slot, f"found no {slot}, which the template names", "add it, or change the template")
-        return self.text.format(**{slot: known[slot] for slot in self.slots})
+            if not isinstance(fields.get(slot), str) or not str(fields[slot]).strip():
+                raise RowError(slot, f"found no {slot}, which the template names", "add it, or change the template")
+        return self.text.format(**{slot: fields[slot] for slot in self.slots})
 
 
 def read_compared(
@@ -65,39 +85,56 @@ def read_compared(
 ) -> list[Compared]:
     """The pairs of a source, in whichever of the forms its rows are, that are in its part and short enough.
 
-    Raises DataError for bad rows, unless the source lets them be set aside, which is in a file of the folder; and where
-    no pair is left.
+    Bad rows raise DataError, which lists the first ten with file and line. Where the source sets them aside, they go
+    into a file of the folder instead, if there is one. DataError too where no pair is left.
     """
-    every = usable(
-        _rows(source),
-        lambda row: _compared(row, template, source.columns),
-        description=source.name,
-        on_bad_rows=source.on_bad_rows,
-        folder=folder,
-    )
-    kept = [each for each in every if source.takes(each.post) and (longest is None or longest.keeps(each.pair))]
+    pairs: list[Compared] = []
+    bad: list[BadRow] = []
+    count = 0
+    for row in _rows(source):
+        count += 1
+        if isinstance(row, BadRow):
+            bad.append(row)
+            continue
+        try:
+            pairs += _read(row, template, source.columns)
+        except RowError as error:
+            bad.append(row.bad(*error.report))
+    listing = "".join(f"\n  {row}" for row in bad[:_LISTED])
+    listing += f"\n  ... and {len(bad) - _LISTED:,} more" if len(bad) > _LISTED else ""
+    if bad and source.on_bad_rows == "stop":
+        raise DataError(
+            f"{source.name}: {len(bad):,} of {count:,} rows cannot be used; mend them, or set them aside with "
+            f"on_bad_rows: quarantine{listing}"
+        )
+    if bad and folder is not None:
+        with (folder / _QUARANTINE).open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.writelines(json.dumps(dataclasses.asdict(row), default=str) + "\n" for row in bad)
+    if not pairs:
+        raise DataError(f"{source.name}: no usable pair in {count:,} rows{listing}")
+    kept = [pair for pair in pairs if source.takes(pair.post) and (longest is None or longest.keeps(pair.pair))]
     if not kept:
         raise DataError(
-            f"{source.name}: none of {len(every):,} pairs is in its `part` and as short as `longest` says; widen them"
+            f"{source.name}: none of {len(pairs):,} pairs is in its `part` and as short as `longest` says; widen them"
         )
     return kept
 
 
-def _rows(source: Source) -> Iterator[SourceRow | BadRow]:
+def _rows(source: Source) -> Iterable[SourceRow | BadRow]:
     """The rows of a source; a JSON file that maps posts to ratings has a row for each post."""
     path = Path(source.name).expanduser()
     if path.suffix == ".json" and path.is_file():
         try:
-            read = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
-            return source.rows()  # which says what is wrong with it
-        if isinstance(read, dict):
-            return _by_post(path, read)
-    return source.rows()
+            content = None  # `read_rows` says what is wrong with it
+        if isinstance(content, dict):
+            return _by_post(path, content)
+    return read_rows(source.name, split=source.split)
 
 
-def _by_post(path: Path, read: Mapping[str, object]) -> Iterator[SourceRow | BadRow]:
-    for number, (post, fields) in enumerate(read.items(), start=1):
+def _by_post(path: Path, content: Mapping[str, object]) -> Iterator[SourceRow | BadRow]:
+    for number, (post, fields) in enumerate(content.items(), start=1):
         where = f"{path}, post {number}"
         if isinstance(fields, Mapping):
             yield SourceRow(where, {"prompt": post, **fields})
@@ -105,33 +142,30 @@ def _by_post(path: Path, read: Mapping[str, object]) -> Iterator[SourceRow | Bad
             yield BadRow(where, "", "found no object for a post", "give it `responses` and `rewards`", fields)
 
 
-def _compared(row: SourceRow, template: Template, columns: Mapping[str, str]) -> Iterable[Compared] | BadRow:
-    """The pairs of a row, whichever of the forms it has."""
-    for needed, read in _FORMS.items():
-        if all(columns.get(field, field) in row.fields for field in needed):
+def _read(row: SourceRow, template: Template, columns: Mapping[str, str]) -> Iterable[Compared]:
+    """The pairs of a row, whichever of the forms it has. Raises RowError."""
+    for fields, read in _FORMS.items():
+        if all(columns.get(field, field) in row.fields for field in fields):
             return read(row, template, columns)
     forms = "; ".join(", ".join(fields) for fields in _FORMS)
-    return row.bad("", f"found the fields {', '.join(sorted(row.fields))}", f"give those of one of the forms: {forms}")
+    raise RowError("", f"found the fields {', '.join(sorted(row.fields))}", f"give those of one of the forms: {forms}")
 
 
-def _rated(row: SourceRow, template: Template, columns: Mapping[str, str]) -> Iterable[Compared] | BadRow:
+def _rated(row: SourceRow, template: Template, columns: Mapping[str, str]) -> Iterable[Compared]:
     """A prompt with rated responses: two that are rated unequally make a pair."""
     names = [columns.get(field, field) for field in ("responses", "rewards")]
-    summaries, ratings = (row.fields[name] for name in names)
-    if not isinstance(summaries, Sequence) or not all(isinstance(each, str) and each.strip() for each in summaries):
-        return row.bad(names[0], "found no list of responses", "give texts, none of them empty")
-    if not isinstance(ratings, Sequence) or not all(isinstance(each, int | float) for each in ratings):
-        return row.bad(names[1], "found no list of ratings", "give numbers")
-    if len(summaries) != len(ratings):
-        problem = f"found {len(ratings)} ratings of {len(summaries)} responses"
-        return row.bad(names[1], problem, "give each response its rating")
+    responses, ratings = (row.fields[name] for name in names)
+    if not isinstance(responses, Sequence) or not all(isinstance(text, str) and text.strip() for text in responses):
+        raise RowError(names[0], "found no list of responses", "give texts, none of them empty")
+    if not isinstance(ratings, Sequence) or not all(isinstance(rating, int | float) for rating in ratings):
+        raise RowError(names[1], "found no list of ratings", "give numbers")
+    if len(responses) != len(ratings):
+        problem = f"found {len(ratings)} ratings of {len(responses)} responses"
+        raise RowError(names[1], problem, "give each response its rating")
+    rated = list(zip(responses, ratings, strict=True))
     post = row.fields[columns.get("prompt", "prompt")]
-    prompt = template.prompt(row, {**row.fields, "post": post})
-    if isinstance(prompt, BadRow):
-        return prompt
-    best = max(ratings, default=0)
-    references = tuple(dict.fromkeys(s for s, rating in zip(summaries, ratings, strict=True) if rating == best))
-    rated = list(zip(summaries, ratings, strict=True))
+    prompt = template.prompt({**row.fields, "post": post})
+    references = tuple(dict.fromkeys(text for text, rating in rated if rating == max(ratings)))
     return [
         _text(row, prompt, str(post), better, worse, references, (float(high), float(low)))
         for better, high in rated
@@ -140,47 +174,45 @@ def _rated(row: SourceRow, template: Template, columns: Mapping[str, str]) -> It
     ]
 
 
-def _comparison(row: SourceRow, template: Template, columns: Mapping[str, str]) -> Iterable[Compared] | BadRow:
+def _comparison(row: SourceRow, template: Template, columns: Mapping[str, str]) -> Iterable[Compared]:
     """A row of the comparisons of summarize_from_feedback: `info` of the post, two `summaries`, and the `choice`."""
     info, summaries, choice = (row.fields[columns.get(field, field)] for field in ("info", "summaries", "choice"))
     if not isinstance(info, Mapping):
-        return row.bad("info", "found no object", "give the post as `post` in it")
-    found = summaries if isinstance(summaries, Sequence) else []
-    texts = [each["text"] for each in found if isinstance(each, Mapping) and isinstance(each.get("text"), str)]
-    if len(texts) != 2 or len(found) != 2 or not all(text.strip() for text in texts) or texts[0] == texts[1]:
-        return row.bad("summaries", "found no two different summaries with a `text`", "mend or remove the row")
+        raise RowError("info", "found no object", "give the post as `post` in it")
+    summaries = summaries if isinstance(summaries, Sequence) else []
+    values = (summary.get("text") for summary in summaries if isinstance(summary, Mapping))
+    texts = [text for text in values if isinstance(text, str) and text.strip()]
+    if not len(set(texts)) == len(summaries) == 2:
+        raise RowError("summaries", "found no two different summaries with a `text`", "mend or remove the row")
     if choice not in (0, 1):
-        return row.bad("choice", f"found the choice {choice!r}", "give 0 or 1, the place of the better summary")
-    prompt = template.prompt(row, info)
-    if isinstance(prompt, BadRow):
-        return prompt
+        raise RowError("choice", f"found the choice {choice!r}", "give 0 or 1, the index of the better summary")
+    prompt = template.prompt(info)
     better, worse = texts[int(choice)], texts[1 - int(choice)]
-    written = tuple(each["text"] for each in found if each.get("policy") == _HUMAN)
-    return [_text(row, prompt, str(info["post"]), better, worse, written or (better,))]
+    human = tuple(summary["text"] for summary in summaries if summary.get("policy") == _HUMAN)
+    return [_text(row, prompt, str(info["post"]), better, worse, human or (better,))]
 
 
-def _pair(row: SourceRow, template: Template, columns: Mapping[str, str]) -> Iterable[Compared] | BadRow:
+def _pair(row: SourceRow, template: Template, columns: Mapping[str, str]) -> Iterable[Compared]:
     """A row that `prefopt.data.to_pair` reads; the template is put around a prompt of text, not around messages."""
-    found = read_pair(row, columns)
-    if isinstance(found, BadRow):
-        return found
-    (pair,) = found
-    post = as_text(pair.prompt)
-    references = (as_text(pair.chosen),)
+    pair = to_pair(row, columns)
+    if isinstance(pair, BadRow):
+        raise RowError(pair.field, pair.problem, pair.remedy)
+    if isinstance(pair.prompt, str) and not pair.prompt.strip():
+        names = (columns.get(field, field) for field in ("prompt", "chosen"))
+        field = next(name for name in names if name in row.fields)
+        raise RowError(field, "found no prompt", "give the row one: held-out prompts are what a policy answers")
+    post, references = as_text(pair.prompt), (as_text(pair.chosen),)
     if isinstance(pair, ChatPair):
         return [Compared(pair, post, references)]
-    prompt = template.prompt(row, {**row.fields, "post": post})
-    if isinstance(prompt, BadRow):
-        return prompt
-    return [_text(row, prompt, post, pair.chosen, pair.rejected, references)]
+    return [_text(row, template.prompt({**row.fields, "post": post}), post, pair.chosen, pair.rejected, references)]
 
 
-_FORMS: Mapping[tuple[str, ...], Callable[[SourceRow, Template, Mapping[str, str]], Iterable[Compared] | BadRow]] = {
+_FORMS: Mapping[tuple[str, ...], Callable[[SourceRow, Template, Mapping[str, str]], Iterable[Compared]]] = {
     ("prompt", "responses", "rewards"): _rated,
     ("info", "summaries", "choice"): _comparison,
     ("chosen", "rejected"): _pair,
 }
-"""The fields that a form is known by -> how it is read."""
+"""The fields that tell a form -> its reader."""
 
 
 def _text(

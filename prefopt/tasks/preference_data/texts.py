@@ -13,17 +13,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from prefopt.data import BadRow, DataError, read_rows
 
-__all__ = ["SomeTexts", "Templates", "Texts", "TextsOrTemplates", "labelled", "rows_with"]
+__all__ = ["SomeTexts", "Templates", "Texts", "TextsOrTemplates", "labelled", "rows_with", "template_slots"]
 
 _LABELS = {"1": 1, "true": 1, "pos": 1, "positive": 1, "0": 0, "false": 0, "neg": 0, "negative": 0}
 
 
-class _Source(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 @final
-class Texts(_Source):
+class Texts(BaseModel):
     """Texts, read from a source.
 
     source  a text file, one text a line; a zip or folder of text files, each a text, such as nltk's movie_reviews; or
@@ -33,6 +29,8 @@ class Texts(_Source):
     words   a text is cut to its first so many words, with single spaces between; null: it is taken as it is
     """
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     source: str
     split: str = "train"
     column: str = "text"
@@ -40,10 +38,10 @@ class Texts(_Source):
 
     def read(self) -> list[str]:
         """Every different text once, in the source's order. Raises DataError where there is none."""
-        found = dict.fromkeys(text for each in self._whole() if (text := self._cut(each)))
-        if not found:
+        texts = list(dict.fromkeys(filter(None, map(self._cut, self._whole()))))
+        if not texts:
             raise DataError(f"{self.source}: found no text")
-        return list(found)
+        return texts
 
     def _cut(self, text: str) -> str:
         return text.strip() if self.words is None else " ".join(text.split()[: self.words])
@@ -58,12 +56,14 @@ class Texts(_Source):
 
 
 @final
-class Templates(_Source):
+class Templates(BaseModel):
     """Texts made of templates with slots, all combinations.
 
     templates  such as "One day, {name} saw a {thing}."
     fill       slot -> what is put there
     """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     templates: tuple[str, ...] = Field(min_length=1)
     fill: dict[str, tuple[str, ...]] = Field(default_factory=dict)
@@ -71,18 +71,18 @@ class Templates(_Source):
     @model_validator(mode="after")
     def _can_be_filled(self) -> Self:
         for template in self.templates:
-            if absent := [slot for slot in _slots(template) if slot not in self.fill]:
+            if absent := [slot for slot in template_slots(template) if slot not in self.fill]:
                 raise ValueError(f"the template {template!r} has a slot {absent[0]!r}, which `fill` does not have")
         return self
 
     def read(self) -> list[str]:
         """Every different text once."""
-        found: dict[str, None] = {}
+        texts: dict[str, None] = {}
         for template in self.templates:
-            slots = _slots(template)
+            slots = template_slots(template)
             for values in product(*(self.fill[slot] for slot in slots)):
-                found[template.format(**dict(zip(slots, values, strict=True)))] = None
-        return list(found)
+                texts[template.format(**dict(zip(slots, values, strict=True)))] = None
+        return list(texts)
 
 
 def _source(value: object) -> object:
@@ -105,39 +105,24 @@ def labelled(source: str, *, split: str, text: str, label: str) -> tuple[list[st
     """Texts and their labels, 1 for positive and 0 for negative.
 
     source: a zip or folder of text files under pos/ and neg/, or rows with the columns `text` and `label`. Raises
-    DataError where it is neither, or where a label is no such.
+    DataError where it is neither, or where a label is unknown.
     """
     texts, labels = [], []
     if files := _text_files(Path(source).expanduser()):
-        for place, content in files:
-            side = next((_LABELS[part] for part in reversed(place.split("/")[:-1]) if part in ("pos", "neg")), None)
+        for name, content in files:
+            side = next((part for part in reversed(name.split("/")[:-1]) if part in ("pos", "neg")), None)
             if side is not None:
                 texts.append(content)
-                labels.append(side)
+                labels.append(_LABELS[side])
         if not texts:
             raise DataError(f"{source}: found text files, but none under pos/ or neg/")
         return texts, labels
     for fields in rows_with(source, split, (text, label)):
-        side = _LABELS.get(str(fields[label]).lower())
-        if side is None:
+        if str(fields[label]).lower() not in _LABELS:
             raise DataError(f"{source}: found the label {fields[label]!r}; labels are {', '.join(_LABELS)}")
         texts.append(str(fields[text]))
-        labels.append(side)
+        labels.append(_LABELS[str(fields[label]).lower()])
     return texts, labels
-
-
-def _slots(template: str) -> list[str]:
-    return list(dict.fromkeys(slot for _, slot, _, _ in Formatter().parse(template) if slot is not None))
-
-
-def _text_files(path: Path) -> list[tuple[str, str]]:
-    """Place and content of every text file in a zip or folder, by place; none where it is neither."""
-    if path.is_file() and path.suffix == ".zip":
-        with zipfile.ZipFile(path) as archive:
-            names = sorted(name for name in archive.namelist() if name.endswith(".txt"))
-            return [(name, archive.read(name).decode("utf-8", errors="replace")) for name in names]
-    files = sorted(path.rglob("*.txt")) if path.is_dir() else []
-    return [(f.relative_to(path).as_posix(), f.read_text(encoding="utf-8", errors="replace")) for f in files]
 
 
 def rows_with(source: str, split: str, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
@@ -148,3 +133,18 @@ def rows_with(source: str, split: str, columns: tuple[str, ...]) -> Iterator[dic
         if absent := [column for column in columns if column not in row.fields]:
             raise DataError(f"{row.where}: found no field {absent[0]!r}, only {', '.join(sorted(row.fields))}")
         yield dict(row.fields)
+
+
+def template_slots(template: str) -> list[str]:
+    """The names in braces, each once. Raises ValueError where braces do not match."""
+    return list(dict.fromkeys(slot for _, slot, _, _ in Formatter().parse(template) if slot is not None))
+
+
+def _text_files(path: Path) -> list[tuple[str, str]]:
+    """Name and content of every text file in a zip or folder, by name; none where it is neither."""
+    if path.is_file() and path.suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            names = sorted(name for name in archive.namelist() if name.endswith(".txt"))
+            return [(name, archive.read(name).decode("utf-8", errors="replace")) for name in names]
+    files = sorted(path.rglob("*.txt")) if path.is_dir() else []
+    return [(f.relative_to(path).as_posix(), f.read_text(encoding="utf-8", errors="replace")) for f in files]

@@ -1,4 +1,4 @@
-"""What judges a response by a number."""
+"""The interface of scorers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Scorer"]
 class Scorer(Named):
     """A number for a response to a prompt, the higher the better; its fields are what can be varied of it.
 
-    It is a value like a task, and loads what it needs when it is first asked. Plugins bring scorers by the hook
+    It is a value like a task, and loads models and data at the first call of `score`. Plugins bring scorers by the hook
     `prefopt_scorers`.
     """
 

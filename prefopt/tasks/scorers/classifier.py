@@ -45,5 +45,5 @@ class ClassifierScorer(Scorer):
         texts = responses
         if self.with_prompt:
             texts = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
-        found = logits(model, tokenizer, texts, batch_size=self.batch_size, max_length=self.max_length)
-        return [float(p) for p in found.softmax(-1)[:, labels[self.label]]]
+        values = logits(model, tokenizer, texts, batch_size=self.batch_size, max_length=self.max_length)
+        return [float(p) for p in values.softmax(-1)[:, labels[self.label]]]

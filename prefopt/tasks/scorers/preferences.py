@@ -24,10 +24,10 @@ class PreferencesScorer(Scorer):
     a is learned from preference pairs: it minimises -sum log sigmoid(a . (x_chosen - x_rejected)) with a penalty of
     |a|^2, the Bradley-Terry model as a logistic regression.
 
-    data      preference pairs, in any of the forms that tasks read. Those that a task trains on or holds out must not
-              be among them: `part` of a source keeps them apart. Bad rows that may be set aside are left out
+    data      preference pairs, in any of the forms that tasks read, apart from those that a task trains on or holds
+              out (see `part` of a source). Bad rows that may be set aside are left out
     longest   most words of prompt and response of the pairs that are taken
-    strength  of what the pairs say against the penalty: scikit-learn's C
+    strength  weight of the likelihood against the penalty: scikit-learn's C
     """
 
     name: Literal["preferences"] = "preferences"
@@ -46,13 +46,12 @@ def _learned(source: str, longest: Longest, strength: float) -> Callable[[Sequen
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
 
-    data = Source.model_validate_json(source)
-    read = read_compared(data, Template("{post}"), longest)
-    pairs = [each.pair for each in read]
-    chosen, rejected = ([as_text(getattr(pair, side)) for pair in pairs] for side in ("chosen", "rejected"))
+    pairs = read_compared(Source.model_validate_json(source), Template("{post}"), longest)
+    chosen = [as_text(compared.pair.chosen) for compared in pairs]
+    rejected = [as_text(compared.pair.rejected) for compared in pairs]
     words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True).fit(chosen + rejected)
-    # Every other pair is turned round, as the regression needs both classes; without an intercept they say the same.
-    turned = [1 if place % 2 else -1 for place in range(len(pairs))]
+    # Every other pair is reversed, as the regression needs both classes; the likelihood is the same without intercept.
+    turned = [1 if index % 2 else -1 for index in range(len(pairs))]
     differences: Any = (words.transform(chosen) - words.transform(rejected)).multiply([[sign] for sign in turned])
     reward = LogisticRegression(C=strength, fit_intercept=False, max_iter=1000).fit(differences.tocsr(), turned)
     return lambda responses: [float(value) for value in words.transform(list(responses)) @ reward.coef_[0]]

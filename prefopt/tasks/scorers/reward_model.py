@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, final
+from typing import Any, Literal, final
 
 from pydantic import Field
 
@@ -43,12 +43,10 @@ class RewardModelScorer(Scorer):
             messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
             rendered = tokenizer.apply_chat_template(messages, tokenize=False) if chat else prompt + response
             texts.append(str(rendered))
-        found = logits(
-            model,
-            tokenizer,
-            texts,
-            batch_size=self.batch_size,
-            max_length=self.max_length,
-            special_tokens=not chat,  # a template writes its own
-        )
-        return [float(value) for value in found[:, 0]]
+        # A template writes the special tokens itself.
+        settings: dict[str, Any] = {
+            "batch_size": self.batch_size,
+            "max_length": self.max_length,
+            "special_tokens": not chat,
+        }
+        return [float(value) for value in logits(model, tokenizer, texts, **settings)[:, 0]]

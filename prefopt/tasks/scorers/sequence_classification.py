@@ -1,4 +1,4 @@
-"""What a Hugging Face model of sequence classification says of texts."""
+"""Logits of Hugging Face models of sequence classification."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def logits(
     special_tokens: bool = True,
 ) -> Tensor:
     """[M, labels], float32, on the CPU. A text is cut at `max_length` tokens, at the tokenizer's truncation side."""
-    found = [torch.empty(0, model.config.num_labels)]
+    batches = [torch.empty(0, model.config.num_labels)]
     for start in range(0, len(texts), batch_size):
         batch = tokenizer(
             list(texts[start : start + batch_size]),
@@ -57,5 +57,5 @@ def logits(
             add_special_tokens=special_tokens,
             return_tensors="pt",
         )
-        found.append(model(**batch.to(model.device)).logits.float().cpu())
-    return torch.cat(found)
+        batches.append(model(**batch.to(model.device)).logits.float().cpu())
+    return torch.cat(batches)

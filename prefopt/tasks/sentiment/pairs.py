@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, final
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prefopt.tasks.generation.generate import Generation, sample
+from prefopt.tasks.generation.generate import Generation, sample_texts
 from prefopt.tasks.scorers.base import Scorer
 
 __all__ = ["Pairing", "Scored", "sampled", "split"]
@@ -88,7 +88,7 @@ def sampled(
 ) -> dict[str, list[Scored]]:
     """Prompt -> so many samples of the model, drawn from its whole distribution, and what the scorer says of them."""
     generation = Generation(samples=samples, max_new_tokens=max_new_tokens)
-    texts = sample(model, tokenizer, prompts, generation, seed=seed, end=end)
+    texts = sample_texts(model, tokenizer, prompts, generation, seed=seed, end=end)
     plain = [text.removesuffix(end) for of in texts for text in of]
     scores = iter(scorer.score([prompt for prompt in prompts for _ in range(samples)], plain))
     return {

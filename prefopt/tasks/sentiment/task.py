@@ -19,8 +19,8 @@ from transformers import (
 )
 
 from prefopt.scoring import PreferenceModel
-from prefopt.tasks.base import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, Metric, Task, write_rows
-from prefopt.tasks.generation.generate import WRITTEN, Generation, means, write
+from prefopt.tasks.base import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, Metric, Task, write_jsonl
+from prefopt.tasks.generation.generate import GENERATION_METRICS, Generation, generate, mean_by_prompt
 from prefopt.tasks.models.sft import Sft, supervised
 from prefopt.tasks.models.small_model import train_small_model
 from prefopt.tasks.models.without_eos import save_unended
@@ -116,7 +116,7 @@ class SentimentTask(Task):
             words = "which ranked the pairs" if self.rated is None else "which ranked no pair either"
             found.append(Metric("proxy_reward", "neither", f"score of the samples by {self.ranking.name}, {words}"))
         distinct = Metric("distinct_words", "higher", "share of a sample's words that are no repeats")
-        return (*found, *WRITTEN, distinct)
+        return (*found, *GENERATION_METRICS, distinct)
 
     def make(self, folder: Path, seed: int) -> str:
         for scorer in filter(None, (self.ranking, self.judging)):
@@ -132,27 +132,23 @@ class SentimentTask(Task):
                 if rated is None
                 else {prompt: rated[prompt] for prompt in part}
             )
-            write_rows(folder / name, self.pairing.of(responses, what))
-        write_rows(folder / PROMPTS, ({"prompt": prompt} for prompt in held_out))
+            write_jsonl(folder / name, self.pairing.of(responses, what))
+        write_jsonl(folder / PROMPTS, ({"prompt": prompt} for prompt in held_out))
         return str(reference)
 
     def evaluate(
-        self,
-        model: PreferenceModel,
-        reference: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        material: Material,
+        self, model: PreferenceModel, reference: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, material: Material
     ) -> Evaluation:
-        prompts = [str(row["prompt"]) for row in material.asked()]
-        written = write(model.policy, reference, tokenizer, prompts, self.generation, seed=material.seed)
-        figures = {name: list(of) for name, of in written.figures.items()}
-        figures["reward"] = _means(self.judging, prompts, written.texts)
+        held_out = material.read_prompts()
+        prompts = [prompt.text for prompt in held_out]
+        generations = generate(model.policy, reference, tokenizer, prompts, self.generation, seed=material.seed)
+        texts = generations.texts
+        figures = dict(generations.figures)
+        figures["reward"] = _means(self.judging, prompts, texts)
         if self.ranking is not None:
-            figures["proxy_reward"] = _means(self.ranking, prompts, written.texts)
-        figures["distinct_words"] = [fmean(map(_distinct, texts)) for texts in written.texts]
-        items = [f"prompt {row}" for row in range(len(prompts))]
-        values = {name: dict(zip(items, of, strict=True)) for name, of in figures.items()}
-        return Evaluation(values, dict(zip(prompts, written.texts, strict=True)))
+            figures["proxy_reward"] = _means(self.ranking, prompts, texts)
+        figures["distinct_words"] = [fmean(map(_distinct, group)) for group in texts]
+        return Evaluation.by_prompt(held_out, texts, figures)
 
     def _prompts(self, seed: int) -> list[str]:
         return corpus_prompts(seed) if self.prompts is None else self.prompts.read()
@@ -198,7 +194,7 @@ class SentimentTask(Task):
 def _means(scorer: Scorer, prompts: Sequence[str], texts: Sequence[Sequence[str]]) -> list[float]:
     """The mean score of each prompt's texts."""
     asked = [prompt for prompt, of in zip(prompts, texts, strict=True) for _ in of]
-    return means(scorer.score(asked, [text for of in texts for text in of]), texts)
+    return mean_by_prompt(scorer.score(asked, [text for of in texts for text in of]), texts)
 
 
 def _distinct(text: str) -> float:

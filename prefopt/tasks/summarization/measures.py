@@ -12,8 +12,6 @@ from prefopt.tasks.optional import needed
 
 __all__ = ["METRICS", "copied", "figures", "rouge", "self_bleu"]
 
-_EXTRA = "summarization"
-
 _ROUGE = ("rouge1", "rouge2", "rougeL")
 _RUN = 3
 """Words in a row that count as copied."""
@@ -39,21 +37,21 @@ def figures(
     Raises ImportError where rouge-score or sacrebleu is not installed.
     """
     score, diversity = rouge(), self_bleu()
-    found: dict[str, list[float | None]] = {metric.name: [] for metric in METRICS}
-    for post, known, samples in zip(posts, references, texts, strict=True):
-        of_samples = [score(known, text) for text in samples]
+    columns: dict[str, list[float | None]] = {metric.name: [] for metric in METRICS}
+    for post, best_of, samples in zip(posts, references, texts, strict=True):
+        scores = [score(best_of, text) for text in samples]
         words = fmean(len(text.split()) for text in samples)
         shares = [share for text in samples if (share := copied(text, post)) is not None]
-        of_post = {
-            **{name: fmean(scores[name] for scores in of_samples) for name in _ROUGE},
+        values = {
+            **{name: fmean(f1[name] for f1 in scores) for name in _ROUGE},
             "self_bleu": diversity(samples),
             "words": words,
             "compression": words / len(post.split()) if post.split() else None,
             "copied": fmean(shares) if shares else None,
         }
-        for name, value in of_post.items():
-            found[name].append(value)
-    return found
+        for name, value in values.items():
+            columns[name].append(value)
+    return columns
 
 
 def rouge() -> Callable[[Sequence[str], str], dict[str, float]]:
@@ -61,7 +59,7 @@ def rouge() -> Callable[[Sequence[str], str], dict[str, float]]:
 
     Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004, as rouge-score has it, with Porter's stemmer.
     """
-    with needed("task summarization", "rouge-score", _EXTRA):
+    with needed("task summarization", "rouge-score", "summarization"):
         from rouge_score.rouge_scorer import RougeScorer
 
     scorer: Any = RougeScorer(list(_ROUGE), use_stemmer=True)
@@ -75,10 +73,10 @@ def rouge() -> Callable[[Sequence[str], str], dict[str, float]]:
 def self_bleu() -> Callable[[Sequence[str]], float | None]:
     """samples -> mean_i BLEU(y_i; all y_j with j != i), in [0, 1]; None for a single sample.
 
-    Zhu et al., "Texygen", SIGIR 2018, take all that a model wrote; here it is the samples of one prompt. BLEU is
+    Zhu et al., "Texygen", SIGIR 2018, over all samples of a model; here over the samples of one prompt. BLEU is
     sacrebleu's of a sentence: 13a tokens, up to four in a row or as many as the sample has, exponential smoothing.
     """
-    with needed("task summarization", "sacrebleu", _EXTRA):
+    with needed("task summarization", "sacrebleu", "summarization"):
         from sacrebleu.metrics import BLEU
 
     bleu: Any = BLEU(effective_order=True)
@@ -86,7 +84,7 @@ def self_bleu() -> Callable[[Sequence[str]], float | None]:
     def mean(samples: Sequence[str]) -> float | None:
         if len(samples) < 2:
             return None
-        others = ([*samples[:place], *samples[place + 1 :]] for place in range(len(samples)))
+        others = ([*samples[:index], *samples[index + 1 :]] for index in range(len(samples)))
         return fmean(bleu.sentence_score(text, rest).score / 100 for text, rest in zip(samples, others, strict=True))
 
     return mean
@@ -94,8 +92,8 @@ def self_bleu() -> Callable[[Sequence[str]], float | None]:
 
 def copied(text: str, post: str) -> float | None:
     """The share of the text's runs of words that are in the post; None where it has too few words for one."""
-    runs, there = _runs(text), set(_runs(post))
-    return sum(run in there for run in runs) / len(runs) if runs else None
+    runs, post_runs = _runs(text), set(_runs(post))
+    return sum(run in post_runs for run in runs) / len(runs) if runs else None
 
 
 def _runs(text: str) -> list[tuple[str, ...]]:

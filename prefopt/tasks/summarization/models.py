@@ -11,7 +11,7 @@ import torch
 from prefopt.tasks.base import Metric
 from prefopt.tasks.optional import needed
 
-__all__ = ["BERT_SCORE", "SUMMAC", "bert_score", "entailment", "require_bert_score", "require_summac"]
+__all__ = ["BERT_SCORE", "SUMMAC", "bert_score", "require_bert_score", "require_summac", "summac"]
 
 BERT_SCORE = Metric("bert_score", "higher", "BERTScore F1 with the best of the post's references")
 SUMMAC = Metric("summac", "higher", "SummaC-Conv: how far the post supports the summary, 0 to 1")
@@ -39,14 +39,13 @@ def require_summac() -> Any:
 def bert_score(model: str, references: Sequence[Sequence[str]], texts: Sequence[str]) -> list[float]:
     """F1 of greedily matched contextual embeddings, each text with the best of its references.
 
-    Zhang et al., "BERTScore: Evaluating Text Generation with BERT", ICLR 2020. `model` is what bert-score calls
-    model_type.
+    Zhang et al., "BERTScore: Evaluating Text Generation with BERT", ICLR 2020. `model` is bert-score's model_type.
     """
-    _, _, f1 = require_bert_score()(list(texts), [list(known) for known in references], model_type=model)
+    _, _, f1 = require_bert_score()(list(texts), list(map(list, references)), model_type=model)
     return [float(value) for value in f1]
 
 
-def entailment(posts: Sequence[str], texts: Sequence[str]) -> list[float]:
+def summac(posts: Sequence[str], texts: Sequence[str]) -> list[float]:
     """SummaC-Conv's probability that the post supports the summary, from the entailment of its sentences.
 
     Laban et al., "SummaC: Re-Visiting NLI-based Models for Inconsistency Detection in Summarization", TACL 2022.
@@ -57,12 +56,6 @@ def entailment(posts: Sequence[str], texts: Sequence[str]) -> list[float]:
 @functools.cache
 def _summac() -> Any:
     # The setting of its authors, whose weights come with it: they are of the model trained on VitaminC.
-    return require_summac()(
-        models=["vitc"],
-        bins="percentile",
-        granularity="sentence",
-        nli_labels="e",
-        device="cuda" if torch.cuda.is_available() else "cpu",
-        start_file="default",
-        agg="mean",
-    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    settings = {"bins": "percentile", "granularity": "sentence", "nli_labels": "e", "start_file": "default"}
+    return require_summac()(models=["vitc"], device=device, agg="mean", **settings)

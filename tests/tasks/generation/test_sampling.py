@@ -23,15 +23,15 @@ def test_sequence_kl_by_hand() -> None:
     policy, reference = tiny(0), tiny(1)
     prompts = [[3, 4], [3, 4], [5], [5]]
     answers = [[6, 7, 0], [8, 0], [9, 9, 9, 2], [0]]
-    found = sequence_kl(policy, reference, prompts, answers, batch_size=1)
-    assert found.shape == (4,)
-    for prompt, answer, value in zip(prompts, answers, found, strict=True):
+    sums = sequence_kl(policy, reference, prompts, answers, batch_size=1)
+    assert sums.shape == (4,)
+    for prompt, answer, value in zip(prompts, answers, sums, strict=True):
         ids = torch.tensor([[*prompt, *answer]])
         with torch.no_grad():
             p, q = (model(input_ids=ids).logits[0].double().log_softmax(-1) for model in (policy, reference))
         by_hand = sum(float(p[t].exp() @ (p[t] - q[t])) for t in range(len(prompt) - 1, ids.shape[1] - 1))
         assert value.item() == pytest.approx(by_hand, rel=1e-4)
-    torch.testing.assert_close(found, sequence_kl(policy, reference, prompts, answers, batch_size=2))
+    torch.testing.assert_close(sums, sequence_kl(policy, reference, prompts, answers, batch_size=2))
     assert sequence_kl(policy, tiny(0), prompts, answers, batch_size=2).abs().max() < 1e-5
 
 

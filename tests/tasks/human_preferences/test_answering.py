@@ -15,10 +15,11 @@ from pydantic import ValidationError
 
 from prefopt.data import read_rows
 from prefopt.tasks import Evaluation, TaskError, resolve_scorer, resolve_task
+from prefopt.tasks.base import HeldOutPrompt
 from prefopt.tasks.conformance import check_task
 from prefopt.tasks.dialogue import DialogueTask
 from prefopt.tasks.dialogue.harm import LEXICON, Lexicon, refuses
-from prefopt.tasks.human_preferences.win_rates import Asked, cut
+from prefopt.tasks.human_preferences.win_rates import truncate
 from prefopt.tasks.summarization import SummarizationTask, models
 from prefopt.tasks.summarization.measures import copied, figures, rouge, self_bleu
 from tests.conftest import WORDS
@@ -63,21 +64,21 @@ def test_dialogue_is_set_against_the_reference(model_folder: str, pairs: str, tm
         "win_rate",
         ["win_rate", "judge_agreement"],
     )
-    found = check_task(task, tmp_path / "made")
-    assert set(found.values) == {metric.name for metric in task.metrics} - {"accuracy"}
+    evaluation = check_task(task, tmp_path / "made")
+    assert set(evaluation.values) == {metric.name for metric in task.metrics} - {"accuracy"}
     # The judge knows the words by which the better answer was made.
-    assert set(found.values["judge_agreement"].values()) == {1.0}
+    assert set(evaluation.values["judge_agreement"].values()) == {1.0}
     material = task.prepare(tmp_path / "made" / "first", 0).folder
     theirs = json.loads((material / "reference-answers.json").read_text())
     greedy = json.loads((material / "reference-answers@0.json").read_text())
     assert len(greedy) == 3
     assert all(first == second for first, second in greedy)
     scorer = resolve_scorer(judge["scorer"])
-    for place, (prompt, ours) in enumerate(found.samples.items()):
-        scores = zip(scorer.score([prompt] * 2, ours), scorer.score([prompt] * 2, theirs[place]), strict=True)
+    for index, (prompt, ours) in enumerate(evaluation.samples.items()):
+        scores = zip(scorer.score([prompt] * 2, ours), scorer.score([prompt] * 2, theirs[index]), strict=True)
         rate = sum((our > their) + (our == their) / 2 for our, their in scores) / 2
-        assert found.values["win_rate"][f"prompt {place}"] == rate
-        assert found.values["harm_other"][f"prompt {place}"] == sum("bad" in text.split() for text in ours) / 2
+        assert evaluation.values["win_rate"][f"prompt {index}"] == rate
+        assert evaluation.values["harm_other"][f"prompt {index}"] == sum("bad" in text.split() for text in ours) / 2
 
 
 def test_a_policy_that_has_not_moved_ties_with_the_reference(model_folder: str, pairs: str, tmp_path: Path) -> None:
@@ -96,17 +97,17 @@ def test_a_policy_that_has_not_moved_ties_with_the_reference(model_folder: str, 
         temperatures=[0.5],
     )
     material = task.prepare(tmp_path, 3)
-    policy, own, reference = (AutoModelForCausalLM.from_pretrained(model_folder).eval() for _ in range(3))
-    found: Evaluation = task.evaluate(
-        PreferenceModel(policy, own, ObjectiveConfig()),
+    policy, model_reference, reference = (AutoModelForCausalLM.from_pretrained(model_folder).eval() for _ in range(3))
+    evaluation: Evaluation = task.evaluate(
+        PreferenceModel(policy, model_reference, ObjectiveConfig()),
         reference,
         AutoTokenizer.from_pretrained(model_folder),
         material,
     )
-    assert set(found.values["win_rate"].values()) == {0.5}
-    assert max(found.values["sequence_kl"].values()) == pytest.approx(0, abs=1e-5)
-    assert set(found.values["win_rate@0.5"].values()) == {0.5}
-    assert not [text for texts in found.samples.values() for text in texts if "good" in text]
+    assert set(evaluation.values["win_rate"].values()) == {0.5}
+    assert max(evaluation.values["sequence_kl"].values()) == pytest.approx(0, abs=1e-5)
+    assert set(evaluation.values["win_rate@0.5"].values()) == {0.5}
+    assert not [text for texts in evaluation.samples.values() for text in texts if "good" in text]
 
 
 def test_without_a_judge_policies_are_compared_by_their_own_ranking(model_folder: str, pairs: str) -> None:
@@ -138,17 +139,19 @@ def test_summaries_are_held_against_the_chosen_ones(model_folder: str, tmp_path:
         judge={"scorer": "words"},
     )
     assert isinstance(task, SummarizationTask)
-    found = check_task(task, tmp_path / "made")
-    assert set(found.values) == {metric.name for metric in task.metrics}
+    evaluation = check_task(task, tmp_path / "made")
+    assert set(evaluation.values) == {metric.name for metric in task.metrics}
     material = task.prepare(tmp_path / "made" / "first", 0)
     assert Path(material.model).parent == material.folder
     assert all(set(row.fields) >= {"score_chosen", "score_rejected"} for row in read_rows(material.train))  # type: ignore[union-attr]
-    for place, row in enumerate(material.asked()):
-        texts = found.samples[row["prompt"]]
+    for index, row in enumerate(prompt.row for prompt in material.read_prompts()):
+        texts = evaluation.samples[row["prompt"]]
         assert row["prompt"] == f"{row['post']} the end"
         by_hand = figures([row["post"]], [row["references"]], [texts])
-        assert {name: of[0] for name, of in by_hand.items() if of[0] is not None} == {
-            name: found.values[name][f"prompt {place}"] for name in by_hand if f"prompt {place}" in found.values[name]
+        assert {name: column[0] for name, column in by_hand.items() if column[0] is not None} == {
+            name: evaluation.values[name][f"prompt {index}"]
+            for name in by_hand
+            if f"prompt {index}" in evaluation.values[name]
         }
 
 
@@ -170,21 +173,22 @@ def test_what_does_not_hold_together_is_refused(model_folder: str, pairs: str, t
 
 
 def test_answers_end_at_the_first_stop() -> None:
-    assert cut(" Yes.\n\nHuman: And", ("\n\nHuman:",)) == " Yes."
-    assert cut(" a b c", ("c", "b")) == " a"
-    assert cut(" as it is \n", ()) == " as it is"
+    assert truncate(" Yes.\n\nHuman: And", ("\n\nHuman:",)) == " Yes."
+    assert truncate(" a b c", ("c", "b")) == " a"
+    assert truncate(" as it is \n", ()) == " as it is"
 
 
 def test_chosen_answers_end_there_too(model_folder: str, pairs: str) -> None:
     task = small("dialogue", model_folder, pairs, stop=["good"])
-    questions = [Asked(f"prompt {n}", "p", {"chosen": text}) for n, text in enumerate([" fine good bad", "good end"])]
-    assert task._theirs(questions, Path("none"), list) == [[" fine"] * 2, ["good end"] * 2]
+    chosen = [" fine good bad", "good end"]
+    prompts = [HeldOutPrompt(f"prompt {n}", "p", {"chosen": text}) for n, text in enumerate(chosen)]
+    assert task._chosen(prompts) == [[" fine"] * 2, ["good end"] * 2]
 
 
 def test_harm_is_words_and_refusal_is_phrases() -> None:
     lexicon = Lexicon(LEXICON)
-    found = lexicon.found("He’s a GUNSMITH with guns, stealing; it isn't killing me.")
-    assert {name: list(words) for name, words in found.items() if words} == {
+    harmful = lexicon.words_in("He’s a GUNSMITH with guns, stealing; it isn't killing me.")
+    assert {name: list(words) for name, words in harmful.items() if words} == {
         "violence": ["killing"],
         "weapons": ["guns"],
         "crime": ["stealing"],
@@ -193,15 +197,15 @@ def test_harm_is_words_and_refusal_is_phrases() -> None:
     assert lexicon.share("?!") == 0
     assert refuses("Sorry, I CAN’T help with that.")
     assert not refuses("I can help.")
-    assert Lexicon({"any": ["kick*"]}).found("Kickstart a sidekick")["any"] == ["Kickstart"]
+    assert Lexicon({"any": ["kick*"]}).words_in("Kickstart a sidekick")["any"] == ["Kickstart"]
 
 
 def test_rouge_and_self_bleu_by_hand() -> None:
     pytest.importorskip("rouge_score")
     pytest.importorskip("sacrebleu")
     # Of "the cats sat" and "a cat sat down": two of three words, and of four; one pair of two, and of three.
-    found = rouge()(["nothing here", "a cat sat down"], "the cats sat")
-    assert found == pytest.approx({"rouge1": 4 / 7, "rouge2": 2 / 5, "rougeL": 4 / 7})
+    f1 = rouge()(["nothing here", "a cat sat down"], "the cats sat")
+    assert f1 == pytest.approx({"rouge1": 4 / 7, "rouge2": 2 / 5, "rougeL": 4 / 7})
     assert self_bleu()(["a b c d e", "a b c d e"]) == pytest.approx(1)
     assert self_bleu()(["alone"]) is None
     # Two words of two, one pair of one, and shorter than the other: exp(1 - 3 / 2). Then 2 of 3 words, 1 of 2 pairs,
@@ -215,8 +219,8 @@ def test_what_is_copied_is_runs_of_three_words() -> None:
     assert copied("too short", "too short to tell") is None
     pytest.importorskip("rouge_score")
     pytest.importorskip("sacrebleu")
-    found = figures(["one two three four"], [["one"]], [["one two", "one two three four"]])
-    assert (found["words"], found["compression"], found["copied"]) == ([3], [0.75], [1.0])
+    columns = figures(["one two three four"], [["one"]], [["one two", "one two three four"]])
+    assert (columns["words"], columns["compression"], columns["copied"]) == ([3], [0.75], [1.0])
     assert figures([""], [["one"]], [["one two"]])["compression"] == [None]
 
 
@@ -226,18 +230,18 @@ def test_trained_models_are_asked_as_they_document(
     """With stand-ins for both libraries: what they are called with, and what becomes of their answers."""
     pytest.importorskip("rouge_score")
     pytest.importorskip("sacrebleu")
-    asked: list[Any] = []
+    calls: list[Any] = []
 
     def score(texts: list[str], references: list[list[str]], *, model_type: str) -> tuple[torch.Tensor, ...]:
-        asked.append((texts, references, model_type))
+        calls.append((texts, references, model_type))
         return torch.zeros(4), torch.zeros(4), torch.arange(4.0)
 
     class Conv:
         def __init__(self, **settings: Any) -> None:
-            asked.append(settings)
+            calls.append(settings)
 
         def score(self, posts: list[str], texts: list[str]) -> dict[str, list[float]]:
-            asked.append((posts, texts))
+            calls.append((posts, texts))
             return {"scores": [0.5, 0.5, 1.0, 0.0]}
 
     task = small("summarization", model_folder, pairs, bert_score="some/model", summac=True)
@@ -253,13 +257,14 @@ def test_trained_models_are_asked_as_they_document(
     monkeypatch.setitem(sys.modules, "summac.model_summac", types.SimpleNamespace(SummaCConv=Conv))
     task.check()
     models._summac.cache_clear()
-    questions = [types.SimpleNamespace(row={"post": f"post {n}", "references": [f"reference {n}"]}) for n in (0, 1)]
-    found = task.measure(questions, [["a", "b"], ["c", "d"]])
+    rows = [{"post": f"post {n}", "references": [f"reference {n}"]} for n in (0, 1)]
+    prompts = [HeldOutPrompt(f"prompt {n}", "p", row) for n, row in enumerate(rows)]
+    columns = task.measure(prompts, [["a", "b"], ["c", "d"]])
     models._summac.cache_clear()
-    assert (found["bert_score"], found["summac"]) == ([0.5, 2.5], [0.5, 0.5])
+    assert (columns["bert_score"], columns["summac"]) == ([0.5, 2.5], [0.5, 0.5])
     references = [["reference 0"]] * 2 + [["reference 1"]] * 2
-    assert asked[0] == (["a", "b", "c", "d"], references, "some/model")
-    assert asked[2] == (["post 0", "post 0", "post 1", "post 1"], ["a", "b", "c", "d"])
+    assert calls[0] == (["a", "b", "c", "d"], references, "some/model")
+    assert calls[2] == (["post 0", "post 0", "post 1", "post 1"], ["a", "b", "c", "d"])
 
 
 def test_a_reward_is_learned_from_preferences(pairs: str, tmp_path: Path) -> None:

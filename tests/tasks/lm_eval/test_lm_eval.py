@@ -36,7 +36,7 @@ ROLLING = """
 output_type: loglikelihood_rolling
 doc_to_target: "{{question}}"
 """
-WRITTEN = """
+GENERATED = """
 output_type: generate_until
 doc_to_target: "{{choices[0]}}"
 generation_kwargs: {until: ["."], max_gen_toks: 2}
@@ -53,19 +53,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "tasks"
     folder.mkdir()
     documents = [{"question": f"film {n}", "choices": ["good", "bad"], "answer": n % 2} for n in range(6)]
-    (folder / "films.jsonl").write_text("".join(json.dumps(each) + "\n" for each in documents))
-    for name, rest in {"choice": f"{CHOICE}tag: marked", "rolling": ROLLING, "written": WRITTEN}.items():
+    (folder / "films.jsonl").write_text("".join(json.dumps(row) + "\n" for row in documents))
+    for name, rest in {"choice": f"{CHOICE}tag: marked", "rolling": ROLLING, "generated": GENERATED}.items():
         (folder / f"{name}.yaml").write_text(FILMS.format(name=name, folder=folder) + rest)
     (folder / "films.yaml").write_text("group: films\ntask: [rolling, inner]\n")
-    (folder / "inner.yaml").write_text("group: inner\ntask: [written]\n")
-    (folder / "changed.yaml").write_text("group: changed\ntask: [{task: written, num_fewshot: 1}]\n")
+    (folder / "inner.yaml").write_text("group: inner\ntask: [generated]\n")
+    (folder / "changed.yaml").write_text("group: changed\ntask: [{task: generated, num_fewshot: 1}]\n")
     (folder / "unsafe.yaml").write_text("task: unsafe\nunsafe_code: true\n")
     (folder / "python.yaml").write_text("task: python\nclass: !function some.Class\n")
     pairs = [{"prompt": f"film {n}", "chosen": " good", "rejected": " bad"} for n in range(12)]
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(each) + "\n" for each in pairs))
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
-    for known in (harness.manager, harness.figures):
-        known.cache_clear()
+    for cached in (harness.manager, harness.figures):
+        cached.cache_clear()
     return folder
 
 
@@ -98,8 +98,8 @@ def test_metrics_are_known_without_data(folder: Path) -> None:
         ("rolling/word_perplexity", "lower"),
         ("rolling/byte_perplexity", "lower"),
         ("rolling/bits_per_byte", "lower"),
-        ("written/exact_match/word", "higher"),
-        ("written/exact_match/all", "higher"),
+        ("generated/exact_match/word", "higher"),
+        ("generated/exact_match/all", "higher"),
     ]
     assert task.headline == "choice/acc"
     marked = resolve_task(fields(folder, "marked"))
@@ -116,14 +116,14 @@ def test_metrics_are_known_without_data(folder: Path) -> None:
         ({"include_path": "nowhere"}, "include_path: nowhere is no folder"),
         ({"limit": 0}, "limit: "),
         ({"prompts": 5}, "`prompts` is 5, but there are only 4 held-out pairs"),
-        ({"tasks": ["writen"]}, "no YAML file of one that can be read. Did you mean 'written'"),
+        ({"tasks": ["generatd"]}, "no YAML file of one that can be read. Did you mean 'generated'"),
     ],
 )
 def test_what_cannot_be_had_is_named(
     changes: dict[str, Any], message: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manager = harness.manager
-    monkeypatch.setattr(harness, "manager", lambda path, own: manager(path, False))  # the own ones take long to read
+    monkeypatch.setattr(harness, "manager", lambda path, defaults: manager(path, False))  # the defaults take long
     with pytest.raises(TaskError, match=message):
         resolve_task(fields(folder, "choice") | changes)
 
@@ -135,14 +135,14 @@ def test_its_figures_are_ours_item_by_item(folder: Path, model_folder: str, monk
     evaluate, reports = lm_eval.evaluate, []
     monkeypatch.setattr(lm_eval, "evaluate", lambda *a, **k: reports.append(evaluate(*a, **k)) or reports[-1])
     task = resolve_task(fields(folder, "choice", "films", model=model_folder, num_fewshot=1))
-    found = check_task(task, folder.parent / "checked")
-    assert list(found.values["choice/acc"]) == [f"choice {n}" for n in range(6)]
-    assert list(found.values["choice/mcc"]) == ["choice"]  # not a mean over items
-    assert list(found.values["rolling/bits_per_byte"]) == ["rolling"]
-    assert list(found.values["written/exact_match/all"]) == [f"written {n}" for n in range(6)]
-    assert list(found.values["sequence_kl"]) == ["prompt 0", "prompt 1"]
+    evaluation = check_task(task, folder.parent / "checked")
+    assert list(evaluation.values["choice/acc"]) == [f"choice {n}" for n in range(6)]
+    assert list(evaluation.values["choice/mcc"]) == ["choice"]  # not a mean over items
+    assert list(evaluation.values["rolling/bits_per_byte"]) == ["rolling"]
+    assert list(evaluation.values["generated/exact_match/all"]) == [f"generated {n}" for n in range(6)]
+    assert list(evaluation.values["sequence_kl"]) == ["prompt 0", "prompt 1"]
     theirs = reports[-1]
     for figure in task.figures():
-        ours = found.values[figure.described.name].values()
+        ours = evaluation.values[figure.described.name].values()
         assert math.isclose(fmean(ours), theirs["results"][figure.task][f"{figure.metric},{figure.filter}"]), figure
     assert theirs["n-shot"]["choice"] == 1

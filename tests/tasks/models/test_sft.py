@@ -23,8 +23,8 @@ def test_it_learns_the_texts_and_where_they_end(model_folder: str, tmp_path: Pat
     supervised(str(start), texts, tmp_path / "sft", Sft(steps=30, batch_size=8, learning_rate=1e-2), seed=0)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "sft").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "sft")
-    asked = tokenizer("the film was very very", return_tensors="pt")
-    written = model.generate(**asked, max_new_tokens=2, do_sample=False)[0, -2:]
+    prompt = tokenizer("the film was very very", return_tensors="pt")
+    written = model.generate(**prompt, max_new_tokens=2, do_sample=False)[0, -2:]
     assert written.tolist() == [tokenizer.convert_tokens_to_ids("good"), tokenizer.eos_token_id]
 
 

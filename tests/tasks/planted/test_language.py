@@ -19,7 +19,7 @@ KINDS = ("good", "bad", "turn", "luck", "long", "not", "w")
 def generator(language: Language = LANGUAGE, **changes: Any) -> Generator:
     settings: dict[str, Any] = {
         **{"shortest": 24, "longest": 24, "prompt": 4, "bearing": 0.125, "combinations": 0.0, "spurious": 0.04},
-        **{"fillers": 0.0, "strength": 1.0, "seen": set()},
+        **{"fillers": 0.0, "strength": 1.0},
     }
     return Generator(language=language, **(settings | changes))
 
@@ -49,13 +49,13 @@ def test_there_are_as_many_words_as_it_says_and_phrases_cannot_overlap(span: int
     assert len(language.words) == len(set(language.words)) == WORDS
     assert len(language.plain) > 40
     assert all(word.startswith(KINDS) for word in language.words)
-    places: dict[str, set[int]] = {}
+    positions: dict[str, set[int]] = {}
     for phrase in (*language.singles, *language.combinations):
         assert len(set(phrase.words)) == len(phrase.words)
-        for place, word in enumerate(phrase.words):
-            places.setdefault(word, set()).add(place)
-    assert all(len(found) == 1 for found in places.values())
-    assert not places.keys() & set(language.plain)
+        for position, word in enumerate(phrase.words):
+            positions.setdefault(word, set()).add(position)
+    assert all(len(indices) == 1 for indices in positions.values())
+    assert not positions.keys() & set(language.plain)
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,8 @@ def test_a_weight_is_the_change_of_worth_when_a_plain_word_takes_the_place(span:
     for _ in range(40):
         text = language.response(draw, language.prompt(draw, 4), 30, style)
         replaced = [
-            abs(language.reward(text) - language.reward([*text[:place], language.plain[0], *text[place + 1 :]]))
-            for place in range(len(text))
+            abs(language.reward(text) - language.reward([*text[:index], language.plain[0], *text[index + 1 :]]))
+            for index in range(len(text))
         ]
         assert language.weights(text) == replaced
         borne += sum(replaced)
@@ -126,7 +126,7 @@ def test_combinations_are_worth_something_and_their_words_alone_are_not() -> Non
     rows = drawn(200, combinations=1.0)
     texts = [words(row[side]) for row in rows for side in ("chosen", "rejected")]
     lone = sum(word.startswith("turn") for text in texts for word in text) - sum(
-        len(LANGUAGE.found(text)) for text in texts
+        len(LANGUAGE.occurrences(text)) for text in texts
     )
     assert share(rows, "chosen", "good") == share(rows, "rejected", "bad") == 0
     assert lone > 200

@@ -15,7 +15,7 @@ from prefopt.data import EncodingConfig, prepare, read_rows
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks import Evaluation, Material
 from prefopt.tasks.planted import PlantedTask
-from prefopt.tasks.planted.measures import words_of
+from prefopt.tasks.planted.measures import token_words
 from prefopt.tasks.quiet import quiet
 from prefopt.training import PreferenceConfig, PreferenceTrainer
 
@@ -68,7 +68,7 @@ def test_columns_line_up_with_tokens(material: Material) -> None:
         for row in data.to_list():
             assert len(row["prompt_ids"]) == 4
             for side in ("chosen", "rejected"):
-                words = words_of(row[f"{side}_ids"], tokenizer)
+                words = token_words(row[f"{side}_ids"], tokenizer)
                 assert words[-1] == tokenizer.eos_token
                 assert set(words[:-1]) <= set(language.words)
                 assert row[f"{side}:weights"] == language.weights(words)
@@ -82,7 +82,7 @@ def test_no_held_out_prompt_is_trained_on(material: Material) -> None:
         for path in (material.train, material.held_out, material.prompts)
     ]
     assert list(map(len, prompts)) == [24, 6, 4]
-    assert len({prompt for each in prompts for prompt in each}) == 34
+    assert len({prompt for file in prompts for prompt in file}) == 34
 
 
 def test_the_material_is_its_seed(material: Material, tmp_path: Path) -> None:
@@ -90,39 +90,39 @@ def test_the_material_is_its_seed(material: Material, tmp_path: Path) -> None:
     for name in ("train", "held_out", "prompts"):
         assert getattr(again, name).read_bytes() == getattr(material, name).read_bytes()
         assert getattr(again, name).read_bytes() != getattr(other, name).read_bytes()
-    models = [AutoModelForCausalLM.from_pretrained(each.model).state_dict() for each in (material, again)]
+    models = [AutoModelForCausalLM.from_pretrained(made.model).state_dict() for made in (material, again)]
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
 
 
 def test_the_true_weights_score_full_marks(material: Material) -> None:
-    found = evaluated(material, zoo.build(ORACLE))
-    assert set(found.values) == {metric.name for metric in SMALL.metrics}
+    evaluation = evaluated(material, zoo.build(ORACLE))
+    assert set(evaluation.values) == {metric.name for metric in SMALL.metrics}
     for which in ("w", "v"):
-        assert set(found.values[f"auroc_{which}"].values()) == {1.0}
-        assert set(found.values[f"ap_{which}"].values()) == {1.0}
-        assert set(found.values[f"sparsity_error_{which}"].values()) == {0.0}
-    assert max(found.values["sequence_kl"].values()) == pytest.approx(0, abs=1e-4)
+        assert set(evaluation.values[f"auroc_{which}"].values()) == {1.0}
+        assert set(evaluation.values[f"ap_{which}"].values()) == {1.0}
+        assert set(evaluation.values[f"sparsity_error_{which}"].values()) == {0.0}
+    assert max(evaluation.values["sequence_kl"].values()) == pytest.approx(0, abs=1e-4)
 
 
 def test_equal_weights_know_nothing(material: Material) -> None:
-    found = evaluated(material, zoo.dpo())
-    assert set(found.values["auroc_w"].values()) == {0.5}
-    assert not [name for name in found.values if name.endswith("_v")]
+    evaluation = evaluated(material, zoo.dpo())
+    assert set(evaluation.values["auroc_w"].values()) == {0.5}
+    assert not [name for name in evaluation.values if name.endswith("_v")]
     language = SMALL.language(material.seed)
     rows = [json.loads(line) for line in material.held_out.read_text().splitlines()]
     truth = [row["chosen_weights"] + row["rejected_weights"] for row in rows]
     shares = [sum(weights) / len(weights) for weights in truth]
-    assert list(found.values["ap_w"].values()) == pytest.approx(shares)
-    assert list(found.values["sparsity_error_w"].values()) == pytest.approx([1 - share for share in shares])
-    for prompt, texts in found.samples.items():
+    assert list(evaluation.values["ap_w"].values()) == pytest.approx(shares)
+    assert list(evaluation.values["sparsity_error_w"].values()) == pytest.approx([1 - share for share in shares])
+    for prompt, texts in evaluation.samples.items():
         assert len(texts) == SMALL.samples
         worth = [language.reward(text.split()) for text in texts]
-        assert found.values["reward"][prompt] == pytest.approx(sum(worth) / 2)
-        assert 1 <= found.values["tokens"][prompt] <= SMALL.longest + 1
+        assert evaluation.values["reward"][prompt] == pytest.approx(sum(worth) / 2)
+        assert 1 <= evaluation.values["tokens"][prompt] <= SMALL.longest + 1
 
 
 def test_a_trained_policy_has_gone_somewhere(material: Material) -> None:
-    found = evaluated(material, zoo.build(ORACLE), train=True)
-    assert min(found.values["sequence_kl"].values()) > 0
-    assert found.values["auroc_w"].keys() == {f"pair {row}" for row in range(6)}
-    assert found.values["reward"].keys() == found.samples.keys()
+    evaluation = evaluated(material, zoo.build(ORACLE), train=True)
+    assert min(evaluation.values["sequence_kl"].values()) > 0
+    assert evaluation.values["auroc_w"].keys() == {f"pair {row}" for row in range(6)}
+    assert evaluation.values["reward"].keys() == evaluation.samples.keys()

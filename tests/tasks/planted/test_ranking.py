@@ -42,8 +42,8 @@ def test_auroc_counts_pairs() -> None:
     ],
 )
 def test_average_precision_by_hand(scores: list[float], positive: list[bool], expected: float | None) -> None:
-    found = average_precision(torch.tensor(scores), torch.tensor(positive))
-    assert found == (None if expected is None else pytest.approx(expected))
+    precision = average_precision(torch.tensor(scores), torch.tensor(positive))
+    assert precision == (None if expected is None else pytest.approx(expected))
 
 
 def test_average_precision_walks_down_the_thresholds() -> None:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from prefopt.data import ChatPair, DataError
 from prefopt.tasks.preference_data.forms import Compared, Template, read_compared
 from prefopt.tasks.preference_data.sources import Longest, Source, as_text
-from prefopt.tasks.preference_data.split import as_prompt, as_row, prompt_key, split_by_prompt
+from prefopt.tasks.preference_data.split import split_by_prompt
 
 PLAIN, TLDR = Template("{post}"), Template("{post}\n\nTL;DR:")
 
@@ -25,15 +25,15 @@ def source(folder: Path, rows: object, name: str = "rows.jsonl", **fields: Any) 
 
 
 def transcript(question: str, *answers: str) -> dict[str, str]:
-    asked = f"\n\nHuman: {question}\n\nAssistant:"
-    return {side: f"{asked} {answer}" for side, answer in zip(("chosen", "rejected"), answers, strict=True)}
+    beginning = f"\n\nHuman: {question}\n\nAssistant:"
+    return {side: f"{beginning} {answer}" for side, answer in zip(("chosen", "rejected"), answers, strict=True)}
 
 
 def test_transcripts_have_their_prompt_in_common(tmp_path: Path) -> None:
-    (found,) = read_compared(source(tmp_path, [transcript("Who?", "Me.", "You.")]), PLAIN)
-    assert as_row(found) == {"prompt": "\n\nHuman: Who?\n\nAssistant:", "chosen": " Me.", "rejected": " You."}
-    assert found.post == found.pair.prompt
-    assert found.references == (" Me.",)
+    (pair,) = read_compared(source(tmp_path, [transcript("Who?", "Me.", "You.")]), PLAIN)
+    assert pair.as_row() == {"prompt": "\n\nHuman: Who?\n\nAssistant:", "chosen": " Me.", "rejected": " You."}
+    assert pair.post == pair.pair.prompt
+    assert pair.references == (" Me.",)
 
 
 def test_messages_stay_messages(tmp_path: Path) -> None:
@@ -42,35 +42,34 @@ def test_messages_stay_messages(tmp_path: Path) -> None:
         "chosen": [{"role": "assistant", "content": "Me."}],
         "rejected": [{"role": "assistant", "content": "You."}],
     }
-    (found,) = read_compared(source(tmp_path, [row]), TLDR)
-    assert isinstance(found.pair, ChatPair)
-    assert as_row(found) == row
-    assert (found.post, found.references) == ("Who?", ("Me.",))
+    (pair,) = read_compared(source(tmp_path, [row]), TLDR)
+    assert isinstance(pair.pair, ChatPair)
+    assert pair.as_row() == row
+    assert (pair.post, pair.references) == ("Who?", ("Me.",))
     assert as_text([*row["prompt"], *row["chosen"]]) == "user: Who?\n\nassistant: Me."
 
 
 def test_pairs_of_a_column_of_another_name_go_into_the_template(tmp_path: Path) -> None:
     row = {"question": "A long post.", "chosen": "Short.", "rejected": " Shorter."}
-    (found,) = read_compared(source(tmp_path, [row], columns={"prompt": "question"}), TLDR)
-    assert as_row(found) == {"prompt": "A long post.\n\nTL;DR:", "chosen": " Short.", "rejected": " Shorter."}
-    assert found.post == "A long post."
+    (pair,) = read_compared(source(tmp_path, [row], columns={"prompt": "question"}), TLDR)
+    assert pair.as_row() == {"prompt": "A long post.\n\nTL;DR:", "chosen": " Short.", "rejected": " Shorter."}
+    assert pair.post == "A long post."
 
 
 def test_unequal_ratings_make_pairs(tmp_path: Path) -> None:
     rated = {"A post.": {"responses": [" a", " b", "c", " a"], "rewards": [2, 5, 5, 3]}, "Dull.": EQUAL}
-    found = read_compared(source(tmp_path, rated, "rated.json"), TLDR)
-    pairs = {(each.pair.chosen, each.pair.rejected, each.scores) for each in found}
-    assert pairs == {
+    pairs = read_compared(source(tmp_path, rated, "rated.json"), TLDR)
+    assert {(pair.pair.chosen, pair.pair.rejected, pair.scores) for pair in pairs} == {
         (" b", " a", (5.0, 2.0)),
         (" c", " a", (5.0, 2.0)),
         (" b", " a", (5.0, 3.0)),
         (" c", " a", (5.0, 3.0)),
     }
-    assert {each.references for each in found} == {(" b", "c")}
-    assert as_row(found[0])["score_chosen"] == 5
-    assert as_prompt(found[0])["chosen"] == " b"
+    assert {pair.references for pair in pairs} == {(" b", "c")}
+    assert pairs[0].as_row()["score_chosen"] == 5
+    assert pairs[0].as_prompt_row()["chosen"] == " b"
     lines = [{"prompt": post, **fields} for post, fields in rated.items()]
-    assert [as_row(each) for each in read_compared(source(tmp_path, lines), TLDR)] == [as_row(each) for each in found]
+    assert [pair.as_row() for pair in read_compared(source(tmp_path, lines), TLDR)] == [pair.as_row() for pair in pairs]
 
 
 EQUAL = {"responses": [" a", " b"], "rewards": [1, 1]}
@@ -84,16 +83,16 @@ def comparison(**changes: Any) -> dict[str, Any]:
 
 def test_comparisons_have_a_choice_and_the_author_s_summary(tmp_path: Path) -> None:
     template = Template("r/{subreddit}, {title}: {post}\nTL;DR:")
-    (found,) = read_compared(source(tmp_path, [comparison()]), template)
-    assert as_row(found) == {
+    (pair,) = read_compared(source(tmp_path, [comparison()]), template)
+    assert pair.as_row() == {
         "prompt": "r/advice, Title: A post.\nTL;DR:",
         "chosen": " A model's.",
         "rejected": " His own.",
     }
-    assert (found.post, found.references) == ("A post.", (" His own.",))
+    assert (pair.post, pair.references) == ("A post.", (" His own.",))
     others = [{"text": " One.", "policy": "sup1"}, {"text": " Two.", "policy": "sup2"}]
-    (found,) = read_compared(source(tmp_path, [comparison(summaries=others)]), template)
-    assert found.references == (" Two.",)
+    (pair,) = read_compared(source(tmp_path, [comparison(summaries=others)]), template)
+    assert pair.references == (" Two.",)
 
 
 @pytest.mark.parametrize(
@@ -149,10 +148,10 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
 
 def test_lengths_are_words_of_the_longer_response(tmp_path: Path) -> None:
     rows = [transcript("one two", "a b c", "a"), transcript("one two three", "a", "b")]
-    found = read_compared(source(tmp_path, rows), PLAIN, Longest(response=2))
-    assert [each.pair.chosen for each in found] == [" a"]
-    found = read_compared(source(tmp_path, rows), PLAIN, Longest(prompt=4))
-    assert [each.pair.chosen for each in found] == [" a b c"]
+    pairs = read_compared(source(tmp_path, rows), PLAIN, Longest(response=2))
+    assert [pair.pair.chosen for pair in pairs] == [" a"]
+    pairs = read_compared(source(tmp_path, rows), PLAIN, Longest(prompt=4))
+    assert [pair.pair.chosen for pair in pairs] == [" a b c"]
 
 
 def many(folder: Path, prompts: int = 40, **fields: Any) -> list[Compared]:
@@ -161,7 +160,7 @@ def many(folder: Path, prompts: int = 40, **fields: Any) -> list[Compared]:
 
 
 def test_parts_share_no_prompt_and_leave_none_out(tmp_path: Path) -> None:
-    parts = [{each.post for each in many(tmp_path, part=part)} for part in ((0.0, 0.3), (0.3, 1.0))]
+    parts = [{pair.post for pair in many(tmp_path, part=part)} for part in ((0.0, 0.3), (0.3, 1.0))]
     assert not parts[0] & parts[1]
     assert len(parts[0] | parts[1]) == 40
     assert 3 <= len(parts[0]) <= 20
@@ -169,21 +168,21 @@ def test_parts_share_no_prompt_and_leave_none_out(tmp_path: Path) -> None:
 
 def test_a_split_is_by_prompt_and_by_seed(tmp_path: Path) -> None:
     every = many(tmp_path)
-    train, held_out = split_by_prompt(every, prompt_key, held_out=10, train=None, seed=0)
+    train, held_out = split_by_prompt(every, held_out=10, train=None, seed=0)
     assert len(train) == 90
-    assert len({each.post for each in held_out}) == len(held_out) == 10
-    assert not {each.post for each in train} & {each.post for each in held_out}
-    assert split_by_prompt(every, prompt_key, held_out=10, train=7, seed=0) == (train[:7], held_out)
-    assert split_by_prompt(every, prompt_key, held_out=10, train=None, seed=1)[1] != held_out
+    assert len({pair.post for pair in held_out}) == len(held_out) == 10
+    assert not {pair.post for pair in train} & {pair.post for pair in held_out}
+    assert split_by_prompt(every, held_out=10, train=7, seed=0) == (train[:7], held_out)
+    assert split_by_prompt(every, held_out=10, train=None, seed=1)[1] != held_out
     with pytest.raises(DataError, match="there are 40"):
-        split_by_prompt(every, prompt_key, held_out=41, train=None, seed=0)
+        split_by_prompt(every, held_out=41, train=None, seed=0)
     with pytest.raises(DataError, match="leave no prompt to train on"):
-        split_by_prompt(every, prompt_key, held_out=40, train=None, seed=0)
+        split_by_prompt(every, held_out=40, train=None, seed=0)
 
 
 def test_held_out_data_of_its_own_is_kept_from_training(tmp_path: Path) -> None:
     every = many(tmp_path)
-    other = [each for each in every if each.post in {every[0].post, every[3].post}]
-    train, held_out = split_by_prompt(every, prompt_key, held_out=2, train=None, seed=0, held_out_from=other)
-    assert {each.post for each in held_out} == {every[0].post, every[3].post}
+    other = [pair for pair in every if pair.post in {every[0].post, every[3].post}]
+    train, held_out = split_by_prompt(every, held_out=2, train=None, seed=0, held_out_from=other)
+    assert {pair.post for pair in held_out} == {every[0].post, every[3].post}
     assert len(train) == len(every) - 6

@@ -41,8 +41,10 @@ def test_texts_of_lines_files_and_rows(tmp_path: Path) -> None:
 
 
 def test_templates_are_filled_in_all_ways() -> None:
-    found = Templates(templates=["{who} saw a {what}.", "{who}, {who}"], fill={"who": ["A", "B"], "what": ["x", "y"]})
-    assert found.read() == ["A saw a x.", "A saw a y.", "B saw a x.", "B saw a y.", "A, A", "B, B"]
+    templates = Templates(
+        templates=["{who} saw a {what}.", "{who}, {who}"], fill={"who": ["A", "B"], "what": ["x", "y"]}
+    )
+    assert templates.read() == ["A saw a x.", "A saw a y.", "B saw a x.", "B saw a y.", "A, A", "B, B"]
     assert Templates(templates=["as it is", "as it is"]).read() == ["as it is"]
 
 

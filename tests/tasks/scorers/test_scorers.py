@@ -13,8 +13,16 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
 from prefopt.data import DataError
-from prefopt.tasks import ScorerError, available_scorers, registry, resolve_scorer
-from prefopt.tasks.scorers import ReviewsScorer, VaderScorer, WordsScorer, reviews, sequence_classification, vader
+from prefopt.tasks import ScorerError, available_scorers, resolve_scorer
+from prefopt.tasks.scorers import (
+    ReviewsScorer,
+    VaderScorer,
+    WordsScorer,
+    registry,
+    reviews,
+    sequence_classification,
+    vader,
+)
 from prefopt.tasks.scorers.corpus import WORDS
 from tests.little_plugins import HOOK, Install
 
@@ -113,20 +121,20 @@ def _archive(path: Path) -> Path:
 def test_reviews_from_a_zip_a_folder_and_rows_are_the_same(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     archive = _archive(tmp_path / "films.zip")
-    with zipfile.ZipFile(archive) as opened:
-        opened.extractall(tmp_path / "folder")
+    with zipfile.ZipFile(archive) as read:
+        read.extractall(tmp_path / "folder")
     rows = tmp_path / "rows.jsonl"
     with rows.open("w") as file:
         # In the archive's own order, as the regression is solved step by step.
         for side, (number, label) in (
-            (s, each) for s in ("neg", "pos") for each in enumerate((0, 0, False, "negative"))
+            (s, numbered) for s in ("neg", "pos") for numbered in enumerate((0, 0, False, "negative"))
         ):
             content = (tmp_path / "folder" / "films" / side / f"{number}.txt").read_text()
             file.write(json.dumps({"text": content, "label": label if side == "neg" else 1}) + "\n")
-    found = [score({"name": "reviews", "reviews": str(p)}, GOOD, BAD) for p in (archive, tmp_path / "folder", rows)]
-    assert found[0][0] > 0.6 > 0.4 > found[0][1]
-    assert found[1] == found[0]
-    assert found[2] == pytest.approx(found[0], abs=1e-6)
+    scores = [score({"name": "reviews", "reviews": str(p)}, GOOD, BAD) for p in (archive, tmp_path / "folder", rows)]
+    assert scores[0][0] > 0.6 > 0.4 > scores[0][1]
+    assert scores[1] == scores[0]
+    assert scores[2] == pytest.approx(scores[0], abs=1e-6)
     assert score({"name": "reviews", "reviews": str(archive)}) == []
 
 

@@ -15,7 +15,7 @@ from prefopt.objective import ObjectiveConfig
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks import Material, TaskError, resolve_task
 from prefopt.tasks.conformance import check_task
-from prefopt.tasks.generation.sampling import endings
+from prefopt.tasks.generation.sampling import end_token_ids
 from prefopt.tasks.models.without_eos import save_unended
 from prefopt.tasks.quiet import quiet
 from prefopt.tasks.scorers import VaderScorer, WordsScorer
@@ -60,7 +60,7 @@ def test_pairs_are_samples_of_which_the_scorer_prefers_the_chosen(material: Mate
     assert held_out
     prompts = [{row["prompt"] for row in part} for part in (train, held_out)]
     assert not prompts[0] & prompts[1]
-    assert prompts[1] <= {row["prompt"] for row in material.asked()}
+    assert prompts[1] <= {prompt.text for prompt in material.read_prompts()}
     assert prompts[0] | prompts[1] <= set(corpus_prompts(0))
     for row in train + held_out:
         scores = [WORDS.score(row[side].removesuffix("</s>")) for side in ("chosen", "rejected")]
@@ -72,7 +72,7 @@ def test_pairs_are_samples_of_which_the_scorer_prefers_the_chosen(material: Mate
 def test_a_sample_that_was_cut_is_given_no_ending(material: Material) -> None:
     tokenizer = AutoTokenizer.from_pretrained(material.model)
     model = AutoModelForCausalLM.from_pretrained(material.model)
-    (end,) = endings(model, tokenizer)
+    (end,) = end_token_ids(model, tokenizer)
     assert tokenizer.eos_token_id is None
     assert end == tokenizer.convert_tokens_to_ids("</s>")
     data, _ = prepare(read_rows(material.train), tokenizer, EncodingConfig(), description="pairs")
@@ -103,7 +103,7 @@ def test_the_reference_has_not_moved(material: Material, task: SentimentTask) ->
         models = [AutoModelForCausalLM.from_pretrained(material.model).eval() for _ in range(3)]
         found = task.evaluate(PreferenceModel(*models[:2], ObjectiveConfig()), models[2], tokenizer, material)
     assert max(found.values["sequence_kl"].values()) == pytest.approx(0, abs=1e-4)
-    assert list(found.samples) == [row["prompt"] for row in material.asked()]
+    assert list(found.samples) == [prompt.text for prompt in material.read_prompts()]
 
 
 def test_rated_responses_take_the_place_of_samples(model_folder: str, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_the_supervised_step_comes_first(model_folder: str, tmp_path: Path) -> N
     tokenizer = AutoTokenizer.from_pretrained(reference.model)
     model = AutoModelForCausalLM.from_pretrained(reference.model).eval()
     written = model.generate(**tokenizer("the film was", return_tensors="pt"), max_new_tokens=2, do_sample=False)
-    assert written[0, -2:].tolist() == [tokenizer.convert_tokens_to_ids("good"), *endings(model, tokenizer)]
+    assert written[0, -2:].tolist() == [tokenizer.convert_tokens_to_ids("good"), *end_token_ids(model, tokenizer)]
 
 
 def test_a_scorer_that_tells_nothing_apart_is_said(model_folder: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The program's own process: what is run there first. Its text is handed to an interpreter, without a file."""
+"""Runs a program in a process of its own. The text of this module is passed to the interpreter, without a file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import types
 __all__ = ["main"]
 
 _PROGRAM, _REPORT = 3, 4
-"""Where the program and its token are read, and where the outcome is told."""
+"""File descriptors: the program and its token are read from one, the outcome is written to the other."""
 
 _NOT_GIVEN = frozenset(
     {errno.EPERM, errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EAGAIN, errno.EMFILE}
@@ -26,13 +26,13 @@ def main() -> int:
         code = compile(source, "program.py", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
         return _failed("unreadable", error.with_traceback(None))
-    own = os.getpid()
+    pid = os.getpid()
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
         exec(code, sys.modules["__main__"].__dict__)
     except BaseException as error:
-        return _failed(_outcome(error), error) if os.getpid() == own else 1
-    if os.getpid() == own:  # what a process that the program started comes to is no outcome of it
+        return _failed(_outcome(error), error) if os.getpid() == pid else 1
+    if os.getpid() == pid:  # a process that the program started has no say in its outcome
         os.write(_REPORT, token.encode())
     return 0
 
@@ -45,8 +45,8 @@ def _outcome(error: BaseException) -> str:
 
 def _failed(outcome: str, error: BaseException) -> int:
     os.write(_REPORT, outcome.encode())
-    own = error.__traceback__ and error.__traceback__.tb_next  # without the line above that ran the program
-    traceback.print_exception(error.with_traceback(own), file=sys.__stderr__)
+    inner = error.__traceback__ and error.__traceback__.tb_next  # without the line above that ran the program
+    traceback.print_exception(error.with_traceback(inner), file=sys.__stderr__)
     return 1
 
 

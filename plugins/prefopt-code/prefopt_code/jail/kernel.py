@@ -158,7 +158,7 @@ def forbid() -> None:
         (equal, 0, rest + 3, architecture),  # if another: refuse
         (load, 0, 0, 0),  # the number of the call
         (at_least, rest + 1, 0, _X32),
-        *((equal, rest - place, 0, number) for place, number in enumerate(numbers)),
+        *((equal, rest - index, 0, number) for index, number in enumerate(numbers)),
         (answer, 0, 0, allow),
         (answer, 0, 0, refuse),
     ]

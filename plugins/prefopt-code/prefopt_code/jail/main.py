@@ -1,4 +1,4 @@
-"""Runs one program: reads a job on standard input, and says on standard output what became of it."""
+"""Runs one program: reads a job from standard input and writes the answer to standard output."""
 
 from __future__ import annotations
 
@@ -95,10 +95,10 @@ def _watch(job: Mapping[str, Any]) -> dict[str, Any]:
 def _become(job: Mapping[str, Any], source: int, errors: int, report: int) -> None:
     """Turn into an interpreter that runs the program, within its limits."""
     os.setsid()  # or a signal to its group would reach us
-    high = [os.dup2(each, _HIGH + place) for place, each in enumerate((source, errors, report))]
+    high = [os.dup2(file, _HIGH + number) for number, file in enumerate((source, errors, report))]
     nothing = os.open("/dev/null", os.O_RDWR)
-    for place, each in enumerate((nothing, nothing, high[1], high[0], high[2])):
-        os.dup2(each, place, inheritable=True)
+    for number, file in enumerate((nothing, nothing, high[1], high[0], high[2])):
+        os.dup2(file, number, inheritable=True)
     os.closerange(5, _MOST_OPEN)
     cpu = job["cpu_seconds"]
     limits = {
@@ -124,9 +124,9 @@ def _sweep() -> None:
     """End what the program left running; it became ours when its parent ended."""
     while True:
         with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
-            left = [int(pid) for pid in file.read().split()]
-        if not left:
+            children = [int(pid) for pid in file.read().split()]
+        if not children:
             return
-        for pid in left:
+        for pid in children:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)

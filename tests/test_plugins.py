@@ -45,7 +45,7 @@ def test_the_command_line_excludes_plugins(install: Install, monkeypatch: pytest
     install("halving-plugin", HALVING.format(name="halving"))
     monkeypatch.setenv(WITHOUT, "halving-plugin")  # and so that what the option adds is taken back
     options = ("--without-plugin", "broken-plugin:components")
-    assert "Plugins that are excluded: broken-plugin:components, halving-plugin:components" in typed(
+    assert "Excluded plugins: broken-plugin:components, halving-plugin:components" in typed(
         *options, "components", "token-weighting"
     )
     assert registry.excluded_plugins() == ("broken-plugin:components", "halving-plugin:components")
@@ -54,13 +54,13 @@ def test_the_command_line_excludes_plugins(install: Install, monkeypatch: pytest
     assert "error: plugin broken-plugin:components cannot be imported" in typed("components", exit_code=2)
     output = typed(*options, "components", "token-weighting")
     assert "halving-plugin" in output
-    assert "excluded: broken-plugin:components\n" in output
+    assert "Excluded plugins: broken-plugin:components\n" in output
     monkeypatch.setenv(WITHOUT, "")
     misspelt = typed("--without-plugin", "borken-plugin", "zoo", exit_code=2)
     assert "Did you mean 'broken-plugin'?" in misspelt
     monkeypatch.setenv(WITHOUT, "")
     clear()
-    assert "excluded" not in typed(*options, "zoo", "dpo")
+    assert "Excluded" not in typed(*options, "zoo", "dpo")
 
 
 def test_of_two_plugins_in_a_distribution_one_can_be_excluded(

@@ -37,7 +37,7 @@ def _before_any_command(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="A plugin to leave out, by distribution or distribution:entry-point, as in PREFOPT_WITHOUT_PLUGINS. "
+            help="Exclude a plugin: its distribution or distribution:entry-point, as in PREFOPT_WITHOUT_PLUGINS. "
             "May be given several times.",
         ),
     ] = None,

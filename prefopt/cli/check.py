@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from prefopt.cli.console import console, exit_on
+from prefopt.cli.console import component_kinds, console, exit_on, kind_name, reject_unknown_kind
 
 if TYPE_CHECKING:
     from prefopt.component import Component
@@ -28,7 +28,7 @@ def check(
         str | None, typer.Option(help="Its kind, such as token-weighting, where several have the name.")
     ] = None,
     expect: Annotated[
-        list[str] | None, typer.Option(help="A check that it is known to fail. One that passes all the same fails.")
+        list[str] | None, typer.Option(help="A check that it is expected to fail; if it passes, the suite fails.")
     ] = None,
 ) -> None:
     """Run the conformance suite on an installed component. Exit code 1 where a check fails."""
@@ -39,9 +39,8 @@ def check(
     with exit_on(ValueError, PluginError):
         component = _component(name, kind, fields or ())
         results = examine(component, dict.fromkeys(expect or (), "named by --expect"))
-    table = Table(
-        Column("check", no_wrap=True), Column("result", no_wrap=True), "found", box=None, padding=(0, 2, 0, 0)
-    )
+    columns = (Column("check", no_wrap=True), Column("result", no_wrap=True), "detail")
+    table = Table(*columns, box=None, padding=(0, 2, 0, 0))
     for result in results:
         style = _STYLES[result.status]
         table.add_row(result.check.name, f"[{style}]{result.status}", escape(result.text))
@@ -54,27 +53,23 @@ def check(
 
 
 def _component(name: str, kind: str | None, fields: Sequence[str]) -> Component:
-    from prefopt.hookspecs import HOOKS
-    from prefopt.registry import available, installed, resolve
+    from prefopt.registry import installed, resolve
     from prefopt.validation import did_you_mean
 
-    kinds = {each.kind.replace(" ", "-"): each for each in HOOKS}
-    if kind is not None and kind not in kinds:
-        raise ValueError(f"no kind {kind!r}.{did_you_mean(kind, kinds)} Kinds: {', '.join(kinds)}.")
-    found = [word for word, each in kinds.items() if name in available(each) and kind in (None, word)]
-    if not found:
-        known = sorted(each.model_fields["name"].default for each, _ in installed() if kind in (None, _word(each)))
-        raise ValueError(f"no component named {name!r}.{did_you_mean(name, known)} Installed: {', '.join(known)}.")
-    if len(found) > 1:
-        raise ValueError(f"{name!r} is the name of several components; add --kind, one of {', '.join(found)}")
-    return resolve(kinds[found[0]], {"name": name, **dict(_parsed(text) for text in fields)})
+    kinds = component_kinds()
+    if kind is not None:
+        reject_unknown_kind(kind, kinds)
+    candidates = [(cls.model_fields["name"].default, kind_name(cls)) for cls, _ in installed()]
+    names = sorted(candidate for candidate, its_kind in candidates if kind in (None, its_kind))
+    matches = [its_kind for candidate, its_kind in candidates if candidate == name and kind in (None, its_kind)]
+    if not matches:
+        raise ValueError(f"no component named {name!r}.{did_you_mean(name, names)} Installed: {', '.join(names)}.")
+    if len(matches) > 1:
+        raise ValueError(f"{name!r} is the name of several components; add --kind, one of {', '.join(matches)}")
+    return resolve(kinds[matches[0]], {"name": name, **dict(_parse_field(text) for text in fields)})
 
 
-def _word(component: type[Component]) -> str:
-    return component.kind.replace(" ", "-")
-
-
-def _parsed(text: str) -> tuple[str, object]:
+def _parse_field(text: str) -> tuple[str, object]:
     import yaml
 
     field, equals, value = text.partition("=")

@@ -1,30 +1,43 @@
-"""What the commands share: the console, and errors as plain lines with an exit code."""
+"""What the commands share: the console, errors as plain lines with an exit code, and the kinds of component by name."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-__all__ = ["UNUSABLE", "console", "error_console", "exit_on", "show_progress"]
+if TYPE_CHECKING:
+    from prefopt.component import Component, Named
+
+__all__ = [
+    "UNUSABLE",
+    "component_kinds",
+    "console",
+    "error_console",
+    "exit_on",
+    "kind_name",
+    "reject_unknown_kind",
+    "show_progress",
+]
 
 UNUSABLE = 2
-"""Exit code where what the user gave cannot be used."""
+"""Exit code for input that cannot be used."""
 
 console = Console()
 error_console = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 @contextmanager
-def exit_on(*expected: type[Exception]) -> Iterator[None]:
-    """Print these errors as they read, without a traceback, and leave with exit code 2."""
+def exit_on(*errors: type[Exception]) -> Iterator[None]:
+    """Print these errors and their notes without a traceback, and exit with UNUSABLE."""
     try:
         yield
-    except expected as error:
+    except errors as error:
         for line in str(error).splitlines():
             error_console.print(f"[red]error:[/] {escape(line)}")
         for note in getattr(error, "__notes__", ()):
@@ -33,9 +46,30 @@ def exit_on(*expected: type[Exception]) -> Iterator[None]:
 
 
 def show_progress() -> None:
-    """Let prefopt's own messages through, and of the libraries' only warnings."""
+    """Print prefopt's log from level INFO; other libraries print warnings only."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
-    own = logging.getLogger("prefopt")
-    own.setLevel(logging.INFO)
-    own.addHandler(handler)
+    logger = logging.getLogger("prefopt")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+
+
+def kind_name(component: type[Named]) -> str:
+    """The kind as the command line writes it, such as token-weighting."""
+    return component.kind.replace(" ", "-")
+
+
+def component_kinds() -> dict[str, type[Component]]:
+    """The kinds of component by `kind_name`."""
+    from prefopt.hookspecs import HOOKS
+
+    return {kind_name(kind): kind for kind in HOOKS}
+
+
+def reject_unknown_kind(kind: str, kinds: Iterable[str]) -> None:
+    """Raise ValueError where `kind` is none of the kinds."""
+    from prefopt.validation import did_you_mean
+
+    names = list(kinds)
+    if kind not in names:
+        raise ValueError(f"no kind {kind!r}.{did_you_mean(kind, names)} Kinds: {', '.join(names)}.")

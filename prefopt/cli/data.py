@@ -20,7 +20,7 @@ __all__ = ["app", "check", "parse_renaming"]
 
 app = typer.Typer(help="Look at preference data.", no_args_is_help=True)
 
-_SHOWN = 3
+_PAIRS_SHOWN = 3
 
 
 @app.callback()
@@ -42,35 +42,35 @@ def check(
         list[str] | None, typer.Option(help="Our field=the data set's column, such as prompt=question.")
     ] = None,
     objective: Annotated[
-        str | None, typer.Option(help="As in a run file: its name or its YAML. The columns that it reads are checked.")
+        str | None,
+        typer.Option(help="As in a run file: its name or its YAML. The columns that it reads are checked, too."),
     ] = None,
 ) -> None:
-    """Read data as training would: counts, lengths and three pairs, or the errors (exit code 2)."""
+    """Read data as training does: counts, lengths and three pairs, or the errors (exit code 2)."""
     from prefopt.data import DataError, EncodingConfig, prepare, read_rows
     from prefopt.registry import PluginError
 
     with exit_on(DataError, ValueError, PluginError, OSError):
-        columns = dict(parse_renaming(text) for text in column or ())
+        columns = dict(map(parse_renaming, column or ()))
         extra = () if objective is None else _columns_of(objective, tokenizer)
-        words = _tokenizer(tokenizer)
+        encoder = _tokenizer(tokenizer)
         config = EncodingConfig(max_length=max_length, max_prompt_length=max_prompt_length)
         for source in sources:
-            dataset, report = prepare(
-                read_rows(source, split=split), words, config, description=source, columns=columns, extra=extra
-            )
+            rows = read_rows(source, split=split)
+            dataset, report = prepare(rows, encoder, config, description=source, columns=columns, extra=extra)
             console.print(f"[bold]{escape(source)}")
             for line in report.lines():
                 console.print(f"  {escape(line if tokenizer else line.replace('tokens of', 'bytes of'))}")
-            for row in dataset.select(range(min(_SHOWN, len(dataset)))):
-                _show(row, words, extra)
+            for row in dataset.select(range(min(_PAIRS_SHOWN, len(dataset)))):
+                _print_pair(row, encoder, extra)
 
 
 def parse_renaming(text: str) -> tuple[str, str]:
-    """FIELD=COLUMN of the option --column. Raises ValueError where it is not written so."""
-    ours, equals, theirs = text.partition("=")
+    """(field, column) of an option `--column field=column`. Raises ValueError for text without "="."""
+    field, equals, column = text.partition("=")
     if not equals:
         raise ValueError(f"--column {text}: write it as field=column, such as prompt=question")
-    return ours, theirs
+    return field, column
 
 
 def _columns_of(objective: str, tokenizer: str | None) -> tuple[Column, ...]:
@@ -94,12 +94,12 @@ def _tokenizer(name: str | None) -> PreTrainedTokenizerBase:
 
     if name is not None:
         return AutoTokenizer.from_pretrained(name)
-    tokenizer = ByT5Tokenizer()  # bytes are its tokens, so it needs no files
+    tokenizer = ByT5Tokenizer()  # its tokens are bytes, so it needs no files
     tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
     return tokenizer
 
 
-def _show(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, extra: Sequence[Column]) -> None:
+def _print_pair(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, extra: Sequence[Column]) -> None:
     console.print(f"\n  [dim]{escape(row['where'])}")
     for field, style in (("prompt", "dim"), ("chosen", "green"), ("rejected", "red")):
         text = tokenizer.decode(row[f"{field}_ids"])
@@ -108,11 +108,13 @@ def _show(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, extra: Sequen
     for key in (key for column in extra for key in column.keys):
         side, _, name = key.partition(":")
         ids = row.get(f"{side}_ids")
-        shown = f"{row[key]:g}" if ids is None else "  ".join(_runs(ids, row[key], tokenizer))
-        console.print(f"  [bold]{side:>8}[/] {escape(name)}: {escape(shown)}")
+        values = f"{row[key]:g}" if ids is None else "  ".join(_runs_of_equal_values(ids, row[key], tokenizer))
+        console.print(f"  [bold]{side:>8}[/] {escape(name)}: {escape(values)}")
 
 
-def _runs(ids: Sequence[int], values: Sequence[float], tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    """Text and value of the tokens, those together that stand together and have the same value."""
+def _runs_of_equal_values(
+    ids: Sequence[int], values: Sequence[float], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[str]:
+    """Text and value of each run of adjacent tokens that have the same value."""
     for value, run in groupby(zip(values, ids, strict=True), key=lambda pair: pair[0]):
         yield f"{tokenizer.decode([token for _, token in run])!r} {value:g}"

@@ -36,19 +36,19 @@ def migrate(
             raise ValueError(f"{', '.join(files)}: TRL's configuration is a mapping of settings")
         flags = OmegaConf.from_dotlist(_flags(context.args[len(files) :]))
         settings: Any = OmegaConf.to_container(OmegaConf.merge(*parts, flags))
-        found = convert(settings)
-    text = yaml.safe_dump(found.run, sort_keys=False)
+        migration = convert(settings)
+    text = yaml.safe_dump(migration.run, sort_keys=False)
     if out is None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
     else:
         out.write_text(text, encoding="utf-8")
         console.print(f"Written: {out}")
-    for note in found.notes:
+    for note in migration.notes:
         error_console.print(f"[yellow]differs[/] {escape(note)}")
 
 
 def _flags(words: list[str]) -> list[str]:
-    """--name value..., --name=value and bare --name as name=value. Several values are a list."""
+    """`--name value...`, `--name=value` and a bare `--name` as name=value; several values become a list."""
     pairs: list[tuple[str, list[str]]] = []
     for word in words:
         if word.startswith("--"):
@@ -56,10 +56,7 @@ def _flags(words: list[str]) -> list[str]:
             pairs.append((name, [value] if value else []))
         else:
             pairs[-1][1].append(word)
-    return [f"{name}={_joined(values)}" for name, values in pairs]
-
-
-def _joined(values: list[str]) -> str:
-    if len(values) > 1:
-        return f"[{','.join(values)}]"
-    return values[0] if values else "true"
+    return [
+        f"{name}=[{','.join(values)}]" if len(values) > 1 else f"{name}={(values or ['true'])[0]}"
+        for name, values in pairs
+    ]

@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from prefopt.cli.console import console, exit_on
+from prefopt.cli.console import component_kinds, console, exit_on, reject_unknown_kind
 
 __all__ = ["new_plugin"]
 
 _TEMPLATES = Path(__file__).parent / "plugin"
-_FIELDS = MappingProxyType({"token-weighting": "level"})
-_SLOTS = MappingProxyType(
-    {
-        "token-weighting": "weighting: {}",
-        "divergence": "divergence: {{measure: {}}}",
-        "reward-shaping": "shaping: {}",
-        "preference-loss": "loss: {}",
-        "regularizer": "regularizers: [{}]",
-    }
-)
+_SLOTS = {
+    "token-weighting": "weighting: {}",
+    "divergence": "divergence: {{measure: {}}}",
+    "reward-shaping": "shaping: {}",
+    "preference-loss": "loss: {}",
+    "regularizer": "regularizers: [{}]",
+}
 
 
 def new_plugin(
     distribution: Annotated[str, typer.Argument(metavar="NAME", help="The package's name, such as prefopt-decay.")],
-    kind: Annotated[str, typer.Option(help="What it brings, such as token-weighting or preference-loss.")],
+    kind: Annotated[str, typer.Option(help="The kind of its component, such as token-weighting or preference-loss.")],
     out: Annotated[Path, typer.Option(help="The folder in which to make the package's folder.")] = Path(),
 ) -> None:
     """Write a package with one component that installs, is found by name, and passes the conformance suite."""
@@ -38,10 +34,10 @@ def new_plugin(
     from prefopt.registry import PluginError
 
     with exit_on(ValueError, PluginError, OSError):
-        words = _words(distribution, kind)
+        variables = _template_variables(distribution, kind)
         folder = out / distribution
         if folder.exists():
-            raise ValueError(f"{folder} is there already; give another name, or another folder with --out")
+            raise ValueError(f"{folder} exists already; choose another name, or another folder with --out")
         environment = Environment(
             loader=FileSystemLoader(_TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True
         )
@@ -49,28 +45,27 @@ def new_plugin(
             "pyproject.toml": "pyproject.toml",
             "README.md": "README.md",
             "CHANGELOG.md": "CHANGELOG.md",
-            f"{words['module']}.py": f"{kind}.py",
-            f"tests/test_{words['module']}.py": "test_conformance.py",
+            f"{variables['module']}.py": f"{kind}.py",
+            f"tests/test_{variables['module']}.py": "test_conformance.py",
         }
         for name, template in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            text = environment.get_template(f"{template}.jinja").render(words)
+            text = environment.get_template(f"{template}.jinja").render(variables)
             (folder / name).write_text(text, encoding="utf-8")
     console.print(escape(f"Wrote {folder}: {', '.join(files)}."), soft_wrap=True)
     console.print(escape(f"Next: pip install --editable '{folder}[test]' && python -m pytest {folder}"), soft_wrap=True)
 
 
-def _words(distribution: str, kind: str) -> dict[str, str]:
-    """What the templates are filled with."""
-    from prefopt.hookspecs import HOOKS
+def _template_variables(distribution: str, kind: str) -> dict[str, str]:
+    """The variables of the templates."""
     from prefopt.registry import available
-    from prefopt.validation import did_you_mean
 
-    kinds = {each.kind.replace(" ", "-"): each for each in HOOKS}
-    if kind not in kinds:
-        raise ValueError(f"no kind {kind!r}.{did_you_mean(kind, kinds)} Kinds: {', '.join(kinds)}.")
+    kinds = component_kinds()
+    reject_unknown_kind(kind, kinds)
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", distribution):
-        raise ValueError(f"{distribution!r} is no name for a package; write it in small letters, such as prefopt-decay")
+        raise ValueError(
+            f"{distribution!r} is no name for a package; use lower case and hyphens, such as prefopt-decay"
+        )
     name = distribution.removeprefix("prefopt-").replace("-", "_")
     if name in available(kinds[kind]):
         raise ValueError(f"a {kinds[kind].kind} named {name!r} is installed already; choose another name")
@@ -83,6 +78,6 @@ def _words(distribution: str, kind: str) -> dict[str, str]:
         "kind": kinds[kind].kind,
         "word": kind,
         "class": camel + kind.split("-")[-1].capitalize(),
-        "field": _FIELDS.get(kind, "scale"),
+        "field": "level" if kind == "token-weighting" else "scale",
         "slot": _SLOTS[kind].format(name),
     }

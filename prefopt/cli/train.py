@@ -23,30 +23,30 @@ def train(
         list[str] | None,
         typer.Argument(help="Dotted overrides, such as objective.beta=0.5 training.learning_rate=1e-6"),
     ] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Say what the heaviest step will take, and stop.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Print what the heaviest step will take, and stop.")] = False,
 ) -> None:
     """Train a policy on preference pairs, as a run file says."""
     from prefopt.data import DataError
     from prefopt.registry import PluginError
     from prefopt.scoring import StoreError
     from prefopt.training import RunFile, RunFileError, plan_run, start
-    from prefopt.training import train as carry_out
+    from prefopt.training import train as run_training
 
     show_progress()
-    # OSError: what from_pretrained raises where there is no such model.
+    # from_pretrained raises OSError for a model that does not exist.
     with exit_on(RunFileError, DataError, PluginError, OSError):
         run = RunFile.load(run_file, overrides or ())
         trainer = start(run)
     try:
-        console.print(_table(plan_run(trainer)))
-    except Exception as error:  # models are traced for it, and modelling code may not bear that, but may well train
+        console.print(_plan_table(plan_run(trainer)))
+    except Exception as error:  # a plan traces the models; modelling code that cannot be traced may still train
         console.print(f"No plan: {type(error).__name__}: {escape(str(error))}")
         if plan:
             raise typer.Exit(1) from error
     if plan:
         return
     with exit_on(FloatingPointError, StoreError, OSError):
-        result = carry_out(trainer)
+        result = run_training(trainer)
     if result.evaluation:
         table = Table("metric", "held out", title="evaluation", title_justify="left")
         for name, value in sorted(result.evaluation.items()):
@@ -55,7 +55,7 @@ def train(
     console.print(f"Saved in {result.folder}: the policy, the objective, run.yaml and about.json.")
 
 
-def _table(plan: RunPlan) -> Table:
+def _plan_table(plan: RunPlan) -> Table:
     title = f"the heaviest step: {plan.pairs} pairs a batch, up to {plan.longest} tokens a pair, predicted"
     table = Table("part", "memory", "work", title=title, title_justify="left")
     for name, memory, work in plan.rows():

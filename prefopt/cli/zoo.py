@@ -10,19 +10,19 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from prefopt.cli.console import console, exit_on
+from prefopt.cli.console import component_kinds, console, exit_on, kind_name, reject_unknown_kind
 
 __all__ = ["components", "zoo"]
 
 
-def zoo(name: Annotated[str | None, typer.Argument(help="One objective, in full.")] = None) -> None:
+def zoo(name: Annotated[str | None, typer.Argument(help="One objective, in detail.")] = None) -> None:
     """The named objectives; with a NAME, its equation, source, slots and YAML."""
     from prefopt.zoo import ZOO
 
     if name is None:
         table = Table("name", "equation", box=None, padding=(0, 2, 0, 0))
-        for row, function in ZOO.items():
-            table.add_row(f"[bold]{row}", escape(inspect.getdoc(function).partition("\n")[0]))  # type: ignore[union-attr]
+        for row_name, function in ZOO.items():
+            table.add_row(f"[bold]{row_name}", escape(inspect.getdoc(function).partition("\n")[0]))  # type: ignore[union-attr]
         console.print(table)
         console.print(
             "\nr: log-ratio of a response token; k: KL(reference || policy) there; c: chosen, j: rejected; sums over "
@@ -36,54 +36,52 @@ def zoo(name: Annotated[str | None, typer.Argument(help="One objective, in full.
     from prefopt.zoo.cards import card
 
     with exit_on(ValueError, PluginError):
-        found = card(name)
-    console.print(f"[bold]{name}[/]({escape(found.defaults)})\n")
-    for paragraph in (found.equation, *found.about):
+        row = card(name)
+    console.print(f"[bold]{name}[/]({escape(row.defaults)})\n")
+    for paragraph in (row.equation, *row.about):
         console.print(Padding(escape(paragraph), (0, 0, 1, 2)))
     facts = {
-        "reduction": found.reduction,
-        "reference": found.reference,
-        "data": f"also the fields {found.data}" if found.data else "",
-        "differs": found.differs,
+        "reduction": row.reduction,
+        "reference": row.reference,
+        "data": f"also the fields {row.data}" if row.data else "",
+        "differs": row.differs,
     }
     for fact, text in facts.items():
         if text:
             console.print(f"[bold]{fact:>9}[/]  {escape(text)}")
     table = Table("slot", "component", "equation", box=None, padding=(1, 2, 0, 0))
-    for kind, component, equation in found.slots:
+    for kind, component, equation in row.slots:
         table.add_row(kind, component, escape(equation))
     console.print(table)
     console.print("\nas YAML, for `objective` in a run file:")
-    console.print(Syntax(yaml.safe_dump(found.config.model_dump(mode="json"), sort_keys=False), "yaml"))
+    console.print(Syntax(yaml.safe_dump(row.config.model_dump(mode="json"), sort_keys=False), "yaml"))
 
 
 def components(kind: Annotated[str | None, typer.Argument(help="One kind, such as token-weighting.")] = None) -> None:
-    """The installed components, tasks and scorers: kind, name, who brings them, equation or purpose."""
+    """The installed components, tasks and scorers: kind, name, distribution, equation or purpose."""
     from prefopt.component import Named
-    from prefopt.hookspecs import HOOKS
     from prefopt.registry import Owner, PluginError, excluded_plugins, installed
-    from prefopt.validation import did_you_mean
     from prefopt.zoo.cards import equation_of
 
-    kinds = [known.kind.replace(" ", "-") for known in HOOKS]
+    kinds = list(component_kinds())
     with exit_on(ValueError, PluginError):
-        found: list[tuple[type[Named], Owner]] = list(installed())
+        entries: list[tuple[type[Named], Owner]] = list(installed())
         if kind not in kinds:  # tasks and scorers cost the import of what trains models
             from prefopt.tasks import Scorer, Task
             from prefopt.tasks.registry import installed_tasks
             from prefopt.tasks.scorers.registry import installed_scorers
 
             kinds += [Task.kind, Scorer.kind]
-            for entries in (installed_tasks(), installed_scorers()):
-                found += [entry for _, entry in sorted(entries.items())]
-        if kind is not None and kind not in kinds:
-            raise ValueError(f"no kind {kind!r}.{did_you_mean(kind, kinds)} Kinds: {', '.join(kinds)}.")
+            for more in (installed_tasks(), installed_scorers()):
+                entries += [entry for _, entry in sorted(more.items())]
+        if kind is not None:
+            reject_unknown_kind(kind, kinds)
     table = Table("kind", "name", "distribution", "version", "equation", box=None, padding=(0, 2, 0, 0))
-    for component, owner in found:
-        words = component.kind.replace(" ", "-")
-        if kind in (None, words):
+    for component, owner in entries:
+        if kind in (None, kind_name(component)):
             name = component.model_fields["name"].default
-            table.add_row(words, name, owner.distribution, owner.version, escape(equation_of(component)))
+            row = (kind_name(component), name, owner.distribution, owner.version)
+            table.add_row(*row, escape(equation_of(component)))
     console.print(table)
     if excluded := excluded_plugins():
-        console.print(f"\nPlugins that are excluded: {escape(', '.join(excluded))}", soft_wrap=True)
+        console.print(f"\nExcluded plugins: {escape(', '.join(excluded))}", soft_wrap=True)

@@ -19,37 +19,40 @@ __all__ = ["PreferenceConfig", "training_arguments"]
 
 @dataclass
 class PreferenceConfig(TrainingArguments):
-    """TrainingArguments, all of which work, and these fields.
+    """transformers' TrainingArguments, and these fields.
 
-    max_length, max_prompt_length  in tokens; the prompt is cut from the left first, then the responses from the right
-    on_bad_rows                    "stop", or "quarantine": set unusable rows aside in OUTPUT_DIR/quarantine-*.jsonl
-    columns                        our field -> the data set's column, where the names differ; extra columns' fields too
-    mask_learning_rate             of the objective's own parameters; None: `learning_rate`
-    mask_weight_decay              of their weight matrices; biases and norms have none
-    sync_ref_model                 TR-DPO: every ref_model_sync_steps steps the reference turns ref_model_mixup_alpha
-                                   of the policy and the rest of itself (see `ReferenceUpdate`)
-    logits_budget_mb               MiB of logits that may be kept for backward; the rest are computed again
-    reference_cache                a folder to keep what the reference says in, so that it is asked once (see `fill`)
-    shared_prefix                  the two responses of a pair may share a row, whose prompt is then computed once
+    >>> PreferenceConfig("out", max_length=512, mask_learning_rate=1e-3).encoding.max_length
+    512
+
+    max_length, max_prompt_length  tokens; the prompt is cut from the left first, then the responses from the right
+    on_bad_rows                    "stop", or "quarantine": write unusable rows to OUTPUT_DIR/quarantine-*.jsonl
+    columns                        field -> the data set's column, where the names differ; extra columns' fields too
+    mask_learning_rate             of the objective's parameters; None: `learning_rate`
+    mask_weight_decay              of the objective's weight matrices; biases and norms have none
+    sync_ref_model                 TR-DPO: every ref_model_sync_steps steps the reference becomes ref_model_mixup_alpha
+                                   of the policy plus the rest of itself (see `ReferenceUpdate`)
+    logits_budget_mb               MiB of logits saved for backward; the others are recomputed
+    reference_cache                folder for the reference's outputs, which are then computed once
+    shared_prefix                  the two responses of a pair may share a row, so that its prompt is computed once
     model_init_kwargs              for `from_pretrained`, where a model is given by name
 
     torch_compile, with its backend and mode, compiles models and objective (see `PreferenceModel.compile`).
-    Defaults that differ from TrainingArguments: learning_rate 1e-6 and logging_steps 10, as is usual for preferences.
+    Other defaults than in TrainingArguments: learning_rate 1e-6, logging_steps 10.
     """
 
     learning_rate: float = field(default=1e-6, metadata={"help": "Learning rate of the policy."})
-    logging_steps: float = field(default=10, metadata={"help": "Log every so many steps, or this share of them."})
-    max_length: int | None = field(default=1024, metadata={"help": "Most tokens of prompt and response together."})
+    logging_steps: float = field(default=10, metadata={"help": "Steps between logs, or this share of all steps."})
+    max_length: int | None = field(default=1024, metadata={"help": "Most tokens of prompt and response."})
     max_prompt_length: int | None = field(default=None, metadata={"help": "Most tokens of the prompt."})
     on_bad_rows: OnBadRows = field(default="stop", metadata={"help": "'stop' or 'quarantine'."})
-    columns: dict[str, str] | None = field(default=None, metadata={"help": "Our field -> the data set's column."})
-    mask_learning_rate: float | None = field(default=None, metadata={"help": "Of the objective's own parameters."})
-    mask_weight_decay: float = field(default=0.01, metadata={"help": "Of the objective's own weight matrices."})
+    columns: dict[str, str] | None = field(default=None, metadata={"help": "Field -> the data set's column."})
+    mask_learning_rate: float | None = field(default=None, metadata={"help": "Of the objective's parameters."})
+    mask_weight_decay: float = field(default=0.01, metadata={"help": "Of the objective's weight matrices."})
     sync_ref_model: bool = field(default=False, metadata={"help": "Let the reference follow the policy (TR-DPO)."})
     ref_model_mixup_alpha: float = field(default=0.6, metadata={"help": "The policy's share in an updated reference."})
     ref_model_sync_steps: int = field(default=512, metadata={"help": "Steps between updates of the reference."})
-    logits_budget_mb: int = field(default=DEFAULT_BUDGET // 2**20, metadata={"help": "MiB of logits kept."})
-    reference_cache: str | None = field(default=None, metadata={"help": "Folder for what the reference says."})
+    logits_budget_mb: int = field(default=DEFAULT_BUDGET // 2**20, metadata={"help": "MiB of logits that are saved."})
+    reference_cache: str | None = field(default=None, metadata={"help": "Folder for the reference's outputs."})
     shared_prefix: bool = field(default=True, metadata={"help": "Compute the prompt of a pair once."})
     model_init_kwargs: dict[str, Any] | None = field(default=None, metadata={"help": "For from_pretrained."})
 
@@ -57,14 +60,14 @@ class PreferenceConfig(TrainingArguments):
         for name in ("ref_model_mixup_alpha", "ref_model_sync_steps"):
             if not self.sync_ref_model and self.differs(name):
                 raise ValueError(f"{name} is read only with sync_ref_model; set that to true, or leave {name} out")
-        # Trainer would drop the columns of the data set, whose names are the collator's business and not the model's.
+        # Trainer would drop the data set's columns, since the collator reads them and the model's forward does not.
         self.remove_unused_columns = False
         if not torch.accelerator.is_available():
-            self.dataloader_pin_memory = False  # there is no device memory to copy to, and torch would warn of it
+            self.dataloader_pin_memory = False  # there is no device to copy to, and torch would warn
         super().__post_init__()
 
     def differs(self, name: str) -> bool:
-        """Whether a field has another value than its default."""
+        """Whether a field differs from its default."""
         return bool(getattr(self, name) != type(self).__dataclass_fields__[name].default)
 
     @property
@@ -73,30 +76,29 @@ class PreferenceConfig(TrainingArguments):
         return EncodingConfig(max_length=self.max_length, max_prompt_length=self.max_prompt_length)
 
 
-def training_arguments(given: Mapping[str, Any], elsewhere: Mapping[str, str]) -> dict[str, Any]:
-    """The fields of PreferenceConfig that are given, as they are declared.
+def training_arguments(values: Mapping[str, Any], elsewhere: Mapping[str, str]) -> dict[str, Any]:
+    """Fields of PreferenceConfig from a file, converted to their declared types.
 
-    elsewhere  fields that may not be given here -> what is to be said of them, such as "belongs under `data`"
-    Raises ValueError for these, for names that PreferenceConfig does not have, and for values of another type.
+    elsewhere  fields that the file sets in another section -> which, such as "belongs under `data`"
+    Raises ValueError for these, for unknown names and for values of another type.
     """
     hints = get_type_hints(PreferenceConfig)
     names = sorted({field.name for field in fields(PreferenceConfig) if field.init} - set(elsewhere))
-    checked = {}
-    for name, value in given.items():
+    arguments = {}
+    for name, value in values.items():
         if name in elsewhere:
             raise ValueError(f"{name} {elsewhere[name]}")
         if name not in names:
             raise ValueError(f"{name}: no such training argument.{did_you_mean(name, names)}")
         try:
-            checked[name] = _as_declared(hints[name], value)
+            arguments[name] = _convert(TypeAdapter(hints[name]), value)
         except ValidationError as error:
             raise ValueError(f"{name}: {error.errors()[0]['msg']}, got {value!r}") from error
-    return checked
+    return arguments
 
 
-def _as_declared(hint: Any, value: object) -> Any:
-    """The value as the argument's type has it. YAML takes `no` and `true` for truth values where words are meant."""
-    adapter = TypeAdapter(hint)
+def _convert(adapter: TypeAdapter[Any], value: object) -> Any:
+    """The value in the declared type. YAML reads `no` and `true` as booleans where the type is a string."""
     try:
         return adapter.validate_python(value)
     except ValidationError:

@@ -1,5 +1,4 @@
-"""Carries out a run file: data first, so that bad rows stop the run before any weights are loaded; then models; then
-training."""
+"""Executes a run file: data first, so that bad rows stop the run before models are loaded, then models and training."""
 
 from __future__ import annotations
 
@@ -10,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from peft import LoraConfig
 from transformers import AutoTokenizer
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -29,7 +27,7 @@ _LIBRARIES = ("prefopt", "torch", "transformers", "accelerate", "datasets", "pef
 @final
 @dataclass(frozen=True)
 class RunResult:
-    """What a run came to: its folder, the last evaluation where there was one, and the training log."""
+    """The run's folder, its last evaluation (empty without evaluation data), and the training log."""
 
     folder: Path
     evaluation: dict[str, float]
@@ -37,11 +35,15 @@ class RunResult:
 
 
 def start(run: RunFile) -> PreferenceTrainer:
-    """Everything up to the first step. The run folder then holds the resolved run file, versions and data reports.
+    """The trainer of a run, before its first step. Writes the resolved run file, versions and data reports.
 
-    Raises RunFileError, DataError (bad rows) and whatever `from_pretrained` raises.
+    Raises RunFileError, DataError (bad rows) and what `from_pretrained` raises.
     """
     args = run.preference_config()
+    try:
+        peft_config = lora_config(run.model.peft)
+    except (TypeError, ValueError) as error:
+        raise RunFileError(f"model.peft: {error}") from error
     tokenizer = ensure_pad_token(AutoTokenizer.from_pretrained(run.model.tokenizer or run.model.name))
     sources = {"train": (run.data.train, run.data.split), "eval": (run.data.eval, run.data.eval_split)}
     data, reports = {}, {}
@@ -57,17 +59,16 @@ def start(run: RunFile) -> PreferenceTrainer:
         train_dataset=data["train"],
         eval_dataset=data.get("eval"),
         processing_class=tokenizer,
-        peft_config=_lora(run),
+        peft_config=peft_config,
     )
     trainer.data_reports = {name: report for name, report in reports.items() if report is not None}
     if args.should_save:
-        _write_down(run, args, trainer.data_reports)
+        _write_run_record(run, args, trainer.data_reports)
     return trainer
 
 
 def train(trainer: PreferenceTrainer) -> RunResult:
-    """Train, evaluate where there is something to evaluate on, and save the policy and the objective in the run
-    folder."""
+    """Train, evaluate where there is evaluation data, and save policy and objective in the run folder."""
     args = trainer.args
     resume = args.resume_from_checkpoint
     if resume == "true":
@@ -79,14 +80,7 @@ def train(trainer: PreferenceTrainer) -> RunResult:
     return RunResult(Path(args.output_dir), evaluation, trainer.state.log_history)
 
 
-def _lora(run: RunFile) -> LoraConfig | None:
-    try:
-        return lora_config(run.model.peft)
-    except (TypeError, ValueError) as error:
-        raise RunFileError(f"model.peft: {error}") from error
-
-
-def _write_down(run: RunFile, args: PreferenceConfig, reports: dict[str, DataReport]) -> None:
+def _write_run_record(run: RunFile, args: PreferenceConfig, reports: dict[str, DataReport]) -> None:
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.yaml").write_text(run.to_yaml(), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Metrics as sums and counts, added up over batches and processes before they are divided."""
+"""Metrics of training: sums and counts, added over batches and processes before they are divided."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["MetricSums", "log_histograms"]
 
 @final
 class MetricSums:
-    """Adds up the metrics of batches until they are asked for."""
+    """Accumulates the metrics of batches between two logs."""
 
     def __init__(self) -> None:
         self._sums: dict[str, torch.Tensor] = {}
@@ -29,8 +29,9 @@ class MetricSums:
             self._sums[name] = self._sums[name] + pair if name in self._sums else pair
 
     def flush(self, accelerator: Accelerator) -> dict[str, float]:
-        """The means over all batches of all processes since the last call, without those of nothing. Every process must
-        call this, after batches that have the same metrics.
+        """The means over the batches of all processes since the last call; metrics with count 0 are left out.
+
+        A collective: every process calls it, after batches that have the same metrics.
         """
         if not self._sums:
             return {}
@@ -41,10 +42,10 @@ class MetricSums:
 
 
 def log_histograms(callbacks: Iterable[TrainerCallback], output: ObjectiveOutput, step: int) -> None:
-    """The weights of a step's response tokens, to TensorBoard where that is on."""
-    named = {"weights": output.weights, "divergence_weights": output.divergence_weights}
+    """Write histograms of a step's response-token weights to TensorBoard, where a callback reports to it."""
+    histograms = {"weights": output.weights, "divergence_weights": output.divergence_weights}
     for callback in callbacks:
         writer = callback.tb_writer if isinstance(callback, TensorBoardCallback) else None
-        for name, weights in named.items():
+        for name, weights in histograms.items():
             if writer is not None and weights is not None:
                 writer.add_histogram(f"train/{name}", weights[output.tokens.mask].float(), step)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Mapping
 from typing import Any
 
 from prefopt import zoo
@@ -19,78 +18,65 @@ READ_BY_OBJECTIVE = frozenset(
 )
 
 
-def _smoothing(settings: Settings) -> dict[str, Any]:
-    return {"label_smoothing": settings["label_smoothing"]} if "label_smoothing" in settings else {}
+_ROWS = {
+    "sigmoid": "dpo",
+    "hinge": "hinge",
+    "ipo": "ipo",
+    "exo_pair": "exo",
+    "nca_pair": "nca",
+    "bco_pair": "bco_pair",
+    "robust": "robust",
+    "sppo_hard": "sppo",
+    "aot": "aot_paired",
+    "aot_unpaired": "aot",
+    "apo_zero": "apo_zero",
+    "apo_down": "apo_down",
+    "discopop": "discopop",
+    "sigmoid_norm": "dpo_norm",
+}
+"""TRL's loss -> the zoo's row."""
 
+_READS_SMOOTHING = frozenset({"exo_pair", "robust", "aot", "aot_unpaired"})
 
-def _tau(settings: Settings) -> dict[str, Any]:
-    return {"tau": settings["discopop_tau"]} if "discopop_tau" in settings else {}
+_F_DIVERGENCES = {
+    "forward_kl": "f_forward_kl",
+    "js_divergence": "f_jensen_shannon",
+    "alpha_divergence": "f_alpha",
+}
+"""TRL's f-divergence -> the reward shaping."""
 
-
-def _nothing(settings: Settings) -> dict[str, Any]:
-    return {}
-
-
-_LOSSES: Mapping[str, tuple[str, Callable[[Settings], dict[str, Any]]]] = MappingProxyType(
-    {
-        "sigmoid": ("dpo", _nothing),
-        "hinge": ("hinge", _nothing),
-        "ipo": ("ipo", _nothing),
-        "exo_pair": ("exo", _smoothing),
-        "nca_pair": ("nca", _nothing),
-        "bco_pair": ("bco_pair", _nothing),
-        "robust": ("robust", _smoothing),
-        "sppo_hard": ("sppo", _nothing),
-        "aot": ("aot_paired", _smoothing),
-        "aot_unpaired": ("aot", _smoothing),
-        "apo_zero": ("apo_zero", _nothing),
-        "apo_down": ("apo_down", _nothing),
-        "discopop": ("discopop", _tau),
-        "sigmoid_norm": ("dpo_norm", _nothing),
-    }
-)
-"""TRL's loss -> the row of the zoo, and what else of TRL's settings that row reads."""
-
-_F_DIVERGENCES: Mapping[str, tuple[str, Callable[[Settings], dict[str, Any]]]] = MappingProxyType(
-    {
-        "forward_kl": ("f_forward_kl", _nothing),
-        "js_divergence": ("f_jensen_shannon", _nothing),
-        "alpha_divergence": ("f_alpha", lambda settings: {"a": settings.get("f_alpha_divergence_coef", 0.5)}),
-    }
-)
 _AVERAGED = frozenset({"ipo", "sigmoid_norm"})
 
-_TARGETS = MappingProxyType({"squared": "margin", "sppo": "target"})
-"""The squared losses, whose rows take plain log-ratios x: (x - m)^2 = (beta x - beta m)^2 / beta^2. Their targets."""
+_TARGETS = {"squared": "margin", "sppo": "target"}
+"""The squared losses -> their target m. Their rows have beta 1: (x - m)^2 = (beta x - beta m)^2 / beta^2."""
 
 
 def migrate_objective(settings: Settings, notes: list[str]) -> dict[str, Any]:
-    """The `objective` of a run file; `notes` is given a line for what differs.
+    """The `objective` of a run file; a line for each difference is appended to `notes`.
 
-    Raises ValueError where a loss has no row, or where no one objective is the mixture.
+    Raises ValueError where a loss has no row in the zoo, or where no single objective equals the mixture.
     """
     losses = settings.get("loss_type", "sigmoid")
     losses = [losses] if isinstance(losses, str) else list(losses)
     weights = [float(weight) for weight in settings.get("loss_weights") or [1.0] * len(losses)]
     if len(weights) != len(losses):
         raise ValueError(f"loss_weights {weights} are not as many as the losses in loss_type: {', '.join(losses)}")
-    weighed = [(loss, weight) for loss, weight in zip(losses, weights, strict=True) if loss != "sft"]
-    likelihood = sum(weight for loss, weight in zip(losses, weights, strict=True) if loss == "sft")
-    if not weighed:
+    weighted = [(loss, weight) for loss, weight in zip(losses, weights, strict=True) if loss != "sft"]
+    sft_weight = sum(weight for loss, weight in zip(losses, weights, strict=True) if loss == "sft")
+    if not weighted:
         raise ValueError("loss_type sft alone is no preference loss: there is no objective for it here")
-    rows = [_row(loss, settings, notes) for loss, _ in weighed]
-    alone = len(rows) == 1 and weighed[0][1] == 1.0
-    objective = dict(rows[0]) if alone else _mixture(rows, weighed, settings)
+    rows = [_zoo_row(loss, settings, notes) for loss, _ in weighted]
+    alone = len(rows) == 1 and weighted[0][1] == 1.0
+    objective = dict(rows[0]) if alone else _mixture(rows, weighted, settings)
     if settings.get("use_weighting"):
-        objective["loss"] = {"name": "on_policy_weighted", "loss": objective.get("loss") or _loss(rows[0])}
-    if likelihood:
-        objective["regularizers"] = [{"name": "nll", "weight": likelihood}]
-        notes.append(
-            "sft: TRL's is a mean over all chosen tokens of the batch, here over each response, then over pairs"
-        )
+        loss = objective.get("loss") or zoo.build(rows[0]).loss.model_dump(mode="json")
+        objective["loss"] = {"name": "on_policy_weighted", "loss": loss}
+    if sft_weight:
+        objective["regularizers"] = [{"name": "nll", "weight": sft_weight}]
+        notes.append("sft: TRL's is a mean over all chosen tokens of the batch, here over a response, then over pairs")
         if settings.get("use_weighting"):
             notes.append(
-                "use_weighting: TRL weighs the sft term too; here the weights are on the preference loss alone"
+                "use_weighting: TRL weighs the sft term too; here the weights apply to the preference loss only"
             )
     if settings.get("f_divergence_type", "reverse_kl") != "reverse_kl":
         objective["shaping"] = _shaping(settings, losses)
@@ -99,46 +85,45 @@ def migrate_objective(settings: Settings, notes: list[str]) -> dict[str, Any]:
     return objective
 
 
-def _row(loss: str, settings: Settings, notes: list[str]) -> dict[str, Any]:
-    if loss not in _LOSSES:
-        raise ValueError(f"loss_type {loss!r} has no row here. Those that have: {', '.join(_LOSSES)}.")
-    row, reads = _LOSSES[loss]
-    fields = {"zoo": row, "beta": settings.get("beta", 0.1), **reads(settings)}
-    if settings.get("label_smoothing") and "label_smoothing" not in fields:
+def _zoo_row(loss: str, settings: Settings, notes: list[str]) -> dict[str, Any]:
+    if loss not in _ROWS:
+        raise ValueError(f"loss_type {loss!r} has no row here. Those that have: {', '.join(_ROWS)}.")
+    fields = {"zoo": _ROWS[loss], "beta": settings.get("beta", 0.1)}
+    if loss == "discopop" and "discopop_tau" in settings:
+        fields["tau"] = settings["discopop_tau"]
+    if loss in _READS_SMOOTHING and "label_smoothing" in settings:
+        fields["label_smoothing"] = settings["label_smoothing"]
+    elif settings.get("label_smoothing"):
         notes.append(
             f"label_smoothing: TRL ignores it with {loss}, so it is left out; `zoo: cdpo` smooths the sigmoid loss"
         )
     return fields
 
 
-def _mixture(rows: list[dict[str, Any]], weighed: list[tuple[str, float]], settings: Settings) -> dict[str, Any]:
+def _mixture(rows: list[dict[str, Any]], weighted: list[tuple[str, float]], settings: Settings) -> dict[str, Any]:
     """Rows of the zoo as one objective, all at TRL's beta."""
-    built = [zoo.build(row) for row in rows]
-    if any(config.shaping != built[0].shaping for config in built):
-        averaged = ", ".join(loss for loss, _ in weighed if loss in _AVERAGED)
-        others = ", ".join(loss for loss, _ in weighed if loss not in _AVERAGED)
+    configs = [zoo.build(row) for row in rows]
+    if any(config.shaping != configs[0].shaping for config in configs):
+        averaged = ", ".join(loss for loss, _ in weighted if loss in _AVERAGED)
+        others = ", ".join(loss for loss, _ in weighted if loss not in _AVERAGED)
         raise ValueError(
             f"loss_type mixes {averaged}, of log-ratios averaged over the response, with {others}, of their sum; "
             "an objective here has one reward shaping, so there is none that is this mixture"
         )
     beta = settings.get("beta", 0.1)
-    parts = [_at(beta, config, weight) for config, (_, weight) in zip(built, weighed, strict=True)]
+    parts = [_rescaled(beta, config, weight) for config, (_, weight) in zip(configs, weighted, strict=True)]
     losses, weights = zip(*parts, strict=True)
     mixture = {"name": "mixture", "losses": list(losses), "weights": list(weights)}
-    return {"beta": beta, "shaping": built[0].shaping.model_dump(mode="json"), "loss": mixture}
+    return {"beta": beta, "shaping": configs[0].shaping.model_dump(mode="json"), "loss": mixture}
 
 
-def _at(beta: float, config: ObjectiveConfig, weight: float) -> tuple[dict[str, Any], float]:
-    """The loss of a row and its weight, for rewards at that beta."""
+def _rescaled(beta: float, config: ObjectiveConfig, weight: float) -> tuple[dict[str, Any], float]:
+    """The loss of a row and its weight, for rewards at this beta."""
     fields = config.loss.model_dump(mode="json")
     if config.beta == beta:
         return fields, weight
     target = _TARGETS[config.loss.name]
     return fields | {target: fields[target] * beta}, weight / beta**2
-
-
-def _loss(row: dict[str, Any]) -> dict[str, Any]:
-    return zoo.build(row).loss.model_dump(mode="json")
 
 
 def _shaping(settings: Settings, losses: list[str]) -> dict[str, Any]:
@@ -149,5 +134,5 @@ def _shaping(settings: Settings, losses: list[str]) -> dict[str, Any]:
         raise ValueError(
             f"f_divergence_type {divergence!r} with {averaged[0]}: no shaping here is both that and averaged"
         )
-    shaping, reads = _F_DIVERGENCES[divergence]
-    return {"name": shaping, **reads(settings)}
+    order = {"a": settings.get("f_alpha_divergence_coef", 0.5)} if divergence == "alpha_divergence" else {}
+    return {"name": _F_DIVERGENCES[divergence], **order}

@@ -1,4 +1,4 @@
-"""What a run will take, in words: memory and work of its heaviest step."""
+"""The cost of a run before it starts: memory and operations of its heaviest step."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ __all__ = ["RunPlan", "plan_run"]
 @final
 @dataclass(frozen=True)
 class RunPlan:
-    """The heaviest step of a run: the longest pairs of its data in one batch.
+    """The heaviest step of a run, its longest pairs in one batch, on one process without sharding.
 
-    weights, gradients, optimizer are in bytes; the optimizer's state is counted as AdamW keeps it, two numbers in
-    float32 for each that trains. `step` is one forward and backward pass; an optimizer step makes `passes` of them.
+    pairs, longest                 pairs in the batch, tokens of the longest pair
+    weights, gradients, optimizer  bytes; the optimizer's state is AdamW's, two float32 numbers per trained parameter
+    step, passes                   one forward and backward pass, and how many of them an optimizer step makes
     """
 
     pairs: int
@@ -31,21 +32,21 @@ class RunPlan:
 
     @property
     def bytes(self) -> int:
-        """The most that is held at once."""
+        """Peak memory."""
         return self.weights + self.gradients + self.optimizer + self.step.bytes
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """(part, memory, work of an optimizer step), ready to print."""
-        held = {"weights": self.weights, "gradients": self.gradients, "optimizer": self.optimizer}
+        """(part, memory, operations of an optimizer step), formatted."""
+        static = {"weights": self.weights, "gradients": self.gradients, "optimizer": self.optimizer}
         return [
-            *((name, _mib(size), "") for name, size in held.items()),
+            *((name, _mib(size), "") for name, size in static.items()),
             *((part.name, _mib(part.bytes), _giga(part.operations * self.passes)) for part in self.step.parts),
             ("all", _mib(self.bytes), _giga(self.step.operations * self.passes)),
         ]
 
 
 def plan_run(trainer: PreferenceTrainer) -> RunPlan:
-    """The plan of a trainer's run, before anything is computed. Sizes are of one process that is not sharded."""
+    """The plan of a trainer's run. The models are traced, not run."""
     args, data = trainer.args, trainer.train_dataset
     lengths = data["length"][:]
     longest = sorted(range(len(data)), key=lengths.__getitem__)[-args.per_device_train_batch_size :]

@@ -1,4 +1,4 @@
-"""Fills the reference cache before training: one pass over what it does not hold yet."""
+"""Fills the reference cache before training: one pass of the reference over the responses that it lacks."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from torch import Tensor
 from prefopt.scoring import PreferenceModel, ReferenceCache, response_key
 from prefopt.tokens import PreferenceBatch
 
-__all__ = ["fill"]
+__all__ = ["fill_reference_cache"]
 
 Row = Mapping[str, Any]
 
 _LOG = logging.getLogger(__name__)
 
 _CHECKED = 4
-"""Pairs, drawn at random, that are asked again when a cache is opened."""
+"""Pairs, drawn at random, that are recomputed when a cache is opened."""
 
 
-def fill(
+def fill_reference_cache(
     model: PreferenceModel,
     data: Sequence[datasets.Dataset],
     collator: Callable[[Sequence[Row]], dict[str, Tensor]],
@@ -38,46 +38,46 @@ def fill(
     *,
     batch_size: int,
 ) -> None:
-    """Ask the reference about every response of the data sets that the model's cache does not hold.
+    """Compute and store the reference's outputs for every response of the data sets that the model's cache lacks.
 
-    A few random pairs come first: what the cache holds of them must be what the reference says now, and they tell how
-    large the rest will be. Each process asks about its share. What was asked stays when the run is killed: at most a
-    shard is lost. Raises StoreError where the cache says something else, OSError where the disk has no room.
+    First a few random pairs are recomputed: the cache must hold what the reference gives now, and they determine the
+    size of the rest. Each process takes its share. A run that is killed loses at most one shard. Raises StoreError
+    where the cache disagrees with the reference, OSError where the disk is too small.
     """
 
-    def ask(pairs: datasets.Dataset) -> None:
-        batch = PreferenceBatch.from_mapping(collator(list(pairs))).to(accelerator.device)
+    def precompute(batch_pairs: datasets.Dataset) -> None:
+        batch = PreferenceBatch.from_mapping(collator(list(batch_pairs))).to(accelerator.device)
         with torch.no_grad(), accelerator.autocast():
             model.ask_reference(batch)
 
-    # A data set that the user prepared may have columns that no component reads, and the others not.
+    # A data set that the user prepared may have extra columns that the other data sets lack.
     common = sorted(set.intersection(*(set(dataset.column_names) for dataset in data)))
-    whole = datasets.concatenate_datasets([dataset.select_columns(common) for dataset in data])
-    ask(whole.select(random.Random(0).sample(range(len(whole)), min(_CHECKED, len(whole)))))
+    pairs = datasets.concatenate_datasets([dataset.select_columns(common) for dataset in data])
+    precompute(pairs.select(random.Random(0).sample(range(len(pairs)), min(_CHECKED, len(pairs)))))
     cache = model.cache
     assert cache is not None
-    with _no_other_run(cache, accelerator):
+    with _exclusive_access(cache, accelerator):
         cache.store.refresh()
-        missing = [number for number, row in enumerate(whole) if not all(key in cache for key in _keys(row))]
-        _announce(cache, len(whole), whole.select(missing))
-        # The longest first: a batch that does not fit into memory is found out at once.
-        lengths = whole["length"][:]
+        missing = [number for number, row in enumerate(pairs) if not all(key in cache for key in _keys(row))]
+        _announce(cache, len(pairs), pairs.select(missing))
+        # The longest first, so that a batch that does not fit into memory fails at once.
+        lengths = pairs["length"][:]
         missing.sort(key=lengths.__getitem__, reverse=True)
         share = missing[accelerator.process_index :: accelerator.num_processes]
         console = Console(stderr=True)
         hidden = not (console.is_terminal and accelerator.is_main_process)
         with Progress(console=console, transient=True, disable=hidden) as progress:
-            for start in progress.track(range(0, len(share), batch_size), description="asking the reference"):
-                ask(whole.select(share[start : start + batch_size]))
+            for start in progress.track(range(0, len(share), batch_size), description="running the reference"):
+                precompute(pairs.select(share[start : start + batch_size]))
         cache.store.flush()
     accelerator.wait_for_everyone()
     cache.store.refresh()
 
 
-def _no_other_run(cache: ReferenceCache, accelerator: Accelerator) -> AbstractContextManager[Any]:
-    """While another run asks the same, we wait, and then find it.
+def _exclusive_access(cache: ReferenceCache, accelerator: Accelerator) -> AbstractContextManager[Any]:
+    """Wait for another run that fills the same cache, whose entries this run then reads.
 
-    A run of several processes does not wait, for its barriers might time out; what two runs ask at once is kept twice.
+    A run of several processes does not wait, since its barriers might time out; two such runs may store entries twice.
     """
     if accelerator.num_processes > 1:
         return nullcontext()
@@ -85,7 +85,7 @@ def _no_other_run(cache: ReferenceCache, accelerator: Accelerator) -> AbstractCo
 
 
 def _announce(cache: ReferenceCache, pairs: int, missing: datasets.Dataset) -> None:
-    """Say how large the cache will grow, and refuse where the disk is too small."""
+    """Log how large the cache will be. Raises OSError where the disk is too small."""
     tokens = sum(len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in missing)
     size = tokens * cache.store.bytes_per_row
     _LOG.info(

@@ -16,8 +16,8 @@ __all__ = ["ReferenceUpdate"]
 class ReferenceUpdate(TrainerCallback):
     """Every `every` steps: reference <- mixup * policy + (1 - mixup) * reference, weight by weight.
 
-    mixup 1 replaces the reference (the hard update), less than 1 draws it along (the soft one). It needs a reference
-    of its own weights, so not an adapter's base. Source: TR-DPO (arXiv 2404.09656) eq. 4-5.
+    mixup 1 replaces the reference (the hard update), less than 1 interpolates (the soft one). The reference needs
+    weights of its own, so it cannot be an adapter's base. Source: TR-DPO (arXiv 2404.09656) eq. 4-5.
     """
 
     def __init__(self, model: PreferenceModel, *, mixup: float, every: int) -> None:
@@ -28,8 +28,7 @@ class ReferenceUpdate(TrainerCallback):
             )
         if not 0 < mixup <= 1 or every < 1:
             raise ValueError(
-                f"ref_model_mixup_alpha is a share above 0 and up to 1, ref_model_sync_steps at least 1; got {mixup}, "
-                f"{every}"
+                f"ref_model_mixup_alpha must be in (0, 1] and ref_model_sync_steps at least 1; got {mixup}, {every}"
             )
         self.model = model
         self.mixup = mixup
@@ -42,8 +41,8 @@ class ReferenceUpdate(TrainerCallback):
 
     @torch.no_grad()
     def update(self) -> None:
-        """Draw the reference towards the policy, now."""
+        """Interpolate the reference towards the policy, now."""
         assert self.model.reference is not None
-        towards = dict(self.model.policy.named_parameters())
+        policy = dict(self.model.policy.named_parameters())
         for name, parameter in self.model.reference.named_parameters():
-            parameter.lerp_(towards[name].to(parameter.dtype), self.mixup)
+            parameter.lerp_(policy[name].to(parameter.dtype), self.mixup)

@@ -1,10 +1,9 @@
-"""The run file: one YAML document that says what to train, on what, for which objective and how."""
+"""The run file: one YAML document with the model, the data, the objective and the training arguments of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Self, final
 
 import yaml
@@ -30,19 +29,20 @@ from prefopt.validation import explain
 
 __all__ = ["DataSection", "ModelSection", "RunFile", "RunFileError"]
 
-_ELSEWHERE = MappingProxyType(
-    dict.fromkeys(("max_length", "max_prompt_length", "on_bad_rows", "columns"), "belongs under `data`")
-    | {"reference_cache": "belongs under `data`", "model_init_kwargs": "belongs under `model.init`"}
-)
-"""Fields of PreferenceConfig that a run file says under `data` and `model`."""
+_DATA_ARGUMENTS = ("max_length", "max_prompt_length", "on_bad_rows", "reference_cache")
+"""Fields of PreferenceConfig that a run file sets under `data`."""
 
-_SAID_BY_NAME = MappingProxyType({"model": "name", "data": "train", "objective": "zoo"})
-"""Sections that may be just a name, and the field that it stands for."""
+_ELSEWHERE = dict.fromkeys((*_DATA_ARGUMENTS, "columns"), "belongs under `data`") | {
+    "model_init_kwargs": "belongs under `model.init`"
+}
+
+_SHORT_FORMS = {"model": "name", "data": "train", "objective": "zoo"}
+"""Sections that may be a string -> the field that it stands for."""
 
 
 @final
 class RunFileError(ValueError):
-    """A run file that cannot be used: one line for each problem."""
+    """A run file that cannot be used; one line per problem."""
 
 
 class _Section(BaseModel):
@@ -56,8 +56,8 @@ class ModelSection(_Section):
     name       the policy, for `from_pretrained`
     reference  another model as the reference; null: the policy's own weights at the start
     tokenizer  null: the policy's
-    init       keyword arguments for `from_pretrained`, such as dtype or attn_implementation
-    peft       fields of a peft LoraConfig; null: all weights train
+    init       keyword arguments of `from_pretrained`, such as dtype or attn_implementation
+    peft       fields of peft's LoraConfig; null: all weights are trained
     """
 
     name: str
@@ -71,12 +71,12 @@ class ModelSection(_Section):
 class DataSection(_Section):
     """`data`: a file, folder or hub name, or a mapping.
 
-    train, eval         what to read; eval may be left out
-    split, eval_split   of a hub data set or a saved DatasetDict
-    columns             our field -> the data set's column
-    max_length, max_prompt_length   in tokens
-    on_bad_rows         stop, or quarantine
-    reference_cache     a folder to keep what the reference says in
+    train, eval                    the data; eval is optional
+    split, eval_split              of a hub data set or a saved DatasetDict
+    columns                        field -> the data set's column
+    max_length, max_prompt_length  tokens
+    on_bad_rows                    stop, or quarantine
+    reference_cache                folder for the reference's outputs
     """
 
     train: str
@@ -90,45 +90,48 @@ class DataSection(_Section):
     reference_cache: str | None = None
 
     @model_validator(mode="after")
-    def _something_to_split(self) -> Self:
+    def _reject_unused_split(self) -> Self:
         if self.eval is None and self.eval_split != type(self).model_fields["eval_split"].default:
             raise ValueError("eval_split is read only with eval; name the evaluation data there, or leave it out")
         return self
 
 
-def _in_full(override: str) -> str:
+def _expand_override(override: str) -> str:
     """`model=gpt2` as `model.name=gpt2`, so that the rest of the section stays."""
     section, _, value = override.partition("=")
-    return f"{section}.{_SAID_BY_NAME[section]}={value}" if section in _SAID_BY_NAME else override
+    return f"{section}.{_SHORT_FORMS[section]}={value}" if section in _SHORT_FORMS else override
 
 
-def _named(field: str) -> BeforeValidator:
-    return BeforeValidator(lambda value: {field: value} if isinstance(value, str) else value)
+def _short_form(section: str) -> BeforeValidator:
+    return BeforeValidator(lambda value: {_SHORT_FORMS[section]: value} if isinstance(value, str) else value)
 
 
 @final
 class RunFile(_Section):
-    """A run, resolved: `model`, `data`, `objective` (see `prefopt.zoo.build`) and `training` (PreferenceConfig's
-    fields)."""
+    """A resolved run: `model`, `data`, `objective` (see `prefopt.zoo.build`) and `training`, PreferenceConfig's fields.
 
-    model: Annotated[ModelSection, _named("name")]
-    data: Annotated[DataSection, _named("train")]
+    >>> RunFile(model="gpt2", data="pairs.jsonl", objective="tdpo2").objective.beta
+    0.1
+    """
+
+    model: Annotated[ModelSection, _short_form("model")]
+    data: Annotated[DataSection, _short_form("data")]
     objective: Annotated[ObjectiveConfig, BeforeValidator(zoo.build)]
     training: dict[str, Any] = Field(default_factory=dict)
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
-        """Read a run file and lay dotted overrides such as `objective.beta=0.5` over it. Raises RunFileError."""
-        if wrong := [text for text in overrides if "=" not in text]:
-            raise RunFileError(f"override {wrong[0]!r}: write it as section.field=value")
+        """Read a run file and apply dotted overrides such as `objective.beta=0.5`. Raises RunFileError."""
+        if malformed := [text for text in overrides if "=" not in text]:
+            raise RunFileError(f"override {malformed[0]!r}: write it as section.field=value")
         try:
-            read = OmegaConf.load(path)
-            if not OmegaConf.is_dict(read):
+            document = OmegaConf.load(path)
+            if not OmegaConf.is_dict(document):
                 raise RunFileError(f"{path}: a run file is a mapping with model, data, objective and training")
-            for section, field in _SAID_BY_NAME.items():
-                if isinstance(read.get(section), str):
-                    read[section] = {field: read[section]}
-            merged = OmegaConf.merge(read, OmegaConf.from_dotlist([_in_full(text) for text in overrides]))
+            for section, field in _SHORT_FORMS.items():
+                if isinstance(document.get(section), str):
+                    document[section] = {field: document[section]}
+            merged = OmegaConf.merge(document, OmegaConf.from_dotlist([_expand_override(text) for text in overrides]))
             fields = OmegaConf.to_container(merged, resolve=True)
         except FileNotFoundError:
             raise RunFileError(f"{path}: there is no such file") from None
@@ -141,8 +144,8 @@ class RunFile(_Section):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _with_what_brought_its_components(cls, value: object, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """`components`, which `to_yaml` adds, is no part of a run: it is for the error where one is not installed."""
+    def _read_recorded_versions(cls, value: object, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """`components`, which `to_yaml` adds, is for the error where a component is not installed."""
         if not isinstance(value, Mapping):
             return handler(value)
         with recorded(value.get("components", {})):
@@ -150,17 +153,15 @@ class RunFile(_Section):
 
     @field_validator("training")
     @classmethod
-    def _known_arguments(cls, training: Mapping[str, Any]) -> dict[str, Any]:
+    def _convert_arguments(cls, training: Mapping[str, Any]) -> dict[str, Any]:
         return training_arguments(training, _ELSEWHERE)
 
     def preference_config(self) -> PreferenceConfig:
-        """The trainer's arguments. Raises RunFileError where transformers refuses them."""
-        names = ("max_length", "max_prompt_length", "on_bad_rows", "reference_cache")
-        fields = {name: getattr(self.data, name) for name in names}
+        """The trainer's arguments. Raises RunFileError where transformers rejects them."""
         try:
             return PreferenceConfig(
                 **{"output_dir": "runs/train"} | self.training,
-                **fields,
+                **{name: getattr(self.data, name) for name in _DATA_ARGUMENTS},
                 columns=dict(self.data.columns),
                 model_init_kwargs=dict(self.model.init),
             )
@@ -168,6 +169,6 @@ class RunFile(_Section):
             raise RunFileError(f"training: {error}") from error
 
     def to_yaml(self) -> str:
-        """The resolved run, from which the same run can be started again, and who brought its components."""
+        """The resolved run, which repeats it, and the distributions of its components."""
         components = brought_by(self.objective.components)
         return yaml.safe_dump({**self.model_dump(mode="json"), "components": components}, sort_keys=False)

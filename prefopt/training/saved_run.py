@@ -1,4 +1,4 @@
-"""A run that has been saved, as it can be used again: policy, reference, objective with what it learned, tokenizer."""
+"""A saved run, loaded: policy, reference, objective with its learned weights, and tokenizer."""
 
 from __future__ import annotations
 
@@ -22,17 +22,19 @@ __all__ = ["SavedRun", "SavedRunError"]
 
 @final
 class SavedRunError(ValueError):
-    """A folder that is no saved run, or one that cannot be put together again."""
+    """A folder that is not a saved run, or one whose parts do not fit together."""
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class SavedRun:
-    """What a folder of `prefopt train`, of `PreferenceTrainer.save_model` or of a checkpoint holds.
+    """The contents of a folder of `prefopt train`, of `PreferenceTrainer.save_model`, or of a checkpoint.
+
+    >>> run = SavedRun.load("runs/train")  # doctest: +SKIP
 
     model      policy, reference and objective, in evaluation mode, on the accelerator where there is one
-    reference  where the reference came from, in words; None where the objective asks none
-    data       how the run read its data; None where no run file says so
+    reference  the reference's name or folder, in words; None where the objective is reference-free
+    data       the `data` section of its run file; None without a run file
     """
 
     folder: Path
@@ -43,24 +45,24 @@ class SavedRun:
 
     @classmethod
     def load(cls, folder: str | Path, *, reference: str | None = None) -> Self:
-        """Load a run. `reference` is a model's name or folder, in the place of the one that the run was trained with.
+        """Load a run. `reference`, a model's name or folder, overrides the run's own.
 
-        Without it, the reference is the one that was saved with the run (TR-DPO), the base of the policy's adapter, or
-        the one that the run file names. Raises SavedRunError where the folder is no run or the reference is not known,
-        RunFileError, ComponentError, and what `from_pretrained` raises.
+        By default it is the reference that was saved with the run (TR-DPO), the run file's, the base of the policy's
+        adapter, or the model that the run started from. Raises SavedRunError where the folder is not a run or the
+        reference is unknown, RunFileError, ComponentError, and what `from_pretrained` raises.
         """
         folder = Path(folder)
-        _refuse_other_folders(folder)
+        _require_run(folder)
         objective = Objective.load(folder)
         run = _run_file(folder)
         init = {} if run is None else run.model.init
         policy = _policy(folder, init)
         if reference is not None and objective.config.reference_free:
-            raise SavedRunError(f"{folder}: its objective is reference-free and would never run {reference}; leave it")
-        name = reference or _reference_of(folder, objective, run, adapted=isinstance(policy, PeftModel))
+            raise SavedRunError(f"{folder}: its objective is reference-free and would never run {reference}; omit it")
+        name = reference or _reference_name(folder, objective, run, adapted=isinstance(policy, PeftModel))
         ref_model = None if name is None else AutoModelForCausalLM.from_pretrained(name, **init)
         if ref_model is not None:
-            _refuse_a_reference_that_does_not_fit(name, ref_model, policy, objective)
+            _require_fitting_reference(name, ref_model, policy, objective)
         model = PreferenceModel(policy, ref_model, objective).eval()
         if torch.accelerator.is_available():
             model.to(torch.accelerator.current_accelerator())
@@ -73,22 +75,21 @@ class SavedRun:
         )
 
 
-def _refuse_other_folders(folder: Path) -> None:
+def _require_run(folder: Path) -> None:
     if not folder.is_dir():
         raise SavedRunError(f"{folder}: there is no such folder; give the output_dir of a run of prefopt train")
     if not (folder / "objective.yaml").is_file():
         checkpoints = sorted(folder.glob("checkpoint-*/objective.yaml"), key=lambda file: file.stat().st_mtime)
-        where = f"its training has not ended; give its last checkpoint, {checkpoints[-1].parent}" if checkpoints else ""
-        raise SavedRunError(
-            f"{folder}: not a run, for it has no objective.yaml; "
-            f"{where or 'give the output_dir of a run of prefopt train, or one of its checkpoints'}"
-        )
+        remedy = "give the output_dir of a run of prefopt train, or one of its checkpoints"
+        if checkpoints:
+            remedy = f"its training has not ended; give its last checkpoint, {checkpoints[-1].parent}"
+        raise SavedRunError(f"{folder}: not a run, for it has no objective.yaml; {remedy}")
 
 
 def _run_file(folder: Path) -> RunFile | None:
-    """That of the run, which for a checkpoint is one folder up."""
-    of_checkpoint = folder.absolute().name.startswith(f"{PREFIX_CHECKPOINT_DIR}-")
-    file = (folder.absolute().parent if of_checkpoint else folder) / "run.yaml"
+    """The run's run file, which for a checkpoint is one folder up."""
+    is_checkpoint = folder.absolute().name.startswith(f"{PREFIX_CHECKPOINT_DIR}-")
+    file = (folder.absolute().parent if is_checkpoint else folder) / "run.yaml"
     return RunFile.load(file) if file.is_file() else None
 
 
@@ -101,13 +102,12 @@ def _policy(folder: Path, init: dict[str, Any]) -> PreTrainedModel | PeftModel:
     return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, **init), folder)
 
 
-def _reference_of(folder: Path, objective: Objective, run: RunFile | None, *, adapted: bool) -> str | None:
-    """The name or folder of the run's reference; None where it is the policy without its adapter, or not asked."""
-    kept = saved_reference(folder)
+def _reference_name(folder: Path, objective: Objective, run: RunFile | None, *, adapted: bool) -> str | None:
+    """The name or folder of the run's reference; None where it is the policy without its adapter, or unused."""
     if objective.config.reference_free:
         return None
-    if kept is not None:
-        return str(kept)
+    if (saved := saved_reference(folder)) is not None:
+        return str(saved)
     if run is not None and run.model.reference is not None:
         return run.model.reference
     if adapted:
@@ -120,15 +120,15 @@ def _reference_of(folder: Path, objective: Objective, run: RunFile | None, *, ad
     return run.model.name
 
 
-def _refuse_a_reference_that_does_not_fit(
+def _require_fitting_reference(
     name: str | None, reference: PreTrainedModel, policy: PreTrainedModel | PeftModel, objective: Objective
 ) -> None:
     config = reference.config.get_text_config()
     shape = {"num_layers": config.num_hidden_layers, "hidden_size": config.hidden_size}
     if next(objective.parameters(), None) is not None and shape != objective.shape:
         raise SavedRunError(
-            f"reference {name}: it has {_words(shape)}, but what the objective learned reads a reference with "
-            f"{_words(objective.shape)}; name the one of the run"
+            f"reference {name}: it has {_describe(shape)}, but what the objective learned reads a reference with "
+            f"{_describe(objective.shape)}; name the one of the run"
         )
     sizes = [model.get_output_embeddings().weight.shape[0] for model in (policy, reference)]
     if objective.config.divergence is not None and sizes[0] != sizes[1]:
@@ -138,5 +138,5 @@ def _refuse_a_reference_that_does_not_fit(
         )
 
 
-def _words(shape: dict[str, int]) -> str:
+def _describe(shape: dict[str, int]) -> str:
     return f"{shape['num_layers']} layers of size {shape['hidden_size']}"

@@ -18,19 +18,12 @@ from prefopt.data import DataReport, PreferenceCollator
 from prefopt.objective import Mean, Objective, ObjectiveConfig, ObjectiveOutput
 from prefopt.scoring import NonFiniteError, PreferenceModel
 from prefopt.tokens import PreferenceBatch
-from prefopt.training.checkpoints import (
-    load_objective,
-    load_policy,
-    load_reference,
-    save_objective,
-    save_policy,
-    save_reference,
-)
+from prefopt.training.checkpoints import load_checkpoint, save_checkpoint
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.mask_health import MaskWatch, drift
 from prefopt.training.metrics import MetricSums, log_histograms
 from prefopt.training.preflight import check_initial_loss, reject_split_step, reject_unused_options
-from prefopt.training.reference_cache import fill
+from prefopt.training.reference_cache import fill_reference_cache
 from prefopt.training.reference_update import ReferenceUpdate
 from prefopt.training.trainer_inputs import preference_model, prepare_dataset, reference_loader, resolve_tokenizer
 
@@ -42,22 +35,21 @@ _LOG = logging.getLogger(__name__)
 class PreferenceTrainer(Trainer):
     """Trains a policy on preference pairs under any objective.
 
-        trainer = PreferenceTrainer("gpt2", objective=zoo.sparsepo(), args=PreferenceConfig("out"), train_dataset=rows)
-        trainer.train()
+    >>> trainer = PreferenceTrainer("gpt2", objective=zoo.sparsepo(), train_dataset=rows)  # doctest: +SKIP
+    >>> trainer.train()  # doctest: +SKIP
 
-    model, ref_model      causal LMs, or their names. Without `ref_model` the policy's weights at the start are the
-    reference
-    objective             an ObjectiveConfig, or an Objective that was loaded
-    train_dataset         rows with prompt, chosen and rejected, and the columns that the objective reads (see the page
-    on data formats), or a data set of `prepare`
-    eval_dataset          the same, or a mapping of several by name
-    processing_class      the tokenizer; None: that of the model's name
-    peft_config           trains an adapter; the reference is then the base with the adapter off
-    data_collator         None: PreferenceCollator
+    model, ref_model  causal LMs, or their names; without `ref_model` the reference is the policy's initial weights
+    objective         an ObjectiveConfig, or a loaded Objective
+    train_dataset     rows with prompt, chosen, rejected and the columns that the objective reads (see the page on
+                      data), or a data set of `prepare`
+    eval_dataset      the same, or a mapping of several by name
+    processing_class  the tokenizer; None: that of the model's name
+    peft_config       trains an adapter; the reference is then the base model, with the adapter disabled
+    data_collator     None: PreferenceCollator
 
     All else is Trainer's. Losses are means over the pairs of the whole step, whatever the accumulation.
-    `trainer.model` is the PreferenceModel and `trainer.model.policy` the policy; what is saved is the policy, as it
-    saves itself, and the objective beside it. `data_reports` tells, by name, what became of the rows.
+    `trainer.model` is the PreferenceModel, `trainer.model.policy` the policy. A checkpoint is the policy's own
+    `save_pretrained`, with the objective beside it. `data_reports` holds the DataReport of each data set by name.
     """
 
     def __init__(
@@ -77,22 +69,30 @@ class PreferenceTrainer(Trainer):
     ) -> None:
         args = args or PreferenceConfig()
         reject_split_step(objective, args)
-        set_seed(args.seed)  # masks and adapters draw their first weights here, before Trainer sets the seed itself
+        set_seed(args.seed)  # masks and adapters are initialised here, before Trainer sets the seed itself
         module = preference_model(model, ref_model, objective, peft_config, args)
-        self._reload = reference_loader(model, ref_model, args)
+        self._load_reference = reference_loader(model, ref_model, args)
         reject_unused_options(module, args)
         tokenizer = resolve_tokenizer(module, processing_class)
         config = module.objective.config
         self.data_reports: dict[str, DataReport] = {}
+
+        def prepare(rows: Any, name: str) -> datasets.Dataset | None:
+            if rows is None:
+                return None
+            dataset, report = prepare_dataset(rows, tokenizer, config, args, name)
+            if report is not None:
+                self.data_reports[name] = report
+                _LOG.info("%s data: %s", name, "; ".join(report.lines()))
+            return dataset
+
         with args.main_process_first(desc="preparing the data"):
-            train = self._prepare(train_dataset, tokenizer, config, args, "train")
-            if isinstance(eval_dataset, Mapping):
-                evaluation: Any = {
-                    name: self._prepare(rows, tokenizer, config, args, f"eval-{name}")
-                    for name, rows in eval_dataset.items()
-                }
-            else:
-                evaluation = self._prepare(eval_dataset, tokenizer, config, args, "eval")
+            train = prepare(train_dataset, "train")
+            evaluation: Any = (
+                {name: prepare(rows, f"eval-{name}") for name, rows in eval_dataset.items()}
+                if isinstance(eval_dataset, Mapping)
+                else prepare(eval_dataset, "eval")
+            )
         super().__init__(
             model=module,
             args=args,
@@ -105,31 +105,29 @@ class PreferenceTrainer(Trainer):
         )
         self.add_callback(MaskWatch())
         if args.sync_ref_model:
-            self.add_callback(
-                ReferenceUpdate(module, mixup=args.ref_model_mixup_alpha, every=args.ref_model_sync_steps)
-            )
+            update = ReferenceUpdate(module, mixup=args.ref_model_mixup_alpha, every=args.ref_model_sync_steps)
+            self.add_callback(update)
         # `compute_loss` divides by the pairs of the whole step itself, so that 1 x 8 and 8 x 1 give the same gradient.
         self.loss_is_scaled_for_ga = True
         self._sums = {"train": MetricSums(), "eval": MetricSums()}
         self._last: ObjectiveOutput | None = None
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Trainer's, once the reference cache holds what training and evaluation will read."""
-        self.ask_reference()
+        """Trainer's, after the reference cache is filled."""
+        self.precompute_reference()
         return super().train(*args, **kwargs)
 
-    def ask_reference(self) -> None:
-        """Fill the reference cache, where there is one, with what it lacks of the data sets. A reference that can be
-        loaded again is then let go."""
-        if self.args.reference_cache is not None:
-            held_out = self.eval_dataset
-            evaluations = held_out.values() if isinstance(held_out, Mapping) else [held_out]
-            data = [dataset for dataset in (self.train_dataset, *evaluations) if dataset is not None]
-            model = self.accelerator.unwrap_model(self.model)
-            batch_size = self.args.per_device_eval_batch_size
-            fill(model, data, self.data_collator, self.accelerator, batch_size=batch_size)
-            if model.reference is not None and self._reload is not None:
-                model.release_reference(self._reload)
+    def precompute_reference(self) -> None:
+        """Fill the reference cache, if any, for all data sets; a reference that can be reloaded is then released."""
+        if self.args.reference_cache is None:
+            return
+        evaluations = self.eval_dataset.values() if isinstance(self.eval_dataset, Mapping) else [self.eval_dataset]
+        data = [dataset for dataset in (self.train_dataset, *evaluations) if dataset is not None]
+        model = self.accelerator.unwrap_model(self.model)
+        batch_size = self.args.per_device_eval_batch_size
+        fill_reference_cache(model, data, self.data_collator, self.accelerator, batch_size=batch_size)
+        if model.reference is not None and self._load_reference is not None:
+            model.release_reference(self._load_reference)
 
     def compute_loss(
         self,
@@ -140,14 +138,14 @@ class PreferenceTrainer(Trainer):
     ) -> Any:
         """The sum of the batch's losses over the pairs of the whole step; outside training, the batch's mean."""
         batch = PreferenceBatch.from_mapping(inputs)
-        with self._naming_the_row(model.training):
+        with self._locating_errors(model.training):
             output: ObjectiveOutput = model(batch)
         truncated = torch.cat([batch.chosen_truncated, batch.rejected_truncated])
-        of_batch = {"truncated/share": Mean.of(truncated), "padding/share": _padding(batch.lengths)}
-        self._sums["train" if model.training else "eval"].add(output.metrics | of_batch)
+        data_metrics = {"truncated/share": Mean.of(truncated), "padding/share": _padding(batch.lengths)}
+        self._sums["train" if model.training else "eval"].add(output.metrics | data_metrics)
         loss = output.loss
         if num_items_in_batch is not None:
-            # Gradients are averaged over processes, the count is over all of them.
+            # Gradients are averaged over processes; the count is over all processes.
             loss = loss * batch.pairs / num_items_in_batch * self.accelerator.num_processes
         if model.training:
             if self.state.global_step == 0 and self._last is None:
@@ -162,7 +160,7 @@ class PreferenceTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor, None, None]:
-        """Loss and metrics of an evaluation batch; a preference model predicts nothing else."""
+        """The loss of an evaluation batch, whose metrics are accumulated; there are no logits or labels."""
         with torch.no_grad(), self.compute_loss_context_manager():
             return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
 
@@ -172,13 +170,12 @@ class PreferenceTrainer(Trainer):
         means = self._sums["eval"].flush(self.accelerator)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
         cache = self.accelerator.unwrap_model(self.model).cache
-        if cache is not None:  # this may have been data that nobody had named before
+        if cache is not None:  # a data set that `precompute_reference` has not seen may have added to it
             cache.store.flush()
         return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Trainer's, with the objective's metrics added to what is logged of training, and histograms to
-        TensorBoard."""
+        """Trainer's, with the objective's metrics in logs of training, and histograms for TensorBoard."""
         if "loss" in logs:
             logs |= self._sums["train"].flush(self.accelerator)
             logs |= drift(self.accelerator.unwrap_model(self.model).objective, logs, self.state.log_history)
@@ -187,14 +184,14 @@ class PreferenceTrainer(Trainer):
         super().log(logs, start_time)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Trainer's optimizer for the policy, with groups of their own for what the objective learns."""
+        """Trainer's optimizer for the policy, with further groups for the objective's parameters."""
         if self.optimizer is None:
-            whole = self.accelerator.unwrap_model(model or self.model)
-            learned = {n: p for n, p in whole.objective.named_parameters() if p.requires_grad}
-            for parameter in learned.values():
+            objective = self.accelerator.unwrap_model(model or self.model).objective
+            learned = {n: p for n, p in objective.named_parameters() if p.requires_grad}
+            for parameter in learned.values():  # Trainer's groups hold what requires a gradient
                 parameter.requires_grad_(False)
             optimizer: torch.optim.Optimizer = super().create_optimizer(model)
-            decayed = set(self.get_decay_parameter_names(whole.objective))
+            decayed = set(self.get_decay_parameter_names(objective))
             for parameter in learned.values():
                 parameter.requires_grad_(True)
             rate = self.args.mask_learning_rate
@@ -205,24 +202,8 @@ class PreferenceTrainer(Trainer):
         return self.optimizer
 
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
-        """Trainer's, without compiling the step as a whole: its parts are, where that is asked for."""
+        """Trainer's, without compiling the step as a whole: with torch_compile its parts are compiled."""
         return super()._build_accelerator_args(**kwargs) | {"dynamo_plugin": TorchDynamoPlugin(backend="no")}
-
-    def _prepare(
-        self,
-        rows: Any,
-        tokenizer: PreTrainedTokenizerBase,
-        objective: ObjectiveConfig,
-        args: PreferenceConfig,
-        name: str,
-    ) -> datasets.Dataset | None:
-        if rows is None:
-            return None
-        dataset, report = prepare_dataset(rows, tokenizer, objective, args, name)
-        if report is not None:
-            self.data_reports[name] = report
-            _LOG.info("%s data: %s", name, "; ".join(report.lines()))
-        return dataset
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
         """The pairs of the whole step, over all processes."""
@@ -230,7 +211,7 @@ class PreferenceTrainer(Trainer):
         return self.accelerator.gather(pairs).sum()
 
     @contextmanager
-    def _naming_the_row(self, training: bool) -> Iterator[None]:
+    def _locating_errors(self, training: bool) -> Iterator[None]:
         try:
             yield
         except NonFiniteError as error:
@@ -243,25 +224,19 @@ class PreferenceTrainer(Trainer):
             return
         folder = output_dir or self.args.output_dir
         model: PreferenceModel = self.accelerator.unwrap_model(self.model)
-        save_policy(model.policy, folder, state_dict)
-        save_objective(model.objective, folder, state_dict)
-        if self.args.sync_ref_model:
-            save_reference(model, folder)
+        save_checkpoint(model, folder, state_dict, with_reference=self.args.sync_ref_model)
         self.processing_class.save_pretrained(folder)
         torch.save(self.args, f"{folder}/training_args.bin")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        whole: PreferenceModel = self.accelerator.unwrap_model(model or self.model)
-        load_objective(whole.objective, resume_from_checkpoint)
-        load_policy(whole.policy, resume_from_checkpoint)
-        if self.args.sync_ref_model:
-            load_reference(whole, resume_from_checkpoint)
+        unwrapped: PreferenceModel = self.accelerator.unwrap_model(model or self.model)
+        load_checkpoint(unwrapped, resume_from_checkpoint, with_reference=self.args.sync_ref_model)
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(self.state.best_model_checkpoint)
 
 
 def _padding(lengths: Tensor) -> Mean:
-    """The share of padding where the pairs, of these lengths [B], are padded to the longest."""
+    """The share of padding in pairs of these lengths [B], padded to the longest."""
     positions = lengths.max() * len(lengths)
     return Mean(positions - lengths.sum(), positions)

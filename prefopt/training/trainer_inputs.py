@@ -1,4 +1,4 @@
-"""What goes into a trainer: models, tokenizer and data, from whatever form the user has them in."""
+"""The inputs of a trainer: models, tokenizer and data sets, from names, objects or rows."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from prefopt.data import BadRow, DataError, DataReport, SourceRow, prepare, rows_of
+from prefopt.data.dataset import FEATURES
 from prefopt.objective import Objective, ObjectiveConfig
 from prefopt.scoring import PreferenceModel
 from prefopt.training.config import PreferenceConfig
@@ -27,10 +28,6 @@ __all__ = [
     "resolve_tokenizer",
 ]
 
-_TOKEN_COLUMNS = frozenset(
-    {"row", "length", "where", "prompt_ids", "chosen_ids", "rejected_ids", "chosen_truncated", "rejected_truncated"}
-)
-
 
 def preference_model(
     model: str | nn.Module,
@@ -39,10 +36,9 @@ def preference_model(
     peft_config: PeftConfig | None,
     args: PreferenceConfig,
 ) -> PreferenceModel:
-    """Policy, reference and objective as one module.
+    """Policy, reference and objective as one module; names are loaded with `from_pretrained`.
 
-    A name is loaded with `from_pretrained`. Without a reference the policy's own weights, as they are now, are it:
-    with the adapter off where there is one, otherwise as a frozen copy.
+    Without `ref_model` the reference is the policy's initial weights: an adapter's base, otherwise a frozen copy.
     """
     kwargs = args.model_init_kwargs or {}
     policy = AutoModelForCausalLM.from_pretrained(model, **kwargs) if isinstance(model, str) else model
@@ -68,7 +64,7 @@ def preference_model(
 def reference_loader(
     model: str | nn.Module, ref_model: str | nn.Module | None, args: PreferenceConfig
 ) -> Callable[[], nn.Module] | None:
-    """How to load the reference of `preference_model` again; None where it was given as a module, and cannot be."""
+    """A function that reloads the reference of `preference_model`; None where it was given as a module."""
     name = model if ref_model is None else ref_model
     if not isinstance(name, str):
         return None
@@ -76,17 +72,17 @@ def reference_loader(
 
 
 def resolve_tokenizer(model: PreferenceModel, tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
-    """The tokenizer given, or that of the policy's name."""
+    """The tokenizer, by default that of the policy's name, with a padding token."""
     return ensure_pad_token(tokenizer or AutoTokenizer.from_pretrained(model.config._name_or_path))
 
 
 def lora_config(fields: Mapping[str, Any] | None) -> LoraConfig | None:
-    """The LoRA of these fields; None where all weights train. Raises TypeError or ValueError for other fields."""
+    """peft's LoraConfig of these fields; None for None. Raises TypeError or ValueError for unknown fields."""
     return None if fields is None else LoraConfig(**{"task_type": "CAUSAL_LM"} | dict(fields))
 
 
 def ensure_pad_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """The tokenizer itself, padding with its end-of-text token where it has none for that."""
+    """The tokenizer, padding with EOS where it has no padding token. Raises ValueError where it has neither."""
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise ValueError("the tokenizer has neither a padding nor an end-of-text token; set tokenizer.pad_token")
@@ -101,14 +97,13 @@ def prepare_dataset(
     args: PreferenceConfig,
     name: str,
 ) -> tuple[datasets.Dataset, DataReport | None]:
-    """Rows in memory, or those of `read_rows`, as a data set of token ids with the columns that the objective reads,
-    and what became of the rows.
+    """Rows in memory, or of `read_rows`, as a data set of token ids with the objective's columns, and its report.
 
-    A data set that holds token ids already is taken as it is, and has no report. Raises DataError where it lacks a
+    A data set that holds token ids already is returned as it is, without a report. Raises DataError where it lacks a
     column that the objective reads.
     """
-    if isinstance(rows, datasets.Dataset) and set(rows.column_names) >= _TOKEN_COLUMNS:
-        _refuse_to_lack_columns(rows, objective, name)
+    if isinstance(rows, datasets.Dataset) and set(rows.column_names) >= set(FEATURES):
+        _require_columns(rows, objective, name)
         return rows, None
     return prepare(
         rows if isinstance(rows, Iterator) else rows_of(rows, name=name),
@@ -123,7 +118,7 @@ def prepare_dataset(
     )
 
 
-def _refuse_to_lack_columns(dataset: datasets.Dataset, objective: ObjectiveConfig, name: str) -> None:
+def _require_columns(dataset: datasets.Dataset, objective: ObjectiveConfig, name: str) -> None:
     for component in objective.components:
         for column in sorted(component.columns, key=lambda column: column.name):
             if absent := sorted(set(column.keys) - set(dataset.column_names)):

@@ -102,10 +102,10 @@ def test_the_rest_lands_in_its_section() -> None:
         ({"use_weighting": True, "loss_type": ["sigmoid", "sft"]}, "TRL weighs the sft term too"),
         ({"dataset_test_split": "test_prefs"}, "read only where there is an evaluation"),
         ({"ref_model_sync_steps": 64}, "read only with sync_ref_model"),
-        ({"precompute_ref_log_probs": True}, "the reference runs in every step"),
+        ({"precompute_ref_log_probs": True}, "set data.reference_cache"),
         ({"use_peft": True}, "dropout is always off"),
         ({"lora_r": 4}, "read only with use_peft"),
-        ({"some_new_setting": 3}, "not a setting that is known here"),
+        ({"some_new_setting": 3}, "no such setting is known here"),
         ({"loss_type": ["sigmoid", "sft"]}, "mean over all chosen tokens"),
     ],
 )

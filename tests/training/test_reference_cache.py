@@ -16,6 +16,7 @@ from prefopt import zoo
 from prefopt.scoring import PreferenceModel
 from prefopt.scoring.reference import tensor_store as store
 from prefopt.training import PreferenceTrainer, reference_cache
+from prefopt.training.trainer_inputs import prepare_dataset
 from tests.training.test_trainer import config
 
 Rows = list[dict[str, str]]
@@ -52,7 +53,7 @@ def test_a_run_with_a_cache_is_the_run_without_one(
     expected = plain.evaluate()
     asked.clear()
     cached = trainer(model_folder, rows, out, tmp_path / "cache")
-    cached.ask_reference()
+    cached.precompute_reference()
     assert sum(asked) >= 2 * len(rows)
     asked.clear()
     cached.train()
@@ -69,14 +70,14 @@ def test_what_does_not_matter_hits_and_what_matters_misses(
     model_folder: str, rows: Rows, out: str, tmp_path: Path, asked: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "cache"
-    trainer(model_folder, rows, out, folder).ask_reference()
+    trainer(model_folder, rows, out, folder).precompute_reference()
     for changes in ({"learning_rate": 0.5, "seed": 7}, {"objective": zoo.tdpo1(beta=0.7)}):
         asked.clear()
-        trainer(model_folder, rows, f"{out}-other", folder, **changes).ask_reference()
+        trainer(model_folder, rows, f"{out}-other", folder, **changes).precompute_reference()
         assert asked == [2 * 4], "only the pairs of the check"
     asked.clear()
     with caplog.at_level(logging.INFO, logger="prefopt"):
-        trainer(model_folder, rows, out, folder, max_length=9).ask_reference()
+        trainer(model_folder, rows, out, folder, max_length=9).precompute_reference()
     assert sum(asked) > 2 * 4
     assert "pairs are there, the others will take" in caplog.text
 
@@ -95,10 +96,10 @@ def test_a_run_that_is_killed_loses_at_most_a_shard(
     with monkeypatch.context() as patch:
         patch.setattr(PreferenceModel, "ask_reference", killed)
         with pytest.raises(KeyboardInterrupt):
-            trainer(model_folder, rows, out, tmp_path / "cache").ask_reference()
+            trainer(model_folder, rows, out, tmp_path / "cache").precompute_reference()
     assert asked == [8, 10, 10, 10]
     asked.clear()
-    trainer(model_folder, rows, out, tmp_path / "cache").ask_reference()
+    trainer(model_folder, rows, out, tmp_path / "cache").precompute_reference()
     assert sum(asked) == 8 + 2 * len(rows) - 38
 
 
@@ -120,7 +121,7 @@ def test_a_reference_that_changes_or_is_not_there(model_folder: str, rows: Rows,
 
 def test_half_precision_has_a_cache_of_its_own(model_folder: str, rows: Rows, out: str, tmp_path: Path) -> None:
     folder = tmp_path / "cache"
-    trainer(model_folder, rows, out, folder).ask_reference()
+    trainer(model_folder, rows, out, folder).precompute_reference()
     half = trainer(model_folder, rows, out, folder, bf16=True)
     half.train()
     assert len(list(folder.iterdir())) == 2
@@ -142,7 +143,7 @@ def test_the_reference_goes_when_all_is_kept(model_folder: str, rows: Rows, out:
     assert cached.evaluate()["eval_loss"] == pytest.approx(expected.evaluate()["eval_loss"], rel=1e-4)
     assert cached.model.reference is None
     others = [{"prompt": row["prompt"], "chosen": row["rejected"], "rejected": f"{row['chosen']} it"} for row in rows]
-    new = cached._prepare(others, cached.processing_class, cached.model.objective.config, cached.args, "new")
+    new, _ = prepare_dataset(others, cached.processing_class, cached.model.objective.config, cached.args, "new")
     found = cached.evaluate(new)["eval_loss"]
     assert cached.model.reference is not None, "it was loaded again for responses that nobody had named"
     assert found == pytest.approx(expected.evaluate(new)["eval_loss"], rel=1e-4)
@@ -164,6 +165,6 @@ def test_who_asks_the_same_as_another_run_waits_for_it(
 ) -> None:
     first, second = (trainer(model_folder, rows, f"{out}/{n}", tmp_path / "cache") for n in "ab")
     with ThreadPoolExecutor() as threads:
-        list(threads.map(PreferenceTrainer.ask_reference, (first, second)))
+        list(threads.map(PreferenceTrainer.precompute_reference, (first, second)))
     # Both ask of a few pairs first, to know what the cache says; the others were asked of once.
     assert sum(asked) <= 2 * len(rows) + 2 * 2 * reference_cache._CHECKED

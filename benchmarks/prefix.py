@@ -31,7 +31,7 @@ from prefopt import PreferenceBatch, zoo
 from prefopt.scoring import PreferenceModel
 from prefopt.scoring.rows import limits as sharing
 from prefopt.scoring.rows.layout import Layout
-from prefopt.scoring.rows.packing import Places, least_work, one_each
+from prefopt.scoring.rows.packing import Placement, least_work, one_per_row
 
 VOCABULARY, HIDDEN, LAYERS, HEADS = 50304, 128, 6, 4
 PAIRS = 8
@@ -44,10 +44,10 @@ TURNS = 5
 
 saves_work = sharing.saves_work
 Lengths = list[tuple[int, int, int]]
-Choice = Callable[[Sequence[int], int, float], Places]
+Choice = Callable[[Sequence[int], int, float], Placement]
 WAYS: dict[str, tuple[bool, Choice]] = {
     "two rows": (False, least_work),
-    "one row": (True, lambda lengths, *_: one_each(len(lengths))),
+    "one row": (True, lambda lengths, *_: one_per_row(len(lengths))),
     "packed": (True, least_work),
 }
 
@@ -113,7 +113,7 @@ def ratio(ours: list[float], theirs: list[float]) -> str:
 
 def shape(batch: PreferenceBatch, way: str) -> str:
     if way == "two rows":
-        rows = Layout.of(batch)
+        rows = Layout.two_rows(batch)
     else:
         rows = Layout.shared(batch, WAYS[way][1](batch.lengths.tolist(), HIDDEN, math.inf))
     return f"{len(rows.input_ids)} x {rows.width}, {1 - rows.attention_mask.float().mean():.0%}"
@@ -137,7 +137,7 @@ def peak(objective: str, prompt: int, response: int, way: str) -> float:
 
 def line(objective: str, prompt: int, response: int) -> str:
     batch = batch_of(alike(prompt, response))
-    rule = saves_work(Layout.shared(batch), Layout.of(batch), HIDDEN)
+    rule = saves_work(Layout.shared(batch), Layout.two_rows(batch), HIDDEN)
     times = timed(model_of(objective), batch, ("two rows", "one row"))
     peaks = []
     for way in times:

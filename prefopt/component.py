@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar, final
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -15,18 +16,21 @@ from prefopt.columns import Column
 from prefopt.tokens import TokenBatch
 
 __all__ = [
+    "BackwardBlock",
     "Component",
     "Divergence",
+    "ExactDivergence",
     "LossFunction",
     "Named",
     "PreferenceLoss",
     "Regularizer",
     "RewardShaping",
+    "SampledDivergence",
     "Signal",
     "StreamedDivergence",
     "TokenWeighting",
     "WeightFunction",
-    "charged",
+    "weights_and_penalty",
 ]
 
 WeightFunction = Callable[[TokenBatch], Tensor]
@@ -101,7 +105,7 @@ class TokenWeighting(Component):
 
     A weighting with learned parameters returns an `nn.Module` of the same signature from `build`; it must not pass
     gradient to the policy. That module may have a penalty of its own, such as the expected number of weights that are
-    not zero: then it has a method `charged` as well (see the function `charged`).
+    not zero: then it also has a method `weights_and_penalty` (see the function of that name).
     """
 
     kind: ClassVar[str] = "token weighting"
@@ -111,40 +115,59 @@ class TokenWeighting(Component):
         return _itself(self)
 
 
-def charged(function: WeightFunction, tokens: TokenBatch) -> tuple[Tensor, Tensor | None]:
-    """The weights [N, T] of a function that a weighting built, and what it charges for each token, [N, T], 0 off the
-    response; None where it charges nothing.
+def weights_and_penalty(function: WeightFunction, tokens: TokenBatch) -> tuple[Tensor, Tensor | None]:
+    """The weights [N, T] of a function that a weighting built, and its penalty for each token, [N, T], 0 off the
+    response; None where it has no penalty.
 
-    A module that does has a method `charged`, (TokenBatch) -> (weights, charge), of which calling it gives the
-    weights. An objective adds the charges of both responses to the loss of their pair. A regulariser sees the weights
-    alone, and has no gradient to offer where they are zero.
+    A module with a penalty has a method `weights_and_penalty`, (TokenBatch) -> (weights, penalty), and its call gives
+    the same weights. The objective adds the penalties of both responses to the loss of their pair. Unlike a
+    regulariser, which sees the weights alone, a penalty has a gradient where the weights are zero.
     """
-    if isinstance(function, nn.Module) and hasattr(function, "charged"):
-        weights, charge = function.charged(tokens)  # type: ignore[operator]
-        return weights, charge
+    if isinstance(function, nn.Module) and hasattr(function, "weights_and_penalty"):
+        weights, penalty = function.weights_and_penalty(tokens)  # type: ignore[operator]
+        return weights, penalty
     return function(tokens), None
 
 
 class Divergence(Component):
-    """How far the policy is from the reference at one position: (logps, ref_logps: [..., V]) -> [...], >= 0, 0 iff
-    equal.
+    """The distance of the policy from the reference at one position, >= 0, and 0 iff they are equal there.
 
-    Both arguments are log-probabilities over the whole vocabulary. A divergence that is `sampled` is an estimate from
-    the response's own token instead: (logps, ref_logps: [...]) -> [...] of that token's log-probabilities, 0 where they
-    are equal. It costs no pass over the vocabulary, and its name says that it is an estimate.
+    Subclass `ExactDivergence` for a function of both distributions over the vocabulary, `SampledDivergence` for an
+    estimate from the response's own token.
     """
 
     kind: ClassVar[str] = "divergence"
-    sampled: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if Divergence in cls.__bases__ and cls.__module__ != __name__:
+            raise TypeError(f"{cls.__name__}: derive it from ExactDivergence or SampledDivergence, not from Divergence")
 
     @abstractmethod
     def __call__(self, logps: Tensor, ref_logps: Tensor) -> Tensor:
-        """logps, ref_logps [..., V], or [...] where it is sampled -> [...]."""
+        """-> [...], from the log-probabilities of policy and reference."""
+
+
+class SampledDivergence(Divergence):
+    """An estimate from the log-probabilities of the response's own token: (logps, ref_logps: [...]) -> [...].
+
+    It costs no pass over the vocabulary. Its name begins with "sampled_".
+    """
+
+
+class ExactDivergence(Divergence):
+    """A divergence of two distributions: (logps, ref_logps: [..., V]) -> [...], log-probabilities over the vocabulary.
+
+    >>> class Chi2(ExactDivergence):  # sum_v p_v^2 / q_v - 1
+    ...     name: Literal["chi2"] = "chi2"
+    ...     def __call__(self, logps, ref_logps):
+    ...         return torch.expm1((2 * logps - ref_logps).logsumexp(-1)).clamp(min=0)
+    """
 
     def logit_gradient(self, logps: Tensor, ref_logps: Tensor, value: Tensor) -> Tensor:
-        """dD/dlogits of the policy, [..., V], where `value` [...] is D itself.
+        """dD/dlogits of the policy, [..., V], where `value` [...] is D.
 
-        This differentiates `__call__`; a divergence that knows the closed form gives it, which saves memory and time.
+        By default autograd through `__call__`. A closed form saves memory and time.
         """
         with torch.enable_grad():
             logits = logps.detach().requires_grad_()
@@ -153,51 +176,62 @@ class Divergence(Component):
         return gradient
 
     def backward(self, logps: Tensor, ref_logps: Tensor, value: Tensor, g_logps: Tensor, g_value: Tensor) -> Tensor:
-        """g_value dD/dlogits - g_logps p, [..., V], for g_logps and g_value [..., 1]: what reaches the logits from the
-        divergence and from the label's log-probability, but for the label's own entry.
+        """g_value dD/dlogits - g_logps p, [..., V]: the gradient of the logits from the divergence and the label's
+        log-probability, without the label's own entry. g_logps, g_value [..., 1].
 
-        It may overwrite logps and ref_logps, whose last use this is. A divergence that knows a shorter way than by
-        `logit_gradient` gives it.
+        It may overwrite logps and ref_logps, which are not used again. Override it where there is a shorter way than
+        through `logit_gradient`.
         """
         gradient = self.logit_gradient(logps, ref_logps, value)
         return logps.exp_().mul_(-g_logps).addcmul_(gradient, g_value)
 
 
-class StreamedDivergence(Divergence):
-    """A divergence that is taken block by block of the vocabulary, from logits that nobody has normalised.
+@final
+@dataclass(frozen=True, eq=False)
+class BackwardBlock:
+    """What the backward pass of a StreamedDivergence reads for C tokens and a block of V' token ids.
 
-    Where z are the policy's logits and r the reference's, a block [V', C] of C tokens comes as weights exp(z - a) and
-    exp(r - b), a and b [C] the block's own, together with z - r. That takes one exponential an entry, and leaves what
-    backward needs in the same place. With Z and R the normalisers, the scales of a block are exp(a) / Z and exp(b) / R,
-    [C] each, `difference` [C] is log Z - log R, and so log p - log q = z - r - difference.
+    exps [V', C]                exp(z - a); the gradient may be written over it
+    saved [V', C]               what `block_forward` left in `ref_exps`; may be overwritten
+    scale, ref_scale [C]        exp(a) / Z and exp(b) / R
+    log_normaliser_ratio [C]    log Z - log R
+    value [C]                   D
+    g_logps, g_value [C]        gradients of the loss in the label's log-probability and in D
+    """
+
+    exps: Tensor
+    saved: Tensor
+    scale: Tensor
+    ref_scale: Tensor
+    log_normaliser_ratio: Tensor
+    value: Tensor
+    g_logps: Tensor
+    g_value: Tensor
+
+
+class StreamedDivergence(ExactDivergence):
+    """A divergence computed by online softmax, block by block of the vocabulary, from unnormalised logits.
+
+    z are the policy's logits, r the reference's, Z and R their normalisers. For a block of V' token ids and C tokens
+    with maxima a and b [C], it is given exp(z - a), exp(r - b) and z - r, [V', C] each. Then
+
+        p = exp(z - a) exp(a) / Z,   q = exp(r - b) exp(b) / R,   log p - log q = z - r - (log Z - log R)
     """
 
     @abstractmethod
-    def stream(self, weights: Tensor, ref_weights: Tensor, log_ratio: Tensor) -> Tensor:
-        """What is summed over the vocabulary, for a block: weights, ref_weights, log_ratio z - r [V', C] -> [C].
+    def block_forward(self, exps: Tensor, ref_exps: Tensor, log_ratio: Tensor) -> Tensor:
+        """The block's partial sum, [C], from exp(z - a), exp(r - b) and z - r, [V', C].
 
-        `log_ratio` may be overwritten; in `ref_weights` is left what `unstream` is to read.
+        `log_ratio` may be overwritten, and so may `ref_exps`, which `block_backward` reads as `saved`.
         """
 
     @abstractmethod
-    def streamed(self, sums: Tensor, scale: Tensor, ref_scale: Tensor, difference: Tensor) -> Tensor:
-        """D from the sums of all blocks: sums, scale, ref_scale [blocks, C], difference [C] -> [C]."""
+    def combine(self, sums: Tensor, scale: Tensor, ref_scale: Tensor, log_normaliser_ratio: Tensor) -> Tensor:
+        """D [C] from the partial sums [blocks, C], exp(a) / Z and exp(b) / R [blocks, C], and log Z - log R [C]."""
 
     @abstractmethod
-    def unstream(
-        self,
-        weights: Tensor,
-        left: Tensor,
-        scale: Tensor,
-        ref_scale: Tensor,
-        difference: Tensor,
-        value: Tensor,
-        g_logps: Tensor,
-        g_value: Tensor,
-    ) -> Tensor:
-        """g_value dD/dz - g_logps p of a block, [V', C], in the place of `weights`: what reaches its logits, but for
-        the label's own entry. `left` [V', C] is what `stream` left, all else is [C], and `value` D.
-        """
+    def block_backward(self, block: BackwardBlock) -> Tensor:
+        """g_value dD/dz - g_logps p, [V', C]: the gradient of the block's logits, without the labels' own entries."""
 
 
 class RewardShaping(Component):

@@ -2,7 +2,7 @@
 
     r_t  = w_t log(pi / pi_ref)_t + alpha v_t D_t                           per-token reward
     r(y) = beta shaping(r_1 .. r_T)                                         response reward
-    loss = mean over pairs of link(r(y_chosen), r(y_rejected)) + regularisers + what weightings charge
+    loss = mean over pairs of link(r(y_chosen), r(y_rejected)) + regularisers + penalties of weightings
 
 TDPO writes the divergence as a difference between the two responses; regrouped, each response carries its own, so that
 every component but the preference loss sees single responses, and the margin that is reported is the one that is
@@ -28,12 +28,13 @@ from prefopt.columns import Column
 from prefopt.component import (
     Component,
     Divergence,
+    ExactDivergence,
     PreferenceLoss,
     Regularizer,
     RewardShaping,
     Signal,
     TokenWeighting,
-    charged,
+    weights_and_penalty,
 )
 from prefopt.losses import LogisticLoss
 from prefopt.metrics import Mean, metrics_of
@@ -106,10 +107,10 @@ class ObjectiveConfig(BaseModel):
         return self.loss.couples_pairs
 
     @property
-    def exact_divergence(self) -> Divergence | None:
+    def exact_divergence(self) -> ExactDivergence | None:
         """The divergence over the whole vocabulary; None where there is none, or an estimate."""
         measure = None if self.divergence is None else self.divergence.measure
-        return None if measure is None or measure.sampled else measure
+        return measure if isinstance(measure, ExactDivergence) else None
 
     @property
     def activation_kinds(self) -> frozenset[str]:
@@ -200,8 +201,8 @@ class Objective(nn.Module):
             if column.name not in tokens.columns:
                 raise ValueError(f"the batch lacks the column {column.name!r}, which {config.reading(column)} reads")
         with torch.autocast(mask.device.type, enabled=False):
-            w, charge = charged(self.weighting, tokens)
-            charges = [charge]
+            w, penalty = weights_and_penalty(self.weighting, tokens)
+            penalties = [penalty]
             log_ratios = tokens.logps if config.reference_free else tokens.logps - tokens.ref_logps
             of_log_ratios = token_rewards = torch.where(mask, w * torch.where(mask, log_ratios, 0), 0)
             v = None
@@ -209,8 +210,8 @@ class Objective(nn.Module):
                 assert tokens.divergence is not None
                 v = w
                 if self.divergence_weighting is not None:
-                    v, charge = charged(self.divergence_weighting, tokens)
-                    charges.append(charge)
+                    v, penalty = weights_and_penalty(self.divergence_weighting, tokens)
+                    penalties.append(penalty)
                 divergence = torch.where(mask, tokens.divergence, 0)
                 if config.divergence.detach_chosen:
                     divergence = torch.where(tokens.is_chosen[:, None], divergence.detach(), divergence)
@@ -220,9 +221,9 @@ class Objective(nn.Module):
             losses = self.loss(chosen, rejected, tokens)
             for regularizer in config.regularizers:
                 losses = losses + regularizer(tokens, w, torch.zeros_like(w) if v is None else v)
-            for each in charges:
-                if each is not None:
-                    losses = losses + masked_sum(each, mask).view(2, -1).sum(0)
+            for penalty in penalties:
+                if penalty is not None:
+                    losses = losses + masked_sum(penalty, mask).view(2, -1).sum(0)
             with torch.no_grad():
                 alone = None if v is None else config.beta * config.shaping(of_log_ratios, mask, tokens.is_chosen)
         return ObjectiveOutput(

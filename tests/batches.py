@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prefopt import Objective, TokenBatch
-from prefopt.component import PreferenceLoss, charged
+from prefopt.component import PreferenceLoss, weights_and_penalty
 from prefopt.weightings.sparse.gates import Gate
 
 RUBBISH = (float("nan"), float("inf"), -float("inf"), 1e30, -1e30)
@@ -120,13 +120,13 @@ def taken(loss: PreferenceLoss, chosen: Tensor, rejected: Tensor) -> Tensor:
     return loss.build()(chosen, rejected, batch_of(chosen, rejected))
 
 
-def charges(objective: Objective, tokens: TokenBatch) -> Tensor:
-    """[B], what the objective's masks charge for both responses of each pair, a shared mask once."""
+def penalties(objective: Objective, tokens: TokenBatch) -> Tensor:
+    """[B], the penalties of the objective's masks for both responses of each pair, a shared mask once."""
     found = torch.zeros(tokens.pairs, dtype=tokens.logps.dtype)
     for mask in (objective.weighting, objective.divergence_weighting):
-        charge = None if mask is None else charged(mask, tokens)[1]
-        if charge is not None:
-            found = found + charge.sum(-1).view(2, -1).sum(0)
+        penalty = None if mask is None else weights_and_penalty(mask, tokens)[1]
+        if penalty is not None:
+            found = found + penalty.sum(-1).view(2, -1).sum(0)
     return found
 
 

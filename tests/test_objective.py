@@ -20,7 +20,7 @@ from prefopt.regularizers import MaskL1
 from prefopt.shapings import MeanShaping
 from prefopt.validation import explain
 from prefopt.weightings import SparseWeighting
-from tests.batches import charges, random_case, without_noise
+from tests.batches import penalties, random_case, without_noise
 
 ROWS = {name: row() for name, row in zoo.ZOO.items()} | {"independent": zoo.sparsepo(shared=False)}
 each_row = pytest.mark.parametrize("config", ROWS.values(), ids=ROWS)
@@ -181,10 +181,10 @@ def test_at_reference_it_says_ln_2_and_its_regularisers(name: str) -> None:
     tokens = random_case(4, dtype=torch.float32).tokens()
     output = build(ROWS[name])(tokens)
     at_reference = build(ROWS[name]).at_reference(tokens)
-    charge = torch.zeros(3)
+    penalty = torch.zeros(3)
     for regularizer in ROWS[name].regularizers:
-        charge = charge + regularizer(tokens, output.weights, output.divergence_weights)
-    torch.testing.assert_close(at_reference.losses, math.log(2) + charge)
+        penalty = penalty + regularizer(tokens, output.weights, output.divergence_weights)
+    torch.testing.assert_close(at_reference.losses, math.log(2) + penalty)
     assert torch.equal(at_reference.rewards, torch.zeros(6))
     assert torch.equal(at_reference.weights, output.weights)
     assert not torch.equal(output.rewards, at_reference.rewards)
@@ -210,7 +210,7 @@ def test_metrics_are_those_of_the_trained_rewards(config: ObjectiveConfig) -> No
         chosen, rejected = output.rewards.chunk(2)
         added = [each(tokens, output.weights, output.divergence_weights) for each in config.regularizers]
         losses = objective.loss(chosen, rejected, tokens)
-        added.append(charges(objective, tokens))
+        added.append(penalties(objective, tokens))
     torch.testing.assert_close(output.losses, sum(added, start=losses))
     value = {name: metric.value for name, metric in output.metrics.items()}
     summed = {

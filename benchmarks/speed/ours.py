@@ -38,7 +38,7 @@ def cached(config: ObjectiveConfig) -> Callable[[Setting], Contender]:
         weakref.finalize(model, shutil.rmtree, folder)
         given = batches(setting)
         for batch in given:
-            model.ask_reference(batch)
+            model.precompute_reference(batch)
         assert model.cache is not None
         model.cache.store.flush()
 

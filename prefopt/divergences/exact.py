@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from prefopt.component import Divergence, StreamedDivergence
+from prefopt.component import BackwardBlock, ExactDivergence, StreamedDivergence
 
 __all__ = ["AlphaDivergence", "ForwardKL", "JensenShannon", "ReverseKL", "TotalVariation"]
 
@@ -56,27 +56,18 @@ class ForwardKL(StreamedDivergence):
         """p - q, [..., V]."""
         return logps.exp().sub_(ref_logps.exp())
 
-    def stream(self, weights: Tensor, ref_weights: Tensor, log_ratio: Tensor) -> Tensor:
+    def block_forward(self, exps: Tensor, ref_exps: Tensor, log_ratio: Tensor) -> Tensor:
         """exp(r) (r - z) of a block."""
-        return -_silenced(log_ratio.mul_(ref_weights)).sum(0)
+        return -_silenced(log_ratio.mul_(ref_exps)).sum(0)
 
-    def streamed(self, sums: Tensor, scale: Tensor, ref_scale: Tensor, difference: Tensor) -> Tensor:
+    def combine(self, sums: Tensor, scale: Tensor, ref_scale: Tensor, log_normaliser_ratio: Tensor) -> Tensor:
         """sum_v q_v (r_v - z_v) + log Z - log R."""
-        return (_silenced(sums * ref_scale).sum(0) + difference).clamp(min=0)
+        return (_silenced(sums * ref_scale).sum(0) + log_normaliser_ratio).clamp(min=0)
 
-    def unstream(
-        self,
-        weights: Tensor,
-        left: Tensor,
-        scale: Tensor,
-        ref_scale: Tensor,
-        difference: Tensor,
-        value: Tensor,
-        g_logps: Tensor,
-        g_value: Tensor,
-    ) -> Tensor:
+    def block_backward(self, block: BackwardBlock) -> Tensor:
         """(g_value - g_logps) p - g_value q."""
-        return weights.mul_(scale * (g_value - g_logps)).addcmul_(left, -ref_scale * g_value)
+        gradient = block.exps.mul_(block.scale * (block.g_value - block.g_logps))
+        return gradient.addcmul_(block.saved, -block.ref_scale * block.g_value)
 
 
 @final
@@ -97,33 +88,23 @@ class ReverseKL(StreamedDivergence):
         """p (log p - log q - D), [..., V]."""
         return _weighted(logps, logps - ref_logps - value[..., None])
 
-    def stream(self, weights: Tensor, ref_weights: Tensor, log_ratio: Tensor) -> Tensor:
+    def block_forward(self, exps: Tensor, ref_exps: Tensor, log_ratio: Tensor) -> Tensor:
         """exp(z) (z - r) of a block; backward needs z - r."""
-        ref_weights.copy_(log_ratio)
-        return _silenced(log_ratio.mul_(weights)).sum(0)
+        ref_exps.copy_(log_ratio)
+        return _silenced(log_ratio.mul_(exps)).sum(0)
 
-    def streamed(self, sums: Tensor, scale: Tensor, ref_scale: Tensor, difference: Tensor) -> Tensor:
+    def combine(self, sums: Tensor, scale: Tensor, ref_scale: Tensor, log_normaliser_ratio: Tensor) -> Tensor:
         """sum_v p_v (z_v - r_v) - (log Z - log R)."""
-        return (_silenced(sums * scale).sum(0) - difference).clamp(min=0)
+        return (_silenced(sums * scale).sum(0) - log_normaliser_ratio).clamp(min=0)
 
-    def unstream(
-        self,
-        weights: Tensor,
-        left: Tensor,
-        scale: Tensor,
-        ref_scale: Tensor,
-        difference: Tensor,
-        value: Tensor,
-        g_logps: Tensor,
-        g_value: Tensor,
-    ) -> Tensor:
+    def block_backward(self, block: BackwardBlock) -> Tensor:
         """p (g_value (log p - log q - D) - g_logps)."""
-        pulled = _silenced(left.sub_(difference + value).mul_(weights))
-        return weights.mul_(-g_logps * scale).addcmul_(pulled, g_value * scale)
+        centred = _silenced(block.saved.sub_(block.log_normaliser_ratio + block.value).mul_(block.exps))
+        return block.exps.mul_(-block.g_logps * block.scale).addcmul_(centred, block.g_value * block.scale)
 
 
 @final
-class JensenShannon(Divergence):
+class JensenShannon(ExactDivergence):
     """D = KL(p || m) / 2 + KL(q || m) / 2 with m = (p + q) / 2.
 
     At most ln 2, and finite whatever the logits.
@@ -148,7 +129,7 @@ class JensenShannon(Divergence):
 
 
 @final
-class AlphaDivergence(Divergence):
+class AlphaDivergence(ExactDivergence):
     """D = (1 - sum_v q_v^a p_v^(1-a)) / (a (1 - a)).
 
     0 < a < 1; forward KL as a -> 1, reverse KL as a -> 0.
@@ -174,7 +155,7 @@ class AlphaDivergence(Divergence):
 
 
 @final
-class TotalVariation(Divergence):
+class TotalVariation(ExactDivergence):
     """D = (1/2) sum_v |p_v - q_v|.
 
     At most 1, and finite whatever the logits.

@@ -9,13 +9,13 @@ so take these for what published code does, and the exact ones for what it means
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import ClassVar, Literal, final
+from typing import Literal, final
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from prefopt.component import Divergence
+from prefopt.component import SampledDivergence
 from prefopt.stable import capped_expm1
 
 __all__ = ["SampledK1", "SampledK2", "SampledK3"]
@@ -30,7 +30,7 @@ def _log_ratio(direction: Direction, logps: Tensor, ref_logps: Tensor) -> Tensor
 
 
 @final
-class SampledK1(Divergence):
+class SampledK1(SampledDivergence):
     """D = -x.
 
     Right on average, and of either sign: the one divergence that may be negative. Its gradient in a forward direction
@@ -40,7 +40,6 @@ class SampledK1(Divergence):
 
     name: Literal["sampled_k1"] = "sampled_k1"
     direction: Direction = "forward"
-    sampled: ClassVar[bool] = True
 
     def __call__(self, logps: Tensor, ref_logps: Tensor) -> Tensor:
         """logps, ref_logps [...] of the tokens -> [...]."""
@@ -48,7 +47,7 @@ class SampledK1(Divergence):
 
 
 @final
-class SampledK2(Divergence):
+class SampledK2(SampledDivergence):
     """D = x^2 / 2.
 
     Never negative, and biased; the same in both directions.
@@ -56,7 +55,6 @@ class SampledK2(Divergence):
     """
 
     name: Literal["sampled_k2"] = "sampled_k2"
-    sampled: ClassVar[bool] = True
 
     def __call__(self, logps: Tensor, ref_logps: Tensor) -> Tensor:
         """logps, ref_logps [...] of the tokens -> [...]."""
@@ -64,7 +62,7 @@ class SampledK2(Divergence):
 
 
 @final
-class SampledK3(Divergence):
+class SampledK3(SampledDivergence):
     """D = exp(x) - 1 - x.
 
     Never negative, and right on average. Where x > cap the exponential goes on as its tangent, so that it does not
@@ -74,7 +72,6 @@ class SampledK3(Divergence):
     name: Literal["sampled_k3"] = "sampled_k3"
     direction: Direction = "forward"
     cap: float = Field(default=30.0, gt=0)
-    sampled: ClassVar[bool] = True
 
     def __call__(self, logps: Tensor, ref_logps: Tensor) -> Tensor:
         """logps, ref_logps [...] of the tokens -> [...]."""

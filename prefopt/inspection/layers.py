@@ -9,6 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from prefopt.component import SampledDivergence
 from prefopt.objective import ObjectiveConfig, ObjectiveOutput
 from prefopt.validation import did_you_mean
 
@@ -52,7 +53,9 @@ def layers(config: ObjectiveConfig) -> tuple[Layer, ...]:
         found.append(Layer("log_ratio", "log-ratio", meaning, _log_ratios, signed=True))
     if term is not None:
         meaning = f"{term.measure.name} of policy and reference where the token is predicted"
-        found.append(Layer("divergence", "divergence", meaning, _divergence, signed=term.measure.sampled))
+        found.append(
+            Layer("divergence", "divergence", meaning, _divergence, signed=isinstance(term.measure, SampledDivergence))
+        )
     return tuple(found)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from prefopt.scoring.checks import NonFiniteError
-from prefopt.scoring.lm_head.buffer_pool import Workspace
+from prefopt.scoring.finite import NonFiniteError
+from prefopt.scoring.lm_head.buffer_pool import BufferPool
 from prefopt.scoring.lm_head.head import Head, UnsupportedHeadError
 from prefopt.scoring.lm_head.token_statistics import TokenStatistics, dense_statistics, token_statistics
 from prefopt.scoring.model import PreferenceModel
@@ -11,6 +11,7 @@ from prefopt.scoring.reference.cache import ReferenceCache, response_key
 from prefopt.scoring.reference.tensor_store import StoreError
 
 __all__ = [
+    "BufferPool",
     "Head",
     "NonFiniteError",
     "PreferenceModel",
@@ -18,7 +19,6 @@ __all__ = [
     "StoreError",
     "TokenStatistics",
     "UnsupportedHeadError",
-    "Workspace",
     "dense_statistics",
     "response_key",
     "token_statistics",

@@ -1,8 +1,8 @@
-"""Activation sites: where MaPO listens inside a reference model, by forward hooks on whatever modelling code it has.
+"""Mean activations of the reference at sites in its modules, by forward hooks.
 
-A site is found by the name of its module. A kind of site is a name, "mlp", for the mean over the features, or a name
-and how else its features are reduced, "mlp.abs". What no module computes as its output or input (queries and keys after
-rotary embedding, for one) is not reachable by hooks and is not a site here.
+A site is an input or output of modules that match by name. A kind is a site's name, "mlp", for the mean of its
+features, or a name and another reduction, "mlp.abs". Tensors that are no module's input or output, such as queries and
+keys after rotary embedding, are out of reach of hooks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from prefopt.scoring.lm_head.head import Head, wide
 __all__ = ["ActivationRecorder", "Site", "logit_activations", "record"]
 
 _LOGITS = "logits"
-"""The one site that is no module's: it comes from the head (see `logit_activations`)."""
+"""The one site that is not a module's: it is computed from the head (see `logit_activations`)."""
 
 
 def _mean(states: Tensor) -> Tensor:
@@ -39,19 +39,19 @@ def _absolute_logits(head: Head, hidden: Tensor) -> Tensor:
 
 
 class _Reduction(NamedTuple):
-    """Of the features of a site, [..., F] -> [...]; and of the logits that a head makes of hidden [M, H] -> [M]."""
+    """A reduction of a site's features, [..., F] -> [...], and of a head's logits, (head, hidden [M, H]) -> [M]."""
 
-    of_states: Callable[[Tensor], Tensor]
-    of_logits: Callable[[Head, Tensor], Tensor]
+    states: Callable[[Tensor], Tensor]
+    logits: Callable[[Head, Tensor], Tensor]
 
 
 _REDUCTIONS = {"": _Reduction(_mean, Head.mean_logits), "abs": _Reduction(_mean_of_absolutes, _absolute_logits)}
 
 Split = Callable[[Tensor, int, int], Sequence[Tensor]]
-"""(states [N, S, features], hidden_size, heads) -> the parts that are sites of their own."""
+"""(states [R, S, features], hidden_size, heads) -> the parts that are sites of their own."""
 
 
-def _whole(states: Tensor, hidden_size: int, heads: int) -> Sequence[Tensor]:
+def _unsplit(states: Tensor, hidden_size: int, heads: int) -> Sequence[Tensor]:
     return (states,)
 
 
@@ -77,16 +77,16 @@ def _by_head(states: Tensor, hidden_size: int, heads: int) -> Sequence[Tensor]:
 @final
 @dataclass(frozen=True)
 class Site:
-    """A place to listen: modules whose name within the backbone matches, on their way in or out.
+    """The inputs or outputs of modules, by their names within the backbone.
 
-    `patterns` are alternatives; the first that matches any module is the one used, so that names which mean one thing
-    in one architecture and another elsewhere can be told apart.
+    Of the alternative `patterns`, the first that matches any module is used: a name may mean one thing in one
+    architecture and another elsewhere.
     """
 
     kind: Literal["mlp", "attn", "resid"]
     patterns: tuple[str, ...]
     tap: Literal["input", "output"] = "output"
-    split: Split = _whole
+    split: Split = _unsplit
 
 
 SITES = (
@@ -107,22 +107,21 @@ SITES = (
 @final
 @dataclass
 class ActivationRecorder:
-    """What the hooks heard in one pass: for each site, in model order, its kind and its activation [N, S]."""
+    """The activations [R, S] that hooks record in one forward pass, by kind and module, in model order."""
 
     expected: list[tuple[str, str]] = field(default_factory=list)
-    """Kinds and places."""
-    heard: dict[tuple[str, str], list[Tensor]] = field(default_factory=dict)
+    recorded: dict[tuple[str, str], list[Tensor]] = field(default_factory=dict)
 
     def collect(self) -> Iterator[tuple[str, Tensor]]:
-        """(kind, [N, S]) of every site. Raises RuntimeError where one was listened to and never ran."""
-        silent = [place for kind, place in self.expected if (kind, place) not in self.heard]
+        """(kind, [R, S]) of every site. Raises RuntimeError where a module never ran."""
+        silent = [module for kind, module in self.expected if (kind, module) not in self.recorded]
         if silent:
             raise RuntimeError(
                 f"activation sites: {len(silent)} of {len(self.expected)} modules never ran in the reference's forward "
                 f"pass, {silent[0]!r} first; its modelling code bypasses them. Name other kinds in `sites`."
             )
-        for kind, place in self.expected:
-            for activation in self.heard[kind, place]:
+        for kind, module in self.expected:
+            for activation in self.recorded[kind, module]:
                 yield kind, activation
 
 
@@ -130,7 +129,7 @@ class ActivationRecorder:
 def record(
     backbone: nn.Module, kinds: Iterable[str], *, shape: torch.Size, hidden_size: int, heads: int
 ) -> Iterator[ActivationRecorder]:
-    """Listen to the sites of these kinds while the block runs on rows of shape [N, S].
+    """Record the sites of these kinds while the block runs the backbone on rows of shape [R, S].
 
     Raises ValueError where a kind matches no module, or names no reduction of features.
     """
@@ -138,40 +137,40 @@ def record(
     recorder = ActivationRecorder()
     with ExitStack() as stack:
         for kind in sorted(set(kinds)):
-            name_of_site, reduction = _parts(kind)
-            if name_of_site == _LOGITS:
+            site_name, reduction = _parts(kind)
+            if site_name == _LOGITS:
                 continue
-            found = [(site, name) for site in SITES if site.kind == name_of_site for name in _matching(site, modules)]
-            if not found:
+            matches = [(site, name) for site in SITES if site.kind == site_name for name in _matching(site, modules)]
+            if not matches:
+                names = ", ".join(sorted({re.sub(r"[0-9]+", "*", name) for name in modules if name}))
                 raise ValueError(
                     f"activation sites: no module of {type(backbone).__name__} is known to be of kind {kind!r}. Its "
-                    f"modules: "
-                    f"{', '.join(sorted({re.sub(r'[0-9]+', '*', name) for name in modules if name}))}"
+                    f"modules: {names}"
                 )
-            for site, name in found:
+            for site, name in matches:
                 key = (kind, f"{name} ({site.tap})")
                 recorder.expected.append(key)
-                reduce = partial(_reduce, site.split, reduction.of_states, hidden_size, heads, shape)
-                stack.callback(_listen(modules[name], site.tap, key, recorder, reduce).remove)
+                reduce = partial(_reduce, site.split, reduction.states, hidden_size, heads, shape)
+                stack.callback(_register(modules[name], site.tap, key, recorder, reduce).remove)
         yield recorder
 
 
 def logit_activations(kinds: Iterable[str], final: Tensor, head: Head | None) -> Iterator[tuple[str, Tensor]]:
-    """(kind, [M]) of the logits' kinds, from hidden states [M, H] and their head, or from logits [M, V]."""
+    """(kind, [M]) of the logits' kinds, from last hidden states [M, H] and the head, or from logits [M, V]."""
     for kind in sorted(set(kinds)):
-        name_of_site, reduction = _parts(kind)
-        if name_of_site == _LOGITS:
+        site_name, reduction = _parts(kind)
+        if site_name == _LOGITS:
             if head is None:
-                yield kind, reduction.of_states(final.to(wide(final.dtype)))
+                yield kind, reduction.states(final.to(wide(final.dtype)))
             else:
-                yield kind, reduction.of_logits(head, final)
+                yield kind, reduction.logits(head, final)
 
 
 def _parts(kind: str) -> tuple[str, _Reduction]:
     site, _, how = kind.partition(".")
     if how not in _REDUCTIONS:
-        known = ", ".join(repr(f"{site}.{each}" if each else site) for each in _REDUCTIONS)
-        raise ValueError(f"activation sites: no kind {kind!r}; of {site!r} there are {known}")
+        kinds = ", ".join(repr(f"{site}.{suffix}" if suffix else site) for suffix in _REDUCTIONS)
+        raise ValueError(f"activation sites: no kind {kind!r}; of {site!r} there are {kinds}")
     return site, _REDUCTIONS[how]
 
 
@@ -182,22 +181,22 @@ def _matching(site: Site, modules: dict[str, nn.Module]) -> list[str]:
     return []
 
 
-def _listen(
+def _register(
     module: nn.Module,
     tap: str,
     key: tuple[str, str],
     recorder: ActivationRecorder,
     reduce: Callable[[Tensor], list[Tensor]],
 ) -> torch.utils.hooks.RemovableHandle:
-    def heard_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        recorder.heard[key] = reduce(args[0] if args else kwargs["hidden_states"])
+    def record_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        recorder.recorded[key] = reduce(args[0] if args else kwargs["hidden_states"])
 
-    def heard_output(_: nn.Module, args: Any, output: Any) -> None:
-        recorder.heard[key] = reduce(output if isinstance(output, Tensor) else output[0])
+    def record_output(_: nn.Module, args: Any, output: Any) -> None:
+        recorder.recorded[key] = reduce(output if isinstance(output, Tensor) else output[0])
 
     if tap == "input":
-        return module.register_forward_pre_hook(heard_input, with_kwargs=True)
-    return module.register_forward_hook(heard_output)
+        return module.register_forward_pre_hook(record_input, with_kwargs=True)
+    return module.register_forward_hook(record_output)
 
 
 def _reduce(

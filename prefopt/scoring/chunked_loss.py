@@ -1,12 +1,12 @@
-"""Pairs that go all the way through the head, there and back, a few at a time.
+"""The loss in groups of pairs, forward and backward, with gradients accumulated.
 
-Most losses are a mean over pairs, none of which depends on another. Where the logits of a whole batch are more than may
-be kept, its pairs are taken in groups whose logits fit, each through head, objective and back. What is left of a group
-are the gradients
+Most losses are means over pairs that do not depend on each other. Where the logits of a batch exceed the budget, its
+pairs are taken in groups whose logits fit, each forward and backward through head and objective. Of a group only
+gradients stay,
 
-    dL/dh of its tokens,   dL/dW and those of what the objective learns, added up over the groups
+    dL/dh of its tokens,   dL/dW and those of the objective's parameters, accumulated over the groups
 
-which wait until backward comes down to them. No logits are computed twice, and none outlive their group.
+until autograd's backward reaches the loss. No logits are computed twice, and none outlive their group.
 """
 
 from __future__ import annotations
@@ -19,38 +19,83 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from prefopt.objective import Mean, Objective, ObjectiveOutput
+from prefopt.component import Signal
+from prefopt.objective import Mean, Objective, ObjectiveConfig, ObjectiveOutput
 from prefopt.scoring.forward import ModelStates, token_batch
+from prefopt.scoring.lm_head.buffer_pool import BufferPool
 from prefopt.scoring.lm_head.head import Head, HeadGradient
-from prefopt.scoring.lm_head.token_statistics import TokenStatistics
+from prefopt.scoring.lm_head.token_statistics import TokenStatistics, dense_statistics, token_statistics
 from prefopt.scoring.rows.layout import Layout
 from prefopt.tokens import TokenBatch
 
-__all__ = ["Group", "groups", "settled"]
+__all__ = ["Group", "chunked_loss", "group_pairs", "statistics_for_objective"]
+
+
+def statistics_for_objective(
+    config: ObjectiveConfig,
+    policy: ModelStates,
+    head: Head | None,
+    reference: ModelStates | None,
+    ref_head: Head | None,
+    labels: Tensor,
+    *,
+    budget: int,
+    buffers: BufferPool,
+    head_gradient: HeadGradient | None = None,
+) -> TokenStatistics:
+    """The statistics that an objective reads, from both models' states at labels [M]: last hidden states and heads, or
+    logits after the plain forward pass. The reference's log-probabilities may be known, as from a cache.
+
+    `budget`, `buffers` and `head_gradient` are those of `token_statistics`.
+    """
+    exact, log_collision = config.exact_divergence, Signal.LOG_COLLISION in config.requires
+    if policy.logits is not None:
+        ref_logits = None if reference is None else reference.logits
+        statistics = dense_statistics(policy.logits, ref_logits, labels, exact, log_collision=log_collision)
+    else:
+        assert head is not None
+        statistics = token_statistics(
+            policy.hidden,
+            head,
+            None if reference is None else reference.last_hidden_state,
+            ref_head,
+            labels,
+            exact,
+            log_collision=log_collision,
+            budget=budget,
+            buffers=buffers,
+            head_gradient=head_gradient,
+        )
+    if reference is not None and reference.logps is not None:
+        statistics = statistics._replace(ref_logps=reference.logps)
+    if config.divergence is not None and exact is None:
+        sampled = config.divergence.measure(statistics.logps, statistics.ref_logps)
+        statistics = statistics._replace(divergence=sampled)
+    return statistics
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Some pairs of a batch that follow each other.
+    """Consecutive pairs of a batch.
 
-    pairs         how many
-    rows [2 b]    of their responses among all N, chosen first
-    tokens [m]    of their response tokens among all M, in the order of the rows
+    pairs         b, their number
+    rows [2 b]    their responses among all N, chosen first
+    tokens [m]    their response tokens among all M, in the order of the rows
     """
 
     pairs: int
     rows: Tensor
     tokens: Tensor
 
-    def of(self, layout: Layout) -> Layout:
-        """The layout, with the responses of this group alone; what the models were given stays whole."""
+    def narrow(self, layout: Layout) -> Layout:
+        """The layout with the responses of this group alone, in the models' full rows."""
         return replace(
             layout,
             mask=layout.mask[self.rows],
             token_ids=layout.token_ids[self.rows],
-            predicting=layout.predicting[self.tokens],
-            own=layout.own[self.tokens],
+            query_positions=layout.query_positions[self.tokens],
+            label_positions=layout.label_positions[self.tokens],
             columns={
                 name: values[self.rows if values.ndim > 1 else self.rows[: self.pairs]]
                 for name, values in layout.columns.items()
@@ -58,65 +103,67 @@ class Group:
         )
 
 
-def groups(mask: Tensor, most: int) -> list[Group]:
-    """The pairs of mask [N, T] in their order, in groups of at most so many response tokens, or of one pair."""
+def group_pairs(mask: Tensor, max_tokens: int) -> list[Group]:
+    """The pairs of mask [N, T] in order, in groups of at most `max_tokens` response tokens or of one pair."""
     rows = torch.arange(len(mask), device=mask.device)
     lengths = mask.sum(-1)
     row_of_token = rows.repeat_interleave(lengths)
-    starts, held = [0], 0
+    starts, tokens = [0], 0
     pairs = len(mask) // 2
     for pair, length in enumerate((lengths[:pairs] + lengths[pairs:]).tolist()):
-        if held and held + length > most:
+        if tokens and tokens + length > max_tokens:
             starts.append(pair)
-            held = 0
-        held += length
-    found = []
+            tokens = 0
+        tokens += length
+    groups = []
     for start, stop in zip(starts, [*starts[1:], pairs], strict=True):
-        inside = (rows % pairs >= start) & (rows % pairs < stop)
-        found.append(Group(stop - start, rows[inside], inside[row_of_token].nonzero()[:, 0]))
-    return found
+        in_group = (rows % pairs >= start) & (rows % pairs < stop)
+        groups.append(Group(stop - start, rows[in_group], in_group[row_of_token].nonzero()[:, 0]))
+    return groups
 
 
-def settled(
+def chunked_loss(
     objective: Objective,
-    parts: Sequence[Group],
+    groups: Sequence[Group],
     hidden: Tensor,
     head: Head,
     reference: ModelStates | None,
     layout: Layout,
-    statistics: Callable[[Tensor, Head, ModelStates | None, Tensor, HeadGradient], TokenStatistics],
+    statistics: Callable[[ModelStates, Head, ModelStates | None, Tensor, HeadGradient], TokenStatistics],
 ) -> ObjectiveOutput:
-    """What the objective says of the whole batch; `loss` alone carries gradient.
+    """The objective's output for the whole batch, in which `loss` alone carries gradient.
 
-    hidden [M, H] are the policy's. `statistics` are taken of such [m, H], the policy's head, what the reference said
-    there and the labels [m]; in backward they add the gradients of the head to what they are given.
+    hidden [M, H] are the policy's. `statistics` takes the policy's states of a group, its head, the reference's states,
+    labels [m], and the HeadGradient to which its backward adds.
     """
     learned = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     d_hidden = torch.empty_like(hidden)
-    into, frozen = HeadGradient.of(head), head.detach()
+    head_gradient, frozen = HeadGradient.zeros(head), head.detach()
     d_learned = [torch.zeros_like(parameter) for parameter in learned]
-    outputs, said = [], []
-    for part in parts:
-        states = None if reference is None else reference.at(part.rows, part.tokens)
-        own = hidden.detach()[part.tokens].requires_grad_()
-        within = part.of(layout)
-        found = statistics(own, frozen, states, within.labels, into)
-        output = objective(token_batch(within, found, states))
-        gradients = torch.autograd.grad(output.losses.sum() / layout.pairs, [own, *learned], materialize_grads=True)
-        d_hidden[part.tokens] = gradients[0]
+    outputs, all_statistics = [], []
+    for group in groups:
+        ref_states = None if reference is None else reference.select(group.rows, group.tokens)
+        group_hidden = hidden.detach()[group.tokens].requires_grad_()
+        narrowed = group.narrow(layout)
+        of_group = statistics(ModelStates(group_hidden), frozen, ref_states, narrowed.labels, head_gradient)
+        output = objective(token_batch(narrowed, of_group, ref_states))
+        gradients = torch.autograd.grad(
+            output.losses.sum() / layout.pairs, [group_hidden, *learned], materialize_grads=True
+        )
+        d_hidden[group.tokens] = gradients[0]
         for total, gradient in zip(d_learned, gradients[1:], strict=True):
             total += gradient
-        said.append(found)
+        all_statistics.append(of_group)
         outputs.append(output)
-    whole = _together(outputs, parts, token_batch(layout, _joined(said, parts), reference))
-    loss = _Settled.apply(
-        whole.loss, (d_hidden, *into.in_precision_of(head), *d_learned), hidden, *head.parameters, *learned
+    output = _join_outputs(outputs, groups, token_batch(layout, _join_statistics(all_statistics, groups), reference))
+    loss = _PrecomputedGradients.apply(
+        output.loss, (d_hidden, *head_gradient.in_precision_of(head), *d_learned), hidden, *head.parameters, *learned
     )  # type: ignore[no-untyped-call]
-    return replace(whole, loss=loss)
+    return replace(output, loss=loss)
 
 
-class _Settled(torch.autograd.Function):
-    """loss [], whose gradients in the inputs are known."""
+class _PrecomputedGradients(torch.autograd.Function):
+    """loss [] and the gradients of its inputs, which backward returns."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, gradients: tuple[Tensor | None, ...], *inputs: Tensor | None) -> Tensor:
@@ -129,25 +176,20 @@ class _Settled(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None  # they are scaled in place
         if gradients is None:
             raise RuntimeError("backward through the loss of a PreferenceModel a second time: call the model again")
-        return (None, None, *(None if each is None else each.mul_(g_loss) for each in gradients))
+        return (None, None, *(None if gradient is None else gradient.mul_(g_loss) for gradient in gradients))
 
 
-def _joined(said: Sequence[TokenStatistics], parts: Sequence[Group]) -> TokenStatistics:
-    """The statistics of all M tokens, without gradient, from those of the groups."""
-    order = torch.cat([part.tokens for part in parts]).argsort()
-
-    def tokens(name: str) -> Tensor | None:
-        values = [getattr(each, name) for each in said]
-        return None if values[0] is None else torch.cat(values).detach()[order]
-
-    logps, ref_logps = tokens("logps"), tokens("ref_logps")
-    assert logps is not None
-    assert ref_logps is not None
-    return TokenStatistics(logps, ref_logps, tokens("divergence"), tokens("log_collision"))
+def _join_statistics(statistics: Sequence[TokenStatistics], groups: Sequence[Group]) -> TokenStatistics:
+    """The statistics of all M tokens, without gradient."""
+    order = torch.cat([group.tokens for group in groups]).argsort()
+    columns = zip(*statistics, strict=True)  # a field of all groups
+    return TokenStatistics(
+        *(None if values[0] is None else torch.cat(values).detach()[order] for values in columns)  # type: ignore[arg-type]
+    )
 
 
-def _together(outputs: Sequence[ObjectiveOutput], parts: Sequence[Group], tokens: TokenBatch) -> ObjectiveOutput:
-    order = torch.cat([part.rows for part in parts]).argsort()
+def _join_outputs(outputs: Sequence[ObjectiveOutput], groups: Sequence[Group], tokens: TokenBatch) -> ObjectiveOutput:
+    order = torch.cat([group.rows for group in groups]).argsort()
 
     def rows(name: str) -> Tensor:
         return torch.cat([getattr(output, name) for output in outputs])[order]
@@ -162,7 +204,9 @@ def _together(outputs: Sequence[ObjectiveOutput], parts: Sequence[Group], tokens
         divergence_weights=None if outputs[0].divergence_weights is None else rows("divergence_weights"),
         tokens=tokens,
         metrics={
-            name: Mean(*(torch.stack(values).sum(0) for values in zip(*(each[name] for each in metrics), strict=True)))
+            name: Mean(
+                *(torch.stack(values).sum(0) for values in zip(*(by_name[name] for by_name in metrics), strict=True))
+            )
             for name in metrics[0]
         },
     )

@@ -1,11 +1,13 @@
-"""Runs a causal LM over a layout and gathers what is wanted at the response tokens, before or after its head."""
+"""Forward passes of a causal LM over a layout, and its states at the response tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Self, TypeVar, final
 
 import torch
@@ -14,84 +16,93 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from prefopt.component import Signal
 from prefopt.scoring.activation_hooks import logit_activations, record
-from prefopt.scoring.compiled import not_compiled
-from prefopt.scoring.fsdp import as_forward
+from prefopt.scoring.fsdp import call_in_forward
 from prefopt.scoring.lm_head.head import Head
 from prefopt.scoring.lm_head.token_statistics import TokenStatistics
 from prefopt.scoring.rows.layout import Layout
 from prefopt.tokens import TokenBatch
 
-__all__ = ["ModelStates", "causal_lm", "run", "token_batch", "turn_dropout_off", "within"]
+__all__ = [
+    "ModelStates",
+    "causal_lm",
+    "compile_in_place",
+    "forward_hidden_states",
+    "in_fsdp_forward",
+    "token_batch",
+    "turn_dropout_off",
+]
 
 _T = TypeVar("_T")
+
+_LAYER_STATES: Mapping[Signal, tuple[slice, str]] = MappingProxyType(
+    {
+        Signal.REF_HIDDEN_STATES: (slice(1, None), "query_positions"),
+        Signal.REF_TOKEN_STATES: (slice(1, None), "label_positions"),
+        Signal.REF_EMBEDDINGS: (slice(1), "label_positions"),
+    }
+)
+"""Signals that are states of layers: which of a model's `hidden_states`, and at which positions of a Layout."""
+
+_RECOMPILE_LIMIT = 64
+"""Most compiled forms of a module: with and without gradient, in training and evaluation, shared rows and not, adapters
+on and off. Torch's own limit counts those of every module that shares code."""
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class ModelStates:
-    """What one model said at the M response tokens.
+    """The states of one model at the M response tokens.
 
-    final [M, H]  last hidden states at the predicting positions, or [M, V] logits there where the plain call was asked
-    logps [M]     log-probabilities of the tokens, where they are known already; `final` may be None then
-    hidden_states, token_states [L, N, T, H]; embeddings [1, N, T, H]; activations [S, N, T] with their kinds; None
-                  unless asked for
+    last_hidden_state [M, H]  at the query positions; None after the plain forward pass
+    logits [M, V]             at the query positions; None but after the plain forward pass
+    logps [M]                 log-probabilities of the tokens, where they are known
+    signals                   fields of TokenBatch, with the response axis N second
+    activation_kinds          the kinds of REF_ACTIVATIONS
     """
 
-    final: Tensor | None
+    last_hidden_state: Tensor | None = None
+    logits: Tensor | None = None
     logps: Tensor | None = None
-    hidden_states: Tensor | None = None
-    token_states: Tensor | None = None
-    embeddings: Tensor | None = None
-    activations: Tensor | None = None
+    signals: Mapping[Signal, Tensor] = field(default_factory=dict)
     activation_kinds: tuple[str, ...] = ()
 
     @property
-    def computed(self) -> Tensor:
-        """`final`, of a model that has just been run."""
-        assert self.final is not None
-        return self.final
+    def hidden(self) -> Tensor:
+        """`last_hidden_state`, which must be there."""
+        assert self.last_hidden_state is not None
+        return self.last_hidden_state
 
-    def at(self, rows: Tensor, tokens: Tensor) -> Self:
-        """Of some of the N responses, and of their tokens among all M."""
-
-        def pick(name: str, *index: Any) -> Tensor | None:
-            values: Tensor | None = getattr(self, name)
-            return None if values is None else values[index]
-
-        return replace(
-            self,
-            final=pick("final", tokens),
-            logps=pick("logps", tokens),
-            hidden_states=pick("hidden_states", slice(None), rows),
-            token_states=pick("token_states", slice(None), rows),
-            embeddings=pick("embeddings", slice(None), rows),
-            activations=pick("activations", slice(None), rows),
+    def select(self, rows: Tensor, tokens: Tensor) -> Self:
+        """The states of some of the N responses, whose tokens are `tokens` among all M."""
+        final, logits, logps = (
+            None if states is None else states[tokens] for states in (self.last_hidden_state, self.logits, self.logps)
         )
+        signals = {signal: states[:, rows] for signal, states in self.signals.items()}
+        return replace(self, last_hidden_state=final, logits=logits, logps=logps, signals=signals)
 
 
 def causal_lm(model: nn.Module) -> PreTrainedModel:
     """The Hugging Face causal LM itself, with an adapter's layers in place but without the adapter's wrapper."""
     unwrap = getattr(model, "get_base_model", None)
-    inner = model if unwrap is None else unwrap()
-    if not isinstance(inner, PreTrainedModel) or inner.get_output_embeddings() is None:
-        raise TypeError(f"{type(inner).__name__} is not a Hugging Face causal language model")
-    return inner
+    lm = model if unwrap is None else unwrap()
+    if not isinstance(lm, PreTrainedModel) or lm.get_output_embeddings() is None:
+        raise TypeError(f"{type(lm).__name__} is not a Hugging Face causal language model")
+    return lm
 
 
-def run(
+def forward_hidden_states(
     model: nn.Module,
     layout: Layout,
     *,
-    plain: bool,
+    plain_forward: bool = False,
     signals: frozenset[Signal] = frozenset(),
     activation_kinds: frozenset[str] = frozenset(),
 ) -> ModelStates:
-    """One forward pass. `plain` calls the model as anyone would and takes its logits; otherwise the head is left
-    out."""
+    """One forward pass of the backbone, or, with `plain_forward`, of the whole model to its logits."""
     lm = causal_lm(model)
     config = lm.config.get_text_config()
-    wants_states = bool(signals & {Signal.REF_HIDDEN_STATES, Signal.REF_TOKEN_STATES, Signal.REF_EMBEDDINGS})
-    listening = Signal.REF_ACTIVATIONS in signals
+    wants_states = not signals.isdisjoint(_LAYER_STATES)
+    wants_activations = Signal.REF_ACTIVATIONS in signals
     recording = record(
         lm.base_model,
         activation_kinds,
@@ -99,56 +110,57 @@ def run(
         hidden_size=config.hidden_size,
         heads=config.num_attention_heads,
     )
-    # Compiled code does not hear hooks, and the plain call is what it is compared with.
-    as_written = not_compiled(lm.base_model) if plain or wants_states or listening else nullcontext()
-    with as_written, recording if listening else nullcontext() as recorder:
-        output = (model if plain else lm.base_model)(
+    # Compiled code runs no hooks, and compiled models are verified against the plain forward pass.
+    eager = _not_compiled(lm.base_model) if plain_forward or wants_states or wants_activations else nullcontext()
+    with eager, recording if wants_activations else nullcontext() as recorder:
+        output = (model if plain_forward else lm.base_model)(
             **layout.inputs(lm.dtype, config._attn_implementation),
             output_hidden_states=wants_states,
             use_cache=False,
         )
-    everything = output.hidden_states if wants_states else ()
-    embeddings, layers = everything[:1], everything[1:]
+    states = output.logits if plain_forward else output.last_hidden_state
+    # An adapter may have put tokens of its own before each row.
+    gathered = layout.gather(states[:, -layout.width :], layout.query_positions)
+    collected: dict[Signal, Tensor] = {}
+    for signal, (layers, positions) in _LAYER_STATES.items():
+        if signal in signals:
+            collected[signal] = _stack_layers(layout, output.hidden_states[layers], getattr(layout, positions))
     activations: list[tuple[str, Tensor]] = []
-    states = output.logits if plain else output.last_hidden_state
-    length = layout.width  # an adapter may have put tokens of its own before each row
-    final = layout.gather(states[:, -length:], layout.predicting)
     if recorder is not None:
-        activations = [(kind, layout.gather(values, layout.predicting)) for kind, values in recorder.collect()]
-        activations += logit_activations(activation_kinds, final, None if plain else Head.of(lm))
+        activations = [(kind, layout.gather(values, layout.query_positions)) for kind, values in recorder.collect()]
+        activations += logit_activations(activation_kinds, gathered, None if plain_forward else Head.from_model(lm))
+        collected[Signal.REF_ACTIVATIONS] = torch.stack([layout.scatter(values) for _, values in activations])
     return ModelStates(
-        final=final,
-        hidden_states=_layers(layout, layers, layout.predicting, Signal.REF_HIDDEN_STATES in signals),
-        token_states=_layers(layout, layers, layout.own, Signal.REF_TOKEN_STATES in signals),
-        embeddings=_layers(layout, embeddings, layout.own, Signal.REF_EMBEDDINGS in signals),
-        activations=torch.stack([layout.scatter(values) for _, values in activations]) if listening else None,
+        **{"logits" if plain_forward else "last_hidden_state": gathered},
+        signals=collected,
         activation_kinds=tuple(kind for kind, _ in activations),
     )
 
 
-def within(model: nn.Module, function: Callable[[], _T], *, plain: bool) -> _T:
-    """Call `function`, which runs the model and reads its head, where FSDP2 has made whole what both need. `plain`:
-    it calls the model itself, which sees to that.
-    """
+def in_fsdp_forward(model: nn.Module, function: Callable[[], _T], *, plain_forward: bool = False) -> _T:
+    """Call `function`, which runs the model's backbone and reads its head, while FSDP2 has gathered both. With
+    `plain_forward` it calls the model itself, which gathers its parameters."""
     lm = causal_lm(model)
-    return function() if plain else as_forward(model, lm.base_model, lm.get_output_embeddings(), function)
+    return function() if plain_forward else call_in_forward(model, lm.base_model, lm.get_output_embeddings(), function)
 
 
 def token_batch(layout: Layout, statistics: TokenStatistics, reference: ModelStates | None) -> TokenBatch:
-    """What was found at the M response tokens, as [N, T], with the reference's signals."""
+    """Statistics [M] of the policy's tokens as [N, T], with the reference's signals."""
+
+    def scatter(values: Tensor | None) -> Tensor | None:
+        return None if values is None else layout.scatter(values)
+
+    signals = {} if reference is None else {signal.value: states for signal, states in reference.signals.items()}
     return TokenBatch(
         logps=layout.scatter(statistics.logps),
         ref_logps=layout.scatter(statistics.ref_logps),
         mask=layout.mask,
         token_ids=layout.token_ids,
-        divergence=None if statistics.divergence is None else layout.scatter(statistics.divergence),
-        log_collision=None if statistics.log_collision is None else layout.scatter(statistics.log_collision),
-        ref_hidden_states=None if reference is None else reference.hidden_states,
-        ref_token_states=None if reference is None else reference.token_states,
-        ref_embeddings=None if reference is None else reference.embeddings,
-        ref_activations=None if reference is None else reference.activations,
+        divergence=scatter(statistics.divergence),
+        log_collision=scatter(statistics.log_collision),
         activation_kinds=() if reference is None else reference.activation_kinds,
         columns=layout.columns,
+        **signals,
     )
 
 
@@ -160,11 +172,11 @@ def turn_dropout_off(model: nn.Module) -> None:
             module.p = 0.0
         for name in _dropouts(module):
             setattr(module, name, 0.0)
-    quiet: dict[int, PreTrainedConfig] = {}
+    copies: dict[int, PreTrainedConfig] = {}
     for module in causal_lm(model).modules():
         config = vars(module).get("config")
         if isinstance(config, PreTrainedConfig) and not isinstance(module, PreTrainedModel) and _dropouts(config):
-            module.config = quiet.setdefault(id(config), copy(config))
+            module.config = copies.setdefault(id(config), copy(config))
             for name in _dropouts(module.config):
                 setattr(module.config, name, 0.0)
 
@@ -174,9 +186,23 @@ def _dropouts(holder: object) -> list[str]:
     return [name for name, value in vars(holder).items() if "drop" in name and isinstance(value, float) and value > 0]
 
 
-def _layers(layout: Layout, layers: tuple[Tensor, ...], positions: Tensor, wanted: bool) -> Tensor | None:
-    if not wanted:
-        return None
+def _stack_layers(layout: Layout, layers: tuple[Tensor, ...], positions: Tensor) -> Tensor:
+    """Layers [R, S, H] at positions [M] -> [L, N, T, H]."""
     if len({layer.shape[-1] for layer in layers}) > 1:
         raise ValueError("the reference's layers have states of different sizes, which no mask over layers can read")
     return torch.stack([layout.scatter(layout.gather(layer, positions)) for layer in layers])
+
+
+def compile_in_place(module: nn.Module, *, backend: str | Callable[..., Any], mode: str | None) -> None:
+    """Compile the calls of a module, with symbolic sizes; its name, parameters and state stay as they are."""
+    limits = {"recompile_limit": _RECOMPILE_LIMIT, "isolate_recompiles": True}
+    parameters = inspect.signature(torch.compile).parameters  # releases before 2.12 have one limit for all
+    supported = {name: limit for name, limit in limits.items() if name in parameters}
+    module.compile(dynamic=True, backend=backend, mode=mode, **supported)
+
+
+def _not_compiled(module: nn.Module) -> AbstractContextManager[Any]:
+    """A context in which the module is called as it is written."""
+    if module._compiled_call_impl is None:
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")

@@ -1,7 +1,7 @@
-"""Models whose parameters are spread over processes: what is made whole while a step reads it.
+"""FSDP2 and DTensor: full parameters where a step reads them outside of the modules that gather them.
 
-The engine calls a model's backbone and reads its head, and FSDP2 gathers parameters as the modules that it has wrapped
-are called. So a step runs as a forward pass of those modules that it would otherwise pass by.
+The engine calls a model's backbone and reads its head's weights, while FSDP2 gathers parameters when a wrapped module
+is called. A step therefore runs as a forward pass of the wrapped modules that it would bypass.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-__all__ = ["as_forward", "own_type", "whole"]
+__all__ = ["call_in_forward", "full_tensor", "unwrapped_type"]
 
 _T = TypeVar("_T")
 
 
-def as_forward(model: nn.Module, backbone: nn.Module, head: nn.Module, function: Callable[[], _T]) -> _T:
-    """Call `function` as a forward pass of those FSDP2 modules that a call of the backbone does not enter: in `model`
-    around it, and the head. Their parameters are then whole in it and in its backward, and gradients are reduced as in
-    any other forward pass. What it returns that requires gradient has to be in tuples or dataclasses.
+def call_in_forward(model: nn.Module, backbone: nn.Module, head: nn.Module, function: Callable[[], _T]) -> _T:
+    """Call `function` as a forward pass of the FSDP2 modules that a call of the backbone bypasses: those around it in
+    `model`, and the head. Their parameters are full in it and in its backward, and gradients are reduced as usual.
+    Results that require gradient have to be in tuples or dataclasses.
     """
-    for module in reversed(_passed_by(model, backbone, head)):
+    for module in reversed(_bypassed(model, backbone, head)):
         function = _as_forward_of(module, function)
     return function()
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A parameter as every process of its mesh would have it alone: itself, but where it is a DTensor, gathered.
+def full_tensor(tensor: Tensor) -> Tensor:
+    """The gathered parameter where it is a DTensor, otherwise the parameter itself.
 
-    Where it trains, its processes are taken to compute the same from it, as those of tensor parallelism do: each keeps
-    its shard of the gradient. Inside `as_forward`, no parameter is spread over processes that compute different things.
+    Each process keeps its shard of the gradient, which is right where the processes of the mesh compute the same, as in
+    tensor parallelism. Inside `call_in_forward` no FSDP2 parameter is a DTensor.
     """
     if not _distributed():
         return tensor
@@ -42,14 +42,13 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor(grad_placements=[Replicate()] * tensor.device_mesh.ndim)
 
 
-def own_type(module: nn.Module) -> type[nn.Module]:
-    """The module's class, without what FSDP2 puts in front of it."""
-    kind = type(module)
-    return kind.__bases__[-1] if _is_fsdp(module) else kind
+def unwrapped_type(module: nn.Module) -> type[nn.Module]:
+    """The module's class, without the one that FSDP2 derives from it."""
+    return type(module).__bases__[-1] if _is_fsdp(module) else type(module)
 
 
-def _passed_by(model: nn.Module, backbone: nn.Module, head: nn.Module) -> list[nn.Module]:
-    """FSDP2 modules around the backbone, the outermost first, and the head where it is one of its own."""
+def _bypassed(model: nn.Module, backbone: nn.Module, head: nn.Module) -> list[nn.Module]:
+    """The FSDP2 modules around the backbone, outermost first, and the head if it is one."""
     if not _distributed():
         return []
     names = {module: name for name, module in model.named_modules()}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from prefopt.columns import Column, PairColumn
-from prefopt.component import Component, Divergence, Signal
+from prefopt.component import Component, Divergence, SampledDivergence, Signal
 from prefopt.divergences import ForwardKL
 from prefopt.tokens import TokenBatch
 
@@ -88,7 +88,7 @@ class Case:
         fields = {
             "logps": self.padded(logps),
             "ref_logps": self.padded(ref_logps),
-            "divergence": self.padded(measure(*self.distributions(sampled=measure.sampled))),
+            "divergence": self.padded(measure(*self.distributions(sampled=isinstance(measure, SampledDivergence)))),
             "log_collision": self.padded((2 * full.detach()).logsumexp(-1)),
             "ref_hidden_states": self.padded(self.layers["states"], axis=1),
             "ref_token_states": self.padded(self.layers["token_states"], axis=1),

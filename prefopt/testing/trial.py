@@ -14,6 +14,7 @@ from prefopt.component import (
     PreferenceLoss,
     Regularizer,
     RewardShaping,
+    SampledDivergence,
     Signal,
     TokenWeighting,
 )
@@ -80,8 +81,8 @@ def arguments(component: Component, case: Case, *, withheld: Collection[str] = (
     match component:
         case TokenWeighting():
             return (case.tokens(withheld=withheld),)
-        case Divergence(sampled=sampled):
-            return case.distributions(sampled=sampled)
+        case Divergence():
+            return case.distributions(sampled=isinstance(component, SampledDivergence))
         case RewardShaping():
             return (case.padded(case.rows["rewards"]), case.mask, case.is_chosen)
         case PreferenceLoss():

@@ -48,7 +48,7 @@ def fill_reference_cache(
     def precompute(batch_pairs: datasets.Dataset) -> None:
         batch = PreferenceBatch.from_mapping(collator(list(batch_pairs))).to(accelerator.device)
         with torch.no_grad(), accelerator.autocast():
-            model.ask_reference(batch)
+            model.precompute_reference(batch)
 
     # A data set that the user prepared may have extra columns that the other data sets lack.
     common = sorted(set.intersection(*(set(dataset.column_names) for dataset in data)))

@@ -9,7 +9,7 @@ from pydantic import Field, SerializeAsAny
 from torch import Tensor, nn
 
 from prefopt.columns import Column
-from prefopt.component import Signal, TokenWeighting, WeightFunction, charged
+from prefopt.component import Signal, TokenWeighting, WeightFunction, weights_and_penalty
 from prefopt.tokens import TokenBatch
 from prefopt.weightings.draws import uniform_draws
 
@@ -49,7 +49,7 @@ class ShuffledWeighting(TokenWeighting):
 
 @final
 class ShuffledWeights(nn.Module):
-    """(TokenBatch) -> [N, T]: the function's weights, permuted within each response; charges are left as they are."""
+    """(TokenBatch) -> [N, T]: the function's weights, permuted within each response; penalties are left as they are."""
 
     def __init__(self, function: WeightFunction, seed: int) -> None:
         super().__init__()
@@ -58,10 +58,10 @@ class ShuffledWeights(nn.Module):
 
     def forward(self, tokens: TokenBatch) -> Tensor:
         """-> [N, T]."""
-        return self.charged(tokens)[0]
+        return self.weights_and_penalty(tokens)[0]
 
-    def charged(self, tokens: TokenBatch) -> tuple[Tensor, Tensor | None]:
-        """The permuted weights [N, T], and what is charged, [N, T], where that is."""
-        weights, charge = charged(self.function, tokens)
+    def weights_and_penalty(self, tokens: TokenBatch) -> tuple[Tensor, Tensor | None]:
+        """The permuted weights [N, T], and the penalty [N, T] or None."""
+        weights, penalty = weights_and_penalty(self.function, tokens)
         draws = uniform_draws(tokens, self.seed).masked_fill(~tokens.mask, torch.inf)  # padding stays at the end
-        return weights.gather(-1, draws.argsort(dim=-1, stable=True)), charge
+        return weights.gather(-1, draws.argsort(dim=-1, stable=True)), penalty

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
 from prefopt import available
-from prefopt.component import Divergence
+from prefopt.component import Divergence, ExactDivergence
 from prefopt.divergences import AlphaDivergence, ForwardKL, JensenShannon, ReverseKL, TotalVariation
 
 ALPHAS = [AlphaDivergence(), AlphaDivergence(a=0.1), AlphaDivergence(a=0.9)]
@@ -27,7 +27,7 @@ def log_probs(*logits: float, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.tensor(logits, dtype=dtype).log_softmax(-1)
 
 
-def dense(divergence: Divergence, p: list[float], q: list[float]) -> float:
+def dense(divergence: ExactDivergence, p: list[float], q: list[float]) -> float:
     """The formula, entry by entry, for distributions without zeros; p the policy's, q the reference's."""
     pairs = list(zip(p, q, strict=True))
     match divergence:
@@ -52,18 +52,18 @@ def test_every_built_in_divergence_is_tested() -> None:
 @each_divergence
 @settings(deadline=None, max_examples=40, derandomize=True)
 @given(logits=LOGITS)
-def test_value_and_gradient_follow_the_formula(divergence: Divergence, logits: object) -> None:
+def test_value_and_gradient_follow_the_formula(divergence: ExactDivergence, logits: object) -> None:
     logps, ref_logps = torch.tensor(logits).log_softmax(-1)
     value = divergence(logps, ref_logps)
     expected = dense(divergence, logps.exp().tolist(), ref_logps.exp().tolist())
     assert value >= 0
     assert float(value) == pytest.approx(expected, rel=1e-8, abs=1e-12)
     closed = divergence.logit_gradient(logps, ref_logps, value)
-    torch.testing.assert_close(closed, Divergence.logit_gradient(divergence, logps, ref_logps, value))
+    torch.testing.assert_close(closed, ExactDivergence.logit_gradient(divergence, logps, ref_logps, value))
 
 
 @each_divergence
-def test_gradient_matches_finite_differences(divergence: Divergence) -> None:
+def test_gradient_matches_finite_differences(divergence: ExactDivergence) -> None:
     """The closed form against the values alone, so that a mistake in both gradients would still show."""
     draw = torch.Generator().manual_seed(0)
     logits, ref = torch.randn(2, 3, 5, generator=draw, dtype=torch.float64)
@@ -82,7 +82,7 @@ def test_gradient_matches_finite_differences(divergence: Divergence) -> None:
 
 
 @each_divergence
-def test_zero_if_and_only_if_equal(divergence: Divergence) -> None:
+def test_zero_if_and_only_if_equal(divergence: ExactDivergence) -> None:
     logits = torch.randn(4, 50, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     logps, nudge = logits.log_softmax(-1), torch.zeros(50, dtype=torch.float64)
     nudge[7] = 0.01
@@ -103,7 +103,7 @@ def test_zero_if_and_only_if_equal(divergence: Divergence) -> None:
     ],
 )
 @each_divergence
-def test_impossible_tokens(divergence: Divergence, logps: Tensor, ref_logps: Tensor, infinite: set[str]) -> None:
+def test_impossible_tokens(divergence: ExactDivergence, logps: Tensor, ref_logps: Tensor, infinite: set[str]) -> None:
     value = divergence(logps, ref_logps)
     assert not value.isnan()
     assert bool(value.isinf()) == (divergence.name in infinite)
@@ -112,7 +112,7 @@ def test_impossible_tokens(divergence: Divergence, logps: Tensor, ref_logps: Ten
         assert closed.isfinite().all()
         assert closed[logps == -INF].eq(0).all()
         if (logps > -INF).logical_and(ref_logps > -INF).any():  # the logarithm of no overlap has no derivative
-            automatic = Divergence.logit_gradient(divergence, logps, ref_logps, value)
+            automatic = ExactDivergence.logit_gradient(divergence, logps, ref_logps, value)
             torch.testing.assert_close(closed, automatic, msg=lambda text: f"automatic gradient: {text}")
 
 
@@ -148,7 +148,7 @@ def test_total_variation_by_hand() -> None:
 
 @each_divergence
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_peaked_logits_give_neither_nan_nor_a_negative_value(divergence: Divergence, dtype: torch.dtype) -> None:
+def test_peaked_logits_give_neither_nan_nor_a_negative_value(divergence: ExactDivergence, dtype: torch.dtype) -> None:
     logps = log_probs(0, 1000, -1000, 5, dtype=dtype)
     for ref_logps in (log_probs(1000, 0, 0, 0, dtype=dtype), log_probs(1, 1, 1, 1, dtype=dtype), logps):
         value = divergence(logps, ref_logps)
@@ -178,7 +178,7 @@ def test_the_kls_are_one_another_with_the_models_exchanged() -> None:
 
 
 @each_divergence
-def test_a_nan_is_never_silenced(divergence: Divergence) -> None:
+def test_a_nan_is_never_silenced(divergence: ExactDivergence) -> None:
     broken = torch.tensor([0.0, math.nan, 1.0]).log_softmax(-1)
     good = torch.tensor([0.0, 2.0, -INF]).log_softmax(-1)
     for logps, ref_logps in ((broken, good), (good, broken)):
@@ -187,7 +187,7 @@ def test_a_nan_is_never_silenced(divergence: Divergence) -> None:
 
 
 @each_divergence
-def test_backward_is_the_sum_of_what_reaches_the_logits(divergence: Divergence) -> None:
+def test_backward_is_the_sum_of_what_reaches_the_logits(divergence: ExactDivergence) -> None:
     draw = torch.Generator().manual_seed(4)
     logps, ref_logps = torch.randn(2, 3, 7, generator=draw, dtype=torch.float64).log_softmax(-1)
     g_logps, g_value = torch.randn(2, 3, 1, generator=draw, dtype=torch.float64)

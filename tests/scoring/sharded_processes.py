@@ -154,7 +154,7 @@ def compare(spread: Callable[[PreferenceModel], None], name: str) -> dict[str, o
             with torch.no_grad():
                 for parameter in module.policy.parameters():
                     parameter.mul_(1.01)
-    return found | {"plain": spreaded.plain, "shares": spreaded.shares_prefix}
+    return found | {"plain": spreaded.uses_plain_forward, "shares": spreaded.shares_prefix}
 
 
 if __name__ == "__main__":

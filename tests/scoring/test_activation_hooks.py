@@ -9,7 +9,7 @@ from torch import nn
 from prefopt import zoo
 from prefopt.component import Signal
 from prefopt.scoring import PreferenceModel
-from prefopt.scoring.forward import run
+from prefopt.scoring.forward import forward_hidden_states
 from prefopt.scoring.rows.layout import Layout
 from prefopt.weightings import ActivationWeighting
 
@@ -213,7 +213,7 @@ def test_plain_calls_give_the_same_logit_activations(tiny, moved, batch):
     for reduction in REDUCTIONS:
         config = zoo.mapo(sites=("logits",), reduction=reduction)
         fast, plain = (PreferenceModel(moved(reference), reference, config) for _ in range(2))
-        plain._choice.plain = True
+        plain._choice.uses_plain_forward = True
         torch.testing.assert_close(plain(batch).weights, fast(batch).weights, rtol=1e-5, atol=1e-5)
 
 
@@ -222,7 +222,7 @@ def test_a_reduction_of_no_such_name_is_an_error(tiny, batch):
     model = PreferenceModel(reference, tiny("gpt2"), zoo.mapo())
     kinds = frozenset({"mlp.abs", "mlp.median"})
     with pytest.raises(ValueError, match=r"no kind 'mlp.median'; of 'mlp' there are 'mlp', 'mlp.abs'"):
-        run(model.policy, Layout.of(batch), plain=False, signals=ACTIVATIONS, activation_kinds=kinds)
+        forward_hidden_states(model.policy, Layout.two_rows(batch), signals=ACTIVATIONS, activation_kinds=kinds)
 
 
 @pytest.mark.filterwarnings("ignore:.*MistralForCausalLM has layers that see only the last 4 tokens")

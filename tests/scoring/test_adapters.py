@@ -45,7 +45,7 @@ def test_its_base_is_the_reference(adapted, jolt, batch, same_gradients, archite
     jolt(own.objective.to(torch.float64), noise=0.3)
     explicit.objective.to(torch.float64).load_state_dict(own.objective.state_dict())
     output, expected = own(batch), explicit(batch)
-    assert not own.plain
+    assert not own.uses_plain_forward
     torch.testing.assert_close(output.losses, expected.losses, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(output.weights, expected.weights, rtol=1e-9, atol=1e-12)
     if not objective.reference_free:

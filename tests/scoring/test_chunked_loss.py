@@ -1,4 +1,4 @@
-"""Pairs that go through head and objective a few at a time, against all of them at once, in float64."""
+"""The loss in groups of pairs, against that of all pairs at once, in float64."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from prefopt import zoo
 from prefopt.divergences import JensenShannon
 from prefopt.objective import DivergenceTerm, ObjectiveConfig
 from prefopt.scoring import PreferenceModel
-from prefopt.scoring import chunked_loss as settled
-from prefopt.scoring.chunked_loss import groups
+from prefopt.scoring.chunked_loss import chunked_loss, group_pairs
 from prefopt.scoring.lm_head import token_statistics as statistics
 
 MASKED = zoo.sparsepo(shared=False)
@@ -80,14 +79,15 @@ def test_only_the_loss_carries_gradient(models, batch):
 
 def test_no_logits_are_computed_twice(models, batch, monkeypatch):
     """Where a pair's logits fit the budget, each chunk meets each head once."""
-    seen, original = [], settled.settled
-    monkeypatch.setattr("prefopt.scoring.model.settled", lambda *args: seen.append(len(args[1])) or original(*args))
-    kept = []
+    seen, kept = [], []
+    monkeypatch.setattr(
+        "prefopt.scoring.model.chunked_loss", lambda *args: seen.append(len(args[1])) or chunked_loss(*args)
+    )
     monkeypatch.setattr(
         statistics,
-        "over_chunks",
-        lambda way, hidden, chunks, count, call=statistics.over_chunks: (
-            kept.append((count, len(chunks))) or call(way, hidden, chunks, count)
+        "chunked_pass",
+        lambda kernel, hidden, chunks, count, call=statistics.chunked_pass: (
+            kept.append((count, len(chunks))) or call(kernel, hidden, chunks, count)
         ),
     )
     longest = int((batch.chosen_mask.sum(-1) + batch.rejected_mask.sum(-1)).max())
@@ -120,16 +120,16 @@ def test_groups_are_as_full_as_may_be():
     """Lengths of the four pairs: 2 + 1, 1 + 1, 3 + 3, 1 + 2."""
     steps = torch.arange(3)
     mask = steps < torch.tensor([2, 1, 3, 1, 1, 1, 3, 2])[:, None]
-    found = groups(mask, 5)
-    assert [part.pairs for part in found] == [2, 1, 1]
-    assert [part.rows.tolist() for part in found] == [[0, 1, 4, 5], [2, 6], [3, 7]]
+    groups = group_pairs(mask, 5)
+    assert [group.pairs for group in groups] == [2, 1, 1]
+    assert [group.rows.tolist() for group in groups] == [[0, 1, 4, 5], [2, 6], [3, 7]]
     tokens = mask.nonzero()[:, 0].tolist()
-    for part in found:
-        assert [tokens[place] for place in part.tokens] == [
-            row for row in part.rows.tolist() for _ in range(int(mask[row].sum()))
+    for group in groups:
+        assert [tokens[index] for index in group.tokens] == [
+            row for row in group.rows.tolist() for _ in range(int(mask[row].sum()))
         ]
-    assert [part.pairs for part in groups(mask, 100)] == [4]
-    assert [part.pairs for part in groups(mask, 0)] == [1, 1, 1, 1]
+    assert [group.pairs for group in group_pairs(mask, 100)] == [4]
+    assert [group.pairs for group in group_pairs(mask, 0)] == [1, 1, 1, 1]
 
 
 def test_a_second_backward_is_refused(models, batch):

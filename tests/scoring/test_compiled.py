@@ -65,7 +65,7 @@ def test_twelve_lengths_compile_once(both, make_batch, same_gradients, always):
         counts.append(counter.frame_count)
     assert counts[0] > 3, "policy with and without gradient, reference, objective"
     assert len(set(counts)) <= 2, "of all later batches, only the first that is one packed row was compiled for"
-    assert not compiled.plain
+    assert not compiled.uses_plain_forward
     assert compiled.state_dict().keys() == model.state_dict().keys()
 
 
@@ -106,7 +106,7 @@ def test_compiled_code_that_is_wrong_is_found_out(tiny, moved, batch):
     model = PreferenceModel(moved(reference), reference, zoo.dpo())
     expected = model(batch).loss
     compiled = copy.deepcopy(model)
-    compiled._choice.plain = None
+    compiled._choice.uses_plain_forward = None
     for lm in (compiled.policy, compiled.reference):
         lm.base_model.compile(backend=wrong)
     with pytest.warns(UserWarning, match="hidden states and head differ from those of its own call"):

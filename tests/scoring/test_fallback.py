@@ -54,7 +54,7 @@ def test_a_model_that_changes_its_logits(tiny, moved, batch, pairs, tdpo2_by_han
     scored = PreferenceModel(policy, reference, zoo.tdpo2(BETA, ALPHA))
     with pytest.warns(UserWarning, match=rf"{role}: log-probabilities from Cooled's .* plainly from now on") as caught:
         output = scored(batch)
-    assert scored.plain
+    assert scored.uses_plain_forward
     assert len(caught) == 1
     change = (before.logps - output.tokens.logps) + (before.ref_logps - output.tokens.ref_logps)
     assert nats(str(caught[0].message)) == pytest.approx(change.abs().max().item(), rel=0.05)
@@ -81,7 +81,7 @@ def test_the_plain_call_says_what_the_gathered_head_says(tiny, moved, jolt, batc
     with pytest.warns(UserWarning, match=r"policy: the head of Gemma2ForCausalLM is a .*OwnLinear, not a plain"):
         ours = plain(batch)
     theirs = fast(batch)
-    assert (plain.plain, fast.plain) == (True, False)
+    assert (plain.uses_plain_forward, fast.uses_plain_forward) == (True, False)
     torch.testing.assert_close(ours.losses, theirs.losses, rtol=1e-6, atol=1e-8)
     torch.testing.assert_close(ours.weights, theirs.weights, rtol=1e-6, atol=1e-6)
     ours.loss.backward()
@@ -98,7 +98,7 @@ def test_a_reference_with_a_head_of_its_own(tiny, moved, batch):
     # Without a reference to run there is nothing to fall back from.
     scored = PreferenceModel(policy, reference, zoo.simpo())
     scored(batch)
-    assert not scored.plain
+    assert not scored.uses_plain_forward
 
 
 def test_lora_on_the_head(tiny, jolt, batch, pairs, tdpo2_by_hand):
@@ -109,7 +109,7 @@ def test_lora_on_the_head(tiny, jolt, batch, pairs, tdpo2_by_hand):
     scored = PreferenceModel(policy, None, zoo.tdpo2(BETA, ALPHA))
     with pytest.warns(UserWarning, match=r"policy: the head of LlamaForCausalLM is a peft\..*Linear, not a plain"):
         output = scored(batch)
-    assert scored.plain
+    assert scored.uses_plain_forward
     torch.testing.assert_close(output.loss, tdpo2_by_hand(policy, tiny("llama"), pairs, BETA, ALPHA))
     output.loss.backward()
     for name, parameter in policy.named_parameters():
@@ -147,4 +147,4 @@ def test_half_precision_alone_is_no_disagreement(tiny, moved, batch):
     with warnings.catch_warnings(), torch.autocast("cpu", dtype=torch.bfloat16):
         warnings.simplefilter("error")
         scored(batch)
-    assert not scored.plain
+    assert not scored.uses_plain_forward

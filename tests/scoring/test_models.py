@@ -93,7 +93,7 @@ def agree(moved, jolt, batch, pairs, by_hand, log_probs):
         scored.zero_grad()
         loss = objective_by_hand(name, scored, pairs, by_hand, log_probs, output.weights)
         loss.backward()
-        assert not scored.plain
+        assert not scored.uses_plain_forward
         torch.testing.assert_close(output.loss, loss, **tolerance or CLOSE)
         assert abs(loss.item() - torch.log(torch.tensor(2.0)).item()) > 1e-3
         largest = max(gradient.abs().max() for gradient in gradients.values() if gradient is not None)
@@ -157,7 +157,7 @@ def test_half_precision(tiny, moved, batch, architecture):
     expected = PreferenceModel(policy, reference, zoo.tdpo2(BETA, ALPHA))(batch).loss
     scored = PreferenceModel(policy.bfloat16(), reference.bfloat16(), zoo.tdpo2(BETA, ALPHA))
     output = scored(batch)
-    assert not scored.plain
+    assert not scored.uses_plain_forward
     assert output.loss.dtype == torch.float32
     torch.testing.assert_close(output.loss, expected, rtol=0.05, atol=0.05)
     output.loss.backward()

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from prefopt import zoo
-from prefopt.scoring import PreferenceModel, Workspace
+from prefopt.scoring import BufferPool, PreferenceModel
 from prefopt.scoring.lm_head import token_statistics as statistics
 
 BETA, ALPHA = 0.4, 0.7
@@ -87,16 +87,16 @@ def test_the_buffers_stay_for_later_steps(models, batch, monkeypatch):
     scored = PreferenceModel(*models, TDPO2)
     scored(batch).loss.backward()
     places = set()
-    original = Workspace.take
+    original = BufferPool.take
 
     def take(workspace, *shape):
         buffer = original(workspace, *shape)
         places.add(buffer.data_ptr())
         return buffer
 
-    monkeypatch.setattr(Workspace, "take", take)
+    monkeypatch.setattr(BufferPool, "take", take)
     scored(batch).loss.backward()
-    assert places == {buffer.data_ptr() for buffer in scored._workspace.free}
+    assert places == {buffer.data_ptr() for buffer in scored._buffer_pool.free}
 
 
 @pytest.mark.parametrize("objective", [TDPO2, zoo.sparsepo(), zoo.mapo(), zoo.simpo()], ids=lambda o: o.weighting.name)

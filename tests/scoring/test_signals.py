@@ -26,7 +26,7 @@ def models(tiny, moved):
 def test_a_sampled_divergence_is_that_of_the_response_tokens(models, batch, measure, plain):
     config = ObjectiveConfig(divergence=DivergenceTerm(measure=measure))
     model = PreferenceModel(*models, config)
-    model._choice.plain = plain
+    model._choice.uses_plain_forward = plain
     tokens = model.score(batch)
     expected = torch.where(tokens.mask, measure(tokens.logps, tokens.ref_logps), 0)
     torch.testing.assert_close(tokens.divergence, expected, rtol=0, atol=0)
@@ -42,7 +42,7 @@ def test_a_sampled_divergence_never_sees_the_vocabulary(models, batch, monkeypat
         asked.append(args[5])
         return real(*args, **options)
 
-    monkeypatch.setattr("prefopt.scoring.asked.token_statistics", watched)
+    monkeypatch.setattr("prefopt.scoring.chunked_loss.token_statistics", watched)
     for measure in (SampledK1(), ForwardKL()):
         PreferenceModel(*models, ObjectiveConfig(divergence=DivergenceTerm(measure=measure))).score(batch)
     assert asked == [None, ForwardKL()]
@@ -51,7 +51,7 @@ def test_a_sampled_divergence_never_sees_the_vocabulary(models, batch, monkeypat
 @pytest.mark.parametrize("plain", [False, True])
 def test_wpo_weighs_by_the_policys_own_distribution(models, batch, plain):
     model = PreferenceModel(*models, zoo.wpo(beta=0.5))
-    model._choice.plain = plain
+    model._choice.uses_plain_forward = plain
     tokens = model.score(batch)
     policy, _ = models
     whole = PreferenceModel(

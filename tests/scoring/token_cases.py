@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from prefopt.component import Divergence
+from prefopt.component import ExactDivergence
 from prefopt.divergences import AlphaDivergence, ForwardKL, JensenShannon, ReverseKL
 from prefopt.scoring import Head, token_statistics
 
@@ -16,7 +16,7 @@ ENTRY_BYTES = 8 * VOCABULARY
 """What one token's logits take in float64."""
 
 
-class SquaredDistance(Divergence):
+class SquaredDistance(ExactDivergence):
     """sum_v (p_v - q_v)^2: what a plugin without a closed-form gradient brings."""
 
     name: Literal["squared_distance"] = "squared_distance"
@@ -37,7 +37,7 @@ HEADS = (
 
 
 def name_of(value):
-    if isinstance(value, Divergence):
+    if isinstance(value, ExactDivergence):
         return f"{value.name}-{value.a}" if isinstance(value, AlphaDivergence) else value.name
     return "-".join(value) or "plain" if isinstance(value, dict) else str(value)
 

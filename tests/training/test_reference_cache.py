@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefopt import zoo
 from prefopt.scoring import PreferenceModel
+from prefopt.scoring.forward import ModelStates
 from prefopt.scoring.reference import tensor_store as store
+from prefopt.scoring.reference.scorer import ReferenceScorer
+from prefopt.scoring.rows.layout import Layout
 from prefopt.training import PreferenceTrainer, reference_cache
 from prefopt.training.trainer_inputs import prepare_dataset
 from tests.training.test_trainer import config
@@ -35,13 +39,13 @@ def trainer(model_folder: str, rows: Rows, out: str, folder: Path | None, **chan
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The responses of each pass of a reference."""
     counts: list[int] = []
-    real = PreferenceModel._run_reference
+    real = ReferenceScorer._forward
 
-    def counted(self: PreferenceModel, layout: Any) -> Any:
+    def counted(self: ReferenceScorer, policy: nn.Module, layout: Layout, plain_forward: bool) -> ModelStates:
         counts.append(layout.mask.shape[0])
-        return real(self, layout)
+        return real(self, policy, layout, plain_forward)
 
-    monkeypatch.setattr(PreferenceModel, "_run_reference", counted)
+    monkeypatch.setattr(ReferenceScorer, "_forward", counted)
     return counts
 
 
@@ -86,7 +90,7 @@ def test_a_run_that_is_killed_loses_at_most_a_shard(
     model_folder: str, rows: Rows, out: str, tmp_path: Path, asked: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "SHARD_BYTES", 1)
-    real = PreferenceModel.ask_reference
+    real = PreferenceModel.precompute_reference
 
     def killed(self: PreferenceModel, batch: Any) -> None:
         if len(asked) == 4:
@@ -94,7 +98,7 @@ def test_a_run_that_is_killed_loses_at_most_a_shard(
         real(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(PreferenceModel, "ask_reference", killed)
+        patch.setattr(PreferenceModel, "precompute_reference", killed)
         with pytest.raises(KeyboardInterrupt):
             trainer(model_folder, rows, out, tmp_path / "cache").precompute_reference()
     assert asked == [8, 10, 10, 10]

@@ -146,7 +146,7 @@ def test_the_mask_has_parameter_groups_of_its_own(model_folder: str, rows: list[
     policy = [group for names, group in groups.items() if names not in masks]
     assert {(group["lr"], group["weight_decay"]) for group in policy} <= {(1e-2, 0.1), (1e-2, 0.0)}
     optimized = {name for names in groups for name in names}
-    assert not any(name.startswith("reference.") for name in optimized)
+    assert not any(name.startswith("reference_scorer.") for name in optimized)
 
 
 def test_step_0_is_ln_2_and_the_log_says_so(
@@ -250,7 +250,7 @@ def test_bf16_autocast_trains_and_starts_at_ln_2(model_folder: str, rows: list[d
     objective = zoo.build({"zoo": "sparsepo", "l1_reward": 0.0, "l1_divergence": 0.0, **NEAR_ONE})
     trainer = PreferenceTrainer(model_folder, objective=objective, args=config(out, bf16=True), train_dataset=rows)
     trainer.train()
-    assert not trainer.model.plain
+    assert not trainer.model.uses_plain_forward
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses[0] == pytest.approx(math.log(2), abs=1e-6)
     assert losses[-1] < losses[0]

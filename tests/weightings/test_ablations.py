@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from prefopt import Objective, ObjectiveConfig, TokenBatch, resolve
-from prefopt.component import TokenWeighting, charged
+from prefopt.component import TokenWeighting, weights_and_penalty
 from prefopt.weightings import (
     ColumnWeighting,
     PositionWeighting,
@@ -96,7 +96,10 @@ def test_a_shuffled_mask_learns_charges_and_needs_what_the_mask_does() -> None:
     case = random_case(3)
     objective = Objective(ObjectiveConfig(weighting=weighting), num_layers=3, hidden_size=5).double()
     plain = Objective(ObjectiveConfig(weighting=mask), num_layers=3, hidden_size=5).double()
-    assert torch.equal(charged(objective.weighting, case.tokens())[1], charged(plain.weighting, case.tokens())[1])
+    assert torch.equal(
+        weights_and_penalty(objective.weighting, case.tokens())[1],
+        weights_and_penalty(plain.weighting, case.tokens())[1],
+    )
     objective(case.tokens()).loss.backward()
     assert all(parameter.grad.any() for parameter in objective.weighting.parameters() if parameter.dim() == 2)
     column = ShuffledWeighting(weighting=ColumnWeighting(column="truth"))

@@ -1,4 +1,4 @@
-"""Learned masks beyond the published one: gates, scales, layers, starts and the charge for open tokens."""
+"""Learned masks beyond the published one: gates, scales, layers, starts and the penalty for open tokens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from prefopt import Objective, ObjectiveConfig, TokenBatch, zoo
-from prefopt.component import Signal, charged
+from prefopt.component import Signal, weights_and_penalty
 from prefopt.divergences import ForwardKL
 from prefopt.objective import DivergenceTerm
 from prefopt.regularizers import MaskL1
@@ -238,33 +238,33 @@ def test_an_objective_charges_each_mask_for_its_open_tokens(gate: str, shared: b
         losses[mask.l0] = objective.eval()(tokens).losses
     chance = 1.0 if gate == "binary" else sigmoid(2 - 2 / 3 * math.log(0.1 / 1.1))
     lengths = case.mask.sum(-1).view(2, 3).sum(0)
-    charge = 0.25 * chance * lengths * (1 if shared else 2)
-    torch.testing.assert_close(losses[0.25] - losses[0.0], charge.double())
+    penalty = 0.25 * chance * lengths * (1 if shared else 2)
+    torch.testing.assert_close(losses[0.25] - losses[0.0], penalty.double())
 
 
 @pytest.mark.parametrize("gate", CHARGEABLE)
 def test_the_charge_alone_closes_tokens_that_are_open_or_shut(gate: str) -> None:
     tokens = random_case(9, dtype=torch.float32).tokens()
     mask = built(gate=gate, l0=1.0, init="near_one").eval()
-    _, charge = charged(mask, tokens)
-    charge.sum().backward()
+    _, penalty = weights_and_penalty(mask, tokens)
+    penalty.sum().backward()
     assert (mask.bias.grad > 0).all()
     with torch.no_grad():
         mask.bias.fill_(-3)
     assert not mask(tokens).any()
     mask.zero_grad()
-    charged(mask, tokens)[1].sum().backward()
+    weights_and_penalty(mask, tokens)[1].sum().backward()
     assert (mask.bias.grad > 0).all(), "the support can still change"
 
 
 def test_the_objective_of_the_paper_is_untouched() -> None:
-    """The published setting is the default of every field, and charges nothing."""
+    """The published setting is the default of every field, and has no penalty."""
     assert zoo.sparsepo().weighting == SparseWeighting(
         position="predicting", layers="all", architecture="linear", gate="relu", init="published", scale="free"
     )
     mask = built()
     assert [name for name, _ in mask.named_parameters()] == ["weight", "bias", "mixer", "norm.weight", "norm.bias"]
-    assert charged(mask, random_case(dtype=torch.float32).tokens())[1] is None
+    assert weights_and_penalty(mask, random_case(dtype=torch.float32).tokens())[1] is None
     assert SparseWeighting().requires == {Signal.REF_HIDDEN_STATES}
 
 
@@ -289,7 +289,7 @@ def test_the_row_with_weights_of_one_is_tdpo2() -> None:
 
 
 def test_noise_moves_no_loss_at_the_reference() -> None:
-    """Where the policy is the reference, noise moves no reward: the loss is ln 2 and the charge, as at step 0."""
+    """Where the policy is the reference, noise moves no reward: the loss is ln 2 and the penalty, as at step 0."""
     tokens: TokenBatch = random_case(10).tokens()
     config = ObjectiveConfig(weighting=SparseWeighting(gate="hard_concrete", l0=0.01, init="near_one"))
     objective = Objective(config, num_layers=3, hidden_size=5).double().train()

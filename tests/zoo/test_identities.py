@@ -169,7 +169,7 @@ def test_peaked_logits_are_nan_by_softmax_log_and_finite_by_ours() -> None:
 
 
 def test_a_common_mask_is_charged_once() -> None:
-    """Half of each rate, so that equal rates charge a common mask what they charge one mask of the independent two."""
+    """Half of each rate, so that at equal rates a common mask is penalised as one of two independent masks is."""
     case = random_case(19)
     tokens, length = case.tokens(), torch.tensor([6.0, 6.0, 9.0], dtype=torch.float64)  # of both responses, by pair
     for shared, rate in ((True, (0.2 + 0.6) / 2), (False, 0.2 + 0.6)):
@@ -177,6 +177,6 @@ def test_a_common_mask_is_charged_once() -> None:
         term = config.divergence.model_copy(update={"weighting": None if shared else NEAR_ONE})
         at_one = config.model_copy(update={"weighting": NEAR_ONE, "divergence": term})
         free = at_one.model_copy(update={"regularizers": ()})
-        charge = build(at_one)(tokens).losses - build(free)(tokens).losses
-        torch.testing.assert_close(charge, rate * length, **EXACT)
+        penalty = build(at_one)(tokens).losses - build(free)(tokens).losses
+        torch.testing.assert_close(penalty, rate * length, **EXACT)
     assert zoo.sparsepo(l1_reward=0.3, l1_divergence=0.3).regularizers == (MaskL1(reward=0.15, divergence=0.15),)

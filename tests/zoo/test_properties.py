@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
 from prefopt import Objective, ObjectiveOutput, TokenBatch, zoo
-from tests.batches import KINDS, charges, rubbish, scores, without_noise
+from tests.batches import KINDS, penalties, rubbish, scores, without_noise
 from tests.test_invariance import widened
 
 each_row = pytest.mark.parametrize("name", zoo.ZOO)
@@ -182,10 +182,10 @@ def test_the_loss_where_the_policy_is_the_reference(name: str, tokens: TokenBatc
     objective = built(name).double()
     output = objective.at_reference(tokens)
     same = tokens.replace(logps=tokens.ref_logps, divergence=torch.zeros_like(tokens.ref_logps))
-    charge = charges(objective, same)
+    penalty = penalties(objective, same)
     for regularizer in objective.config.regularizers:
-        charge = charge + regularizer(same, output.weights, output.divergence_weights)
-    torch.testing.assert_close(output.losses, charge + AT_REFERENCE[name], rtol=1e-12, atol=1e-12)
+        penalty = penalty + regularizer(same, output.weights, output.divergence_weights)
+    torch.testing.assert_close(output.losses, penalty + AT_REFERENCE[name], rtol=1e-12, atol=1e-12)
     assert output.rewards.abs().max() < 1e-12
 
 

@@ -1,1 +1,1 @@
-"""From hidden states to statistics of tokens: the LM head, in chunks of tokens and blocks of the vocabulary."""
+"""The LM head: token statistics from hidden states, in chunks of tokens and blocks of the vocabulary."""

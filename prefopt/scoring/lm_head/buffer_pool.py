@@ -1,4 +1,4 @@
-"""Buffers for logits that outlive a step."""
+"""Buffers for logits that are reused from step to step."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor
 
 from prefopt.scoring.lm_head.head import wide
 
-__all__ = ["Workspace"]
+__all__ = ["BufferPool"]
 
 
 @final
 @dataclass(eq=False)
-class Workspace:
-    """Logit buffers that outlive a step: allocating big ones anew in every step costs dear in page faults.
+class BufferPool:
+    """Free logit buffers, kept between steps: allocating large ones anew costs dear in page faults.
 
-    They are plain tensors even in inference mode, so that a training step can take over those of an evaluation. A copy
-    or a pickle of a workspace starts empty.
+    Buffers are plain tensors also in inference mode, so that training can reuse those of an evaluation. A copy or a
+    pickle of a pool starts empty.
     """
 
     free: list[Tensor] = field(default_factory=list)
@@ -28,29 +28,28 @@ class Workspace:
         return type(self), ()
 
     def take(self, rows: int, columns: int, like: Tensor) -> Tensor:
-        """A buffer [rows, columns] of any content, whose columns lie in one piece: the product of the head is a quarter
-        faster that way round, on a CPU. The smallest that is free and large enough; a new one, perhaps in the place of
-        one that was outgrown, where none is.
+        """An uninitialised buffer [rows, columns] in column-major order, in which the head's product is a quarter
+        faster on a CPU. The smallest free one that is large enough; otherwise a new one, which replaces the largest
+        free one of more than half the size.
         """
         size = rows * columns
         dtype = wide(like.dtype)
-        alike = [flat for flat in self.free if flat.dtype == dtype and flat.device == like.device]
-        fitting = [flat for flat in alike if flat.numel() >= size]
-        outgrown = [flat for flat in alike if size // 2 < flat.numel() < size]
-        found = min(fitting, key=Tensor.numel, default=None)
-        if found is None:
+        candidates = [flat for flat in self.free if flat.dtype == dtype and flat.device == like.device]
+        buffer = min((flat for flat in candidates if flat.numel() >= size), key=Tensor.numel, default=None)
+        if buffer is None:
+            outgrown = (flat for flat in candidates if size // 2 < flat.numel())
             self._remove(max(outgrown, key=Tensor.numel, default=None))
-            found = torch.empty(size, dtype=dtype, device=like.device)
+            buffer = torch.empty(size, dtype=dtype, device=like.device)
         else:
-            self._remove(found)
-        return found[:size].view(columns, rows).T
+            self._remove(buffer)
+        return buffer[:size].view(columns, rows).T
 
     def _remove(self, buffer: Tensor | None) -> None:
         self.free = [flat for flat in self.free if flat is not buffer]
 
     @torch.inference_mode(False)
     def give(self, *buffers: Tensor | None) -> None:
-        """Put buffers back, to be taken again."""
+        """Return buffers to the pool."""
         for buffer in buffers:
             if buffer is not None:
                 flat = torch.empty(0, dtype=buffer.dtype, device=buffer.device)

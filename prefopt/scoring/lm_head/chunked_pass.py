@@ -1,4 +1,5 @@
-"""The pass over the vocabulary as one function of autograd, and the two ways in which a chunk of tokens takes it."""
+"""One autograd function from hidden states to token statistics, chunk by chunk, and the kernel for whole
+distributions."""
 
 from __future__ import annotations
 
@@ -11,170 +12,182 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from prefopt.component import Divergence
-from prefopt.scoring.lm_head.buffer_pool import Workspace
+from prefopt.component import ExactDivergence
+from prefopt.scoring.lm_head.buffer_pool import BufferPool
 from prefopt.scoring.lm_head.head import Head, HeadGradient, wide
 
-__all__ = ["Job", "Pass", "Said", "WholePass", "log_collision", "over_chunks"]
+__all__ = ["ChunkKernel", "ChunkStatistics", "DenseKernel", "HeadInputs", "chunked_pass", "log_collision_probability"]
 
-Left = TypeVar("Left")
+Saved = TypeVar("Saved")
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Job:
-    """What a pass needs besides the tensors that take gradient. `into` as in `token_statistics`."""
+class HeadInputs:
+    """The inputs of a pass over the vocabulary that take no gradient, for M tokens.
+
+    ref_hidden [M, H], labels [M]. `head` takes gradient; where `head_gradient` is given, backward adds it there.
+    """
 
     head: Head
     ref_hidden: Tensor | None
     ref_head: Head | None
     labels: Tensor
-    divergence: Divergence | None
+    divergence: ExactDivergence | None
     log_collision: bool
-    workspace: Workspace
-    into: HeadGradient | None
+    buffers: BufferPool
+    head_gradient: HeadGradient | None
 
 
-class Said(NamedTuple):
-    """Per token of a chunk, [C]; ref_logps, value and log_collision None where they were not asked for."""
+class ChunkStatistics(NamedTuple):
+    """Statistics of a chunk, [C] each; None where not asked for."""
 
     logps: Tensor
     ref_logps: Tensor | None
-    value: Tensor | None
+    divergence: Tensor | None
     log_collision: Tensor | None
 
 
-class Pass(ABC, Generic[Left]):
-    """How a chunk goes through both heads and back. `Left` is what forward leaves for backward."""
+class ChunkKernel(ABC, Generic[Saved]):
+    """Forward and backward of a chunk of C tokens through both heads. `Saved` is what backward needs of forward."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, inputs: HeadInputs) -> None:
+        self.inputs = inputs
 
     @abstractmethod
-    def forward(self, hidden: Tensor, part: slice, keep: bool) -> tuple[Said, Left]:
-        """hidden [C, H]. Whether to keep the logits, or rather to compute them again."""
+    def forward(self, hidden: Tensor, chunk: slice, keep_logits: bool) -> tuple[ChunkStatistics, Saved]:
+        """hidden [C, H]. Without `keep_logits`, backward computes them again."""
 
     @abstractmethod
     def backward(
-        self, hidden: Tensor, part: slice, left: Left, g_logps: Tensor, g_value: Tensor, into: HeadGradient
+        self, hidden: Tensor, chunk: slice, saved: Saved, g_logps: Tensor, g_divergence: Tensor, total: HeadGradient
     ) -> Tensor:
-        """-> dL/d hidden [C, H]; adds the head's gradients to `into`."""
+        """dL/dhidden [C, H] from dL/dlogps and dL/ddivergence [C]; adds the head's gradient to `total`."""
 
 
-def over_chunks(
-    way: Pass[Any], hidden: Tensor, chunks: Sequence[slice], kept: int
+def chunked_pass(
+    kernel: ChunkKernel[Any], hidden: Tensor, chunks: Sequence[slice], kept: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """logps, ref_logps, divergence, log_collision [M] of hidden [M, H]; the first `kept` chunks keep their logits."""
-    found: tuple[Tensor, Tensor, Tensor, Tensor] = _Function.apply(  # type: ignore[no-untyped-call]
-        hidden, *way.job.head.parameters, way, chunks, kept
+    statistics: tuple[Tensor, Tensor, Tensor, Tensor] = _ChunkedPass.apply(  # type: ignore[no-untyped-call]
+        hidden, *kernel.inputs.head.parameters, kernel, chunks, kept
     )
-    return found
+    return statistics
 
 
-class _Function(torch.autograd.Function):
+class _ChunkedPass(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        way: Pass[Any],
+        kernel: ChunkKernel[Any],
         chunks: Sequence[slice],
         kept: int,
     ) -> tuple[Tensor, ...]:
-        found = [hidden.new_zeros(len(hidden), dtype=wide(hidden.dtype)) for _ in Said._fields]
-        ctx.way, ctx.chunks = way, []
-        for number, part in enumerate(chunks):
-            said, left = way.forward(hidden[part], part, number < kept)
-            for total, values in zip(found, said, strict=True):
+        totals = [hidden.new_zeros(len(hidden), dtype=wide(hidden.dtype)) for _ in ChunkStatistics._fields]
+        ctx.kernel, ctx.chunks = kernel, []
+        for index, chunk in enumerate(chunks):
+            statistics, saved = kernel.forward(hidden[chunk], chunk, index < kept)
+            for total, values in zip(totals, statistics, strict=True):
                 if values is not None:
-                    total[part] = values
-            ctx.chunks.append((part, left))
+                    total[chunk] = values
+            ctx.chunks.append((chunk, saved))
         ctx.save_for_backward(hidden)
-        _, ref_logps, _, collisions = found
+        _, ref_logps, _, collisions = totals
         ctx.mark_non_differentiable(ref_logps, collisions)
-        return tuple(found)
+        return tuple(totals)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g_logps: Tensor, _: Tensor, g_values: Tensor, __: Tensor) -> tuple[Tensor | None, ...]:
-        way: Pass[Any] = ctx.way
+    def backward(ctx: Any, g_logps: Tensor, _: Tensor, g_divergence: Tensor, __: Tensor) -> tuple[Tensor | None, ...]:
+        kernel: ChunkKernel[Any] = ctx.kernel
+        inputs = kernel.inputs
         (hidden,) = ctx.saved_tensors
         _, weight, bias, *_ = ctx.needs_input_grad
-        own = HeadGradient.of(way.job.head, weight=weight, bias=bias)
-        into = own if way.job.into is None else way.job.into
+        gradient = HeadGradient.zeros(inputs.head, weight=weight, bias=bias)
+        total = gradient if inputs.head_gradient is None else inputs.head_gradient
         d_hidden = torch.empty_like(hidden)
-        for part, left in ctx.chunks:
-            d_hidden[part] = way.backward(hidden[part], part, left, g_logps[part], g_values[part], into)
-        return (d_hidden, *own.in_precision_of(way.job.head), None, None, None)
+        for chunk, saved in ctx.chunks:
+            d_hidden[chunk] = kernel.backward(hidden[chunk], chunk, saved, g_logps[chunk], g_divergence[chunk], total)
+        return (d_hidden, *gradient.in_precision_of(inputs.head), None, None, None)
 
 
 @final
 @dataclass(eq=False)
-class _Whole:
-    """The policy's normaliser [C, 1], the divergence [C], and both log-probabilities [C, V] where they are kept, until
-    they are spent."""
+class _DenseSaved:
+    """The policy's log normaliser [C, 1], the divergence [C], and, where kept, both models' log-probabilities [C, V],
+    which backward overwrites."""
 
-    normaliser: Tensor
-    value: Tensor
+    log_normaliser: Tensor
+    divergence: Tensor
     log_probs: tuple[Tensor, Tensor] | None
 
 
 @final
-class WholePass(Pass[_Whole]):
-    """For divergences that are functions of two whole distributions: log-probabilities over the vocabulary, then
-    `Divergence.__call__` and `Divergence.backward`."""
+class DenseKernel(ChunkKernel[_DenseSaved]):
+    """For divergences of two whole distributions: log-probabilities [C, V] of both models, then
+    `ExactDivergence.__call__` and `ExactDivergence.backward`."""
 
-    def forward(self, hidden: Tensor, part: slice, keep: bool) -> tuple[Said, _Whole]:
+    def forward(self, hidden: Tensor, chunk: slice, keep_logits: bool) -> tuple[ChunkStatistics, _DenseSaved]:
         """hidden [C, H]."""
-        job = self.job
-        assert job.divergence is not None
-        labels = job.labels[part, None]
-        log_probs, ref_log_probs, normaliser = self._both(hidden, part)
-        value = job.divergence(log_probs, ref_log_probs)
-        said = Said(
+        inputs = self.inputs
+        assert inputs.divergence is not None
+        labels = inputs.labels[chunk, None]
+        log_probs, ref_log_probs, log_normaliser = self._log_probs_of_both(hidden, chunk)
+        divergence = inputs.divergence(log_probs, ref_log_probs)
+        statistics = ChunkStatistics(
             log_probs.gather(-1, labels)[:, 0],
             ref_log_probs.gather(-1, labels)[:, 0],
-            value,
-            log_collision(log_probs) if job.log_collision else None,
+            divergence,
+            log_collision_probability(log_probs) if inputs.log_collision else None,
         )
-        if not keep:
-            job.workspace.give(log_probs, ref_log_probs)
-        return said, _Whole(normaliser, value, (log_probs, ref_log_probs) if keep else None)
+        if not keep_logits:
+            inputs.buffers.give(log_probs, ref_log_probs)
+        return statistics, _DenseSaved(log_normaliser, divergence, (log_probs, ref_log_probs) if keep_logits else None)
 
     def backward(
-        self, hidden: Tensor, part: slice, left: _Whole, g_logps: Tensor, g_value: Tensor, into: HeadGradient
+        self,
+        hidden: Tensor,
+        chunk: slice,
+        saved: _DenseSaved,
+        g_logps: Tensor,
+        g_divergence: Tensor,
+        total: HeadGradient,
     ) -> Tensor:
         """-> [C, H]."""
-        job = self.job
-        assert job.divergence is not None
-        log_probs, ref_log_probs = left.log_probs or self._both(hidden, part)[:2]
-        left.log_probs = None
-        slope = None if job.head.softcap is None else job.head.slope(log_probs + left.normaliser)
+        inputs, head = self.inputs, self.inputs.head
+        assert inputs.divergence is not None
+        log_probs, ref_log_probs = saved.log_probs or self._log_probs_of_both(hidden, chunk)[:2]
+        saved.log_probs = None
+        slope = None if head.softcap is None else head.slope(log_probs + saved.log_normaliser)
         g_label = g_logps[:, None]
-        d_logits = job.divergence.backward(log_probs, ref_log_probs, left.value, g_label, g_value[:, None])
-        d_logits = job.head.through(d_logits.scatter_add_(-1, job.labels[part, None], g_label), slope)
+        d_logits = inputs.divergence.backward(
+            log_probs, ref_log_probs, saved.divergence, g_label, g_divergence[:, None]
+        )
+        d_logits = head.product_gradient(d_logits.scatter_add_(-1, inputs.labels[chunk, None], g_label), slope)
         d_product = d_logits.to(hidden.dtype)
-        into.add(slice(None), d_product, hidden, d_logits)
-        d_hidden = d_product @ job.head.weight
-        job.workspace.give(log_probs, ref_log_probs)
+        total.add(slice(None), d_product, hidden, d_logits)
+        d_hidden = d_product @ head.weight
+        inputs.buffers.give(log_probs, ref_log_probs)
         return d_hidden
 
-    def _both(self, hidden: Tensor, part: slice) -> tuple[Tensor, Tensor, Tensor]:
-        job = self.job
-        assert job.ref_head is not None
-        assert job.ref_hidden is not None
-        log_probs, normaliser = self._log_probs(job.head, hidden)
-        ref_log_probs, _ = self._log_probs(job.ref_head, job.ref_hidden[part])
-        return log_probs, ref_log_probs, normaliser
+    def _log_probs_of_both(self, hidden: Tensor, chunk: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities [C, V] of policy and reference, and the policy's log normaliser [C, 1]."""
+        inputs = self.inputs
+        assert inputs.ref_head is not None
+        assert inputs.ref_hidden is not None
+        log_probs, log_normaliser = self._log_probs(inputs.head, hidden)
+        ref_log_probs, _ = self._log_probs(inputs.ref_head, inputs.ref_hidden[chunk])
+        return log_probs, ref_log_probs, log_normaliser
 
     def _log_probs(self, head: Head, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """hidden [C, H] -> log-probabilities [C, V] in a buffer of the workspace, and their normaliser [C, 1]."""
-        logits = head.logits(hidden, out=self.job.workspace.take(len(hidden), len(head.weight), hidden))
-        normaliser = logits.logsumexp(-1, keepdim=True)
-        return logits.sub_(normaliser), normaliser
+        logits = head.logits(hidden, out=self.inputs.buffers.take(len(hidden), len(head.weight), hidden))
+        log_normaliser = logits.logsumexp(-1, keepdim=True)
+        return logits.sub_(log_normaliser), log_normaliser
 
 
-def log_collision(log_probs: Tensor) -> Tensor:
+def log_collision_probability(log_probs: Tensor) -> Tensor:
     """log sum_v p_v^2, [..., V] -> [...]."""
     return (2 * log_probs).logsumexp(-1)

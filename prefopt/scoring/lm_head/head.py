@@ -1,4 +1,4 @@
-"""The LM head of a causal LM as plain numbers: logits = softcap(scale (W h + b))."""
+"""The LM head of a causal LM as tensors, z = softcap(scale (W h + b)), and its gradient."""
 
 from __future__ import annotations
 
@@ -9,26 +9,25 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from prefopt.scoring.fsdp import own_type, whole
+from prefopt.scoring.fsdp import full_tensor, unwrapped_type
 
 __all__ = ["Head", "HeadGradient", "UnsupportedHeadError", "wide"]
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """The precision in which statistics over the vocabulary are taken: float32, or the dtype itself where it is
-    wider."""
+    """The precision of statistics over the vocabulary: float32, or the dtype itself where it is wider."""
     return torch.promote_types(dtype, torch.float32)
 
 
 @final
 class UnsupportedHeadError(ValueError):
-    """The model's head is not a linear map that can be applied to gathered hidden states."""
+    """The head of a model is not a linear map that can be applied to gathered hidden states."""
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Head:
-    """z = softcap tanh(scale (W h + b) / softcap), without the tanh where softcap is None.
+    """z = softcap tanh(scale (W h + b) / softcap); z = scale (W h + b) where softcap is None.
 
     weight [V, H]; bias [V] or None
     """
@@ -39,17 +38,16 @@ class Head:
     softcap: float | None = None
 
     @classmethod
-    def of(cls, model: PreTrainedModel) -> Head:
-        """The head of a Hugging Face causal LM. Raises UnsupportedHeadError where it is not a plain linear layer (an
-        adapter sits on it, or it is quantised).
+    def from_model(cls, model: PreTrainedModel) -> Head:
+        """The head of a Hugging Face causal LM, with scale and softcap under the configuration's usual names; the
+        verification on the first batch detects a model that scales its logits otherwise.
 
-        Scale and softcap come from the configuration, under the names that the library's models use; a model with
-        one of its own is found out by the comparison at start-up.
+        Raises UnsupportedHeadError where it is not a plain linear layer, as under an adapter or quantised.
         """
         layer = model.get_output_embeddings()
-        own = own_type(layer)
-        if own is not nn.Linear:
-            kind = f"{own.__module__}.{own.__qualname__}"  # an adapter's is called Linear too
+        layer_type = unwrapped_type(layer)
+        if layer_type is not nn.Linear:
+            kind = f"{layer_type.__module__}.{layer_type.__qualname__}"  # adapters have a Linear of their own
             raise UnsupportedHeadError(f"the head of {type(model).__name__} is a {kind}, not a plain nn.Linear")
         if hasattr(layer.weight, "ds_id"):
             raise UnsupportedHeadError(
@@ -58,37 +56,36 @@ class Head:
             )
         config = model.config.get_text_config()
         scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
-        bias = None if layer.bias is None else whole(layer.bias)
-        return cls(whole(layer.weight), bias, scale, getattr(config, "final_logit_softcapping", None))
+        bias = None if layer.bias is None else full_tensor(layer.bias)
+        return cls(full_tensor(layer.weight), bias, scale, getattr(config, "final_logit_softcapping", None))
 
     @property
     def parameters(self) -> tuple[Tensor, Tensor | None]:
         """Weight and bias."""
         return self.weight, self.bias
 
-    def is_as(self, other: Head) -> bool:
-        """Whether it is the same head: the same memory, not only equal numbers."""
-        tensors = zip(self.parameters, other.parameters, strict=True)
-        same = all(
-            one is other or (one is not None and other is not None and one.data_ptr() == other.data_ptr())
-            for one, other in tensors
-        )
-        return same and (self.scale, self.softcap) == (other.scale, other.softcap)
+    def is_tied_to(self, other: Head) -> bool:
+        """Whether both heads are the same function of the same memory."""
+        return (self._pointers, self.scale, self.softcap) == (other._pointers, other.scale, other.softcap)
 
-    def rows(self, block: slice) -> Head:
-        """The head of a part of the vocabulary."""
+    @property
+    def _pointers(self) -> list[int | None]:
+        return [None if tensor is None else tensor.data_ptr() for tensor in self.parameters]
+
+    def block(self, block: slice) -> Head:
+        """The head of a block of the vocabulary."""
         return replace(self, weight=self.weight[block], bias=None if self.bias is None else self.bias[block])
 
     def detach(self) -> Head:
-        """The same head, through which no gradient comes to its weights."""
+        """The same head, constant."""
         return replace(self, weight=self.weight.detach(), bias=None if self.bias is None else self.bias.detach())
 
     def to(self, dtype: torch.dtype) -> Head:
-        """The same head with its weights in another precision."""
+        """The same head in another precision."""
         return replace(self, weight=self.weight.to(dtype), bias=None if self.bias is None else self.bias.to(dtype))
 
     def logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
-        """hidden [C, H] -> [C, V], in float32 or wider, written to `out` where it is given."""
+        """hidden [C, H] -> z [C, V], in float32 or wider; written to `out` where given."""
         if out is not None and out.dtype == hidden.dtype:
             product = torch.mm(hidden, self.weight.T, out=out)
         else:
@@ -103,18 +100,18 @@ class Head:
         return product
 
     def slope(self, logits: Tensor) -> Tensor | None:
-        """dz/d(scale (W h + b)) at logits z of any shape; None where it is 1."""
+        """dz/d(scale (W h + b)) at logits z, of any shape; None where it is 1."""
         return None if self.softcap is None else 1 - (logits / self.softcap).clamp(-1, 1).square()
 
-    def through(self, gradient: Tensor, slope: Tensor | None) -> Tensor:
-        """dL/d(W h + b) from dL/dz, in place, any shape."""
+    def product_gradient(self, gradient: Tensor, slope: Tensor | None) -> Tensor:
+        """dL/d(W h + b) from dL/dz, in place, of any shape."""
         if slope is not None:
             gradient = gradient.mul_(slope)
         return gradient.mul_(self.scale) if self.scale != 1.0 else gradient
 
     @torch.no_grad()
     def mean_logits(self, hidden: Tensor) -> Tensor:
-        """The mean of z over the vocabulary, hidden [M, H] -> [M], without the [M, V] logits where z is linear."""
+        """Mean of z over the vocabulary, hidden [M, H] -> [M]; without [M, V] logits where z is linear."""
         if self.softcap is None:
             dtype = wide(hidden.dtype)
             bias = 0.0 if self.bias is None else self.bias.to(dtype).mean()
@@ -125,25 +122,25 @@ class Head:
 @final
 @dataclass(frozen=True, eq=False)
 class HeadGradient:
-    """Where the gradients of a head are added up: weight [V, H] and bias [V], None where they are frozen or absent."""
+    """Accumulated gradients of a head, weight [V, H] and bias [V]; None where frozen or absent."""
 
     weight: Tensor | None
     bias: Tensor | None
 
     @classmethod
-    def of(cls, head: Head, *, weight: bool = True, bias: bool = True) -> Self:
-        """Zeros, in the precision in which they are summed, for what takes gradient and is asked for."""
-        wanted = (head.weight if weight else None, head.bias if bias else None)
-        return cls(
-            *(
-                torch.zeros_like(each, dtype=wide(each.dtype)) if each is not None and each.requires_grad else None
-                for each in wanted
-            )
-        )
+    def zeros(cls, head: Head, *, weight: bool = True, bias: bool = True) -> Self:
+        """Zeros in float32 or wider, for the parameters that require gradient and are selected."""
+
+        def zeros(tensor: Tensor | None) -> Tensor | None:
+            if tensor is None or not tensor.requires_grad:
+                return None
+            return torch.zeros_like(tensor, dtype=wide(tensor.dtype))
+
+        return cls(zeros(head.weight if weight else None), zeros(head.bias if bias else None))
 
     def add(self, block: slice, d_product: Tensor, hidden: Tensor, d_logits: Tensor) -> None:
-        """Add those of C tokens in a part of the vocabulary: dL/d(W h + b) [C, V'], in the precision of the products
-        and in that of the sums, and hidden [C, H]."""
+        """Add the gradients of C tokens in a block of the vocabulary, from hidden [C, H] and dL/d(W h + b) [C, V'] in
+        the precision of the product (`d_product`) and of the sum (`d_logits`)."""
         if self.weight is not None:
             total = self.weight[block]
             if total.dtype == d_product.dtype:
@@ -154,14 +151,14 @@ class HeadGradient:
             self.bias[block] += d_logits.sum(0)
 
     def add_labels(self, labels: Tensor, d_labels: Tensor, hidden: Tensor) -> None:
-        """Add those of C tokens at one entry each: labels, d_labels [C], hidden [C, H]."""
+        """Add the gradients of C tokens at one entry each: labels, d_labels [C], hidden [C, H]."""
         if self.weight is not None:
             self.weight.index_add_(0, labels, d_labels[:, None] * hidden)
         if self.bias is not None:
             self.bias.index_add_(0, labels, d_labels)
 
     def in_precision_of(self, head: Head) -> tuple[Tensor | None, Tensor | None]:
-        """Weight and bias as autograd wants them."""
+        """Weight and bias in the dtype of the head's, as autograd requires."""
         return (
             None if self.weight is None else self.weight.to(head.weight.dtype),
             None if self.bias is None or head.bias is None else self.bias.to(head.bias.dtype),

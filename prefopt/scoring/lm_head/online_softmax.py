@@ -1,7 +1,8 @@
-"""A chunk of tokens through both heads, block by block of the vocabulary, each block while it is in the cache.
+"""The kernel that takes a chunk of tokens through both heads by online softmax, one cache-sized block of the vocabulary
+at a time.
 
-With z the logits and a [C] the largest of a block, what is left of it is exp(z - a). One exponential an entry so serves
-the normaliser, the divergence and, times exp(a) / Z, backward.
+With z [V', C] the logits of a block and a [C] their maxima, exp(z - a) is all that is stored of them. One exponential
+per entry serves the normaliser, the divergence and, times exp(a) / Z, backward.
 """
 
 from __future__ import annotations
@@ -13,214 +14,220 @@ from typing import final
 import torch
 from torch import Tensor
 
-from prefopt.component import StreamedDivergence
-from prefopt.scoring.lm_head.buffer_pool import Workspace
-from prefopt.scoring.lm_head.chunked_pass import Job, Pass, Said
+from prefopt.component import BackwardBlock, StreamedDivergence
+from prefopt.scoring.lm_head.buffer_pool import BufferPool
+from prefopt.scoring.lm_head.chunked_pass import ChunkKernel, ChunkStatistics, HeadInputs
 from prefopt.scoring.lm_head.head import Head, HeadGradient, wide
 
-__all__ = ["BLOCK_BYTES", "StreamedPass"]
+__all__ = ["BLOCK_BYTES", "OnlineSoftmaxKernel"]
 
 BLOCK_BYTES = 4 * 2**20
-"""Of a block of logits on a CPU, so that those of both models and their differences fit its cache."""
+"""Size of a block of logits on a CPU: those of both models and their differences fit its cache."""
 
-_ROWS = 64
-"""Blocks are multiples of so many token ids, as products of odd sizes are slow."""
+_BLOCK_MULTIPLE = 64
+"""Blocks are multiples of so many token ids: products of odd sizes are slow."""
 
 
 @final
 class _Blocks:
-    """Parts of the vocabulary, and for each the tokens of the chunk whose labels are in it, and where those stand."""
+    """Slices of the vocabulary, and for each the tokens of the chunk whose label is in it, with the label's row."""
 
     def __init__(self, labels: Tensor, vocabulary: int, rows: int) -> None:
         starts = range(0, vocabulary, rows)
-        self.parts = [slice(start, min(start + rows, vocabulary)) for start in starts]
+        self.slices = [slice(start, min(start + rows, vocabulary)) for start in starts]
         ordered, order = labels.sort()
         bounds = torch.searchsorted(ordered, torch.tensor([*starts, vocabulary], device=labels.device)).tolist()
         self.tokens = [order[one:two] for one, two in pairwise(bounds)]
-        self.places = [ordered[one:two] - start for (one, two), start in zip(pairwise(bounds), starts, strict=True)]
+        self.rows = [ordered[one:two] - start for (one, two), start in zip(pairwise(bounds), starts, strict=True)]
 
 
 @final
-class _Side:
-    """The weights exp(z - a) of one model, and what is known of them block by block: peaks a and sums [blocks, C], and
-    the logits of the labels [C]. Where they are not kept, there is a buffer for one block."""
+class OnlineSoftmax:
+    """Running softmax of one model: block_max a and block_sum of exp(z - a) [blocks, C], label_logits [C], and a buffer
+    for exp(z - a), of the whole vocabulary with `keep`, otherwise of one block."""
 
-    def __init__(self, head: Head, hidden: Tensor, blocks: _Blocks, workspace: Workspace, *, keep: bool) -> None:
+    def __init__(self, head: Head, hidden: Tensor, blocks: _Blocks, buffers: BufferPool, *, keep: bool) -> None:
         self.head, self.hidden, self.blocks = head, hidden, blocks
-        self.workspace, self.keep = workspace, keep
-        self.peaks = hidden.new_empty(len(blocks.parts), len(hidden), dtype=wide(hidden.dtype))
-        self.sums, self.label_logits = torch.empty_like(self.peaks), torch.empty_like(self.peaks[0])
+        self.buffers, self.keep = buffers, keep
+        self.block_max = hidden.new_empty(len(blocks.slices), len(hidden), dtype=wide(hidden.dtype))
+        self.block_sum, self.label_logits = torch.empty_like(self.block_max), torch.empty_like(self.block_max[0])
         self._buffer: Tensor | None = None
 
-    def of(self, number: int) -> Tensor:
-        """The place of a block's weights, [V', C]."""
+    def exps(self, index: int) -> Tensor:
+        """The memory of a block's exp(z - a), [V', C]."""
         if self._buffer is None:
-            rows = self.blocks.parts[-1 if self.keep else 0].stop
-            self._buffer = self.workspace.take(len(self.hidden), rows, self.hidden).T
-        block = self.blocks.parts[number]
+            rows = self.blocks.slices[-1 if self.keep else 0].stop
+            self._buffer = self.buffers.take(len(self.hidden), rows, self.hidden).T
+        block = self.blocks.slices[index]
         return self._buffer[block] if self.keep else self._buffer[: block.stop - block.start]
 
-    def logits(self, number: int) -> Tensor:
-        """Those of a block, [V', C], in the place of its weights."""
-        found = self.of(number)
-        self.head.rows(self.blocks.parts[number]).logits(self.hidden, out=found.T)
-        return found
+    def logits(self, index: int) -> Tensor:
+        """z of a block, [V', C], in the memory of its exponentials."""
+        logits = self.exps(index)
+        self.head.block(self.blocks.slices[index]).logits(self.hidden, out=logits.T)
+        return logits
 
-    def weigh(self, number: int, logits: Tensor) -> Tensor:
-        """The weights of a block, from its logits."""
-        tokens = self.blocks.tokens[number]
+    def exponentiate(self, index: int, logits: Tensor) -> Tensor:
+        """exp(z - a) of a block, [V', C], from its logits."""
+        tokens = self.blocks.tokens[index]
         if len(tokens):
-            self.label_logits[tokens] = logits[self.blocks.places[number], tokens]
+            self.label_logits[tokens] = logits[self.blocks.rows[index], tokens]
         lowest = torch.finfo(logits.dtype).min  # not -inf, where a block holds nothing else
-        peak = torch.amax(logits, 0, out=self.peaks[number]).clamp_(min=lowest)
-        weights = torch.sub(logits, peak, out=self.of(number)).exp_()
-        torch.sum(weights, 0, out=self.sums[number])
-        return weights
+        block_max = torch.amax(logits, 0, out=self.block_max[index]).clamp_(min=lowest)
+        exps = torch.sub(logits, block_max, out=self.exps(index)).exp_()
+        torch.sum(exps, 0, out=self.block_sum[index])
+        return exps
 
     @property
     def log_normaliser(self) -> Tensor:
-        """log Z, [C], in float64: divergences hang on small differences of it."""
-        fine = self.sums.dtype if self.sums.device.type == "mps" else torch.float64  # which has none
-        return (self.peaks.to(fine) + self.sums.to(fine).log()).logsumexp(0)
+        """log Z [C] in float64, since divergences depend on small differences of it."""
+        dtype = self.block_sum.dtype if self.block_sum.device.type == "mps" else torch.float64  # MPS has no float64
+        return (self.block_max.to(dtype) + self.block_sum.to(dtype).log()).logsumexp(0)
 
     def scale(self, log_normaliser: Tensor) -> Tensor:
         """exp(a) / Z, [blocks, C]."""
-        return (self.peaks - log_normaliser).exp().to(self.peaks.dtype)
+        return (self.block_max - log_normaliser).exp().to(self.block_max.dtype)
 
     def release(self) -> None:
-        """Give the buffer back; what was in it has to be computed again."""
-        self.workspace.give(None if self._buffer is None else self._buffer.T)
+        """Return the buffer to the pool; backward computes its content again."""
+        self.buffers.give(None if self._buffer is None else self._buffer.T)
         self._buffer, self.keep = None, False
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class _Left:
-    """Both models' sides, and per token [C] the policy's log normaliser, its difference from the reference's, and D."""
+class _Saved:
+    """Both models' softmax; the policy's log Z, log Z - log R and the divergence, [C] each."""
 
-    policy: _Side
-    reference: _Side | None
+    policy: OnlineSoftmax
+    reference: OnlineSoftmax | None
     log_normaliser: Tensor
-    difference: Tensor
-    value: Tensor | None
+    log_normaliser_ratio: Tensor
+    divergence: Tensor | None
 
 
 @final
-class StreamedPass(Pass[_Left]):
-    """For a divergence that can be streamed, or for none. Logits that are not kept are never whole."""
+class OnlineSoftmaxKernel(ChunkKernel[_Saved]):
+    """For a StreamedDivergence or none. Logits that are not saved for backward are never materialised at full
+    vocabulary size."""
 
-    def __init__(self, job: Job) -> None:
-        super().__init__(job)
-        assert job.divergence is None or isinstance(job.divergence, StreamedDivergence)
-        self.divergence: StreamedDivergence | None = job.divergence
+    def __init__(self, inputs: HeadInputs) -> None:
+        super().__init__(inputs)
+        assert inputs.divergence is None or isinstance(inputs.divergence, StreamedDivergence)
+        self.divergence: StreamedDivergence | None = inputs.divergence
 
-    def forward(self, hidden: Tensor, part: slice, keep: bool) -> tuple[Said, _Left]:
+    def forward(self, hidden: Tensor, chunk: slice, keep_logits: bool) -> tuple[ChunkStatistics, _Saved]:
         """hidden [C, H]."""
-        job, divergence = self.job, self.divergence
-        blocks, reference = _Blocks(job.labels[part], len(job.head.weight), self._rows(hidden)), None
-        policy = _Side(job.head, hidden, blocks, job.workspace, keep=keep)
-        if job.ref_head is not None and job.ref_hidden is not None:
-            kept = keep and divergence is not None
-            reference = _Side(job.ref_head, job.ref_hidden[part], blocks, job.workspace, keep=kept)
-        totals, squares = torch.zeros_like(policy.peaks), torch.zeros_like(policy.peaks)
+        inputs, divergence = self.inputs, self.divergence
+        blocks = _Blocks(inputs.labels[chunk], len(inputs.head.weight), self._block_rows(hidden))
+        policy, reference = OnlineSoftmax(inputs.head, hidden, blocks, inputs.buffers, keep=keep_logits), None
+        if inputs.ref_head is not None and inputs.ref_hidden is not None:
+            keep = keep_logits and divergence is not None
+            ref_hidden = inputs.ref_hidden[chunk]
+            reference = OnlineSoftmax(inputs.ref_head, ref_hidden, blocks, inputs.buffers, keep=keep)
+        partial_sums, squares = torch.zeros_like(policy.block_max), torch.zeros_like(policy.block_max)
         scratch = self._scratch(policy)
-        for number in range(len(blocks.parts)):
-            self._fill(policy, reference, number, scratch, totals)
-            if job.log_collision and scratch is not None:
-                weights = policy.of(number)
-                torch.sum(torch.square(weights, out=scratch[: len(weights)]), 0, out=squares[number])
-        log_z, ref_logps, value, difference = policy.log_normaliser, None, None, torch.zeros_like(policy.peaks[0])
+        for index in range(len(blocks.slices)):
+            self._block_forward(policy, reference, index, scratch, partial_sums)
+            if inputs.log_collision and scratch is not None:
+                exps = policy.exps(index)
+                torch.sum(torch.square(exps, out=scratch[: len(exps)]), 0, out=squares[index])
+        log_z, ref_logps, value, log_ratio = policy.log_normaliser, None, None, torch.zeros_like(policy.block_max[0])
         if reference is not None:
             ref_log_z = reference.log_normaliser
-            ref_logps, difference = reference.label_logits - ref_log_z, log_z - ref_log_z
+            ref_logps, log_ratio = reference.label_logits - ref_log_z, log_z - ref_log_z
             if divergence is not None:
                 scales = policy.scale(log_z), reference.scale(ref_log_z)
-                value = divergence.streamed(totals, *scales, difference).to(totals.dtype)
-        collision = (2 * (policy.peaks - log_z) + squares.log()).logsumexp(0) if job.log_collision else None
-        job.workspace.give(None if scratch is None else scratch.T)
-        for side in (policy, reference):
-            if side is not None and not side.keep:
-                side.release()
-        left = _Left(policy, reference if divergence is not None else None, log_z, difference, value)
-        return Said(policy.label_logits - log_z, ref_logps, value, collision), left
+                value = divergence.combine(partial_sums, *scales, log_ratio).to(partial_sums.dtype)
+        collision = (2 * (policy.block_max - log_z) + squares.log()).logsumexp(0) if inputs.log_collision else None
+        inputs.buffers.give(None if scratch is None else scratch.T)
+        for softmax in (policy, reference):
+            if softmax is not None and not softmax.keep:
+                softmax.release()
+        saved = _Saved(policy, reference if divergence is not None else None, log_z, log_ratio, value)
+        return ChunkStatistics(policy.label_logits - log_z, ref_logps, value, collision), saved
 
     def backward(
-        self, hidden: Tensor, part: slice, left: _Left, g_logps: Tensor, g_value: Tensor, into: HeadGradient
+        self, hidden: Tensor, chunk: slice, saved: _Saved, g_logps: Tensor, g_divergence: Tensor, total: HeadGradient
     ) -> Tensor:
         """-> [C, H]."""
-        head, labels, policy, reference = self.job.head, self.job.labels[part], left.policy, left.reference
-        d_label = head.through(g_logps.clone(), head.slope(policy.label_logits))
-        into.add_labels(labels, d_label, hidden)
-        scale = policy.scale(left.log_normaliser)
-        ref_scale = None if reference is None else reference.scale(left.log_normaliser - left.difference)
-        difference = left.difference.to(scale.dtype)
+        head, labels, policy, reference = self.inputs.head, self.inputs.labels[chunk], saved.policy, saved.reference
+        d_label = head.product_gradient(g_logps.clone(), head.slope(policy.label_logits))
+        total.add_labels(labels, d_label, hidden)
+        scale = policy.scale(saved.log_normaliser)
+        ref_scale = None if reference is None else reference.scale(saved.log_normaliser - saved.log_normaliser_ratio)
+        log_ratio = saved.log_normaliser_ratio.to(scale.dtype)
         scratch = None if policy.keep else self._scratch(policy)
         d_hidden = head.weight[labels].to(wide(hidden.dtype)) * d_label[:, None]
-        for number, block in enumerate(policy.blocks.parts):
+        for index, block in enumerate(policy.blocks.slices):
             if not policy.keep:
-                self._fill(policy, reference, number, scratch, torch.empty_like(scale))
-            weights = policy.of(number)
-            slope = None if head.softcap is None else head.slope(weights.log().add_(policy.peaks[number]))
-            if self.divergence is None or reference is None or ref_scale is None or left.value is None:
-                d_logits = weights.mul_(-g_logps * scale[number])
+                self._block_forward(policy, reference, index, scratch, torch.empty_like(scale))
+            exps = policy.exps(index)
+            slope = None if head.softcap is None else head.slope(exps.log().add_(policy.block_max[index]))
+            if self.divergence is None or reference is None or ref_scale is None or saved.divergence is None:
+                d_logits = exps.mul_(-g_logps * scale[index])
             else:
-                scales = scale[number], ref_scale[number]
-                d_logits = self.divergence.unstream(
-                    weights, reference.of(number), *scales, difference, left.value, g_logps, g_value
+                ref_exps, scales = reference.exps(index), (scale[index], ref_scale[index])
+                d_logits = self.divergence.block_backward(
+                    BackwardBlock(exps, ref_exps, *scales, log_ratio, saved.divergence, g_logps, g_divergence)
                 )
-            d_logits = head.through(d_logits, slope).T
+            d_logits = head.product_gradient(d_logits, slope).T
             d_product = d_logits.to(hidden.dtype)
             if d_hidden.dtype == d_product.dtype:
                 d_hidden.addmm_(d_product, head.weight[block])
             else:
                 d_hidden += d_product @ head.weight[block]
-            into.add(block, d_product, hidden, d_logits)
-        self.job.workspace.give(None if scratch is None else scratch.T)
-        for side in (policy, reference):
-            if side is not None:
-                side.release()
+            total.add(block, d_product, hidden, d_logits)
+        self.inputs.buffers.give(None if scratch is None else scratch.T)
+        for softmax in (policy, reference):
+            if softmax is not None:
+                softmax.release()
         return d_hidden.to(hidden.dtype)
 
-    def _fill(
-        self, policy: _Side, reference: _Side | None, number: int, scratch: Tensor | None, totals: Tensor
+    def _block_forward(
+        self,
+        policy: OnlineSoftmax,
+        reference: OnlineSoftmax | None,
+        index: int,
+        scratch: Tensor | None,
+        partial_sums: Tensor,
     ) -> None:
-        """Compute the weights of a block, and what the divergence adds up."""
+        """Exponentials of a block for both models, and the divergence's partial sum."""
         if reference is None:
-            policy.weigh(number, policy.logits(number))
+            policy.exponentiate(index, policy.logits(index))
             return
-        both = self._together(policy, reference, number)
+        both = self._logits_of_both(policy, reference, index)
         if both is None:
-            logits, ref_logits = policy.logits(number), reference.logits(number)
+            logits, ref_logits = policy.logits(index), reference.logits(index)
         else:
             logits, ref_logits = both[:, : len(policy.hidden)], both[:, len(policy.hidden) :]
         log_ratio = None
         if self.divergence is not None and scratch is not None:
             log_ratio = torch.sub(logits, ref_logits, out=scratch[: len(logits)])
-        weights, ref_weights = policy.weigh(number, logits), reference.weigh(number, ref_logits)
+        exps, ref_exps = policy.exponentiate(index, logits), reference.exponentiate(index, ref_logits)
         if self.divergence is not None and log_ratio is not None:
-            totals[number] = self.divergence.stream(weights, ref_weights, log_ratio)
-        self.job.workspace.give(None if both is None else both.T)
+            partial_sums[index] = self.divergence.block_forward(exps, ref_exps, log_ratio)
+        self.inputs.buffers.give(None if both is None else both.T)
 
-    def _together(self, policy: _Side, reference: _Side, number: int) -> Tensor | None:
-        """The logits of a block for both models, [V', 2 C], from one product; None where each has a head of its own."""
-        one, other = policy.head, reference.head
-        if not one.is_as(other) or policy.hidden.dtype != reference.hidden.dtype:
+    def _logits_of_both(self, policy: OnlineSoftmax, reference: OnlineSoftmax, index: int) -> Tensor | None:
+        """Logits of a block for both models, [V', 2 C], in one product; None where their heads or dtypes differ."""
+        if not policy.head.is_tied_to(reference.head) or policy.hidden.dtype != reference.hidden.dtype:
             return None
-        part = policy.blocks.parts[number]
+        block = policy.blocks.slices[index]
         hidden = torch.cat([policy.hidden, reference.hidden])
-        logits = self.job.workspace.take(len(hidden), part.stop - part.start, hidden)
-        one.rows(part).logits(hidden, out=logits)
+        logits = self.inputs.buffers.take(len(hidden), block.stop - block.start, hidden)
+        policy.head.block(block).logits(hidden, out=logits)
         return logits.T
 
-    def _rows(self, hidden: Tensor) -> int:
-        """Of a block. A GPU does best with the vocabulary whole."""
+    def _block_rows(self, hidden: Tensor) -> int:
+        """V', the token ids of a block: all on a GPU, which is fastest so."""
         if hidden.device.type != "cpu":
-            return len(self.job.head.weight)
+            return len(self.inputs.head.weight)
         entry = torch.finfo(wide(hidden.dtype)).bits // 8
-        return max(1, BLOCK_BYTES // (entry * len(hidden) * _ROWS)) * _ROWS
+        return max(1, BLOCK_BYTES // (entry * len(hidden) * _BLOCK_MULTIPLE)) * _BLOCK_MULTIPLE
 
-    def _scratch(self, policy: _Side) -> Tensor | None:
-        """A block for what is computed from the weights, [V', C], where something is."""
-        if self.divergence is None and not self.job.log_collision:
+    def _scratch(self, policy: OnlineSoftmax) -> Tensor | None:
+        """A buffer [V', C] for log-ratios or squares; None where neither is needed."""
+        if self.divergence is None and not self.inputs.log_collision:
             return None
-        return self.job.workspace.take(len(policy.hidden), policy.blocks.parts[0].stop, policy.hidden).T
+        return self.inputs.buffers.take(len(policy.hidden), policy.blocks.slices[0].stop, policy.hidden).T

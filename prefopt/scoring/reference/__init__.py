@@ -1,1 +1,1 @@
-"""What the reference says of responses: its cache on disk, and the reference let go once all is cached."""
+"""The reference's states: run, cached on disk, and the reference unloaded once all are cached."""

@@ -1,4 +1,4 @@
-"""What the reference says of responses, kept on disk under exactly what determines it."""
+"""The reference's states on disk, keyed by all that determines them."""
 
 from __future__ import annotations
 
@@ -19,50 +19,51 @@ from torch import Tensor, nn
 from prefopt.component import Signal
 from prefopt.objective import ObjectiveConfig
 from prefopt.scoring.forward import ModelStates, causal_lm
-from prefopt.scoring.fsdp import whole
+from prefopt.scoring.fsdp import full_tensor
 from prefopt.scoring.reference.tensor_store import StoreError, TensorStore
 from prefopt.scoring.rows.layout import Layout
 from prefopt.tokens import PreferenceBatch
 
-__all__ = ["ReferenceCache", "fingerprint", "response_key", "response_keys"]
+__all__ = ["ReferenceCache", "fingerprint", "open_cache", "response_key", "response_keys"]
 
-_FINAL, _LOGPS = "final", "logps"
+_HIDDEN, _LOGPS = "final", "logps"
+"""Names of fields in the store."""
 
-_STATES = MappingProxyType(
-    {Signal.REF_HIDDEN_STATES: "hidden_states", Signal.REF_TOKEN_STATES: "token_states"}
-    | {Signal.REF_EMBEDDINGS: "embeddings", Signal.REF_ACTIVATIONS: "activations"}
+_CACHED_SIGNALS = (
+    Signal.REF_HIDDEN_STATES,
+    Signal.REF_TOKEN_STATES,
+    Signal.REF_EMBEDDINGS,
+    Signal.REF_ACTIVATIONS,
 )
-"""Signals, and where ModelStates has them: tensors [.., N, T, ...] but for the first axis."""
 
 _TOLERANCES = MappingProxyType({torch.float64: 1e-8, torch.float32: 1e-3})
 _HALF_TOLERANCE = 0.1
-"""Largest difference, of the largest number in the response, that rounding explains at each precision."""
+"""Largest difference, relative to the largest number in the response, that rounding explains in a dtype."""
 
-# What a configuration says of where a model came from, and not of what it computes.
+# Fields of a configuration that do not change what a model computes.
 _NO_MATHEMATICS = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache", "architectures"}
 
-# How an adapter's wrappers call the layers that they wrap.
+# The names that an adapter's wrappers give to the layers that they wrap.
 _WRAPPED = re.compile(r"\b(base_layer|original_module)\.")
 
 
 @final
 class ReferenceCache:
-    """The reference's answers for one objective: FOLDER/FINGERPRINT, a shared store of tensors.
+    """The reference's states for one objective, in the tensor store FOLDER/FINGERPRINT.
 
-    For each response token it keeps what the objective reads: the log-probability alone, or, where it measures an exact
-    divergence, the final hidden state, from which the head makes the whole distribution again; and its signals. An
-    entry is found by the token ids of prompt and response, so other objectives, seeds and batches find it too.
+    Per response token it holds the signals that the objective requires, and the log-probability, or, for an exact
+    divergence, the last hidden state, from which the head computes the distribution. The key is that of the token ids
+    of prompt and response, so that other objectives, seeds and batches find an entry too.
     """
 
     def __init__(self, folder: str | Path, reference: nn.Module, config: ObjectiveConfig, dtype: torch.dtype) -> None:
         self.dtype = dtype
         self.folder = Path(folder) / fingerprint(reference, dtype)
-        term = config.divergence
-        self.field = _LOGPS if term is None or term.measure.sampled else _FINAL
+        self.field = _LOGPS if config.exact_divergence is None else _HIDDEN
         kinds = "-".join(["", *sorted(config.activation_kinds)])
-        self.signals = {f"{signal}{kinds}": name for signal, name in _STATES.items() if signal in config.requires}
+        self.signals = {f"{signal}{kinds}": signal for signal in _CACHED_SIGNALS if signal in config.requires}
         self.activation_kinds: tuple[str, ...] = ()
-        """Of the sites; known once the reference has been run."""
+        """Of the sites; known after `put`."""
         self.store = TensorStore(self.folder, [self.field, *self.signals])
 
     def __contains__(self, key: str) -> bool:
@@ -70,50 +71,70 @@ class ReferenceCache:
 
     @property
     def keeps_distributions(self) -> bool:
-        """Whether it keeps final hidden states, and not log-probabilities alone."""
-        return self.field is _FINAL
+        """Whether it holds last hidden states instead of log-probabilities."""
+        return self.field is _HIDDEN
 
     def put(self, keys: Sequence[str], layout: Layout, states: ModelStates) -> None:
-        """Keep what the reference said of the responses of a layout, where it is not here yet."""
+        """Add the states of a layout's responses, but for those that are there."""
         self.activation_kinds = states.activation_kinds
-        parts = self._parts(layout, states)
+        fields = self._by_response(layout, states)
         for row, key in enumerate(keys):
             if key not in self.store:
-                self.store.add(key, {field: part[row] for field, part in parts.items()})
+                self.store.add(key, {field: values[row] for field, values in fields.items()})
 
     def check(self, keys: Sequence[str], layout: Layout, states: ModelStates) -> None:
-        """Raise StoreError where what is kept of these responses is not what the reference says now."""
-        parts = self._parts(layout, states)
+        """Raise StoreError where the entries of these responses are not the states."""
+        fields = self._by_response(layout, states)
         for row, key in enumerate(keys):
-            for field, kept in self.store.read([key]).items() if key in self.store else ():
-                now = parts[field][row].to(kept)
-                slack = _TOLERANCES.get(kept.dtype, _HALF_TOLERANCE) * float(now.abs().max())
-                gap = float((now - kept).abs().max()) if now.shape == kept.shape else math.inf
+            for field, cached in self.store.read([key]).items() if key in self.store else ():
+                now = fields[field][row].to(cached)
+                slack = _TOLERANCES.get(cached.dtype, _HALF_TOLERANCE) * float(now.abs().max())
+                gap = float((now - cached).abs().max()) if now.shape == cached.shape else math.inf
                 if not gap <= slack:
                     raise StoreError(
                         f"{self.folder}: what is kept of the reference is not what it says now ({field} differs by up "
                         f"to {gap:.2g}); delete the folder, or name another one"
                     )
 
-    def _parts(self, layout: Layout, states: ModelStates) -> dict[str, Sequence[Tensor]]:
-        """The fields of each response."""
-        assert states.logps is not None
-        tokens = {_FINAL: states.computed, _LOGPS: states.logps}
-        tokens |= {field: getattr(states, name).movedim(0, 2)[layout.mask] for field, name in self.signals.items()}
+    def _by_response(self, layout: Layout, states: ModelStates) -> dict[str, Sequence[Tensor]]:
+        """The fields of the store, a tensor [length, ...] for each response."""
+        final = states.last_hidden_state if self.keeps_distributions else states.logps
+        assert final is not None
+        values = {self.field: final}
+        values |= {field: states.signals[signal].movedim(0, 2)[layout.mask] for field, signal in self.signals.items()}
         lengths = layout.mask.sum(-1).tolist()
-        return {field: torch.split(tokens[field], lengths) for field in self.store.fields}
+        return {field: torch.split(values[field], lengths) for field in self.store.fields}
 
     def read(self, keys: Sequence[str], layout: Layout) -> ModelStates:
-        """What the reference said of the responses of a layout. Raises KeyError where it was not asked."""
-        found = {field: values.to(layout.mask.device) for field, values in self.store.read(keys).items()}
-        signals = {name: layout.scatter(found[field]).movedim(2, 0) for field, name in self.signals.items()}
+        """The states of a layout's responses. Raises KeyError where one is not there."""
+        fields = {field: values.to(layout.mask.device) for field, values in self.store.read(keys).items()}
         return ModelStates(
-            final=found.get(_FINAL), logps=found.get(_LOGPS), activation_kinds=self.activation_kinds, **signals
+            last_hidden_state=fields.get(_HIDDEN),
+            logps=fields.get(_LOGPS),
+            signals={signal: layout.scatter(fields[field]).movedim(2, 0) for field, signal in self.signals.items()},
+            activation_kinds=self.activation_kinds,
         )
 
 
+def open_cache(
+    folder: str | Path, reference: nn.Module, config: ObjectiveConfig, *, plain_forward: bool
+) -> ReferenceCache:
+    """The reference's cache in a folder. Raises ValueError where it would have to hold last hidden states, which the
+    plain forward pass does not give."""
+    lm = causal_lm(reference)
+    device = lm.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else lm.dtype
+    cache = ReferenceCache(folder, reference, config, dtype)
+    if plain_forward and cache.keeps_distributions:
+        raise ValueError(
+            "reference_cache: this objective needs the reference's whole distribution, of which the cache keeps the "
+            "hidden states, but the model is called plainly (see the warning above); leave the cache out"
+        )
+    return cache
+
+
 def response_keys(batch: PreferenceBatch) -> list[str]:
-    """A key for each of the N responses of a batch, chosen first."""
+    """The keys of a batch's N responses."""
     prompts = [ids[mask].tolist() for ids, mask in zip(batch.prompt_ids, batch.prompt_mask, strict=True)]
     sides = ((batch.chosen_ids, batch.chosen_mask), (batch.rejected_ids, batch.rejected_mask))
     return [
@@ -124,28 +145,27 @@ def response_keys(batch: PreferenceBatch) -> list[str]:
 
 
 def response_key(prompt_ids: Sequence[int], response_ids: Sequence[int]) -> str:
-    """The key of a response: of its token ids and the prompt's, as the models read them."""
+    """The key of a response: a hash of its token ids and the prompt's."""
     return hashlib.sha256(array("q", [len(prompt_ids), *prompt_ids, *response_ids]).tobytes()).hexdigest()
 
 
 def fingerprint(reference: nn.Module, dtype: torch.dtype) -> str:
-    """A name for all that determines what a reference says, besides the tokens: its weights, its configuration, and
-    `dtype`, the precision in which it computes.
-
-    Of a policy with an adapter, which is its own reference with the adapter off, what trains is left out.
+    """A hash of all that determines a reference's states, besides the tokens: its weights, its configuration, and the
+    dtype in which it computes. Of a policy that is its own reference, without what trains.
     """
     lm = causal_lm(reference)
     digest = hashlib.sha256(str(dtype).encode())
     config = {name: value for name, value in lm.config.to_dict().items() if name not in _NO_MATHEMATICS}
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, tensor in _fixed(reference, lm):
+    for name, tensor in _frozen_tensors(reference, lm):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(whole(tensor.detach()).cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(full_tensor(tensor.detach()).cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:24]
 
 
-def _fixed(reference: nn.Module, lm: nn.Module) -> list[tuple[str, Tensor]]:
-    """What the reference computes with, under the names that it has without an adapter."""
+def _frozen_tensors(reference: nn.Module, lm: nn.Module) -> list[tuple[str, Tensor]]:
+    """Parameters and buffers of the reference, under the names that they have without an adapter."""
     adapted = reference is not lm
-    own = [(n, p) for n, p in lm.named_parameters() if not (adapted and p.requires_grad)]
-    return sorted(((_WRAPPED.sub("", name), tensor) for name, tensor in [*own, *lm.named_buffers()]), key=itemgetter(0))
+    frozen = [(n, p) for n, p in lm.named_parameters() if not (adapted and p.requires_grad)]
+    named = ((_WRAPPED.sub("", name), tensor) for name, tensor in [*frozen, *lm.named_buffers()])
+    return sorted(named, key=itemgetter(0))

@@ -1,7 +1,7 @@
-"""A folder of tensors by key, in shards that are written whole or not at all, by any number of processes.
+"""A folder of tensors by key, in shards that any number of processes write atomically.
 
-A shard is a safetensors file: for each field one tensor, the entries of its keys one after the other along the first
-axis; which keys, and how long each, is in its header. So a reader maps the file and takes just the rows that it needs.
+A shard is a safetensors file with one tensor per field: the entries of its keys, concatenated along the first axis. Its
+header has the keys and the lengths of their entries, so that a reader maps the file and takes the rows that it needs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 __all__ = ["SHARD_BYTES", "StoreError", "TensorStore"]
 
 SHARD_BYTES = 128 * 2**20
-"""About how large a shard grows: what a process that is killed loses at most."""
+"""Size at which a shard is written: the most that a process loses when it is killed."""
 
 _STALE_SECONDS = 3600
 
@@ -32,10 +32,10 @@ _SUFFIX, _UNFINISHED = ".safetensors", ".unfinished"
 
 @final
 class StoreError(RuntimeError):
-    """A shard that cannot be read; the message says which and what to do."""
+    """A shard that cannot be read, or a cache that is not the reference's; the message says what to do."""
 
 
-class _Place(NamedTuple):
+class _Location(NamedTuple):
     shard: Path
     start: int
     length: int
@@ -43,16 +43,16 @@ class _Place(NamedTuple):
 
 @final
 class TensorStore:
-    """Entries of the fields asked for, under text keys: for each key and field a tensor [length, ...].
+    """A tensor [length, ...] for each text key and field.
 
-    Shards that lack one of the fields are left alone; other readers may want them. Entries that other processes add
-    appear after `refresh`. A copy or a pickle opens the folder anew, without what was not flushed.
+    Shards that lack one of the fields are ignored. Entries that other processes add appear after `refresh`. A copy or a
+    pickle opens the folder anew, without entries that were not flushed.
     """
 
     def __init__(self, folder: str | Path, fields: Iterable[str]) -> None:
         self.folder = Path(folder)
         self.fields = tuple(sorted(fields))
-        self._places: dict[str, _Place] = {}
+        self._locations: dict[str, _Location] = {}
         self._open: dict[Path, Any] = {}
         self._seen: set[Path] = set()
         self._pending: dict[str, Mapping[str, Tensor]] = {}
@@ -65,43 +65,40 @@ class TensorStore:
         return type(self), (self.folder, self.fields)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._places or key in self._pending
+        return key in self._locations or key in self._pending
 
     def __len__(self) -> int:
-        return len(self._places.keys() | self._pending.keys())
+        return len(self._locations.keys() | self._pending.keys())
 
     @property
     def bytes_per_row(self) -> float:
-        """Of an entry, over all fields; 0 where there is none yet."""
-        key = next(iter({**self._places, **self._pending}), None)
+        """Bytes of a row of an entry, over all fields; 0 in an empty store."""
+        key = next(iter({**self._locations, **self._pending}), None)
         if key is None:
             return 0.0
         entry = self.read([key])
         return sum(tensor.nbytes for tensor in entry.values()) / max(1, len(entry[self.fields[0]]))
 
     def refresh(self) -> None:
-        """Take in the shards that have come since. Raises StoreError where one is damaged."""
+        """Index new shards. Raises StoreError where one is damaged."""
         for shard in sorted(self.folder.glob(f"*{_SUFFIX}")):
             if shard not in self._seen:
                 self._seen.add(shard)
-                self._take_in(shard)
+                self._index(shard)
 
     def read(self, keys: Sequence[str]) -> dict[str, Tensor]:
-        """The entries of the keys, in their order, joined along the first axis: for each field [sum of lengths, ...].
-
-        Raises KeyError for a key that is not there.
-        """
+        """The entries of the keys in order, concatenated along the first axis. Raises KeyError for an unknown key."""
         return {field: torch.cat([self._entry(field, key) for key in keys]) for field in self.fields}
 
     def add(self, key: str, entry: Mapping[str, Tensor]) -> None:
-        """Put an entry in; it is on the disk when a shard is full or after `flush`."""
+        """Add an entry; it is written when a shard is full or by `flush`."""
         self._pending[key] = {field: entry[field].detach().cpu() for field in self.fields}
         self._pending_bytes += sum(tensor.nbytes for tensor in self._pending[key].values())
         if self._pending_bytes >= SHARD_BYTES:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was added since the last shard: to a file of another name, which then takes its place."""
+        """Write the entries that were added since the last shard: to a temporary file, which is then renamed."""
         if not self._pending:
             return
         name = uuid.uuid4().hex
@@ -120,19 +117,19 @@ class TensorStore:
     def _entry(self, field: str, key: str) -> Tensor:
         if key in self._pending:
             return self._pending[key][field]
-        shard, start, length = self._places[key]
+        shard, start, length = self._locations[key]
         entry: Tensor = self._shard(shard).get_slice(field)[start : start + length]
         return entry
 
-    def _take_in(self, shard: Path) -> None:
-        opened = self._shard(shard)
-        if not set(self.fields) <= set(opened.keys()):
+    def _index(self, shard: Path) -> None:
+        file = self._shard(shard)
+        if not set(self.fields) <= set(file.keys()):
             del self._open[shard]
             return
-        header = opened.metadata()
+        header = file.metadata()
         start = 0
         for key, length in zip(json.loads(header["keys"]), json.loads(header["lengths"]), strict=True):
-            self._places[key] = _Place(shard, start, length)
+            self._locations[key] = _Location(shard, start, length)
             start += length
 
     def _shard(self, shard: Path) -> Any:
@@ -146,7 +143,7 @@ class TensorStore:
         return self._open[shard]
 
     def _sweep(self) -> None:
-        """Remove what processes that were killed left unfinished; those of the last hour may still be at work."""
+        """Remove unfinished shards of killed processes: those older than an hour."""
         for unfinished in self.folder.glob(f"*{_UNFINISHED}"):
             with suppress(FileNotFoundError):  # another process has finished it since
                 if time.time() - unfinished.stat().st_mtime > _STALE_SECONDS:

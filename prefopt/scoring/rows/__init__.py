@@ -1,1 +1,1 @@
-"""How pairs lie in the rows that a model is called with: layouts, packing, limits and attention masks."""
+"""The rows of tokens that the models are run on: layout, packing and attention mask."""

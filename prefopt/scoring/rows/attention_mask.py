@@ -1,4 +1,4 @@
-"""What the positions of a row see of each other, where the responses of a pair, or several pairs, share it."""
+"""The attention mask of rows that the two responses of a pair, or several pairs, share."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Mask: TypeAlias = Tensor | BlockMask
 @final
 @dataclass(frozen=True, eq=False)
 class Prefix:
-    """What keeps the pairs of a row, and the two responses of a pair, apart.
+    """Segments that keep the pairs of a row, and the two responses of a pair, apart.
 
-    segments [R, S]      what each position belongs to; padding is the prompt of a pair that there is not
-    position_ids [R, S]  counted along [prompt | response] for every response, so that the rejected one's go on from
+    segments [R, S]      the segment of each position; padding is the prompt of pair B, which does not exist
+    position_ids [R, S]  counted along [prompt | response] for both responses: those of the rejected one continue from
                          the prompt
     """
 
@@ -33,16 +33,16 @@ class Prefix:
     position_ids: Tensor
 
     def mask(self, implementation: str | None, dtype: torch.dtype) -> Mask:
-        """What says to attention of this implementation, and to states of this dtype, what each position sees.
+        """The causal mask in which a position attends to its segment and to the prompt of its pair, in the form that
+        the attention implementation takes for states of this dtype.
 
-        It sees its own segment and the prompt of its pair, up to itself. So does padding: a row of attention that saw
-        nothing would be NaN.
+        Padding attends to itself: a row of attention over nothing would be NaN.
         """
         return _MASKS.get(implementation, _dense)(self, dtype)
 
 
 def _dense(prefix: Prefix, dtype: torch.dtype) -> Tensor:
-    """[R, 1, S, S] what is added to attention scores."""
+    """An additive mask [R, 1, S, S]."""
     queries, keys = prefix.segments[:, None, :, None], prefix.segments[:, None, None, :]
     steps = torch.arange(prefix.segments.shape[1], device=prefix.segments.device)
     hidden = (keys != queries).logical_and_(keys != queries - queries % SEGMENTS).logical_or_(steps[:, None] < steps)
@@ -50,17 +50,17 @@ def _dense(prefix: Prefix, dtype: torch.dtype) -> Tensor:
 
 
 def _blocks(prefix: Prefix, dtype: torch.dtype) -> BlockMask:
-    """[R, 1, S, S] in blocks, so that those in which nothing is seen are left out."""
+    """A mask [R, 1, S, S] that leaves out blocks in which no position attends to another."""
     segments = prefix.segments
     prompts = segments - segments % SEGMENTS
 
-    def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        own, prompt, other = segments[row, query], prompts[row, query], segments[row, key]
-        return (key <= query) & ((other == own) | (other == prompt))
+    def attends(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        segment = segments[row, key]
+        return (key <= query) & ((segment == segments[row, query]) | (segment == prompts[row, query]))
 
     rows, width = segments.shape
-    return create_block_mask(sees, rows, None, width, width, device=segments.device)
+    return create_block_mask(attends, rows, None, width, width, device=segments.device)
 
 
 _MASKS: Mapping[str | None, Callable[[Prefix, torch.dtype], Mask]] = MappingProxyType({"flex_attention": _blocks})
-"""By transformers' name for the implementation; all others are given a dense mask, or fail at start-up."""
+"""By transformers' name of the attention implementation; all others get a dense mask."""

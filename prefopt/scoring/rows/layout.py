@@ -1,7 +1,7 @@
-"""How the pairs of a batch are laid out as rows of tokens, padded on the right.
+"""Layout of a batch's pairs as R rows of S tokens, padded on the right.
 
-Two rows a pair, [prompt | chosen] and [prompt | rejected], as any causal LM takes them; or one, [prompt | chosen |
-rejected], whose prompt is computed once, and in which other pairs may follow. The rows R are then N = 2B, or B at most.
+Two rows a pair, [prompt | chosen] and [prompt | rejected], R = N = 2B, as any causal LM takes them; or shared rows,
+[prompt | chosen | rejected], whose prompt is computed once and which other pairs may follow, R <= B.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from prefopt.scoring.rows.attention_mask import CHOSEN, PROMPT, REJECTED, SEGMENTS, Prefix
-from prefopt.scoring.rows.packing import Places, one_each
+from prefopt.scoring.rows.packing import Placement, one_per_row
 from prefopt.tokens import PreferenceBatch
 
 __all__ = ["Layout"]
@@ -23,50 +23,50 @@ __all__ = ["Layout"]
 @final
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Rows for the models, and where the M response tokens of the batch stand in them.
+    """Rows for the models, and the positions of the M response tokens in them.
 
     input_ids, attention_mask [R, S]; mask, token_ids, columns [N, T] as in TokenBatch
-    predicting, own [M]   positions in the flattened [R * S] rows that predict each response token, and of the token
-                          itself, in the order in which `mask` walks over the batch
-    prefix                where the responses of a pair share their row, or several pairs do
+    query_positions [M]   positions in the flattened [R * S] rows that predict the response tokens, in the order of
+                          `mask`
+    label_positions [M]   positions of the tokens themselves
+    prefix                of shared rows; None with two rows a pair
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     mask: Tensor
     token_ids: Tensor
-    predicting: Tensor
-    own: Tensor
+    query_positions: Tensor
+    label_positions: Tensor
     columns: Mapping[str, Tensor]
     prefix: Prefix | None = None
 
     @classmethod
-    def of(cls, batch: PreferenceBatch) -> Layout:
-        """The chosen rows first, then the rejected ones."""
+    def two_rows(cls, batch: PreferenceBatch) -> Layout:
+        """A row for each response, the chosen ones first."""
         prompts = batch.prompt_mask.sum(-1)
         lengths = torch.cat([prompts + batch.chosen_mask.sum(-1), prompts + batch.rejected_mask.sum(-1)])
         shape = (len(lengths), int(lengths.max()))
         starts = torch.arange(shape[0], device=prompts.device) * shape[1]
-        return cls._laid(batch, shape, starts, starts + prompts.repeat(2), shared=False)
+        return cls._from_starts(batch, shape, starts, starts + prompts.repeat(2), shared=False)
 
     @classmethod
-    def shared(cls, batch: PreferenceBatch, places: Places | None = None) -> Layout:
-        """One row a pair, or several pairs in a row at their places, without gaps. The same M response tokens in the
-        same order as in `of`."""
+    def shared(cls, batch: PreferenceBatch, placement: Placement | None = None) -> Layout:
+        """One row a pair, or several pairs in a row as placed. The M response tokens have the order of `two_rows`."""
         prompts, chosen = batch.prompt_mask.sum(-1), batch.chosen_mask.sum(-1)
-        rows, in_row = torch.tensor(places or one_each(batch.pairs), device=prompts.device)
+        rows, in_row = torch.tensor(placement or one_per_row(batch.pairs), device=prompts.device)
         shape = (int(rows.max()) + 1, int((in_row + batch.lengths).max()))
         starts = rows * shape[1] + in_row
         responses = torch.cat([starts + prompts, starts + prompts + chosen])
-        return cls._laid(batch, shape, starts.repeat(2), responses, shared=True)
+        return cls._from_starts(batch, shape, starts.repeat(2), responses, shared=True)
 
     @classmethod
-    def _laid(
+    def _from_starts(
         cls, batch: PreferenceBatch, shape: tuple[int, int], prompt_starts: Tensor, starts: Tensor, *, shared: bool
     ) -> Layout:
-        """Each response, and its prompt, from where they start [N] in the flattened rows of this shape."""
-        mask = _stacked(batch.chosen_mask, batch.rejected_mask)
-        token_ids = _stacked(batch.chosen_ids, batch.rejected_ids)
+        """From the starts [N] of each response and its prompt in the flattened rows of this shape."""
+        mask = _stack(batch.chosen_mask, batch.rejected_mask)
+        token_ids = _stack(batch.chosen_ids, batch.rejected_ids)
         prompt_mask = batch.prompt_mask.repeat(2, 1)
         prompts = prompt_mask.sum(-1, keepdim=True)
         prompt_steps, steps = (torch.arange(m.shape[1], device=m.device).expand_as(m) for m in (prompt_mask, mask))
@@ -88,14 +88,14 @@ class Layout:
             attention_mask=(segments != padding).to(token_ids.dtype),
             mask=mask,
             token_ids=token_ids,
-            predicting=before[mask],
-            own=at[mask],
+            query_positions=before[mask],
+            label_positions=at[mask],
             columns=_columns(batch.columns),
             prefix=Prefix(segments, rows(0, prompt_steps, prompts + steps)) if shared else None,
         )
 
     def inputs(self, dtype: torch.dtype, attention: str | None = None) -> dict[str, Any]:
-        """The arguments of a call to a model whose states are of this dtype, with attention of this implementation."""
+        """Keyword arguments of a model's forward, for states of this dtype and an attention implementation."""
         if self.prefix is None:
             return {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
         return {
@@ -106,17 +106,17 @@ class Layout:
 
     @property
     def width(self) -> int:
-        """S, the length of the rows with their padding."""
+        """S."""
         return self.input_ids.shape[1]
 
     @property
     def pairs(self) -> int:
-        """B, or those of which the responses are asked for."""
+        """B, or the pairs of a group where the layout was narrowed to one."""
         return self.mask.shape[0] // 2
 
     @property
     def labels(self) -> Tensor:
-        """[M] the response tokens themselves."""
+        """The response tokens [M]."""
         return self.token_ids[self.mask]
 
     def gather(self, states: Tensor, positions: Tensor) -> Tensor:
@@ -130,20 +130,17 @@ class Layout:
         return rows
 
 
-def _stacked(chosen: Tensor, rejected: Tensor) -> Tensor:
+def _stack(chosen: Tensor, rejected: Tensor) -> Tensor:
     """[B, Tc] and [B, Tr] as one [N, T], padded with zeros on the right."""
     length = max(chosen.shape[1], rejected.shape[1])
     return torch.cat([torch.nn.functional.pad(side, (0, length - side.shape[1])) for side in (chosen, rejected)])
 
 
 def _columns(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those of a PreferenceBatch, "pair:NAME" [B] or "chosen:NAME" and "rejected:NAME", as NAME [B] or [N, T]."""
-    found = {}
+    """ "pair:NAME" [B] as NAME [B]; "chosen:NAME" and "rejected:NAME" as NAME [N, T]."""
+    by_name = {}
     for key, values in columns.items():
-        name = key.partition(":")[2]
-        other = columns.get(f"rejected:{name}")
-        if other is None:
-            found[name] = values
-        elif values is not other:
-            found[name] = _stacked(values, other)
-    return found
+        side, _, name = key.partition(":")
+        if side != "rejected":
+            by_name[name] = _stack(values, columns[f"rejected:{name}"]) if side == "chosen" else values
+    return by_name

@@ -1,4 +1,4 @@
-"""Where pairs may share a row: how far back a model's layers see, and which rows are less work."""
+"""Which rows a batch gets: the limits on shared rows that the models set, and the layout of least work."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from prefopt.scoring.rows.layout import Layout
 from prefopt.scoring.rows.packing import least_work, work
 from prefopt.tokens import PreferenceBatch
 
-__all__ = ["Limits", "layout_of", "reach", "saves_work"]
+__all__ = ["RowLimits", "attention_window", "best_layout", "saves_work"]
 
 _WINDOWS = ("sliding_window", "attention_window_size", "window_size", "attention_chunk_size")
-"""The configuration's names for how many positions a layer looks back over."""
+"""Configuration names of the number of positions that a layer attends back over."""
 
 _POSITIONS = "max_position_embeddings"
 
 
-def reach(model: PreTrainedModel) -> float:
-    """The longest row in which every layer sees all that came before, in positions.
+def attention_window(model: PreTrainedModel) -> float:
+    """The longest row in which every layer attends to all earlier positions; 0 for recurrent layers.
 
-    Where it sees less, or remembers it in a state, what lies between prompt and rejected response changes what that
-    response sees. Agreement on a short batch says nothing of longer ones, so the configuration has to tell.
+    In longer rows the chosen response would change what the rejected one attends to. This is read from the
+    configuration, since agreement on a short batch does not extend to longer ones.
     """
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ())
@@ -32,40 +32,38 @@ def reach(model: PreTrainedModel) -> float:
         return math.inf
     if kinds - {"full_attention", "sliding_attention", "chunked_attention"}:
         return 0.0
-    return min(_whole_numbers(getattr(config, name, None) for name in _WINDOWS), default=math.inf)
+    return min(_integers(getattr(config, name, None) for name in _WINDOWS), default=math.inf)
 
 
 @final
-class Limits(NamedTuple):
-    """How long rows may be, in positions: one that a pair shares, and one that several pairs do."""
+class RowLimits(NamedTuple):
+    """Longest rows in positions: `attention_window` with one pair, `max_positions` with several."""
 
-    reach: float
-    room: float
+    attention_window: float
+    max_positions: float
 
     @classmethod
-    def of(cls, models: Iterable[PreTrainedModel]) -> Limits:
-        """Rows within the reach of every model; of several pairs, also no longer than those that it was made for."""
-        found = [(reach(model), getattr(model.config.get_text_config(), _POSITIONS, None)) for model in models]
-        within = min(far for far, _ in found)
-        return cls(within, min([within, *_whole_numbers(positions for _, positions in found)]))
+    def from_models(cls, models: Iterable[PreTrainedModel]) -> RowLimits:
+        """The smallest attention window, and the smaller of it and the smallest max_position_embeddings."""
+        models = list(models)
+        window = min(attention_window(model) for model in models)
+        positions = (getattr(model.config.get_text_config(), _POSITIONS, None) for model in models)
+        return cls(window, min([window, *_integers(positions)]))
 
 
-def layout_of(batch: PreferenceBatch, hidden_size: int, limits: Limits) -> Layout:
-    """The rows that are least work: two a pair, or, where they are within reach, one for a pair or for as many pairs
-    as there is room for."""
-    rows = Layout.of(batch)
-    shared = Layout.shared(batch, least_work(batch.lengths.tolist(), hidden_size, limits.room))
-    return shared if shared.width <= limits.reach and saves_work(shared, rows, hidden_size) else rows
+def best_layout(batch: PreferenceBatch, hidden_size: int, limits: RowLimits) -> Layout:
+    """The layout of least work within the limits: two rows a pair, one row a pair, or several pairs in a row."""
+    two_rows = Layout.two_rows(batch)
+    shared = Layout.shared(batch, least_work(batch.lengths.tolist(), hidden_size, limits.max_positions))
+    fits = shared.width <= limits.attention_window
+    return shared if fits and saves_work(shared, two_rows, hidden_size) else two_rows
 
 
-def saves_work(shared: Layout, rows: Layout, hidden_size: int) -> bool:
-    """Whether a transformer layer has less to do in shared rows than in two a pair.
-
-    Only this part of a step depends on the layout; the head sees M response tokens in both.
-    """
-    one, two = (work(len(layout.input_ids), layout.width, hidden_size) for layout in (shared, rows))
+def saves_work(shared: Layout, two_rows: Layout, hidden_size: int) -> bool:
+    """Whether a transformer layer has less work in shared rows than in two rows a pair. The head's work is equal."""
+    one, two = (work(len(layout.input_ids), layout.width, hidden_size) for layout in (shared, two_rows))
     return one < two
 
 
-def _whole_numbers(values: Iterator[Any]) -> Iterator[int]:
+def _integers(values: Iterator[Any]) -> Iterator[int]:
     return (value for value in values if isinstance(value, int) and not isinstance(value, bool))

@@ -1,41 +1,41 @@
-"""Which pairs stand one after another in a row, so that fewer positions are padding."""
+"""Packing: several pairs in a row, so that fewer positions are padding."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple, final
 
-__all__ = ["Places", "first_fit", "least_work", "one_each", "two_in_a_row", "work"]
+__all__ = ["Placement", "first_fit", "least_work", "one_per_row", "two_in_a_row", "work"]
 
 _STEPS = 8
-"""Widths that are tried: from the longest pair to twice its length, in so many steps."""
+"""Row widths that are tried: from the longest pair to twice its length, in so many steps."""
 
 
 @final
-class Places(NamedTuple):
-    """The row of each of the B pairs, and the position in it at which the pair begins."""
+class Placement(NamedTuple):
+    """The row of each of the B pairs, and the position in the row at which the pair starts."""
 
     rows: Sequence[int]
     starts: Sequence[int]
 
 
 def work(rows: int, width: int, hidden_size: int) -> int:
-    """What a transformer layer of size H has to do in R rows of S positions, up to a factor: R S (6 H + S).
+    """Operations of a transformer layer of size H on R rows of S positions, up to a factor: R S (6 H + S).
 
-    These are the 12 H^2 weights at each position, padding included, and attention's two products over all S.
+    The terms are 12 H^2 weights at each position, padding included, and attention's two products over all S.
     """
     return rows * width * (6 * hidden_size + width)
 
 
-def one_each(pairs: int) -> Places:
-    """A row for every pair."""
-    return Places(list(range(pairs)), [0] * pairs)
+def one_per_row(pairs: int) -> Placement:
+    """A row for each pair."""
+    return Placement(list(range(pairs)), [0] * pairs)
 
 
-def first_fit(lengths: Sequence[int], width: int) -> Places:
+def first_fit(lengths: Sequence[int], width: int) -> Placement:
     """Longest first, each pair in the first row of `width` positions that has room for it.
 
-    Rows are numbered by the first of their pairs, so that pairs with no company stand as in `one_each`.
+    Rows are numbered by their first pair, so that where no row is shared the placement is that of `one_per_row`.
     """
     ends: list[int] = []
     rows, starts = [0] * len(lengths), [0] * len(lengths)
@@ -46,28 +46,29 @@ def first_fit(lengths: Sequence[int], width: int) -> Places:
         rows[pair], starts[pair] = row, ends[row]
         ends[row] += lengths[pair]
     numbers = {row: number for number, row in enumerate(dict.fromkeys(rows))}
-    return Places([numbers[row] for row in rows], starts)
+    return Placement([numbers[row] for row in rows], starts)
 
 
-def least_work(lengths: Sequence[int], hidden_size: int, limit: float) -> Places:
-    """The places that are least `work`, in rows of at most `limit` positions; `one_each` where a pair is longer.
+def least_work(lengths: Sequence[int], hidden_size: int, limit: float) -> Placement:
+    """The placement of least `work` in rows of at most `limit` positions; `one_per_row` where a pair is longer.
 
-    In rows as long as the longest pair it is never more than a row for each. Longer ones may leave less padding, but
-    attention, whose mask hides the other pairs and spares nothing, costs more there.
+    Rows as long as the longest pair never take more work than a row for each pair. Longer rows may have less padding,
+    but more attention: the mask hides other pairs without sparing work.
     """
     longest = max(lengths)
     widths = (longest + longest * step // _STEPS for step in range(_STEPS + 1))
-    tried = [first_fit(lengths, width) for width in widths if width <= limit]
-    return min(tried or [one_each(len(lengths))], key=lambda places: work(*_shape(places, lengths), hidden_size))
+    candidates = [first_fit(lengths, width) for width in widths if width <= limit]
+    return min(candidates or [one_per_row(len(lengths))], key=lambda rows: work(*_shape(rows, lengths), hidden_size))
 
 
-def two_in_a_row(lengths: Sequence[int], limit: float) -> Places:
-    """Places of which at least one row has two pairs, and no row is longer than that takes; `one_each` where that is
-    beyond `limit`, or there is one pair only."""
+def two_in_a_row(lengths: Sequence[int], limit: float) -> Placement:
+    """A placement in which at least one row has two pairs, in rows no longer than needed; `one_per_row` where they
+    would be longer than `limit`, or there is one pair only."""
     width = max(max(lengths), sum(sorted(lengths)[:2]))
-    return first_fit(lengths, width) if width <= limit else one_each(len(lengths))
+    return first_fit(lengths, width) if width <= limit else one_per_row(len(lengths))
 
 
-def _shape(places: Places, lengths: Sequence[int]) -> tuple[int, int]:
+def _shape(placement: Placement, lengths: Sequence[int]) -> tuple[int, int]:
     """R, S."""
-    return max(places.rows) + 1, max(start + length for start, length in zip(places.starts, lengths, strict=True))
+    ends = (start + length for start, length in zip(placement.starts, lengths, strict=True))
+    return max(placement.rows) + 1, max(ends)

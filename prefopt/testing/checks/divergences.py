@@ -7,16 +7,12 @@ from math import inf
 import torch
 from torch import Tensor
 
-from prefopt.component import Divergence, StreamedDivergence
+from prefopt.component import BackwardBlock, Divergence, ExactDivergence, SampledDivergence, StreamedDivergence
 from prefopt.testing.cases import SEEDS, Case, case_for
 from prefopt.testing.check import check
 from prefopt.testing.trial import call, gradient, require, require_finite, same
 
 __all__: list[str] = []
-
-
-def _exact(component: Divergence) -> bool:
-    return not component.sampled
 
 
 def _near(component: Divergence, step: float, seed: int = 0) -> Case:
@@ -82,8 +78,9 @@ def impossible_tokens_give_no_nan(component: Divergence) -> None:
     ids = case.rows["token_ids"][..., None]
     other = (ids + 1) % case.rows["logits"].shape[-1]
     for sides in (("logits",), ("ref_logits",), ("logits", "ref_logits")):
-        banned = ids if component.sampled else other
-        if component.sampled and len(sides) > 1:
+        sampled = isinstance(component, SampledDivergence)
+        banned = ids if sampled else other
+        if sampled and len(sides) > 1:
             continue
         rows = {side: case.rows[side].scatter(-1, banned, -inf) for side in sides}
         masked = case.but(f"a token at -inf in {' and '.join(sides)}", **rows)
@@ -98,12 +95,12 @@ def gradient_reaches_the_policy(component: Divergence) -> None:
     """
     case = case_for(component)
     logits = case.rows["logits"].clone().requires_grad_()
-    found = gradient(call(component, case.but("policy as trained", logits=logits)), logits)
-    require(found[case.mask].any(), "no gradient reaches the policy's logits", case)
+    d_logits = gradient(call(component, case.but("policy as trained", logits=logits)), logits)
+    require(d_logits[case.mask].any(), "no gradient reaches the policy's logits", case)
 
 
-@check(Divergence, applies=_exact)
-def closed_form_gradient_agrees(component: Divergence) -> None:
+@check(ExactDivergence)
+def closed_form_gradient_agrees(component: ExactDivergence) -> None:
     """`logit_gradient` is the gradient of the value that autograd finds, to ten digits in float64.
 
     Scoring takes this closed form in place of autograd. If it is wrong, the loss that is shown is not the one that is
@@ -116,16 +113,16 @@ def closed_form_gradient_agrees(component: Divergence) -> None:
         value = component(logps, ref_logps)
         closed = component.logit_gradient(logps.detach().clone(), ref_logps.clone(), value.detach())
         expected = gradient(value, logits)
-        apart = _apart(closed, expected)
-        require(same(closed, expected, tolerance=1e-10), f"closed form and autograd differ {apart}", case)
+        gap = _gap(closed, expected)
+        require(same(closed, expected, tolerance=1e-10), f"closed form and autograd differ {gap}", case)
 
 
 @check(StreamedDivergence)
 def streaming_agrees_with_the_call(component: StreamedDivergence) -> None:
-    """Taken from logits block by block of the vocabulary, value and gradient are those of `__call__` and
+    """`block_forward`, `combine` and `block_backward` give the value of `__call__` and the gradient of
     `logit_gradient`, to nine digits in float64.
 
-    Scoring streams a divergence that can be; `__call__` is what is documented, and what anyone would check by hand.
+    Scoring computes a StreamedDivergence block by block; `__call__` is what its documentation states.
     """
     for seed in SEEDS:
         case = case_for(component, seed)
@@ -133,36 +130,36 @@ def streaming_agrees_with_the_call(component: StreamedDivergence) -> None:
         logps, ref_logps = logits.T.log_softmax(-1), ref_logits.T.log_softmax(-1)
         g_logps, g_value = logps[:, 0].sigmoid(), ref_logps[:, 0].sigmoid()
         value = component(logps, ref_logps)
-        pulled = g_value[:, None] * component.logit_gradient(logps, ref_logps, value) - g_logps[:, None] * logps.exp()
-        streamed, unstreamed = _streamed(component, logits, ref_logits, g_logps, g_value)
-        require(same(streamed, value, tolerance=1e-9), f"values differ: {_apart(streamed, value)}", case)
-        require(same(unstreamed.T, pulled, tolerance=1e-9), f"gradients differ: {_apart(unstreamed.T, pulled)}", case)
+        d_logits = g_value[:, None] * component.logit_gradient(logps, ref_logps, value) - g_logps[:, None] * logps.exp()
+        streamed, gradients = _in_two_blocks(component, logits, ref_logits, g_logps, g_value)
+        require(same(streamed, value, tolerance=1e-9), f"values differ {_gap(streamed, value)}", case)
+        require(same(gradients.T, d_logits, tolerance=1e-9), f"gradients differ {_gap(gradients.T, d_logits)}", case)
 
 
-def _streamed(
+def _in_two_blocks(
     component: StreamedDivergence, logits: Tensor, ref_logits: Tensor, g_logps: Tensor, g_value: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The value [C] and what reaches the logits [V, C], by way of two blocks of unequal size."""
+    """The value [C] and the gradient of the logits [V, C], from two blocks of unequal size."""
     sums, scales, blocks = [], [], []
     normaliser, ref_normaliser = logits.logsumexp(0), ref_logits.logsumexp(0)
     for z, r in zip(logits.tensor_split([2]), ref_logits.tensor_split([2]), strict=True):
-        peak, ref_peak = z.amax(0), r.amax(0)
-        weights, ref_weights = (z - peak).exp(), (r - ref_peak).exp()
-        sums.append(component.stream(weights, ref_weights, z - r))
-        scales.append(((peak - normaliser).exp(), (ref_peak - ref_normaliser).exp()))
-        blocks.append((weights, ref_weights))
-    scale, ref_scale = (torch.stack(each) for each in zip(*scales, strict=True))
-    difference = normaliser - ref_normaliser
-    value = component.streamed(torch.stack(sums), scale, ref_scale, difference)
-    unstreamed = [
-        component.unstream(*block, *own, difference, value, g_logps, g_value)
-        for block, own in zip(blocks, scales, strict=True)
+        block_max, ref_block_max = z.amax(0), r.amax(0)
+        exps, ref_exps = (z - block_max).exp(), (r - ref_block_max).exp()
+        sums.append(component.block_forward(exps, ref_exps, z - r))
+        scales.append(((block_max - normaliser).exp(), (ref_block_max - ref_normaliser).exp()))
+        blocks.append((exps, ref_exps))
+    scale, ref_scale = (torch.stack(column) for column in zip(*scales, strict=True))
+    log_ratio = normaliser - ref_normaliser
+    value = component.combine(torch.stack(sums), scale, ref_scale, log_ratio)
+    gradients = [
+        component.block_backward(BackwardBlock(*block, *scale, log_ratio, value, g_logps, g_value))
+        for block, scale in zip(blocks, scales, strict=True)
     ]
-    return value, torch.cat(unstreamed)
+    return value, torch.cat(gradients)
 
 
-def _apart(found: Tensor, expected: Tensor) -> str:
-    return f"by {float((found - expected).abs().max()):.3g}" if found.shape == expected.shape else "in shape"
+def _gap(actual: Tensor, expected: Tensor) -> str:
+    return f"by {float((actual - expected).abs().max()):.3g}" if actual.shape == expected.shape else "in shape"
 
 
 @check(Divergence)
@@ -173,9 +170,9 @@ def cutting_into_positions_changes_nothing(component: Divergence) -> None:
     the machine.
     """
     case = case_for(component)
-    given = case.distributions(sampled=component.sampled)
-    whole = component(*given)
-    flat = [each.flatten(0, 1) for each in given]
+    models = case.distributions(sampled=isinstance(component, SampledDivergence))
+    value = component(*models)
     for size in (1, 5):
-        parts = [component(*chunk) for chunk in zip(*(torch.split(each, size) for each in flat), strict=True)]
-        require(same(torch.cat(parts), whole.flatten()), f"other values in chunks of {size}", case)
+        chunks = zip(*(torch.split(logps.flatten(0, 1), size) for logps in models), strict=True)
+        values = torch.cat([component(*chunk) for chunk in chunks])
+        require(same(values, value.flatten()), f"other values in chunks of {size}", case)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from prefopt.component import Signal, TokenWeighting, charged
+from prefopt.component import Signal, TokenWeighting, weights_and_penalty
 from prefopt.testing.cases import SEEDS, case_for
 from prefopt.testing.check import check
 from prefopt.testing.trial import build, call, gradient, require, require_finite, same
@@ -80,23 +80,24 @@ def states_may_be_in_half_precision(component: TokenWeighting) -> None:
 
 def _charges(component: TokenWeighting) -> bool:
     try:
-        return hasattr(build(component), "charged")
+        return hasattr(build(component), "weights_and_penalty")
     except Exception:  # every check that calls it will say so
         return False
 
 
 @check(TokenWeighting, applies=_charges)
 def charges_are_of_response_tokens(component: TokenWeighting) -> None:
-    """What `charged` gives are the weights of the call, and charges that are finite, and exactly 0 off the response.
+    """`weights_and_penalty` gives the weights of the call and a penalty that is finite, and exactly 0 off the
+    response.
 
-    An objective takes both from `charged`, and sums the charges of a pair into its loss.
+    An objective takes both from `weights_and_penalty`, and adds the penalties of a pair to its loss.
     """
     for seed in SEEDS:
         case = case_for(component, seed)
         function = build(component)
-        weights, charge = charged(function, case.tokens())
+        weights, penalty = weights_and_penalty(function, case.tokens())
         require(same(weights, call(component, case, function)), "its weights are not those of the call", case)
-        if charge is not None:
-            require(charge.shape == case.mask.shape, f"its charges have shape {tuple(charge.shape)}", case)
-            require_finite(charge, "a charge", case)
-            require(not charge[~case.mask].any(), "a charge on padding that is not 0", case)
+        if penalty is not None:
+            require(penalty.shape == case.mask.shape, f"its penalty has shape {tuple(penalty.shape)}", case)
+            require_finite(penalty, "a penalty", case)
+            require(not penalty[~case.mask].any(), "a penalty on padding that is not 0", case)

@@ -24,7 +24,7 @@ class SparseMask(nn.Module):
     layers       those that are read, counted from 0
     hidden       None, or the width of a hidden layer
     mixes        whether the layers' scores are mixed by learned numbers; without it there is one layer
-    l0           what a token is charged for being open
+    l0           penalty of a token for being open
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class SparseMask(nn.Module):
 
     def forward(self, tokens: TokenBatch) -> Tensor:
         """Reads the states [L, N, T, H] -> [N, T]."""
-        return self.charged(tokens)[0]
+        return self.weights_and_penalty(tokens)[0]
 
-    def charged(self, tokens: TokenBatch) -> tuple[Tensor, Tensor | None]:
-        """The weights [N, T] and, where l0 is not zero, what each token is charged, [N, T]."""
+    def weights_and_penalty(self, tokens: TokenBatch) -> tuple[Tensor, Tensor | None]:
+        """The weights [N, T] and, where l0 is not zero, the penalty of each token, [N, T]."""
         states: Tensor = getattr(tokens, self.states)
         layers, rows, length, _ = states.shape
         if layers != self.num_layers:
@@ -74,8 +74,8 @@ class SparseMask(nn.Module):
         weights: Tensor = self.dropout(self.gate(mixed, tokens.mask))
         nowhere = weights.new_zeros(rows, length)
         openness = self.gate.openness(mixed) if self.l0 else None
-        charge = None if openness is None else nowhere.masked_scatter(tokens.mask, self.l0 * openness)
-        return self.scale(nowhere.masked_scatter(tokens.mask, weights), tokens.mask), charge
+        penalty = None if openness is None else nowhere.masked_scatter(tokens.mask, self.l0 * openness)
+        return self.scale(nowhere.masked_scatter(tokens.mask, weights), tokens.mask), penalty
 
     def _scores(self, states: Tensor) -> Tensor:
         """states [L, n, H] -> [L, n]."""

@@ -16,7 +16,7 @@ from torch.nn.attention import flex_attention as flex
 
 from prefopt import zoo
 from prefopt.scoring import PreferenceModel
-from prefopt.scoring.forward import run
+from prefopt.scoring.forward import forward_hidden_states
 from prefopt.scoring.rows.layout import Layout
 from prefopt.scoring.rows.packing import first_fit
 from tests.scoring.conftest import drawn
@@ -76,8 +76,8 @@ def test_the_kernel(tiny, mixed):
     layout = Layout.shared(mixed, first_fit(mixed.lengths.tolist(), 220))
     with torch.no_grad():
         found, packed, two = (
-            run(each, rows, plain=False).computed
-            for each, rows in ((with_flex(model), layout), (model, layout), (model, Layout.of(mixed)))
+            forward_hidden_states(each, rows).hidden
+            for each, rows in ((with_flex(model), layout), (model, layout), (model, Layout.two_rows(mixed)))
         )
     torch.testing.assert_close(found, packed, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found, two, rtol=1e-5, atol=1e-5)

@@ -14,11 +14,11 @@ from prefopt import zoo
 from prefopt.component import Signal
 from prefopt.scoring import NonFiniteError, PreferenceModel
 from prefopt.scoring import layout_choice as choice
-from prefopt.scoring.checks import Disagreement
-from prefopt.scoring.forward import run
+from prefopt.scoring.forward import forward_hidden_states
+from prefopt.scoring.layout_choice import Disagreement
 from prefopt.scoring.rows.layout import Layout
-from prefopt.scoring.rows.limits import Limits
-from prefopt.scoring.rows.packing import first_fit, least_work, one_each, two_in_a_row, work
+from prefopt.scoring.rows.limits import RowLimits
+from prefopt.scoring.rows.packing import first_fit, least_work, one_per_row, two_in_a_row, work
 from tests.scoring.conftest import drawn
 from tests.scoring.rows.test_two_rows import rows_of
 
@@ -41,23 +41,23 @@ def test_places_by_hand():
     lengths = [sum(pair) for pair in LENGTHS]
     assert first_fit(lengths, 22) == PLACES
     assert first_fit(lengths, 11) == ([0, 1, 2, 3, 3], [0, 0, 0, 0, 8])
-    assert first_fit(lengths, 5) == one_each(5) == ([0, 1, 2, 3, 4], [0] * 5)
+    assert first_fit(lengths, 5) == one_per_row(5) == ([0, 1, 2, 3, 4], [0] * 5)
     assert two_in_a_row(lengths, 22) == PLACES
-    assert two_in_a_row(lengths, 21) == one_each(5)
+    assert two_in_a_row(lengths, 21) == one_per_row(5)
     assert two_in_a_row([7, 6], 13) == ([0, 0], [0, 7])
-    assert two_in_a_row([7, 6], 12) == one_each(2)
-    assert two_in_a_row([7], 100) == one_each(1)
+    assert two_in_a_row([7, 6], 12) == one_per_row(2)
+    assert two_in_a_row([7], 100) == one_per_row(1)
 
 
 def test_the_least_work():
     lengths = [sum(pair) for pair in LENGTHS]
     assert least_work(lengths, 4096, limit=22) == PLACES
-    assert least_work(lengths, 4096, limit=21) == one_each(5)
+    assert least_work(lengths, 4096, limit=21) == one_per_row(5)
     # 2 rows of 26 leave less padding than 3 of 22.
     assert least_work(lengths, 4096, limit=100) == ([0, 1, 0, 0, 1], [0, 0, 9, 18, 22])
     # 2 rows of 32 against 4 of 20: fewer positions, but more attention, which a small model minds.
     assert least_work([20, 12, 12, 12], 4096, limit=100) == ([0, 0, 1, 1], [0, 20, 0, 12])
-    assert least_work([20, 12, 12, 12], 1, limit=100) == one_each(4)
+    assert least_work([20, 12, 12, 12], 1, limit=100) == one_per_row(4)
     assert work(2, 32, 4096) < work(4, 20, 4096)
     assert work(2, 32, 1) > work(4, 20, 1) == 4 * 20 * 26
 
@@ -86,8 +86,8 @@ def test_a_row_written_out(make_batch):
     assert layout.input_ids.tolist() == [[1, 2, 3, 4, 11, 12, 13], [5, 6, 7, 8, 9, 10, 0]]
     assert layout.attention_mask.tolist() == [[1] * 7, [1] * 6 + [0]]
     assert layout.labels.tolist() == [3, 8, 9, 12, 4, 10, 13]
-    assert layout.own.tolist() == [2, 10, 11, 5, 3, 12, 6]
-    assert layout.predicting.tolist() == [1, 9, 10, 4, 1, 9, 4]
+    assert layout.label_positions.tolist() == [2, 10, 11, 5, 3, 12, 6]
+    assert layout.query_positions.tolist() == [1, 9, 10, 4, 1, 9, 4]
     inputs = layout.inputs(torch.float32)
     assert inputs["position_ids"].tolist() == [[0, 1, 2, 2, 0, 1, 1], [0, 1, 2, 3, 4, 3, 0]]
     assert (inputs["attention_mask"][0, 0] == 0).int().tolist() == [
@@ -131,8 +131,10 @@ def test_any_lengths(tiny, make_batch, lengths, width, seed):
         {Signal.REF_HIDDEN_STATES, Signal.REF_TOKEN_STATES, Signal.REF_EMBEDDINGS, Signal.REF_ACTIVATIONS}
     )
     packed, two = (
-        run(model, layout, plain=False, signals=signals, activation_kinds=frozenset({"mlp", "attn", "resid", "logits"}))
-        for layout in (Layout.shared(batch, first_fit(batch.lengths.tolist(), width)), Layout.of(batch))
+        forward_hidden_states(
+            model, layout, signals=signals, activation_kinds=frozenset({"mlp", "attn", "resid", "logits"})
+        )
+        for layout in (Layout.shared(batch, first_fit(batch.lengths.tolist(), width)), Layout.two_rows(batch))
     )
     for name in ("final", "hidden_states", "token_states", "embeddings", "activations"):
         torch.testing.assert_close(getattr(packed, name), getattr(two, name), **EXACT)
@@ -196,7 +198,7 @@ def test_what_a_cache_keeps_is_not_a_neighbours_nan(tiny, moved, always, mixed, 
     reference = tiny("llama", dtype=torch.float32)
     poison(reference, mixed, (2, 1))
     scored = PreferenceModel(moved(reference), reference, zoo.tdpo2(), reference_cache=tmp_path)
-    scored.ask_reference(mixed)
+    scored.precompute_reference(mixed)
     kept = scored.score(mixed).ref_logps
     expected = PreferenceModel(scored.policy, reference, zoo.tdpo2(), shared_prefix=False).score(mixed).ref_logps
     assert torch.equal(kept.isnan(), expected.isnan())
@@ -214,9 +216,12 @@ def test_a_cache_of_packed_pairs(tiny, moved, always, mixed, tmp_path):
 
 
 def test_rows_are_within_every_models_limits(tiny):
-    limits = [Limits.of([tiny(name, **changes)]) for name, changes in (("llama", {}), ("mistral", {}), ("gemma2", {}))]
+    limits = [
+        RowLimits.from_models([tiny(name, **changes)])
+        for name, changes in (("llama", {}), ("mistral", {}), ("gemma2", {}))
+    ]
     assert limits == [(float("inf"), 128), (4, 4), (16, 16)]
-    assert Limits.of([tiny("llama"), tiny("gemma2"), tiny("gpt2", max_position_embeddings=9)]) == (16, 9)
+    assert RowLimits.from_models([tiny("llama"), tiny("gemma2"), tiny("gpt2", max_position_embeddings=9)]) == (16, 9)
 
 
 def test_only_what_the_first_batch_proved(tiny, moved, always, make_batch, mixed):

@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 from prefopt import zoo
 from prefopt.component import Signal
 from prefopt.scoring import PreferenceModel
-from prefopt.scoring.forward import run
+from prefopt.scoring.forward import forward_hidden_states
 from prefopt.scoring.rows.layout import Layout
 from prefopt.weightings import SparseWeighting
 from tests.scoring.conftest import drawn
@@ -41,8 +41,8 @@ def test_a_row_a_pair(make_batch):
     inputs = layout.inputs(torch.float64)
     assert inputs["position_ids"].tolist() == [[0, 1, 2, 3, 2], [0, 1, 1, 2, 0]]
     assert layout.labels.tolist() == [3, 4, 7, 5, 8, 9]  # chosen rows first, as `mask` walks
-    assert layout.own.tolist() == [2, 3, 6, 4, 7, 8]
-    assert layout.predicting.tolist() == [1, 2, 5, 1, 5, 7]
+    assert layout.label_positions.tolist() == [2, 3, 6, 4, 7, 8]
+    assert layout.query_positions.tolist() == [1, 2, 5, 1, 5, 7]
     assert inputs["attention_mask"].dtype == torch.float64
     assert (inputs["attention_mask"] == 0).int().tolist() == [
         [[[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 0, 0, 1]]],
@@ -80,8 +80,10 @@ def test_any_lengths(tiny, make_batch, lengths, seed):
         {Signal.REF_HIDDEN_STATES, Signal.REF_TOKEN_STATES, Signal.REF_EMBEDDINGS, Signal.REF_ACTIVATIONS}
     )
     one, two = (
-        run(model, layout, plain=False, signals=signals, activation_kinds=frozenset({"mlp", "attn", "resid", "logits"}))
-        for layout in (Layout.shared(batch), Layout.of(batch))
+        forward_hidden_states(
+            model, layout, signals=signals, activation_kinds=frozenset({"mlp", "attn", "resid", "logits"})
+        )
+        for layout in (Layout.shared(batch), Layout.two_rows(batch))
     )
     for name in ("final", "hidden_states", "token_states", "embeddings", "activations"):
         torch.testing.assert_close(getattr(one, name), getattr(two, name), **EXACT)

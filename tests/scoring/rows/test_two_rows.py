@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from prefopt import zoo
 from prefopt.scoring import PreferenceModel
 from prefopt.scoring.rows.layout import Layout
-from prefopt.scoring.rows.limits import reach, saves_work
+from prefopt.scoring.rows.limits import attention_window, saves_work
 from tests.scoring.conftest import SHAPE, drawn
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
@@ -44,9 +44,9 @@ def test_a_row_is_shared_where_that_is_less_work(tiny, moved, make_batch):
 @pytest.mark.parametrize(("lengths", "saves"), [([(192, 64, 64)] * 8, True), ([(32, 224, 224)] * 8, False)])
 def test_the_work_of_a_small_model(make_batch, lengths, saves):
     batch = make_batch(drawn(lengths))
-    assert saves_work(Layout.shared(batch), Layout.of(batch), hidden_size=128) == saves
+    assert saves_work(Layout.shared(batch), Layout.two_rows(batch), hidden_size=128) == saves
     # The larger the model, the less attention over longer rows matters.
-    assert saves_work(Layout.shared(batch), Layout.of(batch), hidden_size=4096)
+    assert saves_work(Layout.shared(batch), Layout.two_rows(batch), hidden_size=4096)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_how_far_layers_see(tiny, architecture, changes, expected):
     model.config = tiny(architecture).config
     for name, value in changes.items():
         setattr(model.config, name, value)
-    assert reach(model) == expected
+    assert attention_window(model) == expected
 
 
 def test_a_window_that_is_shorter_than_the_first_rows(tiny, moved, always, make_batch, pairs):
@@ -79,7 +79,7 @@ def test_a_window_that_is_shorter_than_the_first_rows(tiny, moved, always, make_
         scored(make_batch(pairs))
     assert len(all_) == 1
     assert "a row of its own from now on" in str(all_[0].message)
-    assert (scored.shares_prefix, scored.plain) == (False, False)
+    assert (scored.shares_prefix, scored.uses_plain_forward) == (False, False)
     scored(make_batch(pairs))  # a second warning would be an error
 
 
@@ -120,7 +120,7 @@ def test_models_that_cannot(moved, always, batch, architecture):
     with pytest.warns(UserWarning, match=f"policy: {match}") as caught:
         output = scored(batch)
     assert len(caught) == 1
-    assert (scored.shares_prefix, scored.plain) == (False, False)
+    assert (scored.shares_prefix, scored.uses_plain_forward) == (False, False)
     assert torch.equal(output.losses, two.losses)
 
 

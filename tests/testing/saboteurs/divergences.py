@@ -7,13 +7,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from prefopt.component import Component, Divergence, StreamedDivergence
+from prefopt.component import BackwardBlock, Component, ExactDivergence, StreamedDivergence
 from prefopt.divergences import ForwardKL, ReverseKL
 
 KL = ForwardKL()
 
 
-class Unclamped(Divergence):
+class Unclamped(ExactDivergence):
     """D = sum_v q_v (log q_v - log p_v), with what rounding leaves.
 
     Source: these tests.
@@ -26,7 +26,7 @@ class Unclamped(Divergence):
         return (weights * torch.where(weights > 0, ref_logps - logps, 0)).sum(-1)
 
 
-class Deadband(Divergence):
+class Deadband(ExactDivergence):
     """D = max(0, KL(q || p) - 0.3).
 
     Source: these tests.
@@ -38,7 +38,7 @@ class Deadband(Divergence):
         return torch.relu(KL(logps, ref_logps) - 0.3)
 
 
-class OfProbabilities(Divergence):
+class OfProbabilities(ExactDivergence):
     """D = sum_v q_v log q_v - q_v log p_v, of probabilities.
 
     Source: these tests.
@@ -51,7 +51,7 @@ class OfProbabilities(Divergence):
         return (torch.special.xlogy(q, q) - torch.special.xlogy(q, p)).sum(-1).clamp(min=0)
 
 
-class Unsilenced(Divergence):
+class Unsilenced(ExactDivergence):
     """D = sum_v q_v (log q_v - log p_v), zero times infinity and all.
 
     Source: these tests.
@@ -63,7 +63,7 @@ class Unsilenced(Divergence):
         return (ref_logps.exp() * (ref_logps - logps)).sum(-1).clamp(min=0)
 
 
-class Detached(Divergence):
+class Detached(ExactDivergence):
     """D = KL(q || p), without its gradient.
 
     Source: these tests.
@@ -78,7 +78,7 @@ class Detached(Divergence):
         return torch.zeros_like(logps)
 
 
-class WrongClosedForm(Divergence):
+class WrongClosedForm(ExactDivergence):
     """D = KL(q || p), dD/dz = q - p.
 
     Source: these tests.
@@ -94,7 +94,7 @@ class WrongClosedForm(Divergence):
 
 
 class Mistreamed(StreamedDivergence):
-    """D = KL(q || p); streamed, its gradient is KL(p || q)'s.
+    """D = KL(q || p); its gradient block by block is KL(p || q)'s.
 
     Source: these tests.
     """
@@ -104,17 +104,17 @@ class Mistreamed(StreamedDivergence):
     def __call__(self, logps: Tensor, ref_logps: Tensor) -> Tensor:
         return KL(logps, ref_logps)
 
-    def stream(self, weights: Tensor, ref_weights: Tensor, log_ratio: Tensor) -> Tensor:
-        return KL.stream(weights, ref_weights, log_ratio)
+    def block_forward(self, exps: Tensor, ref_exps: Tensor, log_ratio: Tensor) -> Tensor:
+        return KL.block_forward(exps, ref_exps, log_ratio)
 
-    def streamed(self, sums: Tensor, scale: Tensor, ref_scale: Tensor, difference: Tensor) -> Tensor:
-        return KL.streamed(sums, scale, ref_scale, difference)
+    def combine(self, sums: Tensor, scale: Tensor, ref_scale: Tensor, log_normaliser_ratio: Tensor) -> Tensor:
+        return KL.combine(sums, scale, ref_scale, log_normaliser_ratio)
 
-    def unstream(self, *args: Tensor) -> Tensor:
-        return ReverseKL().unstream(*args)
+    def block_backward(self, block: BackwardBlock) -> Tensor:
+        return ReverseKL().block_backward(block)
 
 
-class ByChunk(Divergence):
+class ByChunk(ExactDivergence):
     """D = KL(q || p) / n, n the positions of the chunk.
 
     Source: these tests.

@@ -87,9 +87,9 @@ class OnePrecision(TokenWeighting):
 
 class ChargingModule(nn.Module):
     def forward(self, tokens: TokenBatch) -> Tensor:
-        return self.charged(tokens)[0]
+        return self.weights_and_penalty(tokens)[0]
 
-    def charged(self, tokens: TokenBatch) -> tuple[Tensor, Tensor]:
+    def weights_and_penalty(self, tokens: TokenBatch) -> tuple[Tensor, Tensor]:
         return level(tokens, torch.ones_like(tokens.logps)), torch.full_like(tokens.logps, 0.1)
 
 

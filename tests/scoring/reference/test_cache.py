@@ -34,7 +34,7 @@ def forbid_the_reference(model, monkeypatch):
     def never(*_, **__):
         raise AssertionError("the reference was run")
 
-    monkeypatch.setattr(model, "_run_reference", never)
+    monkeypatch.setattr(model.reference_scorer, "_forward", never)
 
 
 @pytest.mark.parametrize("shared_prefix", [True, False])
@@ -48,7 +48,7 @@ def test_loss_and_gradients_are_the_same_and_the_reference_is_asked_once(
     expected = plain(batch)
     gradients = torch.autograd.grad(expected.loss, leaves, allow_unused=True)
     model = cached_model(models, OBJECTIVES[name], tmp_path, shared_prefix=shared_prefix)
-    model.ask_reference(batch)
+    model.precompute_reference(batch)
     forbid_the_reference(model, monkeypatch)
     model.cache.store.flush()
     for order in (list(range(batch.pairs)), list(reversed(range(batch.pairs)))):
@@ -63,10 +63,10 @@ def test_loss_and_gradients_are_the_same_and_the_reference_is_asked_once(
 
 def test_another_objective_finds_what_it_needs_in_what_one_that_needed_more_left(models, batch, tmp_path, monkeypatch):
     model = cached_model(models, TOKEN_MASK, tmp_path)
-    model.ask_reference(batch)
+    model.precompute_reference(batch)
     model.cache.store.flush()
     other = cached_model(models, zoo.tdpo1(), tmp_path)
-    other.ask_reference(replace(batch, **{k: v[:1] for k, v in batch.as_mapping().items()}))  # the check asks
+    other.precompute_reference(replace(batch, **{k: v[:1] for k, v in batch.as_mapping().items()}))  # the check asks
     forbid_the_reference(other, monkeypatch)
     other(batch)
 
@@ -107,7 +107,7 @@ def test_training_an_adapter_changes_no_fingerprint(tiny):
 
 def test_a_cache_that_says_something_else_is_refused(models, batch, tmp_path, monkeypatch):
     model = cached_model(models, zoo.tdpo2(), tmp_path)
-    model.ask_reference(batch)
+    model.precompute_reference(batch)
     model.cache.store.flush()
     policy, _ = models
     monkeypatch.setattr(cached, "fingerprint", lambda *_: model.cache.folder.name)  # as if weights had collided
@@ -118,11 +118,11 @@ def test_a_cache_that_says_something_else_is_refused(models, batch, tmp_path, mo
 
 def test_models_that_are_called_plainly_have_no_distribution_to_keep(models, batch, tmp_path):
     model = cached_model(models, zoo.tdpo2(), tmp_path)
-    model._choice.plain = True
+    model._choice.uses_plain_forward = True
     with pytest.raises(ValueError, match="reference_cache: this objective needs the reference's whole distribution"):
         model(batch)
     sums = cached_model(models, zoo.dpo(), tmp_path)
-    sums._choice.plain = True
+    sums._choice.uses_plain_forward = True
     torch.testing.assert_close(sums(batch).loss, PreferenceModel(*models, zoo.dpo())(batch).loss)
 
 

@@ -25,7 +25,7 @@ def test_what_is_released_is_gone_and_nothing_changes(name, models, batch, tmp_p
     policy, reference = models
     objective = zoo.build({"zoo": name} | ({"weighting": {"init": "near_one"}} if name == "sparsepo" else {}))
     kept = PreferenceModel(policy, reference, objective, reference_cache=tmp_path)
-    kept.ask_reference(batch)
+    kept.precompute_reference(batch)
     kept.cache.store.flush()
     gone = copy.deepcopy(kept)
     backbone = weakref.ref(gone.reference.base_model)
@@ -34,10 +34,10 @@ def test_what_is_released_is_gone_and_nothing_changes(name, models, batch, tmp_p
     gc.collect()
     assert backbone() is None
     assert embedding() is None
-    assert not any(name.startswith("reference") for name, _ in gone.named_parameters())
-    kept_weights = sum(p.numel() for p in gone.released.parameters())
+    assert not any(name.startswith("reference_scorer.model") for name, _ in gone.named_parameters())
+    kept_weights = sum(p.numel() for p in gone.reference_scorer.unloaded.parameters())
     assert kept_weights == (0 if name == "dpo" else reference.lm_head.weight.numel())
-    assert not any(p.requires_grad for p in gone.released.parameters())
+    assert not any(p.requires_grad for p in gone.reference_scorer.unloaded.parameters())
     losses = [model(batch).loss for model in (kept, gone)]
     torch.testing.assert_close(losses[1], losses[0], rtol=0, atol=0)
     for loss in losses:
@@ -68,7 +68,7 @@ def test_a_response_that_is_not_there_brings_it_back(models, batch, make_batch, 
 
     model.release_reference()
     third = make_batch([(prompt, chosen[::-1], rejected[::-1]) for prompt, chosen, rejected in pairs])
-    with pytest.raises(StoreError, match="the reference was released; have it asked about them before"):
+    with pytest.raises(StoreError, match="the reference was released; add them before"):
         model(third)
 
 

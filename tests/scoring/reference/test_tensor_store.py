@@ -89,7 +89,7 @@ def test_a_damaged_shard_is_named(tmp_path):
 FILLING = """
 import sys
 from pathlib import Path
-from tests.scoring.reference.test_store import fill
+from tests.scoring.reference.test_tensor_store import fill
 Path(sys.argv[2]).touch()
 fill(sys.argv[1])
 """

@@ -1,0 +1,123 @@
+"""ReferenceScorer: the reference's states at response tokens, from its cache where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from prefopt.objective import ObjectiveConfig
+from prefopt.scoring.forward import ModelStates, causal_lm, forward_hidden_states, in_fsdp_forward
+from prefopt.scoring.lm_head.buffer_pool import BufferPool
+from prefopt.scoring.lm_head.head import Head
+from prefopt.scoring.lm_head.token_statistics import dense_statistics, token_statistics
+from prefopt.scoring.reference.cache import ReferenceCache, open_cache, response_keys
+from prefopt.scoring.reference.unloaded import UnloadedReference
+from prefopt.scoring.rows.layout import Layout
+from prefopt.tokens import PreferenceBatch
+
+__all__ = ["ReferenceScorer"]
+
+
+@final
+class ReferenceScorer(nn.Module):
+    """The reference of a PreferenceModel, and its cache.
+
+    model         the reference; None where it is the policy with its adapter off, or was unloaded
+    unloaded      what is left of an unloaded reference
+    cache_folder  None: no cache
+    cache         the open cache; None before the first batch
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | None,
+        config: ObjectiveConfig,
+        buffers: BufferPool,
+        cache_folder: str | Path | None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.unloaded: UnloadedReference | None = None
+        self.config = config
+        self._buffer_pool = buffers
+        self.cache_folder = cache_folder
+        self.cache: ReferenceCache | None = None
+
+    def loaded(self, policy: nn.Module) -> nn.Module:
+        """The module that is the reference: the policy, in `context`, where there is no other. An unloaded one is
+        loaded again."""
+        if self.unloaded is not None:
+            self.model = self.unloaded.reload(causal_lm(policy).device)
+            self.unloaded = None
+        return policy if self.model is None else self.model
+
+    def context(self, policy: nn.Module) -> AbstractContextManager[Any]:
+        """The context in which `loaded` is the reference: with the policy's adapter off where it is the policy."""
+        return nullcontext() if self.model is not None else policy.disable_adapter()  # type: ignore[operator]
+
+    def head(self, policy: nn.Module) -> Head:
+        """The reference's head, which an unloaded one still has."""
+        return self.unloaded.head if self.unloaded is not None else Head.from_model(causal_lm(self.loaded(policy)))
+
+    def unload(self, reload: Callable[[], nn.Module] | None) -> None:
+        """Drop the reference, whose states are in the cache. Raises ValueError without either."""
+        if self.model is None or self.cache is None:
+            raise ValueError("release_reference needs a reference of its own weights, and a cache that was filled")
+        self.unloaded = UnloadedReference(self.model, self.cache, reload)
+        self.model = None
+
+    def states(self, policy: nn.Module, layout: Layout, batch: PreferenceBatch, *, plain_forward: bool) -> ModelStates:
+        """The reference's states at the response tokens of a batch. Those that the cache lacks are added to it.
+
+        Raises StoreError where, of the first batch, the cache holds other states than the reference has.
+        """
+        if self.cache_folder is None:
+            return self._forward(policy, layout, plain_forward)
+        keys = response_keys(batch)
+        is_first = self.cache is None
+        cache = self.cache or open_cache(
+            self.cache_folder, self.loaded(policy), self.config, plain_forward=plain_forward
+        )
+        if is_first or not all(key in cache for key in keys):
+            states = self._forward_with_logps(policy, layout, plain_forward)
+            if layout.prefix is not None and not bool(states.hidden.isfinite().all()):
+                layout = Layout.two_rows(batch)  # lest the NaN of one response be cached for its neighbours
+                states = self._forward_with_logps(policy, layout, plain_forward)
+            if is_first:
+                cache.check(keys, layout, states)
+            cache.put(keys, layout, states)
+        self.cache = cache
+        return cache.read(keys, layout)
+
+    def _forward_with_logps(self, policy: nn.Module, layout: Layout, plain_forward: bool) -> ModelStates:
+        states = self._forward(policy, layout, plain_forward)
+        return replace(states, logps=self._logps(policy, states, layout.labels))
+
+    @torch.no_grad()
+    def _logps(self, policy: nn.Module, states: ModelStates, labels: Tensor) -> Tensor:
+        """Log-probabilities of the labels [M]."""
+        if states.logits is not None:
+            return dense_statistics(states.logits, None, labels).logps
+        return token_statistics(states.hidden, self.head(policy), None, None, labels, buffers=self._buffer_pool).logps
+
+    @torch.no_grad()
+    def _forward(self, policy: nn.Module, layout: Layout, plain_forward: bool) -> ModelStates:
+        model, config = self.loaded(policy), self.config
+
+        def forward() -> ModelStates:
+            return forward_hidden_states(
+                model,
+                layout,
+                plain_forward=plain_forward,
+                signals=config.requires,
+                activation_kinds=config.activation_kinds,
+            )
+
+        with self.context(policy):
+            return in_fsdp_forward(model, forward, plain_forward=plain_forward)

@@ -175,16 +175,6 @@ class ExactDivergence(Divergence):
             (gradient,) = torch.autograd.grad(divergence.sum(), logits)
         return gradient
 
-    def backward(self, logps: Tensor, ref_logps: Tensor, value: Tensor, g_logps: Tensor, g_value: Tensor) -> Tensor:
-        """g_value dD/dlogits - g_logps p, [..., V]: the gradient of the logits from the divergence and the label's
-        log-probability, without the label's own entry. g_logps, g_value [..., 1].
-
-        It may overwrite logps and ref_logps, which are not used again. Override it where there is a shorter way than
-        through `logit_gradient`.
-        """
-        gradient = self.logit_gradient(logps, ref_logps, value)
-        return logps.exp_().mul_(-g_logps).addcmul_(gradient, g_value)
-
 
 @final
 @dataclass(frozen=True, eq=False)

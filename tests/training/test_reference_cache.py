@@ -140,7 +140,7 @@ def test_the_reference_goes_when_all_is_kept(model_folder: str, rows: Rows, out:
     gc.collect()
     assert backbone() is None
     held = {name for name, _ in cached.model.named_parameters() if not name.startswith("policy.")}
-    assert held == {"released.weight"}, "the head, which the divergence needs"
+    assert held == {"reference_scorer.unloaded.weight"}, "the head, which the divergence needs"
     for one, two in zip(expected.state.log_history, cached.state.log_history, strict=False):
         if "loss" in one:
             assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)

@@ -128,7 +128,7 @@ class _DenseSaved:
 @final
 class DenseKernel(ChunkKernel[_DenseSaved]):
     """For divergences of two whole distributions: log-probabilities [C, V] of both models, then
-    `ExactDivergence.__call__` and `ExactDivergence.backward`."""
+    `ExactDivergence.__call__` and `ExactDivergence.logit_gradient`."""
 
     def forward(self, hidden: Tensor, chunk: slice, keep_logits: bool) -> tuple[ChunkStatistics, _DenseSaved]:
         """hidden [C, H]."""
@@ -163,9 +163,8 @@ class DenseKernel(ChunkKernel[_DenseSaved]):
         saved.log_probs = None
         slope = None if head.softcap is None else head.slope(log_probs + saved.log_normaliser)
         g_label = g_logps[:, None]
-        d_logits = inputs.divergence.backward(
-            log_probs, ref_log_probs, saved.divergence, g_label, g_divergence[:, None]
-        )
+        d_divergence = inputs.divergence.logit_gradient(log_probs, ref_log_probs, saved.divergence)
+        d_logits = log_probs.exp_().mul_(-g_label).addcmul_(d_divergence, g_divergence[:, None])
         d_logits = head.product_gradient(d_logits.scatter_add_(-1, inputs.labels[chunk, None], g_label), slope)
         d_product = d_logits.to(hidden.dtype)
         total.add(slice(None), d_product, hidden, d_logits)

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, Metric, Task, write_jsonl
 from prefopt.tasks.generation.generate import GENERATION_METRICS, Generation, generate, sample_texts
-from prefopt.tasks.models.without_eos import save_unended
+from prefopt.tasks.models.without_eos import save_without_eos
 from prefopt.tasks.quiet import quiet
 from prefopt_code.measures import figures, metrics
 from prefopt_code.pairs import Answer, count_answers, make_pairs, run_answers, run_texts
@@ -94,7 +94,7 @@ class CodeTask(Task):
         sandbox = self._sandbox
         sandbox.check()
         train, held_out = self._parts(seed)
-        end = save_unended(self.model, folder / "reference", end_token=self.end_token)
+        end = save_without_eos(self.model, folder / "reference", end_token=self.end_token)
         verdicts: list[dict[str, Any]] = []
         counts = {}
         for offset, (name, part) in enumerate(((TRAIN, train), (HELD_OUT, held_out))):

@@ -1,27 +1,23 @@
-"""Language models: a tokenizer of words for small ones, and the training of any on texts."""
+"""A small language model to train: a tokenizer of words and a Llama of 3 layers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    DataCollatorForSeq2Seq,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-    Trainer,
-    TrainingArguments,
-)
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast, set_seed
 
-__all__ = ["train_language_model", "word_tokenizer"]
+from prefopt.tasks.models.sft import Sft, train_language_model
+
+__all__ = ["small_llama", "train_small_model", "word_tokenizer"]
+
+_POSITIONS, _BATCH, _LEARNING_RATE = 256, 32, 3e-3
 
 
 def word_tokenizer(texts: Sequence[str], *, positions: int) -> PreTrainedTokenizerFast:
-    """One token a word, with the space before it, and one a punctuation mark; decoding gives the text back."""
+    """One token per word, with the space before it, and per punctuation mark; decoding is exact."""
     backend = Tokenizer(models.WordLevel(unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Metaspace(prepend_scheme="always"), pre_tokenizers.Punctuation("isolated")]
@@ -34,50 +30,27 @@ def word_tokenizer(texts: Sequence[str], *, positions: int) -> PreTrainedTokeniz
     )
 
 
-def train_language_model(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
-    folder: Path,
-    *,
-    steps: int,
-    batch_size: int,
-    learning_rate: float,
-    seed: int,
-    show: Callable[[Trainer], None],
-    max_length: int | None = None,
-    end_token: str | None = None,
-) -> None:
-    """Train the model on the texts and write it with its tokenizer to the folder.
-
-    Each text is ended by `end_token`, or else by the tokenizer's end-of-text token if it has one, and then cut at
-    `max_length` tokens. `show` is given the trainer before it begins.
-    """
-    end = end_token or tokenizer.eos_token or ""
-    cut: Any = {} if max_length is None else {"truncation": True, "max_length": max_length}
-    ids: Any = tokenizer([text + end for text in texts], **cut)["input_ids"]
-    trainer = Trainer(
-        model=model,
-        args=TrainingArguments(
-            output_dir=str(folder),
-            max_steps=steps,
-            per_device_train_batch_size=batch_size,
-            learning_rate=learning_rate,
-            lr_scheduler_type="cosine",
-            warmup_steps=max(1, steps // 20),
-            weight_decay=0.01,
-            logging_steps=max(1, steps // 20),
-            save_strategy="no",
-            dataloader_pin_memory=False,
-            report_to="none",
-            disable_tqdm=True,
-            seed=seed,
-        ),
-        train_dataset=datasets.Dataset.from_dict({"input_ids": ids, "labels": ids}),
-        # Labels are padded apart from ids: where the end of a text is also what pads, the end has to be learned still.
-        data_collator=DataCollatorForSeq2Seq(tokenizer),
+def small_llama(tokenizer: PreTrainedTokenizerBase, *, positions: int, **fields: Any) -> LlamaForCausalLM:
+    """An untrained Llama of 3 layers and 96 units for the tokenizer; `fields` are further ones of its LlamaConfig."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            num_hidden_layers=3,
+            hidden_size=96,
+            intermediate_size=192,
+            num_attention_heads=4,
+            max_position_embeddings=positions,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            **fields,
+        )
     )
-    show(trainer)
-    trainer.train()
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+
+
+def train_small_model(texts: Sequence[str], folder: Path, *, steps: int, seed: int) -> None:
+    """Train a small Llama with a tokenizer of words on the texts; write both to the folder."""
+    set_seed(seed)
+    tokenizer = word_tokenizer(texts, positions=_POSITIONS)
+    settings = Sft(steps=steps, batch_size=_BATCH, learning_rate=_LEARNING_RATE)
+    train_language_model(small_llama(tokenizer, positions=_POSITIONS), tokenizer, texts, folder, settings, seed)

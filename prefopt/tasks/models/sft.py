@@ -1,30 +1,42 @@
-"""The supervised step before a comparison: a model learns the texts of the task, and is the reference then."""
+"""Supervised fine-tuning of language models on texts, such as before a comparison, where it makes the reference."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self, final
+from typing import Any, Self, final
 
+import datasets
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DataCollatorForSeq2Seq,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+)
 
-from prefopt.tasks.models.language_model import train_language_model
 from prefopt.tasks.quiet import quiet
 from prefopt.training.trainer_inputs import ensure_pad_token
 
-__all__ = ["Sft", "supervised"]
+__all__ = ["Sft", "supervised", "train_language_model"]
 
 
 @final
 class Sft(BaseModel):
-    """How long and how fast a supervised step trains.
+    """The length and rate of supervised fine-tuning.
 
-    steps, epochs  of the texts; one of the two
-    batch_size     texts of a step
-    learning_rate  the highest: it rises over a twentieth of the steps, then falls along a cosine
-    max_length     tokens of a text, which is cut there; one that is cut has no end-of-text token
+    steps, epochs  length of training; one of the two is set
+    batch_size     texts per step
+    learning_rate  the peak, after a linear warm-up over 5% of the steps and before a cosine decay
+    max_length     tokens; a longer text is truncated and then has no end-of-text token
+
+    >>> Sft(epochs=2, batch_size=16).total_steps(100)
+    13
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,11 +50,11 @@ class Sft(BaseModel):
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError("set one of `steps` and `epochs`, which say how long to train")
+            raise ValueError("set one of `steps` and `epochs`, the length of training")
         return self
 
-    def steps_of(self, texts: int) -> int:
-        """Steps of training on so many texts."""
+    def total_steps(self, texts: int) -> int:
+        """Training steps on that number of texts."""
         if self.steps is not None:
             return self.steps
         assert self.epochs is not None
@@ -52,27 +64,56 @@ class Sft(BaseModel):
 def supervised(
     model_name: str, texts: Sequence[str], folder: Path, settings: Sft, seed: int, *, end_token: str | None = None
 ) -> None:
-    """Train a model on -sum_t log pi(y_t | y_<t), mean over the tokens of the texts, and write it into the folder.
-
-    model_name: a name or folder for `from_pretrained`. Each text is ended by `end_token`, or else by the tokenizer's
-    end-of-text token, where it has one. Model and tokenizer are written, the tokenizer with a padding token. Raises
-    ValueError without texts.
-    """
+    """Fine-tune a model of `from_pretrained` on the texts; write it and its tokenizer, with a padding token, to the
+    folder. Raises ValueError without texts."""
     if not texts:
         raise ValueError("the supervised step has no texts to train on")
     with quiet():
         tokenizer = ensure_pad_token(AutoTokenizer.from_pretrained(model_name))
         model = AutoModelForCausalLM.from_pretrained(model_name, dtype="float32")
-        train_language_model(
-            model,
-            tokenizer,
-            texts,
-            folder,
-            steps=settings.steps_of(len(texts)),
-            batch_size=settings.batch_size,
+        train_language_model(model, tokenizer, texts, folder, settings, seed, end_token=end_token)
+
+
+def train_language_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    folder: Path,
+    settings: Sft,
+    seed: int,
+    *,
+    end_token: str | None = None,
+) -> None:
+    """Minimise -sum_t log pi(y_t | y_<t), mean over the tokens of the texts; write model and tokenizer to the folder.
+
+    Every text ends with `end_token` or, without one, with the tokenizer's end-of-text token if it has one, and is then
+    truncated.
+    """
+    end = end_token or tokenizer.eos_token or ""
+    ids: Any = tokenizer([text + end for text in texts], truncation=True, max_length=settings.max_length)["input_ids"]
+    steps = settings.total_steps(len(texts))
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(folder),
+            max_steps=steps,
+            per_device_train_batch_size=settings.batch_size,
             learning_rate=settings.learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=max(1, steps // 20),
+            weight_decay=0.01,
+            logging_steps=max(1, steps // 20),
+            save_strategy="no",
+            dataloader_pin_memory=False,
+            report_to="none",
+            disable_tqdm=True,
             seed=seed,
-            show=lambda trainer: trainer.remove_callback(PrinterCallback),
-            max_length=settings.max_length,
-            end_token=end_token,
-        )
+        ),
+        train_dataset=datasets.Dataset.from_dict({"input_ids": ids, "labels": ids}),
+        # Labels are padded apart from ids, so that an end-of-text token which is also the padding token is learned.
+        data_collator=DataCollatorForSeq2Seq(tokenizer),
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

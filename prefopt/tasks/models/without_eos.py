@@ -1,4 +1,4 @@
-"""A copy of a model whose tokenizer ends no text of itself, for responses that may have been cut at a length."""
+"""A copy of a model whose tokenizer adds no end-of-text token, for responses that may be truncated."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from prefopt.tasks.quiet import quiet
 from prefopt.training.trainer_inputs import ensure_pad_token
 
-__all__ = ["save_unended"]
+__all__ = ["save_without_eos"]
 
 
-def save_unended(model: str, folder: Path, *, end_token: str | None = None) -> str:
-    """Write the model into the folder with a tokenizer that has no end-of-text token; return what ends a text.
+def save_without_eos(model: str, folder: Path, *, end_token: str | None = None) -> str:
+    """Write the model into the folder with a tokenizer that has no end-of-text token; return the text of that token.
 
-    A text response is given its tokenizer's end-of-text token, but one that was cut at a length must not learn to end
-    there. With this copy only those end that have the returned text at their end; sampling stops at that token, which
-    the generation settings name. `end_token` is what the model ends texts with, where that is not its tokenizer's
-    end-of-text token.
+    Encoding a response appends the tokenizer's end-of-text token, but a truncated response must not be trained to end.
+    Under this tokenizer a response ends only if its text ends with the returned one; sampling still stops there, as the
+    generation settings name the token. `end_token` replaces the tokenizer's own end-of-text token.
 
-    Raises ValueError where there is no such token.
+    Raises ValueError without an end-of-text token, or if the tokenizer reads it as several tokens.
     """
     with quiet():
         tokenizer = ensure_pad_token(AutoTokenizer.from_pretrained(model))
@@ -29,11 +28,11 @@ def save_unended(model: str, folder: Path, *, end_token: str | None = None) -> s
     end = end_token or tokenizer.eos_token
     if end is None:
         raise ValueError(f"{model}: the tokenizer has no end-of-text token; name what ends a text with `end_token`")
-    # Asked for with a word before it, as it stands at the end of a text.
-    place: Any = tokenizer(f"x{end}", add_special_tokens=False)["input_ids"][-1]
-    if tokenizer.convert_tokens_to_ids(end) != place or place == tokenizer.unk_token_id:
+    # Encoded behind a word, as at the end of a text.
+    end_id: Any = tokenizer(f"x{end}", add_special_tokens=False)["input_ids"][-1]
+    if tokenizer.convert_tokens_to_ids(end) != end_id or end_id == tokenizer.unk_token_id:
         raise ValueError(f"{model}: the tokenizer does not read {end!r} as one token, so that it cannot be `end_token`")
-    copy.generation_config.eos_token_id = place
+    copy.generation_config.eos_token_id = end_id
     tokenizer.eos_token = None
     with quiet():
         copy.save_pretrained(folder)

@@ -13,7 +13,6 @@ from transformers import (
     GPT2LMHeadModel,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PrinterCallback,
     set_seed,
 )
 
@@ -21,7 +20,8 @@ from prefopt.data import EncodingConfig, prepare, read_rows
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, Metric, Task, write_jsonl
 from prefopt.tasks.generation.generate import Generation, generate
-from prefopt.tasks.models.language_model import train_language_model, word_tokenizer
+from prefopt.tasks.models.language_model import word_tokenizer
+from prefopt.tasks.models.sft import Sft, train_language_model
 from prefopt.tasks.planted.language import Language
 from prefopt.tasks.planted.measures import METRICS, pair_metrics, token_words
 from prefopt.tasks.planted.pairs import Accidents, Generator
@@ -143,14 +143,5 @@ class PlantedTask(Task):
             )
         )
         with quiet():
-            train_language_model(
-                model,
-                tokenizer,
-                texts,
-                folder,
-                steps=self.reference_steps,
-                batch_size=_BATCH,
-                learning_rate=_LEARNING_RATE,
-                seed=seed,
-                show=lambda trainer: trainer.remove_callback(PrinterCallback),
-            )
+            settings = Sft(steps=self.reference_steps, batch_size=_BATCH, learning_rate=_LEARNING_RATE)
+            train_language_model(model, tokenizer, texts, folder, settings, seed)

@@ -1,8 +1,9 @@
-"""A list of positive and negative words, and how far a text leans to the positive ones."""
+"""A list of positive and negative words, and the score of a text by them."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -17,10 +18,13 @@ _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 
 
 class Lexicon(BaseModel):
-    """Positive and negative words, in lower case.
+    """Positive and negative words; case does not matter.
 
-    score(text) = (positive - negative) / (positive + negative), of the words that occur; 0 where none does. It lies in
-    [-1, 1] and does not grow with length.
+    score(text) = (positive - negative) / (positive + negative) over the listed words of the text, in [-1, 1]; 0 if
+    there is none.
+
+    >>> Lexicon(positive={"good"}, negative={"bad"}).score("Good, good, bad")
+    0.3333333333333333
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,8 +34,7 @@ class Lexicon(BaseModel):
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read `{"positive": [...], "negative": [...]}` from a YAML or JSON file. Raises ValueError on any other
-        content."""
+        """Read `{"positive": [...], "negative": [...]}` from YAML or JSON. Raises ValueError for other content."""
         try:
             return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
         except yaml.YAMLError as error:
@@ -56,15 +59,22 @@ class Lexicon(BaseModel):
         return self
 
     def score(self, text: str) -> float:
-        """How far the text leans to positive words, in [-1, 1]."""
-        signs = [sign for _, _, sign in self.found(text) if sign]
+        """The net share of positive words, in [-1, 1]."""
+        signs = [sign for _, _, sign in self.spans(text)]
         return sum(signs) / len(signs) if signs else 0.0
 
-    def found(self, text: str) -> list[tuple[int, int, int]]:
-        """(start, end, sign) of every word of the text; sign is +1, -1 or, for a word that is in neither list, 0."""
-        return [(match.start(), match.end(), self.sign(match.group())) for match in _WORD.finditer(text)]
+    def spans(self, text: str) -> list[tuple[int, int, int]]:
+        """(start, end, sign) of every listed word of the text; sign is +1 or -1."""
+        words = ((match.start(), match.end(), match.group().lower()) for match in _WORD.finditer(text))
+        signed = ((start, end, (word in self.positive) - (word in self.negative)) for start, end, word in words)
+        return [span for span in signed if span[2]]
 
-    def sign(self, word: str) -> int:
-        """+1, -1 or 0."""
-        word = word.lower()
-        return (word in self.positive) - (word in self.negative)
+    def marks(self, tokens: Sequence[str]) -> list[bool]:
+        """Whether a token, given as text, has a letter of a listed word; `"".join(tokens)` is the text."""
+        spans, marks, position = self.spans("".join(tokens)), [], 0
+        for token in tokens:
+            end = position + len(token)
+            start = end - len(token.lstrip())
+            marks.append(any(first < end and start < last for first, last, _ in spans))
+            position = end
+        return marks

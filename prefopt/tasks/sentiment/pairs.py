@@ -1,22 +1,25 @@
-"""Preference pairs of scored responses, within each prompt."""
+"""Preference pairs of scored responses, within a prompt."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, final
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefopt.tasks.generation.generate import Generation, sample_texts
+from prefopt.tasks.quiet import quiet
 from prefopt.tasks.scorers.base import Scorer
 
-__all__ = ["Pairing", "Scored", "sampled", "split"]
+__all__ = ["Pairing", "Scored", "scored_samples", "split"]
 
 
 class Scored(NamedTuple):
-    """A response and its score. `end` is what follows the text where the response did end, else nothing."""
+    """A response and its score. `end` is the end-of-text token of a response that ended, else empty."""
 
     text: str
     score: float
@@ -25,10 +28,13 @@ class Scored(NamedTuple):
 
 @final
 class Pairing(BaseModel):
-    """A prompt's best response against its worst, its second best against its second worst, and so on.
+    """Pairs a prompt's best response with its worst, its second best with its second worst, and so on.
 
-    most     pairs of a prompt; no response is in two
-    min_gap  the least difference of the scores of a pair, which always differ
+    most     pairs per prompt; no response is in two
+    min_gap  the least difference between the scores of a pair; equal scores never make one
+
+    >>> list(Pairing().rows("It was", [Scored(" good", 1.0), Scored(" bad", -1.0)]))[0]["chosen"]
+    ' good'
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,8 +43,8 @@ class Pairing(BaseModel):
     min_gap: float = Field(default=0.0, ge=0)
 
     def rows(self, prompt: str, responses: Iterable[Scored]) -> Iterator[dict[str, Any]]:
-        """The pairs of a prompt as rows, with their scores. Responses without a word are left out."""
-        ranked = sorted((each for each in responses if each.text.strip()), key=lambda each: -each.score)
+        """The pairs of a prompt as rows, with their scores. Blank responses are left out."""
+        ranked = sorted((response for response in responses if response.text.strip()), key=lambda r: -r.score)
         for better, worse in zip(ranked[: min(self.most, len(ranked) // 2)], reversed(ranked), strict=False):
             if better.score > worse.score and better.score - worse.score >= self.min_gap:
                 yield {
@@ -49,49 +55,44 @@ class Pairing(BaseModel):
                     "rejected_score": worse.score,
                 }
 
-    def of(self, responses: Mapping[str, Sequence[Scored]], what: str) -> list[dict[str, Any]]:
-        """The pairs of all prompts. Raises ValueError where there is none."""
-        rows = [row for prompt, of in responses.items() for row in self.rows(prompt, of)]
+    def all_rows(self, responses: Mapping[str, Sequence[Scored]], description: str) -> list[dict[str, Any]]:
+        """The pairs of all prompts. Raises ValueError if there is none."""
+        rows = [row for prompt, scored in responses.items() for row in self.rows(prompt, scored)]
         if not rows:
             raise ValueError(
-                f"sentiment: {len(responses)} {what} gave no pair: no two responses of one prompt have scores that "
-                f"differ and are at least {self.min_gap} apart; ask for more `samples`, lower `pairing.min_gap`, or "
-                "take another `scorer`"
+                f"sentiment: {len(responses)} {description} gave no pair: no two responses of one prompt have scores "
+                f"that differ and are at least {self.min_gap} apart; ask for more `samples`, lower `pairing.min_gap`, "
+                "or take another `scorer`"
             )
         return rows
 
 
 def split(prompts: Sequence[str], *, held_out: int, train: int, seed: int) -> tuple[list[str], list[str]]:
-    """At most `train` prompts to train on, and `held_out` others, drawn by the seed.
+    """At most `train` prompts for training and `held_out` others, drawn by the seed.
 
-    Raises ValueError where there are too few.
+    Raises ValueError if there are too few.
     """
     if len(prompts) <= held_out:
         raise ValueError(
             f"sentiment: {held_out} prompts are to be held out, but there are {len(prompts)} in all; lower `held_out`"
         )
-    drawn = list(prompts)
-    random.Random(f"sentiment prompts {seed}").shuffle(drawn)
-    return drawn[held_out : held_out + train], drawn[:held_out]
+    shuffled = list(prompts)
+    random.Random(f"sentiment prompts {seed}").shuffle(shuffled)
+    return shuffled[held_out : held_out + train], shuffled[:held_out]
 
 
-def sampled(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    scorer: Scorer,
-    *,
-    end: str,
-    samples: int,
-    max_new_tokens: int,
-    seed: int,
+def scored_samples(
+    folder: Path, prompts: Sequence[str], scorer: Scorer, generation: Generation, *, end: str, seed: int
 ) -> dict[str, list[Scored]]:
-    """Prompt -> so many samples of the model, drawn from its whole distribution, and what the scorer says of them."""
-    generation = Generation(samples=samples, max_new_tokens=max_new_tokens)
-    texts = sample_texts(model, tokenizer, prompts, generation, seed=seed, end=end)
-    plain = [text.removesuffix(end) for of in texts for text in of]
-    scores = iter(scorer.score([prompt for prompt in prompts for _ in range(samples)], plain))
+    """Prompt -> samples of the model in the folder, with their scores; `end` is the model's end-of-text token."""
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        texts = sample_texts(model, tokenizer, prompts, generation, seed=seed, end=end)
+        plain = [text.removesuffix(end) for responses in texts for text in responses]
+        scores = iter(scorer.score([prompt for prompt in prompts for _ in range(generation.samples)], plain))
     return {
-        prompt: [Scored(text.removesuffix(end), next(scores), end if text.endswith(end) else "") for text in of]
-        for prompt, of in zip(prompts, texts, strict=True)
+        prompt: [Scored(text.removesuffix(end), next(scores), end if text.endswith(end) else "") for text in responses]
+        for prompt, responses in zip(prompts, texts, strict=True)
     }

@@ -1,4 +1,4 @@
-"""Responses that somebody rated already: rows of prompt, text and reward."""
+"""Rated responses: rows of prompt, text and reward."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Rated(BaseModel):
 
     source  a file, folder or hub name that `prefopt.data.read_rows` takes
     split   of a hub data set
-    words   a response is cut to its first so many words; null: it is taken whole
+    words   responses are truncated to that many words; null: not at all
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,12 +31,12 @@ class Rated(BaseModel):
     words: int | None = Field(default=None, ge=1)
 
     def read(self) -> Mapping[str, list[Scored]]:
-        """Prompt -> its responses and their rewards. A response has a space before it, where it does not begin with one
-        or with a mark that has none. Raises DataError."""
-        found: dict[str, list[Scored]] = {}
+        """Prompt -> its responses and their rewards. A response starts with a space, unless its first character is a
+        punctuation mark that takes none. Raises DataError."""
+        responses: dict[str, list[Scored]] = {}
         for fields in rows_with(self.source, self.split, ("prompt", "text", "reward")):
-            # In reviews from the web a line break is written as a tag.
+            # Reviews from the web have line breaks as tags.
             text = " ".join(str(fields["text"]).replace("<br />", " ").split()[: self.words])
-            joint = "" if text[:1] in _NO_SPACE_BEFORE else " "
-            found.setdefault(str(fields["prompt"]), []).append(Scored(joint + text, float(fields["reward"])))
-        return found
+            space = "" if text[:1] in _NO_SPACE_BEFORE else " "
+            responses.setdefault(str(fields["prompt"]), []).append(Scored(space + text, float(fields["reward"])))
+        return responses

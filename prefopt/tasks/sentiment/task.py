@@ -1,60 +1,62 @@
-"""The sentiment task: a reference's own continuations of reviews, of which a scorer prefers the more positive ones."""
+"""The sentiment task: continuations of reviews sampled from the reference, ranked by a scorer of sentiment."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Literal, Self, final
 
-import torch
 from pydantic import Field, model_validator
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, Metric, Task, write_jsonl
 from prefopt.tasks.generation.generate import GENERATION_METRICS, Generation, generate, mean_by_prompt
+from prefopt.tasks.models.language_model import train_small_model
 from prefopt.tasks.models.sft import Sft, supervised
-from prefopt.tasks.models.small_model import train_small_model
-from prefopt.tasks.models.without_eos import save_unended
+from prefopt.tasks.models.without_eos import save_without_eos
+from prefopt.tasks.preference_data.forms import Compared, Template, read_compared
+from prefopt.tasks.preference_data.sources import Rows, Source
+from prefopt.tasks.preference_data.split import split_by_prompt
 from prefopt.tasks.preference_data.texts import SomeTexts, TextsOrTemplates
 from prefopt.tasks.quiet import quiet
 from prefopt.tasks.scorers import VaderScorer, WordsScorer
 from prefopt.tasks.scorers.base import Scorer
 from prefopt.tasks.scorers.corpus import corpus_prompts, corpus_reviews
 from prefopt.tasks.scorers.registry import AnyScorer
-from prefopt.tasks.sentiment.pairs import Pairing, Scored, sampled, split
+from prefopt.tasks.sentiment.pairs import Pairing, scored_samples, split
 from prefopt.tasks.sentiment.rated import Rated
 
 __all__ = ["SentimentTask"]
 
+_PROMPT_SOURCES = ("prompts", "pairs", "rated")
+
 
 @final
 class SentimentTask(Task):
-    """Pairs of the reference's own samples, ranked by one scorer; what policies write is judged by a second one.
+    """Pairs of samples of the reference, ranked by one scorer; policies are judged by a second one.
 
-    model             name or folder; null: a small model, trained here on the generated corpus
-    end_token         what the model ends a text with, where it is not the tokenizer's end-of-text token
-    reviews, reference_steps   size of the generated corpus; steps of training the small model on it
-    sft, sft_texts    a supervised step before everything else, and what it trains on (see `Sft`, `Texts`)
-    prompts           what is to be continued (see `Texts`, `Templates`); null: beginnings of the generated corpus
-    rated             rated responses in the place of prompts, samples and scorer (see `Rated`)
-    scorer            ranks the samples; null: words for the generated corpus, else vader; for `rated`, which is ranked
-                      already, nobody
-    second            judges what policies write, and has no part in the pairs; null, for the generated corpus: vader
-    train_prompts, held_out   prompts whose samples make pairs for training, at most; held-out prompts
-    samples           of each prompt, from which pairs are made
-    pairing           which of them make pairs (see `Pairing`)
-    generation        how policies are asked (see `Generation`); its `max_new_tokens` is that of the pairs too
+    model             name or folder; null: a small model, trained on the generated corpus
+    end_token         the model's end-of-text token, if it is not the tokenizer's
+    reviews, reference_steps   size of the generated corpus; training steps of the small model
+    sft, sft_texts    supervised fine-tuning of the model, and its texts (see `Sft`, `Texts`)
+    prompts           what is continued (see `Texts`, `Templates`); null: prompts of the generated corpus
+    pairs             preference pairs in place of prompts and samples (see `Source`)
+    rated             rated responses in place of prompts and samples (see `Rated`)
+    scorer            ranks the samples; null: `words` on the generated corpus, else `vader`; none if given `pairs`, `rated`
+    second            judges what policies write and ranks no pair; null: `vader` on the generated corpus
+    scorer_judges     `scorer` judges too, in place of `second`: for one that is the truth, such as a list of words
+    train_prompts, held_out   prompts that train, at most, and held-out prompts
+    samples           per prompt, from which pairs are made
+    pairing           which samples make pairs (see `Pairing`)
+    generation        sampling from policies (see `Generation`); `max_new_tokens` also holds for the pairs
 
-    The seed decides which prompts are held out, and every sample.
+    The seed determines which prompts are held out, and every sample.
+
+    >>> SentimentTask(scorer="words", scorer_judges=True).headline
+    'reward'
     """
 
     name: Literal["sentiment"] = "sentiment"
@@ -73,66 +75,82 @@ class SentimentTask(Task):
     samples: int = Field(default=8, ge=2)
     pairing: Pairing = Pairing()
     generation: Generation = Generation(samples=4, max_new_tokens=48)
+    # Written down only if set, so that runs without them keep their digests.
+    pairs: Rows | None = Field(default=None, exclude_if=lambda value: value is None)
+    scorer_judges: bool = Field(default=False, exclude_if=lambda value: not value)
 
     @model_validator(mode="after")
-    def _holds_together(self) -> Self:
+    def _consistent(self) -> Self:
         if self.model is None:
-            for field in ("prompts", "rated", "sft", "end_token"):
+            for field in (*_PROMPT_SOURCES, "sft", "end_token"):
                 if getattr(self, field) is not None:
                     raise ValueError(
                         f"`{field}` is set, but `model` is not: the small model that is trained here knows only the "
                         f"generated corpus. Set `model` as well, or leave `{field}` out"
                     )
-        else:
-            if (self.prompts is None) == (self.rated is None):
-                raise ValueError("`model` is set: set one of `prompts` and `rated`, which say what it is asked")
-            if self.second is None:
-                raise ValueError("`model` is set: set `second`, the scorer that judges what policies write")
+        elif sum(getattr(self, field) is not None for field in _PROMPT_SOURCES) != 1:
+            raise ValueError("`model` is set: set one of `prompts`, `pairs` and `rated`, which give its prompts")
         if (self.sft is None) != (self.sft_texts is None):
             raise ValueError("set `sft` and `sft_texts` both, or neither")
-        if self.judging == self.ranking:
+        if self.scorer_judges:
+            if self.second is not None or self.ranking is None:
+                raise ValueError("`scorer_judges` is set: set `scorer`, and leave `second` out")
+        elif self.model is not None and self.second is None:
+            raise ValueError("`model` is set: set `second`, the scorer that judges what policies write")
+        elif self.judging == self.ranking:
             raise ValueError(
-                f"`second` is what ranks the pairs, {self.judging.name}: it would not show where a policy has learned "
-                "to please that scorer alone. Take another"
+                f"`second` is what ranks the pairs, {self.judging.name}: it would not show a policy that has learned "
+                "to please that scorer alone. Take another, or set `scorer_judges` if it is the truth"
             )
         return self
 
     @property
     def ranking(self) -> Scorer | None:
-        """The scorer that ranks the samples; None where rated responses are ranked already and none is named."""
-        if self.scorer is not None or self.rated is not None:
+        """The scorer that ranks the samples; None for ranked or rated responses without one."""
+        if self.scorer is not None or self.rated is not None or self.pairs is not None:
             return self.scorer
         return WordsScorer() if self.model is None else VaderScorer()
 
     @property
     def judging(self) -> Scorer:
-        """The scorer that had no part in the pairs."""
-        return self.second or VaderScorer()
+        """The scorer of what policies write."""
+        return (self.ranking if self.scorer_judges else self.second) or VaderScorer()
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        found = [Metric("reward", "higher", f"score of the samples by {self.judging.name}, which ranked no pair")]
-        if self.ranking is not None:
-            words = "which ranked the pairs" if self.rated is None else "which ranked no pair either"
-            found.append(Metric("proxy_reward", "neither", f"score of the samples by {self.ranking.name}, {words}"))
-        distinct = Metric("distinct_words", "higher", "share of a sample's words that are no repeats")
-        return (*found, *GENERATION_METRICS, distinct)
+        ranks = self.rated is None and self.pairs is None
+        judge = f"score of the samples by {self.judging.name}"
+        if not self.scorer_judges:
+            judge += ", which ranked no pair"
+        metrics = [Metric("reward", "higher", judge)]
+        if self.ranking is not None and not self.scorer_judges:
+            role = "which ranked the pairs" if ranks else "which ranked no pair either"
+            metrics.append(Metric("proxy_reward", "neither", f"score of the samples by {self.ranking.name}, {role}"))
+        return (*metrics, *GENERATION_METRICS, Metric("distinct_words", "higher", "share of a sample's words that are no repeats"))
 
     def make(self, folder: Path, seed: int) -> str:
         for scorer in filter(None, (self.ranking, self.judging)):
-            scorer.score(["It was"], [" good."])  # what it lacks is found out now, not after the first training
+            scorer.score(["It was"], [" good."])  # a missing library is an error now, not after the first training
+        if self.pairs is not None:
+            return self._make_of_pairs(self.pairs, folder, seed)
         rated = None if self.rated is None else self.rated.read()
-        asked = list(rated) if rated is not None else self._prompts(seed)
-        train, held_out = split(asked, held_out=self.held_out, train=self.train_prompts, seed=seed)
+        if rated is not None:
+            prompts = list(rated)
+        else:
+            prompts = corpus_prompts(seed) if self.prompts is None else self.prompts.read()
+        train, held_out = split(prompts, held_out=self.held_out, train=self.train_prompts, seed=seed)
         reference = folder / "reference"
-        end = self._write_reference(reference, seed)
+        end = save_without_eos(self._base(folder, seed), reference, end_token=self.end_token)
+        generation = Generation(samples=self.samples, max_new_tokens=self.generation.max_new_tokens)
+        shutil.rmtree(folder / "steps", ignore_errors=True)
         for name, part, what in ((TRAIN, train, "training prompts"), (HELD_OUT, held_out, "held-out prompts")):
-            responses = (
-                self._sampled(reference, part, end, 2 * seed + (name == HELD_OUT))
-                if rated is None
-                else {prompt: rated[prompt] for prompt in part}
-            )
-            write_jsonl(folder / name, self.pairing.of(responses, what))
+            if rated is None:
+                assert self.ranking is not None
+                sample_seed = 2 * seed + (name == HELD_OUT)
+                responses = scored_samples(reference, part, self.ranking, generation, end=end, seed=sample_seed)
+            else:
+                responses = {prompt: rated[prompt] for prompt in part}
+            write_jsonl(folder / name, self.pairing.all_rows(responses, what))
         write_jsonl(folder / PROMPTS, ({"prompt": prompt} for prompt in held_out))
         return str(reference)
 
@@ -140,61 +158,44 @@ class SentimentTask(Task):
         self, model: PreferenceModel, reference: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, material: Material
     ) -> Evaluation:
         held_out = material.read_prompts()
-        prompts = [prompt.text for prompt in held_out]
+        prompts, names = [row.prompt for row in held_out], [row.text for row in held_out]
         generations = generate(model.policy, reference, tokenizer, prompts, self.generation, seed=material.seed)
         texts = generations.texts
-        figures = dict(generations.figures)
-        figures["reward"] = _means(self.judging, prompts, texts)
-        if self.ranking is not None:
-            figures["proxy_reward"] = _means(self.ranking, prompts, texts)
-        figures["distinct_words"] = [fmean(map(_distinct, group)) for group in texts]
-        return Evaluation.by_prompt(held_out, texts, figures)
+        metrics = dict(generations.figures)
+        metrics["reward"] = _mean_scores(self.judging, names, texts)
+        if self.ranking is not None and not self.scorer_judges:
+            metrics["proxy_reward"] = _mean_scores(self.ranking, names, texts)
+        metrics["distinct_words"] = [fmean(map(_distinct, samples)) for samples in texts]
+        return Evaluation.by_prompt(held_out, texts, metrics)
 
-    def _prompts(self, seed: int) -> list[str]:
-        return corpus_prompts(seed) if self.prompts is None else self.prompts.read()
+    def _make_of_pairs(self, pairs: Source, folder: Path, seed: int) -> str:
+        """The material of given pairs, which end where the tokenizer ends them."""
+        compared = read_compared(pairs, Template("{post}"), folder=folder)
+        train, held_out = split_by_prompt(compared, held_out=self.held_out, train=None, seed=seed)
+        write_jsonl(folder / TRAIN, map(Compared.as_row, train))
+        write_jsonl(folder / HELD_OUT, map(Compared.as_row, held_out))
+        write_jsonl(folder / PROMPTS, map(Compared.as_prompt_row, held_out))
+        return self._base(folder, seed)
 
-    def _write_reference(self, folder: Path, seed: int) -> str:
-        """Write the model that policies start from; return what ends a text."""
-        steps = folder.parent / "steps"
-        base = self.model
-        if base is None:
-            base = str(steps / "small")
+    def _base(self, folder: Path, seed: int) -> str:
+        """Train the small model, or fine-tune the model, into `folder`/steps; return where the reference is."""
+        model = self.model
+        if model is None:
+            model = str(folder / "steps" / "small")
             with quiet():
-                train_small_model(
-                    corpus_reviews(self.reviews, seed),
-                    Path(base),
-                    steps=self.reference_steps,
-                    seed=seed,
-                    show=lambda trainer: trainer.remove_callback(PrinterCallback),
-                )
+                texts = corpus_reviews(self.reviews, seed)
+                train_small_model(texts, Path(model), steps=self.reference_steps, seed=seed)
         if self.sft is not None and self.sft_texts is not None:
-            supervised(base, self.sft_texts.read(), steps / "sft", self.sft, seed, end_token=self.end_token)
-            base = str(steps / "sft")
-        end = save_unended(base, folder, end_token=self.end_token)
-        shutil.rmtree(steps, ignore_errors=True)
-        return end
-
-    def _sampled(self, reference: Path, prompts: Sequence[str], end: str, seed: int) -> Mapping[str, Sequence[Scored]]:
-        assert self.ranking is not None
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(reference)
-            model = AutoModelForCausalLM.from_pretrained(reference, dtype="auto")
-            return sampled(
-                model.eval().to("cuda" if torch.cuda.is_available() else "cpu"),
-                tokenizer,
-                prompts,
-                self.ranking,
-                end=end,
-                samples=self.samples,
-                max_new_tokens=self.generation.max_new_tokens,
-                seed=seed,
-            )
+            tuned = folder / "steps" / "sft"
+            supervised(model, self.sft_texts.read(), tuned, self.sft, seed, end_token=self.end_token)
+            model = str(tuned)
+        return model
 
 
-def _means(scorer: Scorer, prompts: Sequence[str], texts: Sequence[Sequence[str]]) -> list[float]:
-    """The mean score of each prompt's texts."""
-    asked = [prompt for prompt, of in zip(prompts, texts, strict=True) for _ in of]
-    return mean_by_prompt(scorer.score(asked, [text for of in texts for text in of]), texts)
+def _mean_scores(scorer: Scorer, prompts: Sequence[str], texts: Sequence[Sequence[str]]) -> list[float]:
+    """The mean score of every prompt's texts."""
+    repeated = [prompt for prompt, samples in zip(prompts, texts, strict=True) for _ in samples]
+    return mean_by_prompt(scorer.score(repeated, [text for samples in texts for text in samples]), texts)
 
 
 def _distinct(text: str) -> float:

@@ -44,9 +44,9 @@ def test_it_is_its_seed_and_ends_texts_as_told(model_folder: str, tmp_path: Path
 
 
 def test_settings() -> None:
-    assert Sft(steps=7).steps_of(1000) == 7
-    assert Sft(epochs=1.5, batch_size=2).steps_of(3) == 3
-    assert Sft(epochs=0.001).steps_of(3) == 1
+    assert Sft(steps=7).total_steps(1000) == 7
+    assert Sft(epochs=1.5, batch_size=2).total_steps(3) == 3
+    assert Sft(epochs=0.001).total_steps(3) == 1
     for fields in ({}, {"steps": 1, "epochs": 1}):
         with pytest.raises(ValidationError, match="set one of `steps` and `epochs`"):
             Sft(**fields)

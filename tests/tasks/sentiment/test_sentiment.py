@@ -16,7 +16,7 @@ from prefopt.scoring import PreferenceModel
 from prefopt.tasks import Material, TaskError, resolve_task
 from prefopt.tasks.conformance import check_task
 from prefopt.tasks.generation.sampling import end_token_ids
-from prefopt.tasks.models.without_eos import save_unended
+from prefopt.tasks.models.without_eos import save_without_eos
 from prefopt.tasks.quiet import quiet
 from prefopt.tasks.scorers import VaderScorer, WordsScorer
 from prefopt.tasks.scorers.corpus import WORDS, corpus_prompts
@@ -40,8 +40,8 @@ SMALL: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def task() -> SentimentTask:
-    found = resolve_task(SMALL)
-    assert isinstance(found, SentimentTask)
+    task = resolve_task(SMALL)
+    assert isinstance(task, SentimentTask)
     return found
 
 
@@ -197,10 +197,10 @@ def test_the_defaults() -> None:
     [
         ({"prompts": "x.txt"}, "`prompts` is set, but `model` is not"),
         ({"end_token": "<s>"}, "`end_token` is set, but `model` is not"),
-        ({"model": "m", "second": "vader"}, "set one of `prompts` and `rated`"),
+        ({"model": "m", "second": "vader"}, "set one of `prompts`, `pairs` and `rated`"),
         (
             {"model": "m", "second": "vader", "prompts": "x", "rated": {"source": "y"}},
-            "set one of `prompts` and `rated`",
+            "set one of `prompts`, `pairs` and `rated`",
         ),
         ({"model": "m", "prompts": "x"}, "set `second`"),
         ({"model": "m", "prompts": "x", "second": "vader"}, "`second` is what ranks the pairs, vader"),
@@ -215,10 +215,10 @@ def test_settings_that_do_not_go_together(fields: dict[str, Any], message: str) 
 
 
 def test_what_ends_a_text_has_to_be_one_token(model_folder: str, tmp_path: Path) -> None:
-    assert save_unended(model_folder, tmp_path / "a") == "<eos>"
-    assert save_unended(model_folder, tmp_path / "b", end_token="<pad>") == "<pad>"
+    assert save_without_eos(model_folder, tmp_path / "a") == "<eos>"
+    assert save_without_eos(model_folder, tmp_path / "b", end_token="<pad>") == "<pad>"
     for word in ("<s>", "the end"):
         with pytest.raises(ValueError, match=r"does not read .* as one token"):
-            save_unended(model_folder, tmp_path / "c", end_token=word)
+            save_without_eos(model_folder, tmp_path / "c", end_token=word)
     with pytest.raises(ValueError, match="the tokenizer has no end-of-text token; name what ends a text"):
-        save_unended(str(tmp_path / "a"), tmp_path / "d")
+        save_without_eos(str(tmp_path / "a"), tmp_path / "d")

@@ -32,7 +32,7 @@ LAYERS: list[set[str]] = [
     {"tasks"},
     {"comparison"},
     {"report"},
-    {"demo", "inspection"},
+    {"inspection"},
     {"cli"},
     {FACADE, "__main__"},  # re-exports, and `python -m prefopt`; nothing inside the library imports through them
 ]
@@ -44,13 +44,13 @@ OUTSIDE: dict[str, set[str]] = {
     "torch": ANYWHERE,
     "pydantic": ANYWHERE,
     "pydantic_core": ANYWHERE,
-    "yaml": {"objective", "testing", "training", "tasks", "comparison", "demo", "cli"},
+    "yaml": {"objective", "testing", "training", "tasks", "comparison", "cli"},
     "safetensors": {"objective", "scoring", "training"},
     "pluggy": {"hookspecs", "plugins", "registry"},
     "pytest": {"testing"},
-    "transformers": {"data", "scoring", "training", "tasks", "comparison", "demo", "inspection", "cli"},
+    "transformers": {"data", "scoring", "training", "tasks", "comparison", "inspection", "cli"},
     "tokenizers": {"data", "tasks"},
-    "datasets": {"data", "scoring", "training", "tasks", "demo", "inspection"},
+    "datasets": {"data", "scoring", "training", "tasks", "inspection"},
     "pyarrow": {"data", "scoring", "comparison", "inspection"},
     "accelerate": {"training", "tasks", "comparison"},
     "filelock": {"training", "tasks", "comparison"},
@@ -58,10 +58,10 @@ OUTSIDE: dict[str, set[str]] = {
     "peft": {"scoring", "training", "tasks", "comparison"},
     "jinja2": {"data", "pages", "cli"},
     "omegaconf": {"training", "comparison", "cli"},
-    "rich": {"data", "training", "tasks", "comparison", "demo", "inspection", "cli"},
+    "rich": {"data", "training", "tasks", "comparison", "inspection", "cli"},
     "typer": {"cli"},
     "matplotlib": {"report"},
-    "numpy": {"data", "training", "tasks", "comparison", "report", "demo"},
+    "numpy": {"data", "training", "tasks", "comparison", "report"},
     "bert_score": {"tasks"},
     "lm_eval": {"tasks"},
     "openai": {"tasks"},
@@ -175,7 +175,7 @@ def test_these_checks_bite() -> None:
     assert climbing("losses", names("from prefopt.shapings import SumShaping"))
     assert climbing("component", names("def f():\n    from prefopt import zoo"))
     assert climbing("objective", names("from prefopt import ObjectiveConfig"))
-    assert climbing("comparison", names("import prefopt.demo.page"))
+    assert climbing("comparison", names("import prefopt.inspection.page"))
     assert not climbing("objective", names("import prefopt.registry\nfrom prefopt.objective import Mean"))
     assert misplaced("objective", names("import torch.utils.tensorboard"))
     assert misplaced("data", names("import os\nimport a_new_library"))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from prefopt.tasks.planted.ranking import auroc
+from prefopt.tasks.ranking import auroc
 
 __all__ = ["LEVELS", "Scored", "aurocs", "known", "scored", "words"]
 

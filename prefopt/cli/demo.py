@@ -6,40 +6,31 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
-from prefopt.cli.console import exit_on
+from prefopt.cli.compare import compare
+from prefopt.cli.console import console
 
-__all__ = ["demo"]
+__all__ = ["SUITE", "demo"]
+
+SUITE = Path(__file__).parents[1] / "suites" / "demo.yaml"
+"""The suite of the demo."""
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for models, results and the page.")] = Path("runs/demo"),
-    model: Annotated[
-        str | None, typer.Option(help="A causal LM by name or folder. Without one, a small one is trained first.")
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Dotted overrides of the demo's suite, such as training.max_steps=50 seeds=[7] or, for a model and "
+            "data of one's own, task.model=NAME task.prompts=prompts.txt task.scorer.file=words.json"
+        ),
     ] = None,
-    prompts: Annotated[Path | None, typer.Option(help="Prompts, one a line; needed with --model.")] = None,
-    pairs: Annotated[
-        str | None, typer.Option(help="Preference data. Without any, pairs are sampled and scored.")
-    ] = None,
-    words: Annotated[
-        Path | None, typer.Option(help="YAML or JSON with lists of `positive` and `negative` words.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Training steps of each objective.", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="Fixes corpus, sampling and training.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for the runs and the page.")] = Path("runs/demo"),
 ) -> None:
-    """Train DPO and SparsePO side by side on a small made corpus, or on your own, and write a page of results."""
-    from pydantic import ValidationError
+    """Train DPO and SparsePO side by side on a small generated corpus, or on your own, and write a page of results.
 
-    from prefopt.data import DataError
-    from prefopt.demo import DemoConfig, run_demo
-    from prefopt.validation import explain
-
-    given = {"model": model, "prompts": prompts, "pairs": pairs, "words": words, "steps": steps}
-    with exit_on(DataError, ValueError, OSError, FloatingPointError):
-        try:
-            config = DemoConfig(
-                out=out, seed=seed, **{name: value for name, value in given.items() if value is not None}
-            )
-        except ValidationError as error:
-            raise ValueError("\n".join(explain(error, DemoConfig))) from error
-        run_demo(config)
+    It carries out a suite that comes with prefopt, as `prefopt compare` does: runs that the folder holds are not
+    repeated.
+    """
+    compare(SUITE, overrides, out=out)
+    console.print(f"The page: {escape(str((out / 'report.html').absolute()))}", soft_wrap=True, highlight=False)

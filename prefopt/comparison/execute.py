@@ -55,6 +55,7 @@ def carry_out(run: Run, folder: Path, *, show: Callable[[Trainer], None]) -> dic
             args.encoding,
             batch_size=args.per_device_eval_batch_size,
             columns=args.columns,
+            marks=run.task.marks,
         )
         evaluation = run.task.evaluate(model.eval(), reference, tokenizer, material)
         if model.cache is not None:

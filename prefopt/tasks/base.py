@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, final
@@ -136,6 +136,11 @@ class Task(Named):
     @abstractmethod
     def metrics(self) -> tuple[Metric, ...]:
         """The metrics that `evaluate` may give values of, beside `held_out.COMMON`; the headline comes first."""
+
+    @property
+    def marks(self) -> Callable[[Sequence[str]], list[bool]] | None:
+        """Whether the tokens of a response, given as texts, are among those that matter; None: the task knows none."""
+        return None
 
     @property
     def headline(self) -> str:

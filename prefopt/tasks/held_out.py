@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -17,9 +17,10 @@ from prefopt.objective import DivergenceTerm, ObjectiveConfig, ObjectiveOutput
 from prefopt.scoring import PreferenceModel
 from prefopt.scoring.batches import scored_batches
 from prefopt.tasks.base import Material, Metric
+from prefopt.tasks.ranking import auroc
 from prefopt.tokens import TokenBatch, masked_mean
 
-__all__ = ["ACCURACY", "COMMON", "HeldOut", "held_out"]
+__all__ = ["ACCURACY", "AUROC", "COMMON", "HeldOut", "held_out"]
 
 ACCURACY = Metric(
     "accuracy", "higher", "share of held-out pairs whose chosen response has the higher reward; a tie is half"
@@ -33,6 +34,16 @@ COMMON = (
     Metric("sparsity_v", "neither", "share of weights v that are exactly 0, over the tokens of a held-out pair"),
 )
 
+AUROC = tuple(
+    Metric(
+        f"auroc_{suffix}", "higher", f"P(a marked token has the larger {suffix}) + P(equal) / 2, over a held-out pair"
+    )
+    for suffix in ("w", "v")
+)
+"""Metrics of tasks that mark tokens."""
+
+Marks = Callable[[Sequence[str]], list[bool]]
+
 _SIDES = ("chosen", "rejected")
 _HEAT_MAPS = 4
 """Held-out pairs, the first ones, that have a heat map in the record."""
@@ -41,11 +52,12 @@ _HEAT_MAPS = 4
 @final
 @dataclass(frozen=True)
 class HeldOut:
-    """values     metric of COMMON -> held-out pair -> figure; mean_v and sparsity_v where there is a divergence term
+    """values     metric of COMMON or AUROC -> held-out pair -> value; those of v need a divergence term
     profiles   "divergence/chosen", "divergence/rejected" -> mean KL(reference || policy) in nats at the first response
                token, the second, ..., over the pairs that are so long
     heat_maps  for the first pairs: the prompt's text and, for chosen and rejected, `tokens` (text), `w`, `v` (null
-               without a divergence term), `divergence` and `log_ratio`, log policy - log reference, a value a token
+               without a divergence term), `divergence` and `log_ratio`, log policy - log reference, a value per token;
+               and `marked`, a flag per token, if the task marks tokens
     """
 
     values: dict[str, dict[str, float]]
@@ -63,6 +75,7 @@ def held_out(
     *,
     batch_size: int,
     columns: Mapping[str, str] | None = None,
+    marks: Marks | None = None,
 ) -> HeldOut:
     """Measure a policy on the held-out pairs: by its own objective, and by its divergence from the reference, which is
     the same for all objectives."""
@@ -76,22 +89,28 @@ def held_out(
     )
     distance = ObjectiveConfig(divergence=DivergenceTerm(measure=ForwardKL()))
     distance_model = PreferenceModel(model.policy, reference, distance).eval()
-    values: dict[str, list[float]] = {}
+    values: dict[str, dict[str, float]] = {}
+    total = 0
     profiles: dict[str, list[list[float]]] = {side: [] for side in _SIDES}
     heat_maps: list[dict[str, Any]] = []
     batches = scored_batches(model, pairs, pad_token_id=int(tokenizer.pad_token_id), batch_size=batch_size)
     for rows, batch, output in batches:
         distances = distance_model.score(batch)
+        items = [f"pair {total + index}" for index in range(len(rows))]
+        total += len(rows)
         for name, metric in _pair_metrics(output).items():
-            values.setdefault(name, []).extend(metric)
+            values.setdefault(name, {}).update(zip(items, metric, strict=True))
+        for index, row in enumerate(rows if marks is not None else ()):
+            for name, value in _aurocs(row, (index, index + len(rows)), output, tokenizer, marks):
+                values.setdefault(name, {})[items[index]] = value
         for index, profile in enumerate(_response_values(distances.divergence, distances.mask)):
             profiles[_SIDES[index // len(rows)]].append(profile)
         heat_maps += [
-            _heat_map(row, (index, index + len(rows)), output, distances, tokenizer)
+            _heat_map(row, (index, index + len(rows)), output, distances, tokenizer, marks)
             for index, row in enumerate(rows[: _HEAT_MAPS - len(heat_maps)])
         ]
     return HeldOut(
-        {name: {f"pair {index}": value for index, value in enumerate(metric)} for name, metric in values.items()},
+        values,
         {f"divergence/{side}": _mean_by_position(responses) for side, responses in profiles.items()},
         heat_maps,
     )
@@ -108,6 +127,23 @@ def _pair_metrics(output: ObjectiveOutput) -> dict[str, list[float]]:
             metrics[f"mean_{suffix}"] = masked_mean(pair_weights, mask)
             metrics[f"sparsity_{suffix}"] = masked_mean((pair_weights == 0).float(), mask)
     return {name: values.tolist() for name, values in metrics.items()}
+
+
+def _aurocs(
+    row: Mapping[str, Any],
+    responses: tuple[int, int],
+    output: ObjectiveOutput,
+    tokenizer: PreTrainedTokenizerBase,
+    marks: Marks,
+) -> Iterator[tuple[str, float]]:
+    """The metrics of AUROC for a pair that has marked tokens and others; `responses` as in `_heat_map`."""
+    texts = (token_texts(row["prompt_ids"], row[f"{side}_ids"], tokenizer) for side in _SIDES)
+    marked = torch.tensor([mark for tokens in texts for mark in marks(tokens)])
+    for metric, weights in zip(AUROC, (output.weights, output.divergence_weights), strict=True):
+        if weights is not None:
+            pair_weights = torch.cat([weights[response][output.tokens.mask[response]] for response in responses])
+            if (value := auroc(pair_weights.cpu(), marked)) is not None:
+                yield metric.name, value
 
 
 def _response_values(values: Tensor | None, mask: Tensor) -> list[list[float]]:
@@ -128,6 +164,7 @@ def _heat_map(
     output: ObjectiveOutput,
     distances: TokenBatch,
     tokenizer: PreTrainedTokenizerBase,
+    marks: Marks | None,
 ) -> dict[str, Any]:
     """A pair's heat map; `responses` are the rows of the chosen and the rejected response in the batch's tensors."""
     layers = {
@@ -139,7 +176,9 @@ def _heat_map(
     heat_map: dict[str, Any] = {"prompt": decode(row["prompt_ids"], tokenizer)}
     for side, response in zip(_SIDES, responses, strict=True):
         mask = distances.mask[response]
-        heat_map[side] = {"tokens": token_texts(row["prompt_ids"], row[f"{side}_ids"], tokenizer)} | {
+        tokens = token_texts(row["prompt_ids"], row[f"{side}_ids"], tokenizer)
+        heat_map[side] = {"tokens": tokens} | ({} if marks is None else {"marked": marks(tokens)})
+        heat_map[side] |= {
             name: None if values is None else values[response][mask].float().tolist() for name, values in layers.items()
         }
     return heat_map

@@ -114,12 +114,6 @@ def test_data_check_shows_the_columns_of_an_objective(
     assert "Did you mean 'dpo'?" in run("data", "check", str(file), "--objective", "dppo", exit_code=2)
 
 
-def test_the_demo_says_what_is_missing() -> None:
-    output = run("demo", "--model", "some/model", exit_code=2)
-    assert "error: `model` is set, but nothing to ask it" in output
-    assert "pydantic" not in output
-
-
 def test_train_end_to_end(tmp_path: Path, rows: list[dict[str, str]], model_folder: str) -> None:
     data = tmp_path / "pairs.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))

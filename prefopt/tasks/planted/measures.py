@@ -15,7 +15,7 @@ from prefopt.scoring.batches import scored_batches
 from prefopt.tasks.base import Metric
 from prefopt.tasks.generation.generate import GENERATION_METRICS
 from prefopt.tasks.planted.language import Language
-from prefopt.tasks.planted.ranking import auroc, average_precision, sparsity_error
+from prefopt.tasks.ranking import auroc, average_precision, sparsity_error
 
 __all__ = ["METRICS", "pair_metrics", "token_words"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Literal, Self, final
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, Metric, Task, write_jsonl
 from prefopt.tasks.generation.generate import GENERATION_METRICS, Generation, generate, mean_by_prompt
+from prefopt.tasks.held_out import AUROC
 from prefopt.tasks.models.language_model import train_small_model
 from prefopt.tasks.models.sft import Sft, supervised
 from prefopt.tasks.models.without_eos import save_without_eos
@@ -45,7 +46,7 @@ class SentimentTask(Task):
     prompts           what is continued (see `Texts`, `Templates`); null: prompts of the generated corpus
     pairs             preference pairs in place of prompts and samples (see `Source`)
     rated             rated responses in place of prompts and samples (see `Rated`)
-    scorer            ranks the samples; null: `words` on the generated corpus, else `vader`; none if given `pairs`, `rated`
+    scorer            ranks the samples; null: `words` on the generated corpus, else `vader`, which rank no given pairs
     second            judges what policies write and ranks no pair; null: `vader` on the generated corpus
     scorer_judges     `scorer` judges too, in place of `second`: for one that is the truth, such as a list of words
     train_prompts, held_out   prompts that train, at most, and held-out prompts
@@ -126,7 +127,13 @@ class SentimentTask(Task):
         if self.ranking is not None and not self.scorer_judges:
             role = "which ranked the pairs" if ranks else "which ranked no pair either"
             metrics.append(Metric("proxy_reward", "neither", f"score of the samples by {self.ranking.name}, {role}"))
-        return (*metrics, *GENERATION_METRICS, Metric("distinct_words", "higher", "share of a sample's words that are no repeats"))
+        distinct = Metric("distinct_words", "higher", "share of a sample's words that are no repeats")
+        return (*metrics, *GENERATION_METRICS, distinct, *(AUROC if self.marks is not None else ()))
+
+    @property
+    def marks(self) -> Callable[[Sequence[str]], list[bool]] | None:
+        """Tokens of the words by which `scorer` scores, if it has such words."""
+        return self.ranking.lexicon.marks if isinstance(self.ranking, WordsScorer) else None
 
     def make(self, folder: Path, seed: int) -> str:
         for scorer in filter(None, (self.ranking, self.judging)):

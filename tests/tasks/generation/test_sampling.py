@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from prefopt.tasks.generation.sampling import per_prompt, sequence_kl
+from prefopt.tasks.generation.sampling import completions, per_prompt, sequence_kl
+from prefopt.tasks.models.language_model import word_tokenizer
 from prefopt.tasks.quiet import quiet
 
 
@@ -17,6 +18,20 @@ def tiny(seed: int) -> LlamaForCausalLM:
     shape = {"num_hidden_layers": 1, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
     special = {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": 1}
     return LlamaForCausalLM(LlamaConfig(vocab_size=11, initializer_range=0.5, **shape, **special)).eval()
+
+
+def test_samples_do_not_depend_on_the_global_seed_and_end_at_the_end_of_text() -> None:
+    tokenizer = word_tokenizer(["a b c d e f g h"], positions=256)
+    end = tokenizer.eos_token_id
+    model = tiny(0)
+    model.config.vocab_size = len(tokenizer)
+    samples = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        samples.append(completions(model, tokenizer, [[3, 4, 5], [6]], per_prompt=4, max_new_tokens=6, seed=5))
+    assert samples[0] == samples[1]
+    assert len(samples[0]) == 8
+    assert all(1 <= len(ids) <= 6 and end not in ids[:-1] for ids in samples[0])
 
 
 def test_sequence_kl_by_hand() -> None:

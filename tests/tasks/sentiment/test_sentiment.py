@@ -40,9 +40,9 @@ SMALL: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def task() -> SentimentTask:
-    task = resolve_task(SMALL)
-    assert isinstance(task, SentimentTask)
-    return found
+    resolved = resolve_task(SMALL)
+    assert isinstance(resolved, SentimentTask)
+    return resolved
 
 
 @pytest.fixture(scope="module")
@@ -89,21 +89,25 @@ def test_a_sample_that_was_cut_is_given_no_ending(material: Material) -> None:
 
 def test_it_keeps_to_what_a_task_has_to(material: Material, task: SentimentTask, tmp_path: Path) -> None:
     with quiet():
-        found = check_task(task.model_copy(update={"reference_steps": 3, "samples": 8, "train_prompts": 4}), tmp_path)
-    assert set(found.values) == {"reward", "proxy_reward", "sequence_kl", "tokens", "ended", "distinct_words"}
-    for number, (prompt, texts) in enumerate(found.samples.items()):
+        evaluation = check_task(
+            task.model_copy(update={"reference_steps": 3, "samples": 8, "train_prompts": 4}), tmp_path
+        )
+    assert set(evaluation.values) == {"reward", "proxy_reward", "sequence_kl", "tokens", "ended", "distinct_words"}
+    for number, (prompt, texts) in enumerate(evaluation.samples.items()):
         assert len(texts) == 2
         for name, scorer in (("reward", task.judging), ("proxy_reward", WordsScorer())):
-            assert found.values[name][f"prompt {number}"] == pytest.approx(sum(scorer.score([prompt] * 2, texts)) / 2)
+            assert evaluation.values[name][f"prompt {number}"] == pytest.approx(
+                sum(scorer.score([prompt] * 2, texts)) / 2
+            )
 
 
 def test_the_reference_has_not_moved(material: Material, task: SentimentTask) -> None:
     with quiet():
         tokenizer = AutoTokenizer.from_pretrained(material.model)
         models = [AutoModelForCausalLM.from_pretrained(material.model).eval() for _ in range(3)]
-        found = task.evaluate(PreferenceModel(*models[:2], ObjectiveConfig()), models[2], tokenizer, material)
-    assert max(found.values["sequence_kl"].values()) == pytest.approx(0, abs=1e-4)
-    assert list(found.samples) == [prompt.text for prompt in material.read_prompts()]
+        evaluation = task.evaluate(PreferenceModel(*models[:2], ObjectiveConfig()), models[2], tokenizer, material)
+    assert max(evaluation.values["sequence_kl"].values()) == pytest.approx(0, abs=1e-4)
+    assert list(evaluation.samples) == [prompt.text for prompt in material.read_prompts()]
 
 
 def test_rated_responses_take_the_place_of_samples(model_folder: str, tmp_path: Path) -> None:
@@ -166,9 +170,9 @@ def test_a_scorer_that_tells_nothing_apart_is_said(model_folder: str, tmp_path: 
 
 
 def test_best_is_set_against_worst() -> None:
-    responses = [Scored(*each) for each in (("a", 0), ("b", 1, "."), ("c", -1), (" ", 5), ("d", 0.5), ("e", 0.5))]
-    found = [(row["chosen"], row["rejected"]) for row in Pairing(most=4).rows("p", responses)]
-    assert found == [("b.", "c"), ("d", "a")]
+    responses = [Scored(*fields) for fields in (("a", 0), ("b", 1, "."), ("c", -1), (" ", 5), ("d", 0.5), ("e", 0.5))]
+    pairs = [(row["chosen"], row["rejected"]) for row in Pairing(most=4).rows("p", responses)]
+    assert pairs == [("b.", "c"), ("d", "a")]
     assert [row["chosen"] for row in Pairing(most=1).rows("p", responses)] == ["b."]
     assert [row["chosen"] for row in Pairing(min_gap=0.6).rows("p", responses)] == ["b."]
     assert list(Pairing().rows("p", [Scored("a", 1), Scored("b", 1)])) == []
@@ -206,6 +210,9 @@ def test_the_defaults() -> None:
         ({"model": "m", "prompts": "x", "second": "vader"}, "`second` is what ranks the pairs, vader"),
         ({"second": "words"}, "`second` is what ranks the pairs, words"),
         ({"second": "vader", "model": "m", "prompts": "x", "scorer": "words", "sft": {"steps": 1}}, "both, or neither"),
+        ({"model": "m", "pairs": "y", "scorer_judges": True}, "`scorer_judges` is set: set `scorer`"),
+        ({"scorer_judges": True, "second": "vader"}, "`scorer_judges` is set: set `scorer`, and leave `second` out"),
+        ({"pairs": "y"}, "`pairs` is set, but `model` is not"),
         ({"second": "vadr"}, "second: no Scorer named 'vadr'. Did you mean 'vader'"),
     ],
 )
@@ -222,3 +229,34 @@ def test_what_ends_a_text_has_to_be_one_token(model_folder: str, tmp_path: Path)
             save_without_eos(model_folder, tmp_path / "c", end_token=word)
     with pytest.raises(ValueError, match="the tokenizer has no end-of-text token; name what ends a text"):
         save_without_eos(str(tmp_path / "a"), tmp_path / "d")
+
+
+def test_pairs_of_ones_own_are_split_by_prompt(model_folder: str, tmp_path: Path) -> None:
+    with (tmp_path / "pairs.jsonl").open("w") as file:
+        for prompt in ("the film", "the plot", "they saw", "it was"):
+            for good in ("good", "fine"):
+                file.write(json.dumps({"prompt": prompt, "chosen": f" {good}", "rejected": " bad"}) + "\n")
+    fields = {"model": model_folder, "pairs": str(tmp_path / "pairs.jsonl"), "held_out": 2, "scorer_judges": True}
+    words = {"name": "words", "positive": ["good"], "negative": ["bad"]}
+    task = SentimentTask(**fields, scorer=words, generation={"samples": 2, "max_new_tokens": 4})
+    material = task.prepare(tmp_path / "material", 0)
+    train, held_out = rows(material.train), rows(material.held_out)
+    assert (len(train), len(held_out), material.model) == (4, 2, model_folder)
+    assert [row["prompt"] for row in held_out] == [row["prompt"] for row in rows(material.prompts)]
+    assert not {row["prompt"] for row in train} & {row["prompt"] for row in held_out}
+    assert task.judging == task.ranking
+    assert [metric.name for metric in task.metrics] == [
+        "reward", "sequence_kl", "tokens", "ended", "distinct_words", "auroc_w", "auroc_v"
+    ]  # fmt: skip
+
+
+def test_fields_that_are_not_set_are_not_written_down() -> None:
+    """Runs that were finished before there were such fields are found again by their digest."""
+    written = SentimentTask().model_dump(mode="json")
+    assert not {"pairs", "scorer_judges"} & set(written)
+    assert "scorer_judges" in SentimentTask(scorer_judges=True).model_dump(mode="json")
+
+
+def test_the_scorers_words_are_marked() -> None:
+    assert SentimentTask().marks([" The", " film", " was", " dull", "."]) == [False, False, False, True, False]
+    assert SentimentTask(model="m", prompts="p", second="words").marks is None

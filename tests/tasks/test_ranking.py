@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from prefopt.tasks.planted.ranking import auroc, average_precision, sparsity_error
+from prefopt.tasks.ranking import auroc, average_precision, sparsity_error
 
 
 @pytest.mark.parametrize(

@@ -100,9 +100,10 @@ def held_out(
         total += len(rows)
         for name, metric in _pair_metrics(output).items():
             values.setdefault(name, {}).update(zip(items, metric, strict=True))
-        for index, row in enumerate(rows if marks is not None else ()):
-            for name, value in _aurocs(row, (index, index + len(rows)), output, tokenizer, marks):
-                values.setdefault(name, {})[items[index]] = value
+        if marks is not None:
+            for index, row in enumerate(rows):
+                for name, value in _aurocs(row, (index, index + len(rows)), output, tokenizer, marks):
+                    values.setdefault(name, {})[items[index]] = value
         for index, profile in enumerate(_response_values(distances.divergence, distances.mask)):
             profiles[_SIDES[index // len(rows)]].append(profile)
         heat_maps += [

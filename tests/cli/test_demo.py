@@ -12,6 +12,8 @@ import pytest
 
 from prefopt.cli.demo import SUITE
 from prefopt.comparison.suite import Suite
+from prefopt.tasks.models.language_model import train_small_model
+from prefopt.tasks.scorers.corpus import corpus_reviews
 from prefopt.zoo import build
 from tests.cli.test_cli import run
 
@@ -51,8 +53,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 @pytest.fixture(scope="module")
 def own(finished: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the files that the documentation names."""
+    """A folder with the files that the documentation names, and a model."""
     folder = tmp_path_factory.mktemp("own")
+    train_small_model(corpus_reviews(300, seed=0), folder / "model", steps=20, seed=0)
     things = "film plot lamp phone case cast".split()
     (folder / "prompts.txt").write_text("".join(f"The {thing} was\n" for thing in things))
     (folder / "words.json").write_text('{"positive": ["the", "was", "very"], "negative": ["and", "My", "so", "We"]}')
@@ -86,10 +89,10 @@ def test_known_words_are_marked_and_uniform_weights_cannot_tell_them(finished: t
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_commands_of_the_documentation(
-    command: str, finished: tuple[Path, str], own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: str, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(own)
-    model = str(material(finished[0]) / "reference")
+    model = str(own / "model")
     overrides = [word.replace("NAME", model) for word in shlex.split(command.partition(" --out")[0])]
     small = [text for text in SMALL if "seeds" not in command or "seeds" not in text]
     # A model of one's own is not trained on the corpus, whose settings then have no effect.

@@ -35,16 +35,16 @@ def compare(
     Runs that the folder holds are not repeated, and several calls, on several machines too, may be at one folder. Exit
     code 1 where a run failed; it is tried again the next time.
     """
-    from prefopt.comparison.launch import PoolError
-    from prefopt.comparison.runner import compare as carry_out
+    from prefopt.comparison.runner import compare as run_suite
     from prefopt.comparison.suite import Suite, SuiteError
+    from prefopt.comparison.worker import WorkerError
     from prefopt.plugins import PluginError
     from prefopt.report import report as write
 
     folder = out or Path("runs/compare") / suite.stem
-    with exit_on(SuiteError, PluginError, PoolError, ValueError):
+    with exit_on(SuiteError, PluginError, WorkerError, ValueError):
         read = Suite.load(suite, overrides or (), objective or ())
-        failed = carry_out(read, folder, console=console, processes=processes)
+        failed = run_suite(read, folder, console=console, processes=processes)
         written = write(folder)
     _say(written)
     if failed:

@@ -1,20 +1,25 @@
-"""One run: train a policy under an objective on a task's pairs, and measure it."""
+"""One run: train a policy under an objective on a task's pairs, measure it, and make the record of it."""
 
 from __future__ import annotations
 
+import importlib.metadata
+import platform
 import shutil
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, PrinterCallback, Trainer
 
-from prefopt.comparison.memory import forget_peak, peak_mib
 from prefopt.comparison.run import MATERIAL, Run
 from prefopt.data import read_rows
 from prefopt.objective import ObjectiveConfig
+from prefopt.registry import brought_by
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import Material
 from prefopt.tasks.held_out import held_out
@@ -22,21 +27,58 @@ from prefopt.tasks.quiet import quiet
 from prefopt.training import PreferenceConfig, PreferenceTrainer
 from prefopt.training.trainer_inputs import ensure_pad_token, lora_config
 
-__all__ = ["carry_out"]
+__all__ = ["execute", "failure", "train_and_measure"]
+
+_LIBRARIES = ("prefopt", "torch", "transformers", "accelerate", "datasets", "tokenizers")
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 Curves = dict[str, list[tuple[int, float]]]
 
 
-def carry_out(run: Run, folder: Path, *, show: Callable[[Trainer], None]) -> dict[str, Any]:
-    """What is measured of the run: metrics by held-out item, samples, profiles and heat maps (see `HeldOut`), learning
-    curves, seconds of each part and peak memory.
+def execute(run: Run, folder: Path, *, show: Callable[[Trainer], None]) -> dict[str, Any]:
+    """The record of the run, carried out; where it raises, with its error and traceback."""
+    try:
+        return _empty_record(run) | train_and_measure(run, folder, show=show)
+    except Exception as error:  # in the record, on the console and in the exit code: other runs may be fine
+        return failure(run, f"{type(error).__name__}: {error}", traceback.format_exc())
 
-    Material and reference cache are kept in the folder for other runs. `show` is given the trainer before it begins.
+
+def failure(run: Run, error: str, details: str) -> dict[str, Any]:
+    """The record of a run that failed; `details` are a traceback or the last output of a process that died."""
+    return _empty_record(run) | {"error": error, "traceback": details}
+
+
+def _empty_record(run: Run) -> dict[str, Any]:
+    return {
+        "key": run.key,
+        "name": run.name,
+        "setting": dict(run.setting),
+        "seed": run.seed,
+        "configuration": run.configuration,
+        "versions": {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in _LIBRARIES},
+        "components": brought_by(() if run.objective is None else run.objective.components),
+        "values": {},
+        "samples": {},
+        "profiles": {},
+        "heat_maps": [],
+        "curves": {},
+        "seconds": {},
+        "peak_memory_mib": None,
+        "error": None,
+        "traceback": None,
+    }
+
+
+def train_and_measure(run: Run, folder: Path, *, show: Callable[[Trainer], None]) -> dict[str, Any]:
+    """The measured fields of a record: metrics by held-out item, samples, profiles and heat maps (see `HeldOut`),
+    learning curves, seconds of each part and peak memory.
+
+    Material and reference cache stay in the folder for other runs. `show` is called with the trainer before training.
     """
-    forget_peak()
+    _reset_peak()
     start = time.perf_counter()
     material = run.task.prepare(folder / MATERIAL, run.seed)
-    made = time.perf_counter()
+    prepared = time.perf_counter()
     args = run.arguments(folder)
     with quiet():
         tokenizer = ensure_pad_token(AutoTokenizer.from_pretrained(material.model))
@@ -44,7 +86,7 @@ def carry_out(run: Run, folder: Path, *, show: Callable[[Trainer], None]) -> dic
         if run.objective is None:
             model = PreferenceModel(_load(material, args), _load(material, args), ObjectiveConfig())
         else:
-            model, curves = _trained(run, run.objective, args, material, tokenizer, show)
+            model, curves = _train(run, run.objective, args, material, tokenizer, show)
         trained = time.perf_counter()
         reference = _load(material, args)
         common = held_out(
@@ -59,7 +101,7 @@ def carry_out(run: Run, folder: Path, *, show: Callable[[Trainer], None]) -> dic
         )
         evaluation = run.task.evaluate(model.eval(), reference, tokenizer, material)
         if model.cache is not None:
-            model.cache.store.flush()  # so that other runs find the held-out pairs as well
+            model.cache.store.flush()  # other runs then find the held-out pairs as well
     shutil.rmtree(args.output_dir, ignore_errors=True)
     return {
         "values": common.values | dict(evaluation.values),
@@ -68,11 +110,11 @@ def carry_out(run: Run, folder: Path, *, show: Callable[[Trainer], None]) -> dic
         "heat_maps": common.heat_maps,
         "curves": curves,
         "seconds": {
-            "material": made - start,
-            "training": trained - made,
+            "material": prepared - start,
+            "training": trained - prepared,
             "measuring": time.perf_counter() - trained,
         },
-        "peak_memory_mib": peak_mib(),
+        "peak_memory_mib": _peak_mib(),
     }
 
 
@@ -81,7 +123,7 @@ def _load(material: Material, args: PreferenceConfig) -> Any:
     return AutoModelForCausalLM.from_pretrained(material.model, **kwargs).to(args.device).eval()
 
 
-def _trained(
+def _train(
     run: Run,
     objective: ObjectiveConfig,
     args: PreferenceConfig,
@@ -105,10 +147,25 @@ def _trained(
 
 
 def _curves(history: Iterable[Mapping[str, Any]]) -> Curves:
-    """What was logged of training, by name: (step, value)."""
+    """The logs of training by name: (step, value)."""
     curves: Curves = defaultdict(list)
     for logs in history:
         if "loss" in logs:
             for name in logs.keys() - {"step", "epoch"}:
                 curves[name].append((int(logs["step"]), float(logs[name])))
     return dict(sorted(curves.items()))
+
+
+def _reset_peak() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):  # the peak is then that of the whole process so far, which is still a bound
+        _CLEAR.write_text("5", encoding="ascii")
+
+
+def _peak_mib() -> float | None:
+    """MiB: allocated on the GPU, where there is one, else resident in the process. None without /proc."""
+    if torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated() / 2**20)
+    lines = _STATUS.read_text(encoding="utf-8").splitlines() if _STATUS.exists() else ()
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), None)

@@ -1,4 +1,4 @@
-"""What the console shows of a comparison: one display on a terminal, a line for each run elsewhere."""
+"""The console's view of a comparison: a live display on a terminal, a line for each run elsewhere."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Board", "Steps", "follow"]
 
 
 class Steps(Protocol):
-    """Who is told how far a run has come."""
+    """Receives the number of training steps of a run, then each step."""
 
     def total(self, steps: int) -> None: ...
 
@@ -31,16 +31,16 @@ class Steps(Protocol):
 
 @final
 class Board:
-    """The grid and, below it, the runs under way, each in its place; what is finished is said above."""
+    """A progress bar for all runs and, below it, one for each slot, which a run under way has; finished runs above."""
 
-    def __init__(self, console: Console, places: int = 1) -> None:
+    def __init__(self, console: Console, slots: int = 1) -> None:
         columns = (BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         self._console = console
         self._progress = Progress(
             TextColumn("{task.description}"), *columns, console=console, transient=True, disable=not console.is_terminal
         )
         self._grid = self._progress.add_task("runs", total=None)
-        self._places = [self._progress.add_task("", total=None, visible=False) for _ in range(places)]
+        self._slots = [self._progress.add_task("", total=None, visible=False) for _ in range(slots)]
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -49,30 +49,30 @@ class Board:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._progress.stop()
 
-    def begin(self, text: str, place: int = 0) -> Steps:
-        """A run begins; how many steps it has is not known yet."""
-        self._progress.reset(self._places[place], total=None, description=escape(text), visible=True)
-        return _Line(self._progress, self._places[place])
+    def begin(self, text: str, slot: int = 0) -> Steps:
+        """Show a run in the slot; its number of steps comes later."""
+        self._progress.reset(self._slots[slot], total=None, description=escape(text), visible=True)
+        return _Bar(self._progress, self._slots[slot])
 
-    def end(self, text: str, done: int, total: int, *, failed: bool = False, place: int = 0) -> None:
-        """The run of that place is over; so are `done` of all."""
+    def end(self, text: str, done: int, total: int, *, failed: bool = False, slot: int = 0) -> None:
+        """The run of that slot is over, as are `done` runs of all."""
         self._progress.start()  # it may have failed while the display was off
-        self._progress.update(self._places[place], visible=False)
+        self._progress.update(self._slots[slot], visible=False)
         self.count(done, total)
         self._console.print(f"{done}/{total}  {escape(text)}", style="red" if failed else None, soft_wrap=True)
 
     def count(self, done: int, total: int) -> None:
-        """How many runs there are, and are over: others may be at them, too."""
+        """Set how many runs are over, of how many."""
         self._progress.update(self._grid, completed=done, total=total)
 
     def pause(self) -> None:
-        """Leave the terminal to another display, until the next step."""
+        """Leave the terminal to another display until the next step."""
         self._progress.stop()
 
 
 @final
-class _Line:
-    """A run's place on the board."""
+class _Bar:
+    """The progress bar of a run."""
 
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress, self._task = progress, task
@@ -86,12 +86,12 @@ class _Line:
 
 
 def follow(trainer: Trainer, steps: Steps) -> None:
-    """Tell of each of the trainer's steps."""
-    trainer.add_callback(_Told(steps))
+    """Report the trainer's steps."""
+    trainer.add_callback(_StepCallback(steps))
 
 
 @final
-class _Told(TrainerCallback):
+class _StepCallback(TrainerCallback):
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
 

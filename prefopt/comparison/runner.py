@@ -1,107 +1,79 @@
-"""Carries out a suite: every run that is not finished yet, in this process or several, each written down at once."""
+"""Compares: executes all runs of a suite that are not finished, and logs each of them at once."""
 
 from __future__ import annotations
 
-import time
 import uuid
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 
 from rich.console import Console
-from transformers import Trainer
 
-from prefopt.comparison.attempt import attempt
 from prefopt.comparison.controls import controls
-from prefopt.comparison.launch import accelerators, refuse_what_cannot_be_sent
-from prefopt.comparison.pool import LOOK, Pool
-from prefopt.comparison.progress import Board, Steps, follow
+from prefopt.comparison.executors import WorkerPool, accelerators, execute_here, require_importable
+from prefopt.comparison.progress import Board
 from prefopt.comparison.run import Run
-from prefopt.comparison.run_log import Record, RunLog, write_parquet
-from prefopt.comparison.run_queue import Agenda
+from prefopt.comparison.run_log import Record, RunLog
+from prefopt.comparison.run_queue import RunQueue
 from prefopt.comparison.suite import Suite
 from prefopt.comparison.tensorboard import write_run
 
 __all__ = ["RUNS", "SUITE", "compare"]
 
-SUITE, RUNS, _PARQUET = "suite.yaml", "runs.jsonl", "runs.parquet"
-
-End = Callable[[Run, Record, int], None]
+SUITE, RUNS = "suite.yaml", "runs.jsonl"
 
 
 def compare(suite: Suite, folder: Path, *, console: Console | None = None, processes: int | None = None) -> list[Run]:
-    """Carry out the runs of the suite that the folder does not hold yet, and return those that failed.
+    """Execute the runs of the suite that the folder does not hold yet, and return those that failed.
 
-    The folder then holds the suite in full, runs.jsonl and runs.parquet, and the material and reference cache that the
-    runs shared. Controls come after the runs that they belong to. A run that raises is written down with its traceback,
-    and is tried again the next time; the others go on. One that is stopped from outside leaves what was finished.
-    Others may be at the same folder: no run is carried out twice, and what they are at is waited for.
+    The folder then holds the suite in full, runs.jsonl, and the material and reference cache that the runs share.
+    Controls come after the runs that they belong to. A run that raises is logged with its traceback and tried again the
+    next time; the others go on. After an interrupt the folder has all that was finished. Several calls may share a
+    folder: no run is executed twice, and each call waits for the runs of the others.
 
-    processes  at the runs at the same time, each on an accelerator; 1: this one. None: one for each accelerator, else 1
-    Raises PoolError where further processes do not start, or cannot be given the runs.
+    processes  worker processes, a run each at a time, each on an accelerator; 1: this process. None: one for each
+               accelerator, else 1
+    Raises WorkerError where worker processes do not start, or cannot import what the runs consist of.
     """
     console = console or Console()
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / SUITE, suite.to_yaml())
+    _replace(folder / SUITE, suite.to_yaml())
     grid = suite.runs()
     devices = accelerators(grid)
     processes = max(1, devices) if processes is None else processes
     if processes > 1:
-        refuse_what_cannot_be_sent(grid)
+        require_importable(grid)
     log = RunLog(folder / RUNS)
+    queue = RunQueue(log, folder, lambda: [*grid, *controls(suite, log.records)])
+    finished, total = queue.count()
+    console.print(f"{total} runs, {finished} of them finished before", highlight=False)
+    with queue, Board(console, processes) as board:
 
-    def runs() -> list[Run]:
-        return [*grid, *controls(suite, log.records)]
-
-    agenda = Agenda(log, folder, runs)
-    done, total = agenda.count()
-    console.print(f"{total} runs, {done} of them finished before", highlight=False)
-    with agenda, Board(console, processes) as board:
-
-        def end(run: Run, record: Record, place: int) -> None:
-            agenda.close(run, record)
-            if record["error"] is None:
+        def end(run: Run, record: Record, slot: int) -> None:
+            queue.finish(run, record)
+            failed = record["error"] is not None
+            if not failed:
                 write_run(run, record, folder)
-            said, failed = _said(run, record, suite), record["error"] is not None
-            board.end(said, *agenda.count(), failed=failed, place=place)
+            board.end(_line(run, record, suite), *queue.count(), failed=failed, slot=slot)
 
         if processes == 1:
-            _work_here(agenda, folder, board, end)
+            execute_here(queue, folder, board, end)
         else:
-            with Pool(folder, processes, devices) as pool:
-                pool.work(agenda, board, end)
-    write_parquet(runs(), log.records, folder / _PARQUET)
-    return agenda.failed()
+            with WorkerPool(folder, processes, devices) as pool:
+                pool.execute(queue, board, end)
+    return queue.failed()
 
 
-def _work_here(agenda: Agenda, folder: Path, board: Board, end: End) -> None:
-    while agenda.left():
-        board.count(*agenda.count())
-        if (run := agenda.take()) is None:
-            time.sleep(LOOK)  # others are at what is left
-            continue
-        record = attempt(run, folder, show=_shown(board, board.begin(str(run))))
-        end(run, record, 0)
-
-
-def _shown(board: Board, steps: Steps) -> Callable[[Trainer], None]:
-    def show(trainer: Trainer) -> None:
-        board.pause()  # filling the reference cache has a display of its own
-        follow(trainer, steps)
-
-    return show
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all, whoever else writes it."""
+def _replace(path: Path, text: str) -> None:
+    """Write the file in one step, whoever else writes it."""
     unfinished = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)
 
 
-def _said(run: Run, record: Record, suite: Suite) -> str:
+def _line(run: Run, record: Record, suite: Suite) -> str:
+    """What the console says of a run that is over."""
     if record["error"] is not None:
         return f"{run}: failed, {record['error']}"
-    measured: Sequence[str] = [metric.name for metric in suite.metrics if record["values"].get(metric.name)]
-    shown = [f"{name} {fmean(record['values'][name].values()):.3g}" for name in measured[:3]]
-    return f"{run}: {', '.join(shown)} ({sum(record['seconds'].values()):.0f} s)"
+    measured = [metric.name for metric in suite.metrics if record["values"].get(metric.name)]
+    means = [f"{name} {fmean(record['values'][name].values()):.3g}" for name in measured[:3]]
+    return f"{run}: {', '.join(means)} ({sum(record['seconds'].values()):.0f} s)"

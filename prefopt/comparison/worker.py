@@ -1,69 +1,171 @@
-"""A process that carries out the runs that it is sent, one after the other; `prefopt.comparison.pool` starts it."""
+"""A worker process, which executes the runs that it is sent, one after the other: its handle, and its program."""
 
 from __future__ import annotations
 
 import os
 import queue
 import signal
+import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from functools import partial
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, final
 
-from prefopt.comparison.attempt import attempt
-from prefopt.comparison.progress import follow
+from prefopt.comparison.execute import execute, failure
+from prefopt.comparison.progress import Steps, follow
+from prefopt.comparison.run import Run
+from prefopt.comparison.run_log import Record
 
-__all__ = ["GRACE", "READY", "RECORD", "STEP", "TOTAL", "main"]
+__all__ = ["Worker", "WorkerError", "main"]
 
-READY, TOTAL, STEP, RECORD = "ready", "total", "step", "record"
-"""What a worker tells: that it is there; how many steps the run has; that one is done; what became of the run."""
+_READY, _TOTAL, _STEP, _RECORD = "ready", "total", "step", "record"
+"""Kinds of message: the worker has started; the number of steps of its run; a step is done; the record of its run."""
 
-GRACE = 10.0
-"""Seconds that a worker has to put away what it was at."""
+_GRACE_SECONDS = 10.0
+"""How long a worker may take to end after a signal."""
+
+_LOG_TAIL = 4000
+"""Characters of a dead worker's output that go into the record of its run."""
+
+
+@final
+class WorkerError(RuntimeError):
+    """Workers cannot be started, or cannot import what the runs consist of."""
+
+
+@final
+class Worker:
+    """A worker process as the process that started it sees it: the connection to it, and its run, if it has one.
+
+    Its output goes to a file. It has a session to itself: an interrupt from the keyboard reaches its starter
+    alone, and the worker can be ended with all that it started.
+    """
+
+    def __init__(self, command: tuple[list[str], dict[str, str]], log: Path) -> None:
+        self.run: Run | None = None
+        self._steps: Steps | None = None
+        self._ready = False
+        self._log = log
+        self.connection, theirs = Pipe()
+        arguments, env = command
+        with log.open("wb") as out, theirs:
+            self._process = subprocess.Popen(
+                arguments, env=env, stdin=theirs.fileno(), stdout=out, stderr=out, start_new_session=True
+            )
+
+    @property
+    def dead(self) -> bool:
+        """Whether it has ended and all its messages are received."""
+        return self._process.poll() is not None and not self.connection.poll()
+
+    def start(self, run: Run, folder: Path, steps: Steps) -> None:
+        self.run, self._steps = run, steps
+        with suppress(OSError):  # it has died, which `receive` reports
+            self.connection.send((run, folder))
+
+    def receive(self) -> Record | None:
+        """Take in the next message, or the worker's death: the record of the run, if that is it.
+
+        Raises WorkerError where it died before it had started, as others would.
+        """
+        assert self.run is not None
+        assert self._steps is not None
+        content: Any
+        try:
+            kind, content = (_RECORD, self._death()) if self.dead else self.connection.recv()
+        except (EOFError, OSError):
+            kind, content = _RECORD, self._death()
+        self._ready = self._ready or kind == _READY
+        if kind == _TOTAL:
+            self._steps.total(content)
+        elif kind == _STEP:
+            self._steps.step()
+        return content if kind == _RECORD else None
+
+    def stop(self, *, at_once: bool) -> None:
+        """Ask it to end: in the middle of its run, or after it."""
+        if at_once:
+            self._signal(signal.SIGTERM)
+        else:
+            with suppress(OSError):
+                self.connection.send(None)
+
+    def join(self) -> None:
+        """Wait for its end, then kill what is left of it and of what it started."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=_GRACE_SECONDS)
+        self.kill()
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+        self.connection.close()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
+    def _death(self) -> Record:
+        assert self.run is not None
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=_GRACE_SECONDS)
+        self._signal(signal.SIGKILL)
+        code = self._process.wait()
+        output = self._log.read_text(encoding="utf-8", errors="replace")[-_LOG_TAIL:]
+        if not self._ready:
+            raise WorkerError(f"a process for runs does not start (exit code {code}):\n{output}")
+        if code >= 0:
+            return failure(self.run, f"WorkerDied: the run's process ended with exit code {code}", output)
+        reason = ", as the system does where memory runs out" if -code == signal.SIGKILL else ""
+        error = f"WorkerDied: the run's process was ended by {signal.Signals(-code).name}{reason}"
+        return failure(self.run, error, output)
 
 
 def main() -> None:
     """Take (run, folder) after (run, folder) from standard input, which is a connection, until None comes.
 
-    Where whoever sends them is gone, the worker ends as well.
+    The worker ends with the process that started it.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    channel: Connection[Any, Any] = Connection(os.dup(sys.stdin.fileno()))
-    with open(os.devnull, "rb") as nothing:
-        os.dup2(nothing.fileno(), sys.stdin.fileno())  # runs have no input
+    connection: Connection[Any, Any] = Connection(os.dup(sys.stdin.fileno()))
+    with open(os.devnull, "rb") as empty:
+        os.dup2(empty.fileno(), sys.stdin.fileno())  # runs have no input
     orders: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threading.Thread(target=_receive, args=(channel, orders), daemon=True).start()
-    channel.send((READY, None))
+    threading.Thread(target=_receive, args=(connection, orders), daemon=True).start()
+    connection.send((_READY, None))
     while (order := orders.get()) is not None:
         run, folder = order
-        channel.send((RECORD, attempt(run, folder, show=partial(follow, steps=_Sent(channel)))))
+        connection.send((_RECORD, execute(run, folder, show=partial(follow, steps=_SentSteps(connection)))))
 
 
 @final
-class _Sent:
-    """Steps, told to whoever sent the run."""
+class _SentSteps:
+    """`Steps` that go to the process that sent the run."""
 
-    def __init__(self, channel: Connection[Any, Any]) -> None:
-        self._channel = channel
+    def __init__(self, connection: Connection[Any, Any]) -> None:
+        self._connection = connection
 
     def total(self, steps: int) -> None:
-        self._channel.send((TOTAL, steps))
+        self._connection.send((_TOTAL, steps))
 
     def step(self) -> None:
-        self._channel.send((STEP, None))
+        self._connection.send((_STEP, None))
 
 
-def _receive(channel: Connection[Any, Any], orders: queue.SimpleQueue[Any]) -> None:
+def _receive(connection: Connection[Any, Any], orders: queue.SimpleQueue[Any]) -> None:
     try:
-        while (order := channel.recv()) is not None:
+        while (order := connection.recv()) is not None:
             orders.put(order)
         orders.put(None)
     except (EOFError, OSError):
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(GRACE)
+        time.sleep(_GRACE_SECONDS)
         os._exit(1)
 
 

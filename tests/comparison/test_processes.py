@@ -1,4 +1,4 @@
-"""Several processes at one comparison: the same results as one, deaths that stay alone, and nobody left behind."""
+"""Several processes at one comparison: the results of one, deaths that fail one run, no process left."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import psutil
 import pytest
 import torch
 
-from prefopt.comparison import launch, pool, runner
-from prefopt.comparison.launch import PoolError
+from prefopt.comparison import executors, runner
 from prefopt.comparison.run_log import RunLog
-from prefopt.comparison.run_queue import Agenda
+from prefopt.comparison.run_queue import RunQueue
 from prefopt.comparison.runner import compare
 from prefopt.comparison.suite import Suite
+from prefopt.comparison.worker import WorkerError
 from prefopt.tasks.planted import PlantedTask
 from tests.comparison.hazard import EXITS, KILLED, SLOW, Hazard
 from tests.comparison.test_suite import QUIET, SUITE, TASK, measured
@@ -39,7 +39,7 @@ def children(process: psutil.Process) -> set[psutil.Process]:
 
 
 @pytest.fixture(autouse=True)
-def _nobody_is_left() -> Iterator[None]:
+def _no_process_is_left() -> Iterator[None]:
     before = children(psutil.Process())
     yield
     assert children(psutil.Process()) <= before
@@ -55,7 +55,7 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_one_thread")
-def test_two_processes_find_what_one_finds_and_a_death_fails_its_run_alone(
+def test_two_processes_measure_what_one_does_and_a_death_fails_its_run_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on two accelerators: through accelerate's launcher, which does not mind that they are not there."""
@@ -63,10 +63,10 @@ def test_two_processes_find_what_one_finds_and_a_death_fails_its_run_alone(
     failed = compare(suite_of(0.1, EXITS, 1.0, KILLED), tmp_path / "two", console=QUIET)
     assert {run.setting["objective.beta"] for run in failed} == {EXITS, KILLED}
     records = RunLog(tmp_path / "two" / "runs.jsonl").records
-    of = {run.setting["objective.beta"]: records[run.key] for run in failed}
-    assert of[EXITS]["error"] == "WorkerDied: the run's process ended with exit code 3"
-    assert "some last words" in of[EXITS]["traceback"]
-    assert of[KILLED]["error"].startswith("WorkerDied: the run's process was ended by SIGKILL")
+    deaths = {run.setting["objective.beta"]: records[run.key] for run in failed}
+    assert deaths[EXITS]["error"] == "WorkerDied: the run's process ended with exit code 3"
+    assert "some last words" in deaths[EXITS]["traceback"]
+    assert deaths[KILLED]["error"].startswith("WorkerDied: the run's process was ended by SIGKILL")
     assert compare(suite_of(0.1, 1.0), tmp_path / "one", console=QUIET, processes=1) == []
     one, two = measured(tmp_path / "one"), measured(tmp_path / "two")
     assert len(one) == 3
@@ -83,7 +83,7 @@ def _interruptible() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_interruptible")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a file that was just being opened
-def test_an_interrupt_ends_all_of_them_and_leaves_what_was_finished(tmp_path: Path) -> None:
+def test_an_interrupt_ends_all_workers_and_leaves_finished_runs(tmp_path: Path) -> None:
     suite = suite_of(0.1, SLOW)
     workers: set[psutil.Process] = set()
 
@@ -100,16 +100,16 @@ def test_an_interrupt_ends_all_of_them_and_leaves_what_was_finished(tmp_path: Pa
     assert not any(worker.is_running() for worker in workers)
     log = RunLog(tmp_path / "runs.jsonl")
     assert [record["error"] for record in log.records.values()] == [None, None]
-    with Agenda(log, tmp_path, suite.runs) as agenda:  # what was taken can be had again
-        run = agenda.take()
+    with RunQueue(log, tmp_path, suite.runs) as queue:  # the claims are released
+        run = queue.claim()
         assert run is not None
         assert run.setting["objective.beta"] == SLOW
 
 
 def test_a_process_that_does_not_start_ends_the_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = ([sys.executable, "-c", "raise SystemExit('nothing here')"], {**os.environ})
-    monkeypatch.setattr(pool, "command", lambda *args: command)
-    with pytest.raises(PoolError, match=r"does not start \(exit code 1\):\nnothing here"):
+    monkeypatch.setattr(executors, "worker_command", lambda *args: command)
+    with pytest.raises(WorkerError, match=r"does not start \(exit code 1\):\nnothing here"):
         compare(suite_of(0.1), tmp_path, console=QUIET, processes=2)
     assert RunLog(tmp_path / "runs.jsonl").records == {}
 
@@ -117,25 +117,25 @@ def test_a_process_that_does_not_start_ends_the_comparison(tmp_path: Path, monke
 def test_a_task_of_the_script_itself_is_for_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     suite = suite_of(0.1)
     monkeypatch.setattr(Hazard, "__module__", "__main__")
-    with pytest.raises(PoolError, match=r"Hazard is defined in the script .* processes=1"):
+    with pytest.raises(WorkerError, match=r"Hazard is defined in the script .* processes=1"):
         compare(suite, tmp_path, console=QUIET, processes=2)
 
 
 def test_each_process_has_an_accelerator_and_its_share_of_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    of = [launch.command(number, 3, 2)[1] for number in range(3)]
-    assert [env["CUDA_VISIBLE_DEVICES"] for env in of] == ["0", "1", "0"]
-    assert {env["OMP_NUM_THREADS"] for env in of} == {"2"}
+    environments = [executors.worker_command(number, 3, 2)[1] for number in range(3)]
+    assert [env["CUDA_VISIBLE_DEVICES"] for env in environments] == ["0", "1", "0"]
+    assert {env["OMP_NUM_THREADS"] for env in environments} == {"2"}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5, GPU-b1")
-    assert launch.command(1, 2, 2)[1]["CUDA_VISIBLE_DEVICES"] == "GPU-b1"
-    arguments, env = launch.command(0, 2, 0)
-    assert arguments == launch.command(0, 2, 2)[0]
+    assert executors.worker_command(1, 2, 2)[1]["CUDA_VISIBLE_DEVICES"] == "GPU-b1"
+    arguments, env = executors.worker_command(0, 2, 0)
+    assert arguments == executors.worker_command(0, 2, 2)[0]
     assert env["CUDA_VISIBLE_DEVICES"] == "5, GPU-b1"
     assert env["OMP_NUM_THREADS"] == "4"
 
 
 def test_runs_on_the_cpu_have_no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
-    assert launch.accelerators(suite_of(0.1).runs()) == 0
-    assert launch.accelerators(suite_of(0.1, training={"max_steps": 2}).runs()) == 2
+    assert executors.accelerators(suite_of(0.1).runs()) == 0
+    assert executors.accelerators(suite_of(0.1, training={"max_steps": 2}).runs()) == 2

@@ -9,13 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 import yaml
 from rich.console import Console
 
-from prefopt.comparison import attempt
-from prefopt.comparison.execute import carry_out
+from prefopt.comparison import execute
+from prefopt.comparison.execute import train_and_measure
 from prefopt.comparison.run import Run
 from prefopt.comparison.run_log import RunLog
 from prefopt.comparison.runner import compare
@@ -69,7 +68,7 @@ def sheet(folder: Path) -> list[dict[str, str]]:
 
 
 def raising(at: int, error: BaseException) -> Callable[..., dict[str, Any]]:
-    """`carry_out`, which raises in the middle of the run of that number."""
+    """`train_and_measure`, which raises in the middle of the run of that number."""
     count = 0
 
     def stopped(run: Run, folder: Path, **kwargs: Any) -> dict[str, Any]:
@@ -78,7 +77,7 @@ def raising(at: int, error: BaseException) -> Callable[..., dict[str, Any]]:
         if count == at:
             run.task.prepare(folder / "material", run.seed)
             raise error
-        return carry_out(run, folder, **kwargs)
+        return train_and_measure(run, folder, **kwargs)
 
     return stopped
 
@@ -87,28 +86,30 @@ def test_a_suite_that_was_killed_goes_on_to_the_same_results(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     suite = Suite.load(whole / "suite.yaml")
-    monkeypatch.setattr(attempt, "carry_out", raising(3, KeyboardInterrupt()))
+    monkeypatch.setattr(execute, "train_and_measure", raising(3, KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         compare(suite, tmp_path, console=QUIET)
     assert len(RunLog(tmp_path / "runs.jsonl").records) == 2
     with (tmp_path / "runs.jsonl").open("a") as file:
         file.write('{"key": "cut sho')
-    carried: list[str] = []
-    monkeypatch.setattr(
-        attempt, "carry_out", lambda run, *a, **k: (carried.append(run.key), carry_out(run, *a, **k))[1]
-    )
+    executed: list[str] = []
+
+    def counted(run: Run, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        executed.append(run.key)
+        return train_and_measure(run, *args, **kwargs)
+
+    monkeypatch.setattr(execute, "train_and_measure", counted)
     assert compare(suite, tmp_path, console=QUIET) == []
-    assert len(carried) == 3
+    assert len(executed) == 3
     assert measured(tmp_path) == measured(whole)
     report(tmp_path)
     report(whole)
     assert (tmp_path / "summary.csv").read_text() == (whole / "summary.csv").read_text()
-    assert pq.read_table(tmp_path / "runs.parquet").num_rows == 7
 
 
 def test_a_failing_run_is_alone_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     suite = Suite.load(written(tmp_path / "given.yaml"), ["sweeps.objective.beta=[0.1]"])
-    monkeypatch.setattr(attempt, "carry_out", raising(2, RuntimeError("out of <luck>")))
+    monkeypatch.setattr(execute, "train_and_measure", raising(2, RuntimeError("out of <luck>")))
     assert [run.name for run in compare(suite, tmp_path, console=QUIET)] == ["dpo"]
     page = report(tmp_path)[0].read_text()
     assert "RuntimeError: out of &lt;luck&gt;" in page
@@ -116,7 +117,7 @@ def test_a_failing_run_is_alone_and_tried_again(tmp_path: Path, monkeypatch: pyt
     # Both names of the run failed with it; the reference and the other objective did not.
     lines = sheet(tmp_path)
     assert {line["objective"] for line in lines} == {"reference", "simpo"}
-    monkeypatch.setattr(attempt, "carry_out", carry_out)
+    monkeypatch.setattr(execute, "train_and_measure", train_and_measure)
     assert compare(suite, tmp_path, console=QUIET) == []
     assert "Traceback" not in report(tmp_path)[0].read_text()
 

@@ -9,7 +9,6 @@ data are not for a public page; they are in the folder's report.html.
 from __future__ import annotations
 
 import datetime
-import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,15 +18,10 @@ import typer
 from PIL import Image
 
 from benchmarks.machine import hardware
-from prefopt.comparison.frontier import frontiers
-from prefopt.comparison.run_log import RunLog
-from prefopt.comparison.runner import RUNS, SUITE
-from prefopt.comparison.suite import Suite
-from prefopt.comparison.summary import Row, differences, rows, what_masks_add
+from prefopt.comparison.results import Results
 from prefopt.report import report
 from prefopt.report.format import at, short, shown
-from prefopt.report.headline import answer
-from prefopt.report.sentences import sentences, size
+from prefopt.report.headline import headline, sentences, size
 
 __all__ = ["publish"]
 
@@ -53,54 +47,51 @@ def publish(
         elif path.name == "summary.csv":
             shutil.copyfile(path, stem.with_name(f"{stem.name}.csv"))
     page = stem.with_name(f"{stem.name}.md")
-    known = page.read_text(encoding="utf-8").partition(_BY_HAND)[2] if page.exists() else "\n"
+    by_hand = page.read_text(encoding="utf-8").partition(_BY_HAND)[2] if page.exists() else "\n"
     lines = [*_page(folder, date, command, pictures), _BY_HAND]
-    page.write_text("\n".join(lines) + known, encoding="utf-8")
+    page.write_text("\n".join(lines) + by_hand, encoding="utf-8")
     print(f"Written: {page}")
 
 
 def _page(folder: Path, date: str, command: str, pictures: Iterable[Path]) -> Iterator[str]:
-    suite = Suite.load(folder / SUITE)
-    records = RunLog(folder / RUNS).records
-    table = rows(suite, records)
-    of, masks, planes = differences(suite, table), what_masks_add(suite, table), frontiers(suite, table)
-    done = [record for row in table for record in row.finished.values()]
-    said = list(dict.fromkeys(json.dumps(record["versions"]) for record in done))
-    seconds = sum(sum(record["seconds"].values()) for record in done)
-    memory = max(record["peak_memory_mib"] or 0 for record in done)
+    results = Results.load(folder)
+    suite, rows = results.suite, results.rows
+    records = [record for row in rows for record in row.finished.values()]
+    texts = [", ".join(f"{name} {version}" for name, version in record["versions"].items()) for record in records]
+    seconds = sum(sum(record["seconds"].values()) for record in records)
+    memory = max(record["peak_memory_mib"] or 0 for record in records)
     yield f"# {suite.task.name}: {', '.join(suite.objectives)}"
     yield ""
-    versions = "; ".join(", ".join(f"{name} {version}" for name, version in json.loads(each).items()) for each in said)
-    took = f"{len(done)} runs in {seconds / 60:.0f} minutes, at most {memory:.0f} MiB"
-    yield f"{date}. {hardware()}. {versions}. {took}."
+    duration = f"{len(records)} runs in {seconds / 60:.0f} minutes, at most {memory:.0f} MiB"
+    yield f"{date}. {hardware()}. {'; '.join(dict.fromkeys(texts))}. {duration}."
     yield ""
     yield f"    {command}"
     yield ""
-    yield f"{size(suite, table)} {answer(suite, table, planes, of, masks)}"
+    yield f"{size(results)} {headline(results)}"
     yield ""
-    yield from (f"- {sentence}" for sentence in sentences(suite, table, of, masks, planes))
+    yield from (f"- {sentence}" for sentence in sentences(results))
     yield ""
-    metrics = [each.name for each in suite.metrics if any(each.name in row.metrics for row in table)]
-    yield from _table(["objective", *map(short, suite.sweeps), "seeds", *metrics], _cells(suite, table, metrics))
-    for plane in planes:
+    metrics = [metric.name for metric in suite.metrics if any(metric.name in row.metrics for row in rows)]
+    yield from _table(["objective", *map(short, suite.sweeps), "seeds", *metrics], _cells(results, metrics))
+    for plane in results.planes:
         for measure in plane.measures:
-            found = {each.name: each for each in measure.differences}
-            body = [
-                [name, shown(known), str(known.count)]
-                + ([shown(found[name].estimate, "+"), f"{found[name].holm_seeds:.3g}"] if name in found else ["", ""])
-                for name, known in measure.estimates.items()
-            ]
+            differences = {difference.name: difference for difference in measure.differences}
+            body = []
+            for name, estimate in measure.estimates.items():
+                d = differences.get(name)
+                body.append([name, shown(estimate), str(estimate.count)])
+                body[-1] += ["", ""] if d is None else [shown(d.estimate, "+"), f"{d.holm_seeds:.3g}"]
             yield f"{measure.words}{at(plane.setting)}; difference from {suite.against}, p over seeds adjusted by Holm:"
             yield ""
             yield from _table(["objective", "value", "seeds", "difference", "p"], body)
     yield from (f"![{path.stem}]({path.name})\n" for path in pictures)
 
 
-def _cells(suite: Suite, table: Iterable[Row], metrics: Sequence[str]) -> Iterator[list[str]]:
-    for row in table:
+def _cells(results: Results, metrics: Sequence[str]) -> Iterator[list[str]]:
+    for row in results.rows:
         setting = dict(row.setting)
-        places = [setting.get(field, "-") for field in suite.sweeps]
-        yield [row.name, *places, str(len(row.finished)), *(shown(row.metrics.get(name)) for name in metrics)]
+        values = [setting.get(field, "-") for field in results.suite.sweeps]
+        yield [row.name, *values, str(len(row.finished)), *(shown(row.metrics.get(name)) for name in metrics)]
 
 
 def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> Iterator[str]:

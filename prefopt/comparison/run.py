@@ -96,10 +96,10 @@ class Run:
         return self.task.material_folder(folder / MATERIAL, self.seed)
 
     @property
-    def place(self) -> tuple[tuple[str, str], ...]:
+    def setting_text(self) -> tuple[tuple[str, str], ...]:
         """The setting as text, which can be told apart and read back as YAML."""
         return tuple((name, as_text(value)) for name, value in self.setting.items())
 
     def __str__(self) -> str:
-        setting = "".join(f", {field.partition('.')[2]} {value}" for field, value in self.place)
+        setting = "".join(f", {field.partition('.')[2]} {value}" for field, value in self.setting_text)
         return f"{self.name}{setting}, seed {self.seed}"

@@ -12,7 +12,10 @@ from filelock import FileLock
 
 from prefopt.comparison.run import Run
 
-__all__ = ["Record", "RunLog"]
+__all__ = ["RUNS", "Record", "RunLog"]
+
+RUNS = "runs.jsonl"
+"""The name of the log in the folder of a comparison."""
 
 Record = Mapping[str, Any]
 

@@ -12,14 +12,12 @@ from prefopt.comparison.controls import controls
 from prefopt.comparison.executors import WorkerPool, accelerators, execute_here, require_importable
 from prefopt.comparison.progress import Board
 from prefopt.comparison.run import Run
-from prefopt.comparison.run_log import Record, RunLog
+from prefopt.comparison.run_log import RUNS, Record, RunLog
 from prefopt.comparison.run_queue import RunQueue
-from prefopt.comparison.suite import Suite
+from prefopt.comparison.suite import SUITE, Suite
 from prefopt.comparison.tensorboard import write_run
 
-__all__ = ["RUNS", "SUITE", "compare"]
-
-SUITE, RUNS = "suite.yaml", "runs.jsonl"
+__all__ = ["compare"]
 
 
 def compare(suite: Suite, folder: Path, *, console: Console | None = None, processes: int | None = None) -> list[Run]:

@@ -33,7 +33,10 @@ from prefopt.training.preflight import reject_mask_rate_without_mask, reject_spl
 from prefopt.training.trainer_inputs import lora_config
 from prefopt.validation import did_you_mean, explain
 
-__all__ = ["Plane", "Suite", "SuiteError"]
+__all__ = ["SUITE", "Plane", "Suite", "SuiteError"]
+
+SUITE = "suite.yaml"
+"""The name of the suite in the folder of a comparison."""
 
 _DEFAULTS = MappingProxyType(
     {"logging_steps": 0.05, "save_strategy": "no", "report_to": "none", "disable_tqdm": True}

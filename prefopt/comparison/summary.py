@@ -1,38 +1,45 @@
-"""From the records of a suite to its figures: means with intervals, and differences from the baseline."""
+"""The results frame of a suite and what is computed from it: means with intervals, and differences with p values.
+
+The frame has a line for each finished run, metric and held-out item; its columns are `COLUMNS`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal, final
 
-import torch
+import numpy as np
+import pandas as pd  # type: ignore[import-untyped]
 
 from prefopt.comparison.controls import controls
 from prefopt.comparison.run import REFERENCE, Run, as_text, control_name
 from prefopt.comparison.run_log import Record
-from prefopt.comparison.statistics import bootstrap, holm, paired_permutation
+from prefopt.comparison.statistics import bootstrap, holm, paired_permutation, seed_intervals
 from prefopt.comparison.suite import Suite
 
 __all__ = [
     "Difference",
     "Estimate",
     "Row",
-    "compared",
+    "Setting",
     "differences",
     "estimate",
+    "estimates",
+    "frame",
     "grouped",
-    "items",
     "opponents",
     "own_controls",
     "rows",
-    "what_masks_add",
+    "values_of",
 ]
+
+COLUMNS = ("metric", "setting", "objective", "seed", "item", "value")
+"""item: the held-out item; "" where a figure has one value a seed."""
 
 Setting = tuple[tuple[str, str], ...]
 """Swept fields and their values, as text."""
-ByItem = Mapping[str, float]
 
 _RESAMPLES = 2000
 """Changes of sign of the differences of items, which are many."""
@@ -41,10 +48,10 @@ _RESAMPLES = 2000
 @final
 @dataclass(frozen=True)
 class Estimate:
-    """The mean over seeds of a figure's mean over items, and its 95% bootstrap interval.
+    """The mean over seeds of a figure's mean over items, and its 95% interval.
 
-    over   what the interval draws again: the seeds, or, where there is one alone, its items. Of a single value there is
-           no interval
+    over   what the interval is over: seeds (see `seed_intervals`), or, with one seed, its items (bootstrap). A single
+           value has no interval
     count  of the seeds in which the figure is defined
     """
 
@@ -77,10 +84,10 @@ class Difference:
     """An objective's figure minus an opponent's at the same setting, over the seeds (and items) that both have.
 
     against   the opponent: the baseline, or the objective's own control
-    p_items   of a sign-change permutation test over the items of all seeds: of these trained policies. None where the
-              figure is not one of items
-    p_seeds   over the seeds' means: of objective and training; of S seeds it is at least 2^(1 - S)
-    Both are given as they are, and adjusted by Holm for the objectives.
+    p_items   of a sign-flip permutation test over the items of all seeds: of these trained policies. None where the
+              figure has one value a seed
+    p_seeds   of the same test over the seeds' means: of objective and training. At least 2^(1 - S) of S seeds
+    holm_*    adjusted by Holm for the objectives that are compared at one setting of one metric
     """
 
     metric: str
@@ -94,77 +101,91 @@ class Difference:
     holm_seeds: float = 1.0
 
 
-def estimate(by_seed: Sequence[Sequence[float]]) -> Estimate | None:
-    """by_seed: the values of the items in each seed; one value a seed where the figure is not one of items."""
-    known = [values for values in by_seed if values]
-    if not known:
-        return None
-    over_seeds = len(known) > 1
-    drawn = [fmean(values) for values in known] if over_seeds else known[0]
-    if len(drawn) == 1:
-        return Estimate(drawn[0], None, None, "items", 1)
-    found = bootstrap(torch.tensor(drawn, dtype=torch.float64), seed=0)
-    return Estimate(found.mean, found.low, found.high, "seeds" if over_seeds else "items", len(known))
+def rows(suite: Suite, records: Mapping[str, Record]) -> tuple[list[Row], pd.DataFrame]:
+    """The rows and the results frame of a suite.
 
-
-def rows(suite: Suite, records: Mapping[str, Record]) -> list[Row]:
-    """One for the reference and for each objective at each setting, in the order of the suite, and below those of an
-    objective the ones of its control."""
-    grouped: dict[tuple[str, str | None, Setting], list[Run]] = {}
+    Rows: the reference, then each objective at each setting, in the order of the suite, its controls after it.
+    """
+    runs: dict[tuple[str, str | None, Setting], list[Run]] = {}
     for run in (*suite.runs(), *controls(suite, records)):
-        grouped.setdefault((run.name, run.control, run.place), []).append(run)
+        runs.setdefault((run.name, run.control, run.setting_text), []).append(run)
     order = [REFERENCE, *suite.objectives]
-    found = []
-    for name, control, setting in sorted(grouped, key=lambda key: (order.index(key[1] or key[0]), key[1] is not None)):
-        runs = grouped[name, control, setting]
-        of_seeds = {run.seed: records[run.key] for run in runs if run.key in records}
-        finished = {seed: record for seed, record in of_seeds.items() if record["error"] is None}
-        failed = {seed: record for seed, record in of_seeds.items() if record["error"] is not None}
-        metrics = {
-            metric.name: known
-            for metric in suite.metrics
-            if (known := estimate([list(items(record, metric.name).values()) for record in finished.values()]))
-        }
-        found.append(Row(name, setting, finished, failed, metrics, control))
-    return found
+    table = []
+    for name, control, setting in sorted(runs, key=lambda key: (order.index(key[1] or key[0]), key[1] is not None)):
+        by_seed = {run.seed: records[run.key] for run in runs[name, control, setting] if run.key in records}
+        finished = {seed: record for seed, record in by_seed.items() if record["error"] is None}
+        failed = {seed: record for seed, record in by_seed.items() if record["error"] is not None}
+        table.append(Row(name, setting, finished, failed, {}, control))
+    settings = list(dict.fromkeys(row.setting for row in table))
+    values = frame(
+        (metric.name, row.setting, row.name, seed, item, value)
+        for metric in suite.metrics
+        for row in sorted(table, key=lambda row: settings.index(row.setting))
+        for seed, record in row.finished.items()
+        for item, value in record["values"].get(metric.name, {}).items()
+    )
+    metrics: dict[tuple[Setting, str], dict[str, Estimate]] = {}
+    for (metric_name, setting, name), figure in estimates(values).items():
+        metrics.setdefault((setting, name), {})[metric_name] = figure
+    return [replace(row, metrics=metrics.get((row.setting, row.name), {})) for row in table], values
+
+
+def frame(lines: Iterable[tuple[str, Setting, str, int, str, float]]) -> pd.DataFrame:
+    return pd.DataFrame(list(lines), columns=list(COLUMNS))
+
+
+def values_of(values: pd.DataFrame, objective: str, setting: Setting, metric: str) -> list[float]:
+    """The values of all seeds and items."""
+    chosen = values[(values["metric"] == metric) & (values["objective"] == objective)]
+    return [value for at, value in zip(chosen["setting"], chosen["value"], strict=True) if at == setting]
+
+
+def estimates(values: pd.DataFrame) -> dict[tuple[str, Setting, str], Estimate]:
+    """Of each metric, setting and objective of a results frame."""
+    groups = values.groupby(["metric", "setting", "objective"], sort=False)
+    return {key: estimate(_by_seed(group, "value")) for key, group in groups}
+
+
+def estimate(by_seed: Sequence[Sequence[float]]) -> Estimate:
+    """by_seed: the values of the items in each seed; one value a seed where the figure is not one of items."""
+    if len(by_seed) > 1:
+        means = np.array([[fmean(values) for values in by_seed]])
+        (low,), (high,) = seed_intervals(means)
+        return Estimate(float(means.mean()), float(low), float(high), "seeds", len(by_seed))
+    (values,) = by_seed
+    if len(values) == 1:
+        return Estimate(values[0], None, None, "items", 1)
+    interval = bootstrap(values, seed=0)
+    return Estimate(interval.mean, interval.low, interval.high, "items", 1)
+
+
+def _by_seed(group: pd.DataFrame, column: str) -> list[list[float]]:
+    return [values.tolist() for _, values in group.groupby("seed", sort=False)[column]]
 
 
 def grouped(suite: Suite, table: Sequence[Row], *, along: str | None = None) -> dict[Setting, list[Row]]:
     """The trained rows that belong side by side, by what is swept, the field `along` aside.
 
-    Those of one setting, where all objectives sweep the same values. An objective's own values, by which it goes as far
-    as others do by theirs, take the place of these: first beside first, and so on; "no. 1" then stands for the value.
+    Those of one setting, where all objectives sweep the same values. Objectives that sweep other values are compared by
+    position: first beside first, and so on; "no. 1" then stands for the value.
     """
-    found: dict[tuple[int, ...], list[Row]] = {}
+    groups: dict[tuple[int, ...], list[Row]] = {}
     for row in table:
         if row.name != REFERENCE:
-            own = suite.sweeps | suite.objectives[row.control or row.name].sweeps
-            places = (list(map(as_text, own[field])).index(value) for field, value in row.setting if field != along)
-            found.setdefault(tuple(places), []).append(row)
+            sweeps = suite.sweeps | suite.objectives[row.control or row.name].sweeps
+            positions = (
+                list(map(as_text, sweeps[field])).index(value) for field, value in row.setting if field != along
+            )
+            groups.setdefault(tuple(positions), []).append(row)
     fields = [field for field in suite.sweeps if field != along]
-    own_values = {field for entrant in suite.objectives.values() for field in entrant.sweeps}
+    unequal = {field for entrant in suite.objectives.values() for field in entrant.sweeps}
     return {
         tuple(
-            (field, f"no. {place + 1}" if field in own_values else dict(rows[0].setting)[field])
-            for field, place in zip(fields, places, strict=True)
+            (field, f"no. {position + 1}" if field in unequal else dict(rows[0].setting)[field])
+            for field, position in zip(fields, positions, strict=True)
         ): rows
-        for places, rows in found.items()
+        for positions, rows in groups.items()
     }
-
-
-def items(record: Record, metric: str) -> ByItem:
-    found: ByItem = record["values"].get(metric, {})
-    return found
-
-
-def differences(suite: Suite, table: Sequence[Row]) -> list[Difference]:
-    """Of every metric, setting and objective from the baseline; adjusted for the objectives of a metric and setting."""
-    return _of_items(suite, table, opponents(suite))
-
-
-def what_masks_add(suite: Suite, table: Sequence[Row]) -> list[Difference]:
-    """Of every metric, setting and masked objective from its own control; adjusted likewise."""
-    return _of_items(suite, table, own_controls(suite))
 
 
 def opponents(suite: Suite) -> dict[str, str]:
@@ -173,61 +194,45 @@ def opponents(suite: Suite) -> dict[str, str]:
 
 
 def own_controls(suite: Suite) -> dict[str, str]:
-    """Every objective's opponent in the comparison with controls, which not every one has."""
+    """Every objective's opponent in the comparison with controls, which not every objective has."""
     return {name: control_name(name) for name in suite.objectives}
 
 
-def _of_items(suite: Suite, table: Sequence[Row], against: Mapping[str, str]) -> list[Difference]:
-    found = []
-    for metric in suite.metrics:
-        for setting in dict.fromkeys(row.setting for row in table if row.name != REFERENCE):
-            by_name = {
-                row.name: {seed: items(record, metric.name) for seed, record in row.finished.items()}
-                for row in table
-                if row.setting == setting and row.name != REFERENCE
-            }
-            found += compared(metric.name, setting, by_name, against, of_items=True)
-    return found
+def differences(values: pd.DataFrame, against: Mapping[str, str]) -> list[Difference]:
+    """The differences of objectives from their opponents, `against`: objective -> opponent, in a results frame.
 
-
-def compared(
-    metric: str,
-    setting: Setting,
-    by_name: Mapping[str, Mapping[int, ByItem]],
-    against: Mapping[str, str],
-    *,
-    of_items: bool,
-) -> list[Difference]:
-    """by_name: objective -> seed -> item -> figure; against: objective -> its opponent.
-
-    Who shares no seed and item with the opponent is left out.
+    Paired by item within seed and setting; an objective that shares no item with its opponent is left out.
     """
-    found = []
-    for name, opponent in against.items():
-        ours, theirs = by_name.get(name, {}), by_name.get(opponent, {})
-        paired = [
-            [of[item] - theirs[seed][item] for item in of if item in theirs[seed]]
-            for seed, of in ours.items()
-            if seed in theirs
-        ]
-        paired = [each for each in paired if each]
-        if (known := estimate(paired)) is not None:
-            p_items = _p([value for each in paired for value in each]) if of_items else None
-            p_seeds = _p([fmean(each) for each in paired])
-            found.append(Difference(metric, name, opponent, setting, known, p_items, p_seeds))
-    return _adjusted(found)
+    keys = ["metric", "setting", "seed", "item"]
+    pairs = values.assign(against=values["objective"].map(against)).merge(
+        values, left_on=[*keys, "against"], right_on=[*keys, "objective"], suffixes=("", "_opponent")
+    )
+    pairs["difference"] = pairs["value"] - pairs["value_opponent"]
+    compared = []
+    for (metric, setting), family in pairs.groupby(["metric", "setting"], sort=False):
+        compared += _adjusted(
+            _difference(metric, name, opponent, setting, group)
+            for (name, opponent), group in family.groupby(["objective", "against"], sort=False)
+        )
+    return compared
 
 
-def _p(values: Sequence[float]) -> float:
-    return paired_permutation(torch.tensor(values, dtype=torch.float64), seed=0, resamples=_RESAMPLES)
+def _difference(metric: str, name: str, opponent: str, setting: Setting, group: pd.DataFrame) -> Difference:
+    by_seed = _by_seed(group, "difference")
+    p_seeds = paired_permutation([fmean(values) for values in by_seed], seed=0, resamples=_RESAMPLES)
+    p_items = None
+    if (group["item"] != "").all():
+        p_items = paired_permutation([value for values in by_seed for value in values], seed=0, resamples=_RESAMPLES)
+    return Difference(metric, name, opponent, setting, estimate(by_seed), p_items, p_seeds)
 
 
-def _adjusted(found: Sequence[Difference]) -> list[Difference]:
-    over_seeds = holm([each.p_seeds for each in found])
-    over_items: Sequence[float | None] = [None] * len(found)
-    if all(each.p_items is not None for each in found):
-        over_items = holm([each.p_items for each in found if each.p_items is not None])
+def _adjusted(family: Iterable[Difference]) -> list[Difference]:
+    """With p values adjusted by Holm for the family."""
+    family = list(family)
+    over_seeds = holm([difference.p_seeds for difference in family])
+    p_items = [difference.p_items for difference in family if difference.p_items is not None]
+    over_items = holm(p_items) if len(p_items) == len(family) else [None] * len(family)
     return [
-        replace(each, holm_items=of_items, holm_seeds=of_seeds)
-        for each, of_items, of_seeds in zip(found, over_items, over_seeds, strict=True)
+        replace(difference, holm_items=items, holm_seeds=seeds)
+        for difference, items, seeds in zip(family, over_items, over_seeds, strict=True)
     ]

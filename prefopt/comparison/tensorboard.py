@@ -28,7 +28,7 @@ _LONGEST = 200
 
 def run_folder(run: Run) -> str:
     """A name for the run that can be read, and is no other run's."""
-    said = ", ".join([run.name, *(f"{field} {value}" for field, value in run.place), f"seed {run.seed}"])
+    said = ", ".join([run.name, *(f"{field} {value}" for field, value in run.setting_text), f"seed {run.seed}"])
     name = quote(said, safe=_KEPT)
     return name if len(name) <= _LONGEST else f"{name[:_LONGEST]} {hashlib.sha256(said.encode()).hexdigest()[:8]}"
 

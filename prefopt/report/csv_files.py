@@ -1,73 +1,64 @@
-"""The tables and plots of a comparison as CSV."""
+"""The tables of a comparison as CSV; a plot's is `Plot.table`."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prefopt.comparison.frontier import Frontiers
-from prefopt.comparison.suite import Suite
-from prefopt.comparison.summary import Difference, Estimate, Row, Setting
-from prefopt.report.plots import Plot
+import pandas as pd  # type: ignore[import-untyped]
 
-__all__ = ["write_plot", "write_summary"]
+from prefopt.comparison.results import Results
+from prefopt.comparison.summary import Difference, Estimate, Setting
 
-_FIGURES = ("metric", "objective", "seeds", "mean", "low", "high", "interval_over")
-_AGAINST = ("difference", "difference_low", "difference_high", "p_items", "p_items_holm", "p_seeds", "p_seeds_holm")
+__all__ = ["write_csv", "write_summary"]
 
-Found = Mapping[tuple[str, str, Setting], Difference]
+_FIGURES = ["metric", "objective", "seeds", "mean", "low", "high", "interval_over"]
+_DIFFERENCE = ["difference", "difference_low", "difference_high", "p_items", "p_items_holm", "p_seeds", "p_seeds_holm"]
 
 
-def write_summary(
-    suite: Suite,
-    table: Sequence[Row],
-    of: Sequence[Difference],
-    masks: Sequence[Difference],
-    planes: Sequence[Frontiers],
-    path: Path,
+def write_summary(results: Results, path: Path) -> None:
+    """A line for each row and metric, then one for each frontier and measure, with its differences from the baseline
+    and from its control."""
+    measures = [(plane, measure) for plane in results.planes for measure in plane.measures]
+    lines: dict[tuple[str, str, Setting], dict[str, Any]] = {}
+    for row in results.rows:
+        for metric, estimate in row.metrics.items():
+            lines[metric, row.name, row.setting] = _line(metric, row.name, row.setting, estimate)
+    for plane, measure in measures:
+        for name, estimate in measure.estimates.items():
+            lines[measure.words, name, plane.setting] = _line(measure.words, name, plane.setting, estimate)
+    _join(lines, [*results.differences, *(d for _, m in measures for d in m.differences)], "baseline", "")
+    _join(
+        lines,
+        [*results.control_differences, *(d for _, m in measures for d in m.control_differences)],
+        "control",
+        "control_",
+    )
+    columns = [
+        *_FIGURES,
+        *results.suite.sweeps,
+        "baseline",
+        *_DIFFERENCE,
+        "control",
+        *(f"control_{c}" for c in _DIFFERENCE),
+    ]
+    write_csv(pd.DataFrame(list(lines.values()), columns=columns), path)
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    table.to_csv(path, index=False, lineterminator="\r\n")
+
+
+def _line(metric: str, name: str, setting: Setting, estimate: Estimate) -> dict[str, Any]:
+    values = (metric, name, estimate.count, estimate.mean, estimate.low, estimate.high, estimate.over)
+    return dict(zip(_FIGURES, values, strict=True)) | dict(setting)
+
+
+def _join(
+    lines: dict[tuple[str, str, Setting], dict[str, Any]], differences: Sequence[Difference], opponent: str, prefix: str
 ) -> None:
-    """A line for each row and metric, then one for each frontier and measure, each with its difference from the
-    baseline and, where it has a control, from that."""
-    measures = [(plane, measure) for plane in planes for measure in plane.measures]
-    from_baseline = _found([*of, *(each for _, measure in measures for each in measure.differences)])
-    from_control = _found([*masks, *(each for _, measure in measures for each in measure.of_masks)])
-    columns = [*_FIGURES, *suite.sweeps, "baseline", *_AGAINST, "control", *(f"control_{name}" for name in _AGAINST)]
-    estimates = [(metric, row.name, row.setting, of) for row in table for metric, of in row.metrics.items()]
-    estimates += [(m.words, name, plane.setting, of) for plane, m in measures for name, of in m.estimates.items()]
-    _write(path, columns, (_line(*each, from_baseline, from_control) for each in estimates))
-
-
-def write_plot(suite: Suite, plot: Plot, path: Path) -> None:
-    """A line for each point of the plot, and for those that are too far away to be drawn."""
-    _write(path, plot.columns(list(suite.sweeps)), plot.table(list(suite.sweeps)))
-
-
-def _write(path: Path, columns: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows(lines)
-
-
-def _found(of: Iterable[Difference]) -> Found:
-    return {(each.metric, each.name, each.setting): each for each in of}
-
-
-def _line(
-    metric: str, name: str, setting: Setting, known: Estimate, from_baseline: Found, from_control: Found
-) -> dict[str, Any]:
-    values = (metric, name, known.count, known.mean, known.low, known.high, known.over)
-    line: dict[str, Any] = dict(zip(_FIGURES, values, strict=True)) | dict(setting)
-    for whom, prefix, found in (("baseline", "", from_baseline), ("control", "control_", from_control)):
-        if (each := found.get((metric, name, setting))) is not None:
-            line[whom] = each.against
-            line |= {f"{prefix}{column}": value for column, value in _compared(each)}
-    return line
-
-
-def _compared(of: Difference) -> Iterator[tuple[str, float | None]]:
-    known = of.estimate
-    values = (known.mean, known.low, known.high, of.p_items, of.holm_items, of.p_seeds, of.holm_seeds)
-    return zip(_AGAINST, values, strict=True)
+    for d in differences:
+        values = (d.estimate.mean, d.estimate.low, d.estimate.high, d.p_items, d.holm_items, d.p_seeds, d.holm_seeds)
+        columns = (f"{prefix}{column}" for column in _DIFFERENCE)
+        lines[d.metric, d.name, d.setting] |= {opponent: d.against} | dict(zip(columns, values, strict=True))

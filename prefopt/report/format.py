@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-from prefopt.comparison.summary import Difference, Estimate, Row, Setting
+from prefopt.comparison.summary import Estimate, Row, Setting
 
-__all__ = [
-    "LEVEL",
-    "at",
-    "counted",
-    "has_zero",
-    "judged",
-    "least_p",
-    "named",
-    "number",
-    "short",
-    "shown",
-    "spaced",
-    "verdict",
-]
-
-LEVEL = 0.05
-"""Below this p, adjusted, a difference is called distinguishable from chance."""
+__all__ = ["at", "counted", "named", "number", "short", "shown", "spaced"]
 
 
 def number(value: float | None, sign: str = "") -> str:
     return "-" if value is None else f"{value:{sign}.3g}"
 
 
-def shown(of: Estimate | None, sign: str = "") -> str:
+def shown(estimate: Estimate | None, sign: str = "") -> str:
     """The mean and, in brackets, its interval."""
-    if of is None:
-        return "-"
-    return number(of.mean, sign) + ("" if of.low is None else f" [{number(of.low, sign)}, {number(of.high, sign)}]")
+    if estimate is None or estimate.low is None:
+        return number(estimate and estimate.mean, sign)
+    return f"{number(estimate.mean, sign)} [{number(estimate.low, sign)}, {number(estimate.high, sign)}]"
 
 
 def short(field: str) -> str:
@@ -50,35 +34,10 @@ def at(setting: Setting) -> str:
 
 
 def named(row: Row, distance: str) -> str:
-    """A row's name with its setting and, where it is known, its distance from the reference."""
-    known = row.metrics.get(distance)
-    return row.name + at(row.setting) + ("" if known is None else f" ({spaced(distance)} {number(known.mean)})")
+    """A row's name with its setting and, where it is measured, its distance from the reference."""
+    estimate = row.metrics.get(distance)
+    return row.name + at(row.setting) + ("" if estimate is None else f" ({spaced(distance)} {number(estimate.mean)})")
 
 
-def counted(number: int, what: str) -> str:
-    return f"{number} {what}" + ("" if number == 1 else "s")
-
-
-def least_p(seeds: int) -> float:
-    """The least p that a permutation test over so many seeds can find."""
-    return float(2.0 ** (1 - seeds))
-
-
-def judged(of: Difference) -> tuple[str, float]:
-    """What a difference is judged over, and its adjusted p: seeds, or held-out items where no seeds would find any."""
-    if of.holm_items is not None and least_p(of.estimate.count) >= LEVEL:
-        return "held-out items", of.holm_items
-    return "seeds", of.holm_seeds
-
-
-def has_zero(of: Estimate) -> bool:
-    """Whether the interval holds zero."""
-    return of.low is not None and of.high is not None and of.low <= 0 <= of.high
-
-
-def verdict(of: Difference) -> str:
-    over, p = judged(of)
-    text = f"{'' if p < LEVEL else 'not '}distinguishable from chance over {over} (adjusted p {number(p)})"
-    if p < LEVEL and has_zero(of.estimate):
-        text += f", but the interval over {of.estimate.over} has zero within it"
-    return text
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

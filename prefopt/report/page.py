@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from prefopt.comparison.frontier import Frontiers
+from prefopt.comparison.results import Results
 from prefopt.comparison.run import REFERENCE
+from prefopt.comparison.statistics import FEW_SEEDS, least_p
 from prefopt.comparison.suite import Suite
 from prefopt.comparison.summary import Difference, Row, grouped
 from prefopt.pages import render
-from prefopt.report.drawn import drawn, looks
-from prefopt.report.format import at, least_p, named, number, short, shown, spaced
-from prefopt.report.headline import answer
+from prefopt.report.charts import COLOURS, chart_groups, looks
+from prefopt.report.format import at, named, number, short, spaced
+from prefopt.report.headline import headline, sentences, size
 from prefopt.report.heat_maps import LAYERS, heat_maps
 from prefopt.report.plots import Plot
-from prefopt.report.sentences import sentences, size
 
 __all__ = ["write_page"]
 
@@ -30,9 +30,9 @@ _PROMPTS = 8
 @final
 @dataclass(frozen=True)
 class _Samples:
-    """What each row's policy of a seed wrote on some prompts.
+    """The first sample of each row's policy of a seed on some prompts.
 
-    prompts   each with its answers: (place of the row's setting in `settings`, none for the reference; row; text)
+    prompts   each with its answers: (index of the row's setting in `settings`, none for the reference; row; text)
     settings  in words
     """
 
@@ -41,86 +41,81 @@ class _Samples:
     settings: list[str]
 
 
-def write_page(
-    suite: Suite,
-    folder: Path,
-    table: Sequence[Row],
-    of: Sequence[Difference],
-    masks: Sequence[Difference],
-    planes: Sequence[Frontiers],
-    plots: Mapping[str, Plot],
-    path: Path,
-) -> None:
+def write_page(results: Results, plots: Mapping[str, Plot], folder: Path, path: Path) -> None:
     """Write the page of a comparison in `folder`."""
-    records = [record for row in table for record in row.finished.values()]
+    suite, rows = results.suite, results.rows
+    records = [record for row in rows for record in row.finished.values()]
     page = render(
         "prefopt.report",
         "page.html.jinja",
         suite=suite,
-        answer=answer(suite, table, planes, of, masks),
-        size=size(suite, table),
-        sentences=list(sentences(suite, table, of, masks, planes)),
-        rows=table,
-        metrics=[metric for metric in suite.metrics if any(metric.name in row.metrics for row in table)],
+        headline=headline(results),
+        size=size(results),
+        sentences=list(sentences(results)),
+        rows=rows,
+        metrics=[metric for metric in suite.metrics if any(metric.name in row.metrics for row in rows)],
+        colours=COLOURS,
         looks=looks(suite),
-        planes=planes,
+        planes=results.planes,
         plots=plots,
-        groups={name: drawn(plot, large=name == "frontier") for name, plot in plots.items()},
-        differences=_by_metric(of, suite.plane.reward),
-        masks=_by_metric(masks, suite.plane.reward),
-        heat_maps=heat_maps(suite, table),
+        groups={name: chart_groups(plot) for name, plot in plots.items()},
+        differences=_by_metric(results.differences, suite.plane.reward),
+        masks=_by_metric(results.control_differences, suite.plane.reward),
+        heat_maps=heat_maps(suite, rows),
         layers=LAYERS,
-        samples=_samples(suite, table),
-        failures=[(row, seed, record) for row in table for seed, record in row.failed.items()],
-        commands=[(row, _command(suite, row, folder)) for row in table if row.name in suite.objectives],
+        samples=_samples(suite, rows),
+        failures=[(row, seed, record) for row in rows for seed, record in row.failed.items()],
+        commands=[(row, _command(suite, row, folder)) for row in rows if row.name in suite.objectives],
         versions=_versions(records),
         seconds=sum(sum(record["seconds"].values()) for record in records),
         memory=max((r["peak_memory_mib"] for r in records if r["peak_memory_mib"] is not None), default=None),
         yaml=suite.to_yaml(),
         reference=REFERENCE,
+        few=FEW_SEEDS,
         at=at,
         least_p=least_p,
         named=named,
         number=number,
         short=short,
-        shown=shown,
         spaced=spaced,
     )
     path.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
-def _by_metric(of: Sequence[Difference], first: str) -> dict[str, list[Difference]]:
+def _by_metric(differences: Sequence[Difference], first: str) -> dict[str, list[Difference]]:
     """The metric of that name first."""
-    found: dict[str, list[Difference]] = defaultdict(list)
-    for each in sorted(of, key=lambda each: each.metric != first):
-        found[each.metric].append(each)
-    return dict(found)
+    by_metric: dict[str, list[Difference]] = defaultdict(list)
+    for difference in sorted(differences, key=lambda difference: difference.metric != first):
+        by_metric[difference.metric].append(difference)
+    return dict(by_metric)
 
 
-def _samples(suite: Suite, table: Sequence[Row]) -> _Samples | None:
+def _samples(suite: Suite, rows: Sequence[Row]) -> _Samples | None:
     """Of the first seed that has any, and its first prompts."""
-    seed = next((seed for row in table for seed, record in row.finished.items() if record["samples"]), None)
+    seed = next((seed for row in rows for seed, record in row.finished.items() if record["samples"]), None)
     if seed is None:
         return None
-    groups = grouped(suite, table)
-    place = {row: number for number, rows in enumerate(groups.values()) for row in rows}
-    written = [(place.get(row), row, row.finished[seed]["samples"]) for row in table if seed in row.finished]
-    prompts = list(dict.fromkeys(prompt for *_, samples in written for prompt in samples))[:_PROMPTS]
-    answers = [[(number, row, of[prompt][0]) for number, row, of in written if of.get(prompt)] for prompt in prompts]
-    return _Samples(seed, list(zip(prompts, answers, strict=True)), [at(each).removeprefix(", ") for each in groups])
+    groups = grouped(suite, rows)
+    settings = {row: index for index, group in enumerate(groups.values()) for row in group}
+    samples = [(settings.get(row), row, row.finished[seed]["samples"]) for row in rows if seed in row.finished]
+    prompts = list(dict.fromkeys(prompt for *_, texts in samples for prompt in texts))[:_PROMPTS]
+    answers = [[(index, row, texts[p][0]) for index, row, texts in samples if texts.get(p)] for p in prompts]
+    return _Samples(
+        seed, list(zip(prompts, answers, strict=True)), [at(setting).removeprefix(", ") for setting in groups]
+    )
 
 
 def _command(suite: Suite, row: Row, folder: Path) -> str:
-    """What carries out this row again, in a folder of its own."""
-    own = suite.objectives[row.name].sweeps
-    places = {field: f"objectives.{row.name}.sweeps" if field in own else "sweeps" for field, _ in row.setting}
-    sweeps = [f"{places[field]}.{field}=[{value}]" for field, value in row.setting]
+    """The command that runs this row again, in a folder of its own."""
+    own_sweeps = suite.objectives[row.name].sweeps
+    sections = {field: f"objectives.{row.name}.sweeps" if field in own_sweeps else "sweeps" for field, _ in row.setting}
+    sweeps = [f"{sections[field]}.{field}=[{value}]" for field, value in row.setting]
     words = ["prefopt", "compare", str(folder / "suite.yaml"), *sweeps, "--objective", row.name]
     return shlex.join([*words, "--out", f"{folder}-again"])
 
 
 def _versions(records: Sequence[Mapping[str, object]]) -> list[str]:
     """Each set of versions that records were made with, in words; more than one where libraries changed in between."""
-    found = [record["versions"] for record in records]
-    words = [", ".join(f"{name} {version}" for name, version in of.items()) for of in found if isinstance(of, Mapping)]
+    versions = [record["versions"] for record in records]
+    words = [", ".join(f"{name} {version}" for name, version in v.items()) for v in versions if isinstance(v, Mapping)]
     return list(dict.fromkeys(words))

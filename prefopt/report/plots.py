@@ -1,20 +1,47 @@
-"""What a plot shows: the same for the page, its PNG and its CSV."""
+"""The plots of a comparison, each defined once: for the page, the PNG and the CSV."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, final
+from statistics import fmean
+from typing import final
 
-from prefopt.comparison.summary import Estimate, Setting
+import numpy as np
+import pandas as pd  # type: ignore[import-untyped]
 
-__all__ = ["Panel", "Place", "Plot"]
+from prefopt.comparison.results import Results
+from prefopt.comparison.run import REFERENCE
+from prefopt.comparison.statistics import seed_intervals
+from prefopt.comparison.summary import Estimate, Row, Setting, grouped
+from prefopt.report.format import spaced
+
+__all__ = ["PLOTS", "Panel", "Plot", "Point", "plots"]
+
+PLOTS = ("frontier", "sparsity", "divergence", "curves")
+"""The names of the plots there may be."""
+
+_CURVES = {
+    "loss": "Loss, with all regularisers",
+    "rewards/margins": "Reward margin, chosen - rejected",
+    "rewards/accuracies": "Share of pairs ranked right",
+    "weights/sparsity": "Share of weights w at zero",
+}
+_PROFILES = {"divergence/chosen": "Chosen responses", "divergence/rejected": "Rejected responses"}
+_WEIGHTS = {
+    "w": {"sparsity_w": "Share of weights w at zero", "mean_w": "Mean weight w"},
+    "v": {"sparsity_v": "Share of weights v at zero", "mean_v": "Mean weight v"},
+}
+_FAR = 2.0
+"""How much further than the hypervolume reaches a frontier is drawn: a policy that went astray would make the others
+a dot."""
 
 
 @final
 @dataclass(frozen=True)
-class Place:
-    """A point of a line: what a row has for a figure, at x, and the estimate of x where x was measured as well."""
+class Point:
+    """A point of a line: a row's figure at x, and the estimate of x where x was measured as well."""
 
     row: str
     setting: Setting
@@ -37,8 +64,13 @@ class Panel:
     figure: str
     title: str
     setting: Setting
-    lines: Mapping[str, Sequence[Place]]
+    lines: Mapping[str, Sequence[Point]]
     reach: tuple[float, ...] = ()
+
+    @property
+    def points(self) -> Iterator[Point]:
+        for line in self.lines.values():
+            yield from line
 
 
 @final
@@ -48,8 +80,8 @@ class Plot:
 
     name    of its files
     x       the name of the x axis
-    marks   whether the points are drawn, with their intervals, or the line alone
-    ticks   where x is one of some values: its place -> the value
+    marks   whether the points are drawn, with their intervals, or lines with bands
+    ticks   where x is one of some values: its coordinate -> the value
     far     nothing further right is drawn; the files have it
     """
 
@@ -58,44 +90,149 @@ class Plot:
     panels: Sequence[Panel]
     marks: bool
     ticks: Mapping[float, str] = field(default_factory=dict)
-    far: float = float("inf")
+    far: float = math.inf
 
     @property
     def beyond(self) -> int:
         """How many rows are too far right to be drawn."""
-        far = {(place.row, place.setting) for panel in self.panels for place in _places(panel) if place.x > self.far}
-        return len(far)
+        return len(
+            {(point.row, point.setting) for panel in self.panels for point in panel.points if point.x > self.far}
+        )
 
-    def table(self, sweeps: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """A line for each point and figure, as the CSV has it; a point that lines share comes once."""
-        seen, measured = set(), self._measured
+    def table(self, sweeps: Sequence[str]) -> pd.DataFrame:
+        """The CSV: a line for each figure and point. A point that lines share, such as the reference, comes once."""
+        lines = {}
         for panel in self.panels:
-            for place in _places(panel):
-                key = (panel.figure, panel.setting, place.row, place.setting, place.x)
-                if key not in seen:
-                    seen.add(key)
-                    yield self._line(panel, place, sweeps, measured)
-
-    def columns(self, sweeps: Sequence[str]) -> list[str]:
-        own = [] if self.x in sweeps or self.x == "objective" else [self.x]
-        ends = [f"{self.x}_low", f"{self.x}_high"] if self._measured else []
-        return ["figure", "objective", *sweeps, *own, *ends, "mean", "low", "high", "seeds"]
-
-    @property
-    def _measured(self) -> bool:
-        return any(place.x_estimate for panel in self.panels for place in _places(panel))
-
-    def _line(self, panel: Panel, place: Place, sweeps: Sequence[str], measured: bool) -> dict[str, Any]:
-        line: dict[str, Any] = {"figure": panel.figure, "objective": place.row}
-        line |= dict.fromkeys(sweeps, "") | dict(panel.setting) | dict(place.setting)
-        if not self.ticks:
-            line[self.x] = place.x
-        if measured:
-            known = place.x_estimate
-            line |= {f"{self.x}_low": known and known.low, f"{self.x}_high": known and known.high}
-        return line | {"mean": place.y.mean, "low": place.y.low, "high": place.y.high, "seeds": place.y.count}
+            for point in panel.points:
+                x, y = point.x_estimate, point.y
+                settings = dict.fromkeys(sweeps, "") | dict(panel.setting) | dict(point.setting)
+                lines[panel.figure, panel.setting, point.row, point.setting, point.x] = (
+                    {"figure": panel.figure, "objective": point.row, **settings}
+                    | ({} if self.ticks else {self.x: point.x})
+                    | ({} if x is None else {f"{self.x}_low": x.low, f"{self.x}_high": x.high})
+                    | {"mean": y.mean, "low": y.low, "high": y.high, "seeds": y.count}
+                )
+        return pd.DataFrame(list(lines.values()))
 
 
-def _places(panel: Panel) -> Iterator[Place]:
-    for line in panel.lines.values():
-        yield from line
+def plots(results: Results) -> dict[str, Plot]:
+    """Those that there is something to show in, by name."""
+    every = (_frontier(results), _sparsity(results), _divergence(results), _curves(results))
+    return {plot.name: plot for plot in every if plot.panels}
+
+
+def _frontier(results: Results) -> Plot:
+    plane = results.suite.plane
+    panels = []
+    for frontiers in results.planes:
+        (reference,) = frontiers.rows[REFERENCE]
+        lines = {}
+        for name, rows in frontiers.rows.items():
+            if name != REFERENCE:
+                measured = [row for row in (reference, *rows) if {plane.distance, plane.reward} <= row.metrics.keys()]
+                figures = [(row, row.metrics[plane.distance], row.metrics[plane.reward]) for row in measured]
+                points = [Point(row.name, row.setting, x.mean, y, x) for row, x, y in figures]
+                lines[name] = sorted(points, key=lambda point: point.x)
+        panels.append(Panel(plane.reward, spaced(plane.reward), frontiers.setting, lines))
+    far = math.inf if plane.within is None else _FAR * plane.within
+    return Plot("frontier", plane.distance, panels, marks=True, far=far)
+
+
+def _sparsity(results: Results) -> Plot:
+    """The weights, against the sweep that frontiers run along, or the first; without sweeps, by objective.
+
+    Of objectives that weigh some token otherwise than by 1.
+    """
+    suite, values = results.suite, results.values
+    weighed = values[values["metric"].isin(["mean_w", "mean_v"]) & (values["value"] != 1)]
+    masked = [name for name in suite.objectives if name in set(weighed["objective"])]
+    swept = suite.plane.over if suite.plane.over in suite.sweeps else next(iter(suite.sweeps), None)
+    ticks = [dict(row.setting)[swept] for row in results.rows if row.name in masked] if swept else masked
+    position = {label: index + 0.5 for index, label in enumerate(_ordered(ticks))}
+    panels = []
+    for rest, side_by_side in grouped(suite, results.rows, along=swept).items():
+        rows = [row for row in side_by_side if row.name in masked and row.metrics]
+        for weights, figures in _WEIGHTS.items():
+            names = [n for n in masked if weights == "w" or any(_has_other_v(row) for row in rows if row.name == n)]
+            for figure, title in figures.items():
+                lines = {
+                    name: [
+                        Point(
+                            name,
+                            row.setting,
+                            position[dict(row.setting)[swept] if swept else name],
+                            row.metrics[figure],
+                        )
+                        for row in rows
+                        if row.name == name and figure in row.metrics
+                    ]
+                    for name in names
+                }
+                if any(lines.values()):
+                    reach = (0.0, 1.0) if figure.startswith("sparsity") else (0.0,)
+                    panels.append(Panel(figure, title, rest, lines, reach))
+    ends = {coordinate: label for label, coordinate in position.items()}
+    return Plot("sparsity", swept or "objective", panels, marks=True, ticks=ends)
+
+
+def _has_other_v(row: Row) -> bool:
+    """Whether the divergence's weights are others than those of the log-ratios."""
+
+    def values(figure: str) -> list[dict[str, float]]:
+        return [record["values"][figure] for record in row.finished.values() if record["values"].get(figure)]
+
+    return any(values(v) not in ([], values(w)) for w, v in zip(*_WEIGHTS.values(), strict=True))
+
+
+def _ordered(labels: Sequence[str]) -> list[str]:
+    """The distinct labels; numbers by size, others as they come."""
+    distinct = list(dict.fromkeys(labels))
+    try:
+        return sorted(distinct, key=float)
+    except ValueError:
+        return distinct
+
+
+def _divergence(results: Results) -> Plot:
+    panels = []
+    for setting, rows in grouped(results.suite, results.rows).items():
+        sides = {
+            side: {
+                row.name: _line(
+                    row, [enumerate(record.get("profiles", {}).get(side, []), 1) for record in row.finished.values()]
+                )
+                for row in rows
+            }
+            for side in _PROFILES
+        }
+        highest = max((p.y.mean for lines in sides.values() for line in lines.values() for p in line), default=0.0)
+        for side, title in _PROFILES.items():
+            if any(sides[side].values()):
+                panels.append(Panel(side, title, setting, sides[side], (0.0, highest)))
+    return Plot("divergence", "token", panels, marks=False)
+
+
+def _curves(results: Results) -> Plot:
+    panels = []
+    for setting, rows in grouped(results.suite, results.rows).items():
+        for figure, title in _CURVES.items():
+            lines = {row.name: _line(row, [r["curves"].get(figure, []) for r in row.finished.values()]) for row in rows}
+            if any(lines.values()):
+                panels.append(Panel(figure, title, setting, lines, (0.0,)))
+    return Plot("curves", "step", panels, marks=False)
+
+
+def _line(row: Row, by_seed: Sequence[Iterator[tuple[float, float]] | Sequence[tuple[float, float]]]) -> list[Point]:
+    """The means over seeds at the x that all seeds have."""
+    series = [dict(points) for points in by_seed]
+    shared = sorted(set.intersection(*map(set, series))) if series else []
+    if not shared:
+        return []
+    if len(series) == 1:
+        return [Point(row.name, row.setting, x, Estimate(series[0][x], None, None, "items", 1)) for x in shared]
+    values = [[line[x] for line in series] for x in shared]
+    ends = zip(*seed_intervals(np.array(values)), strict=True)
+    return [
+        Point(row.name, row.setting, x, Estimate(fmean(means), float(low), float(high), "seeds", len(series)))
+        for x, means, (low, high) in zip(shared, values, ends, strict=True)
+    ]

@@ -10,9 +10,8 @@ from typing import Any
 
 from prefopt.comparison.controls import controls, masked
 from prefopt.comparison.run import Run
-from prefopt.comparison.run_log import RunLog
-from prefopt.comparison.runner import RUNS, SUITE
-from prefopt.comparison.suite import Suite
+from prefopt.comparison.run_log import RUNS, RunLog
+from prefopt.comparison.suite import SUITE, Suite
 
 SUITE_OF_MASKS: dict[str, Any] = {
     "task": {"name": "planted", "pairs": 16, "held_out": 6, "prompts": 24},

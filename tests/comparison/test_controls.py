@@ -10,10 +10,10 @@ from rich.console import Console
 
 from prefopt import ObjectiveConfig, zoo
 from prefopt.comparison.controls import controls, masked, unmasked
+from prefopt.comparison.results import Results
 from prefopt.comparison.run_log import RunLog
 from prefopt.comparison.runner import compare
 from prefopt.comparison.suite import Suite
-from prefopt.comparison.summary import differences, rows
 from prefopt.divergences import ForwardKL
 from prefopt.objective import DivergenceTerm
 from prefopt.report import report
@@ -51,13 +51,13 @@ def test_each_masked_run_gets_its_control(tmp_path: Path) -> None:
     suite = Suite.model_validate(SUITE)
     assert compare(suite, tmp_path, console=Console(quiet=True)) == []
     records = RunLog(tmp_path / "runs.jsonl").records
-    found = list(controls(suite, records))
-    assert [(run.name, dict(run.setting)) for run in found] == [
+    control_runs = list(controls(suite, records))
+    assert [(run.name, dict(run.setting)) for run in control_runs] == [
         ("spo control", {"objective.beta": 0.1}),
         ("spo control", {"objective.beta": 1.0}),
     ]
-    for run in found:
-        origin = next(each for each in suite.runs() if each.name == "spo" and each.setting == run.setting)
+    for run in control_runs:
+        origin = next(other for other in suite.runs() if other.name == "spo" and other.setting == run.setting)
         curve = records[origin.key]["curves"]["weights/mean"]
         mean = sum(value for _, value in curve) / len(curve)
         assert mean != 1
@@ -66,9 +66,9 @@ def test_each_masked_run_gets_its_control(tmp_path: Path) -> None:
         assert run.objective.beta == pytest.approx(origin.objective.beta * mean)
         assert set(records[run.key]["values"]["mean_w"].values()) == {1.0}
         assert "mask_learning_rate" not in run.training
-    table = rows(suite, records)
-    assert [row.name for row in table if row.control] == ["spo control"] * 2
-    assert {each.name for each in differences(suite, table)} == {"tdpo2", "spo"}
+    results = Results.compute(suite, records)
+    assert [row.name for row in results.rows if row.control] == ["spo control"] * 2
+    assert {difference.name for difference in results.differences} == {"tdpo2", "spo"}
     # Carried out again, nothing is left to do; and the page is written with them.
     assert compare(suite, tmp_path, console=Console(quiet=True)) == []
     assert len((tmp_path / "runs.jsonl").read_text().splitlines()) == 1 + 3 * 2 + 2

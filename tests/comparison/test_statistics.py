@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from prefopt.comparison import statistics
-from prefopt.comparison.statistics import at_distance, bootstrap, holm, hypervolume, paired_permutation
+from prefopt.comparison.statistics import bootstrap, holm, hypervolume, paired_permutation, shares_at
 
 
 def test_the_bootstrap_is_about_the_standard_error() -> None:
@@ -21,8 +21,8 @@ def test_the_bootstrap_is_about_the_standard_error() -> None:
 def test_a_permutation_p_is_a_share_of_all_changes_of_sign() -> None:
     values = [0.5, -0.25, 2.0, 1.0, 0.0, 0.75]
     signs = list(itertools.product((1, -1), repeat=len(values)))
-    sums = [abs(sum(s * v for s, v in zip(each, values, strict=True))) for each in signs]
-    counted = sum(each >= abs(sum(values)) - 1e-12 for each in sums) / len(signs)
+    sums = [abs(sum(s * v for s, v in zip(flips, values, strict=True))) for flips in signs]
+    counted = sum(total >= abs(sum(values)) - 1e-12 for total in sums) / len(signs)
     assert paired_permutation(torch.tensor(values), seed=0) == pytest.approx(counted)
     assert paired_permutation(-torch.tensor(values), seed=1) == pytest.approx(counted)
 
@@ -38,10 +38,10 @@ def test_many_differences_are_sampled_close_to_the_normal_p() -> None:
     values = torch.randn(200, generator=torch.Generator().manual_seed(1)) + 0.15
     z = float(values.double().sum() / values.double().square().sum().sqrt())
     expected = float(torch.special.erfc(torch.tensor(abs(z) / 2**0.5)))
-    found = paired_permutation(values, seed=0)
+    p = paired_permutation(values, seed=0)
     assert 0.005 < expected < 0.5
-    assert found == pytest.approx(expected, abs=0.02)
-    assert found == paired_permutation(values, seed=0)
+    assert p == pytest.approx(expected, abs=0.02)
+    assert p == paired_permutation(values, seed=0)
     assert paired_permutation(values + 10, seed=0) == pytest.approx(1 / 10_001)
 
 
@@ -50,8 +50,8 @@ def test_changes_of_sign_are_drawn_alike_however_many_at_a_time(monkeypatch: pyt
     drawn = 1.0 - 2.0 * torch.randint(2, (1000, 37), generator=torch.Generator().manual_seed(3)).double()
     reached = (drawn @ values.double()).abs() >= values.double().sum().abs() - 1e-9
     expected = (1 + int(reached.sum())) / 1001
-    for at_once in (1, 100, 2**20):
-        monkeypatch.setattr(statistics, "_AT_ONCE", at_once)
+    for in_memory in (1, 100, 2**20):
+        monkeypatch.setattr(statistics, "_FLIPS_IN_MEMORY", in_memory)
         assert paired_permutation(values, seed=3, resamples=1000) == expected
 
 
@@ -59,6 +59,11 @@ def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.5]) == [1, 1]
     assert holm([]) == []
+
+
+def at_distance(points: list[tuple[float, float]], distance: float) -> float | None:
+    shares = shares_at([x for x, _ in points], distance)
+    return None if shares is None else sum(share * points[index][1] for index, share in shares.items())
 
 
 def test_a_frontier_is_read_between_its_points() -> None:
@@ -86,7 +91,7 @@ def test_hypervolume_is_the_share_of_the_plane_that_is_dominated() -> None:
     points = [(draw.uniform(0, 12), draw.uniform(-1, 5)) for _ in range(8)]
     steps = 400
     hit = sum(
-        any(place <= x and reward >= y for place, reward in points)
+        any(distance <= x and reward >= y for distance, reward in points)
         for x in (10 * (i + 0.5) / steps for i in range(steps))
         for y in (5 * (i + 0.5) / steps for i in range(steps))
     )

@@ -1,0 +1,52 @@
+"""The results of a suite, as its report and its publication read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, final
+
+import pandas as pd  # type: ignore[import-untyped]
+
+from prefopt.comparison.frontier import Frontiers, frontiers
+from prefopt.comparison.run_log import RUNS, Record, RunLog
+from prefopt.comparison.suite import SUITE, Suite, SuiteError
+from prefopt.comparison.summary import Difference, Row, differences, opponents, own_controls, rows
+
+__all__ = ["Results"]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Results:
+    """All figures of a suite, computed once.
+
+    records              of all runs in the folder, by key
+    rows                 the reference, objectives and controls at each setting, with estimates of the metrics
+    values               the results frame: a line for each run, metric and held-out item (see `summary`)
+    differences          from the baseline, by metric and setting
+    control_differences  of masked objectives from their own controls
+    planes               frontiers, and what is compared along them
+    """
+
+    suite: Suite
+    records: Mapping[str, Record]
+    rows: Sequence[Row]
+    values: pd.DataFrame
+    differences: Sequence[Difference]
+    control_differences: Sequence[Difference]
+    planes: Sequence[Frontiers]
+
+    @classmethod
+    def compute(cls, suite: Suite, records: Mapping[str, Record]) -> Self:
+        table, values = rows(suite, records)
+        from_baseline, from_controls = (differences(values, against(suite)) for against in (opponents, own_controls))
+        return cls(suite, records, table, values, from_baseline, from_controls, frontiers(suite, table, values))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The results of the suite that was run last in the folder. Raises SuiteError where there is none."""
+        if not (folder / SUITE).exists() or not (folder / RUNS).exists():
+            raise SuiteError(f"{folder}: no {SUITE} and {RUNS} here; name the folder that `prefopt compare` wrote")
+        return cls.compute(Suite.load(folder / SUITE), RunLog(folder / RUNS).records)

@@ -49,7 +49,7 @@ class DialogueTask(AnsweringTask):
 
     def lexicon(self) -> Lexicon:
         """The lists of words of harm. Raises ValueError where the file `harm` is none."""
-        return Lexicon(LEXICON) if self.harm is None else Lexicon.load(self.harm)
+        return Lexicon.load(LEXICON if self.harm is None else self.harm)
 
     def check(self) -> None:
         self.lexicon()

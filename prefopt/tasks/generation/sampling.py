@@ -1,57 +1,65 @@
-"""Samples of a policy as token ids, and their KL from a reference."""
+"""How a policy is sampled, and its samples as token ids."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, final
 
 import torch
-from torch import Tensor
+from pydantic import BaseModel, ConfigDict, Field
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from prefopt.divergences import ReverseKL
-from prefopt.objective import DivergenceTerm, ObjectiveConfig
-from prefopt.scoring import PreferenceModel
-from prefopt.tokens import PreferenceBatch, masked_sum
+from prefopt.tasks.quiet import quiet
 
-__all__ = ["completions", "end_token_ids", "per_prompt", "sequence_kl"]
+__all__ = ["Generation", "end_token_ids", "sample_ids"]
 
 _ROWS = 256
-"""Completions that are generated at a time."""
+"""Samples that are generated at a time."""
+
+
+@final
+class Generation(BaseModel):
+    """How a policy is sampled.
+
+    samples            of each prompt
+    max_new_tokens     a sample is cut after so many
+    temperature        0 takes the likeliest token each time, which makes all samples of a prompt the same
+    top_p              share of the distribution that is drawn from
+    max_prompt_length  in tokens; a longer prompt loses its beginning
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    samples: int = Field(default=2, ge=1)
+    max_new_tokens: int = Field(default=64, ge=1)
+    temperature: float = Field(default=1.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_prompt_length: int | None = Field(default=None, ge=1)
 
 
 @torch.no_grad()
-def completions(
+def sample_ids(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
-    *,
-    per_prompt: int,
-    max_new_tokens: int,
+    generation: Generation,
     seed: int,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    advance: Callable[[int], None] = lambda done: None,
-) -> list[list[int]]:
-    """`per_prompt` completions of each prompt as token ids, those of a prompt next to each other.
-
-    A completion ends with one of `end_token_ids`, or is cut at `max_new_tokens`. Sampling is from the whole
-    distribution by default; temperature 0 takes the likeliest token each time. `advance` is called with the number of
-    prompts that are done since the last call.
-    """
+) -> list[list[list[int]]]:
+    """The samples of each prompt as token ids, up to and with an end token (see `end_token_ids`)."""
     ends = end_token_ids(model, tokenizer)
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": top_p}
+    count = generation.samples
+    drawn = {"do_sample": True, "temperature": generation.temperature, "top_k": 0, "top_p": generation.top_p}
     settings = GenerationConfig(
-        **(sampling if temperature else {"do_sample": False}),
-        max_new_tokens=max_new_tokens,
-        num_return_sequences=per_prompt if temperature else 1,
+        **(drawn if generation.temperature else {"do_sample": False}),
+        max_new_tokens=generation.max_new_tokens,
+        num_return_sequences=count if generation.temperature else 1,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=ends or None,
     )
     model.eval()
     samples: list[list[int]] = []
-    prompts_at_once = max(1, _ROWS // per_prompt)
-    with torch.random.fork_rng():
+    prompts_at_once = max(1, _ROWS // count)
+    with quiet(), torch.random.fork_rng():
         torch.manual_seed(seed)
         for start in range(0, len(prompts), prompts_at_once):
             part = prompts[start : start + prompts_at_once]
@@ -64,10 +72,10 @@ def completions(
                 attention_mask=torch.tensor(mask, device=model.device),
                 generation_config=settings,
             )
-            answers = [_until_end(answer, ends) for answer in rows[:, width:].tolist()]
-            samples += answers if temperature else [answer for answer in answers for _ in range(per_prompt)]
-            advance(len(part))
-    return samples
+            samples += [_until_end(row, ends) for row in rows[:, width:].tolist()]
+    if not generation.temperature:
+        return [[sample] * count for sample in samples]
+    return [samples[start : start + count] for start in range(0, len(samples), count)]
 
 
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -84,36 +92,3 @@ def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
 
 def _until_end(ids: list[int], ends: Sequence[int]) -> list[int]:
     return next((ids[: index + 1] for index, token in enumerate(ids) if token in ends), ids)
-
-
-@torch.no_grad()
-def sequence_kl(
-    policy: PreTrainedModel,
-    reference: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    responses: Sequence[Sequence[int]],
-    *,
-    batch_size: int,
-) -> Tensor:
-    """sum_t KL(policy || reference) at every token of each response, exact over the vocabulary, in nats, [M].
-
-    Each even response and the one after it must answer the same prompt.
-    """
-    objective = ObjectiveConfig(divergence=DivergenceTerm(measure=ReverseKL()))
-    model = PreferenceModel(policy, reference, objective).eval()
-    sums = []
-    for start in range(0, len(responses), 2 * batch_size):
-        stop = start + 2 * batch_size
-        batch = PreferenceBatch.from_ids(
-            prompts[start:stop:2], responses[start:stop:2], responses[start + 1 : stop : 2], pad_token_id=0
-        )
-        tokens = model.score(batch.to(policy.device))
-        assert tokens.divergence is not None
-        halves = masked_sum(tokens.divergence, tokens.mask).chunk(2)
-        sums.append(torch.stack(halves, dim=-1).flatten())
-    return torch.cat(sums).cpu()
-
-
-def per_prompt(values: Tensor, size: int) -> Tensor:
-    """[M] of samples -> [M / size], the mean over each prompt's samples: these are independent, samples are not."""
-    return values.view(-1, size).mean(-1)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from prefopt.hookspecs import hookimpl
 from prefopt.tasks.scorers.base import Scorer
-from prefopt.tasks.scorers.classifier import ClassifierScorer
-from prefopt.tasks.scorers.preferences import PreferencesScorer
-from prefopt.tasks.scorers.reviews import ReviewsScorer
-from prefopt.tasks.scorers.reward_model import RewardModelScorer
+from prefopt.tasks.scorers.linear import PreferencesScorer, ReviewsScorer
+from prefopt.tasks.scorers.sequence_classification import ClassifierScorer, RewardModelScorer
 from prefopt.tasks.scorers.vader import VaderScorer
 from prefopt.tasks.scorers.words import WordsScorer
 

@@ -1,16 +1,20 @@
-"""Figures of summaries: overlap with what people wrote, overlap among samples, length, and what is copied."""
+"""Figures of summaries: overlap with what people wrote, overlap among samples, length, what is copied, and the scores of
+trained models. A function that needs an optional library raises ImportError where it is not installed."""
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
+import torch
+
 from prefopt.tasks.base import Metric
 from prefopt.tasks.optional import needed
 
-__all__ = ["METRICS", "copied", "figures", "rouge", "self_bleu"]
+__all__ = ["BERT_SCORE", "METRICS", "SUMMAC", "bert_score", "copied", "figures", "rouge", "self_bleu", "summac"]
 
 _ROUGE = ("rouge1", "rouge2", "rougeL")
 _RUN = 3
@@ -28,14 +32,14 @@ METRICS = (
     Metric("copied", "neither", f"share of the runs of {_RUN} words of a summary that are in its post, case aside"),
 )
 
+BERT_SCORE = Metric("bert_score", "higher", "BERTScore F1 with the best of the post's references")
+SUMMAC = Metric("summac", "higher", "SummaC-Conv: how far the post supports the summary, 0 to 1")
+
 
 def figures(
     posts: Sequence[str], references: Sequence[Sequence[str]], texts: Sequence[Sequence[str]]
 ) -> dict[str, list[float | None]]:
-    """The metrics of each post, means over its samples; None where no sample has the figure.
-
-    Raises ImportError where rouge-score or sacrebleu is not installed.
-    """
+    """METRICS of each post, means over its samples; None where no sample has the figure."""
     score, diversity = rouge(), self_bleu()
     columns: dict[str, list[float | None]] = {metric.name: [] for metric in METRICS}
     for post, best_of, samples in zip(posts, references, texts, strict=True):
@@ -88,6 +92,44 @@ def self_bleu() -> Callable[[Sequence[str]], float | None]:
         return fmean(bleu.sentence_score(text, rest).score / 100 for text, rest in zip(samples, others, strict=True))
 
     return mean
+
+
+def bert_score(model: str) -> Callable[[Sequence[Sequence[str]], Sequence[str]], list[float]]:
+    """(references of each text, texts) -> F1 of greedily matched contextual embeddings with the best reference.
+
+    Zhang et al., "BERTScore: Evaluating Text Generation with BERT", ICLR 2020. `model` is bert-score's model_type.
+    """
+    with needed("task summarization, field `bert_score`,", "bert-score", "bert-score"):
+        from bert_score import score
+
+    def best(references: Sequence[Sequence[str]], texts: Sequence[str]) -> list[float]:
+        _, _, f1 = score(list(texts), list(map(list, references)), model_type=model)
+        return [float(value) for value in f1]
+
+    return best
+
+
+def summac() -> Callable[[Sequence[str], Sequence[str]], list[float]]:
+    """(post of each text, texts) -> SummaC-Conv's probability that the post supports the summary.
+
+    Laban et al., "SummaC: Re-Visiting NLI-based Models for Inconsistency Detection in Summarization", TACL 2022.
+    """
+    try:
+        from summac.model_summac import SummaCConv
+    except ImportError as error:
+        raise ImportError(
+            f"task summarization, field `summac`, needs summac, which cannot be imported ({error}). Its release "
+            "asks for a huggingface-hub too old for transformers: pip install --no-deps summac; pip install nltk"
+        ) from error
+    return lambda posts, texts: [float(p) for p in _summac(SummaCConv).score(list(posts), list(texts))["scores"]]
+
+
+@functools.cache
+def _summac(cls: Any) -> Any:
+    # The setting of its authors, whose weights come with it: they are of the model trained on VitaminC.
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    settings = {"bins": "percentile", "granularity": "sentence", "nli_labels": "e", "start_file": "default"}
+    return cls(models=["vitc"], device=device, agg="mean", **settings)
 
 
 def copied(text: str, post: str) -> float | None:

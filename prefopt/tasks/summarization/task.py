@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, Self, final
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Self, final
 
 from pydantic import model_validator
 
@@ -11,8 +11,7 @@ from prefopt.tasks.base import HeldOutPrompt, Metric
 from prefopt.tasks.generation.generate import Generation, mean_by_prompt
 from prefopt.tasks.human_preferences.answering import AnsweringTask
 from prefopt.tasks.preference_data.forms import Template
-from prefopt.tasks.summarization import models
-from prefopt.tasks.summarization.measures import METRICS, figures, rouge, self_bleu
+from prefopt.tasks.summarization import measures
 
 __all__ = ["SummarizationTask"]
 
@@ -50,27 +49,31 @@ class SummarizationTask(AnsweringTask):
 
     @property
     def answer_metrics(self) -> tuple[Metric, ...]:
-        by_models = ((models.BERT_SCORE, self.bert_score is not None), (models.SUMMAC, self.summac))
-        return (*METRICS, *(metric for metric, wanted in by_models if wanted))
+        of_models = ((measures.BERT_SCORE, self.bert_score is not None), (measures.SUMMAC, self.summac))
+        return (*measures.METRICS, *(metric for metric, wanted in of_models if wanted))
 
     def check(self) -> None:
-        rouge()
-        self_bleu()
+        """Raises ImportError."""
+        measures.rouge()
+        measures.self_bleu()
+        self._model_scores()
+
+    def _model_scores(self) -> dict[str, tuple[str, Callable[[Any, Sequence[str]], list[float]]]]:
+        """metric -> the field of a prompt's row that texts are compared with, and the function that does it."""
+        scores: dict[str, Any] = {}
         if self.bert_score is not None:
-            models.require_bert_score()
+            scores["bert_score"] = "references", measures.bert_score(self.bert_score)
         if self.summac:
-            models.require_summac()
+            scores["summac"] = "post", measures.summac()
+        return scores
 
     def measure(
         self, prompts: Sequence[HeldOutPrompt], texts: Sequence[Sequence[str]]
     ) -> dict[str, list[float | None]]:
         posts, references = ([prompt.row[field] for prompt in prompts] for field in ("post", "references"))
-        columns = figures(posts, references, texts)
-        samples = [(index, text) for index, group in enumerate(texts) for text in group]
-        flat = [text for _, text in samples]
-        if self.bert_score is not None:
-            scores = models.bert_score(self.bert_score, [references[index] for index, _ in samples], flat)
-            columns["bert_score"] = list(mean_by_prompt(scores, texts))
-        if self.summac:
-            columns["summac"] = list(mean_by_prompt(models.summac([posts[index] for index, _ in samples], flat), texts))
+        columns = measures.figures(posts, references, texts)
+        rows = [prompt.row for prompt, group in zip(prompts, texts, strict=True) for _ in group]
+        for name, (field, score) in self._model_scores().items():
+            scores = score([row[field] for row in rows], [text for group in texts for text in group])
+            columns[name] = list(mean_by_prompt(scores, texts))
         return columns

@@ -20,7 +20,7 @@ from prefopt.tasks.conformance import check_task
 from prefopt.tasks.dialogue import DialogueTask
 from prefopt.tasks.dialogue.harm import LEXICON, Lexicon, refuses
 from prefopt.tasks.human_preferences.win_rates import truncate
-from prefopt.tasks.summarization import SummarizationTask, models
+from prefopt.tasks.summarization import SummarizationTask, measures
 from prefopt.tasks.summarization.measures import copied, figures, rouge, self_bleu
 from tests.conftest import WORDS
 
@@ -186,7 +186,7 @@ def test_chosen_answers_end_there_too(model_folder: str, pairs: str) -> None:
 
 
 def test_harm_is_words_and_refusal_is_phrases() -> None:
-    lexicon = Lexicon(LEXICON)
+    lexicon = Lexicon.load(LEXICON)
     harmful = lexicon.words_in("He’s a GUNSMITH with guns, stealing; it isn't killing me.")
     assert {name: list(words) for name, words in harmful.items() if words} == {
         "violence": ["killing"],
@@ -256,11 +256,11 @@ def test_trained_models_are_asked_as_they_document(
     monkeypatch.setitem(sys.modules, "summac", types.ModuleType("summac"))
     monkeypatch.setitem(sys.modules, "summac.model_summac", types.SimpleNamespace(SummaCConv=Conv))
     task.check()
-    models._summac.cache_clear()
+    measures._summac.cache_clear()
     rows = [{"post": f"post {n}", "references": [f"reference {n}"]} for n in (0, 1)]
     prompts = [HeldOutPrompt(f"prompt {n}", "p", row) for n, row in enumerate(rows)]
     columns = task.measure(prompts, [["a", "b"], ["c", "d"]])
-    models._summac.cache_clear()
+    measures._summac.cache_clear()
     assert (columns["bert_score"], columns["summac"]) == ([0.5, 2.5], [0.5, 0.5])
     references = [["reference 0"]] * 2 + [["reference 1"]] * 2
     assert calls[0] == (["a", "b", "c", "d"], references, "some/model")

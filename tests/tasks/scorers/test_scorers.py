@@ -18,8 +18,8 @@ from prefopt.tasks.scorers import (
     ReviewsScorer,
     VaderScorer,
     WordsScorer,
+    linear,
     registry,
-    reviews,
     sequence_classification,
     vader,
 )
@@ -31,7 +31,7 @@ GOOD, BAD = " a wonderful, lovely film", " a terrible, boring film"
 
 @pytest.fixture(autouse=True)
 def _afresh() -> Iterator[None]:
-    caches = (registry.installed_scorers, reviews._trained, vader._analyzer, sequence_classification.load)
+    caches = (registry.installed_scorers, linear._classifier, vader._analyzer, sequence_classification.load)
     for cache in caches:
         cache.cache_clear()
     yield
@@ -104,7 +104,7 @@ def test_a_library_that_is_not_there_is_named_with_its_extra(monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "vaderSentiment.vaderSentiment", None)
     with pytest.raises(ImportError, match=r"scorer vader needs vaderSentiment.*pip install 'prefopt\[scorers\]'"):
         VaderScorer().score([""], ["good"])
-    monkeypatch.setitem(sys.modules, "sklearn.pipeline", None)
+    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
     with pytest.raises(ImportError, match=r"scorer reviews needs scikit-learn.*pip install 'prefopt\[scorers\]'"):
         ReviewsScorer(reviews="x").score([""], ["good"])
 

@@ -4,13 +4,14 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from prefopt.tasks.generation.sampling import completions, per_prompt, sequence_kl
+from prefopt.tasks.generation.generate import mean_by_prompt, sequence_kl
+from prefopt.tasks.generation.sampling import Generation, sample_ids
 from prefopt.tasks.models.language_model import word_tokenizer
 from prefopt.tasks.quiet import quiet
 
 
 def test_samples_of_a_prompt_are_averaged_first() -> None:
-    assert per_prompt(torch.tensor([1.0, 3.0, 0.0, 0.0]), 2).tolist() == [2, 0]
+    assert mean_by_prompt([1.0, 3.0, 0.0], [["a", "b"], ["c"]]) == [2, 0]
 
 
 def tiny(seed: int) -> LlamaForCausalLM:
@@ -28,26 +29,27 @@ def test_samples_do_not_depend_on_the_global_seed_and_end_at_the_end_of_text() -
     samples = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        samples.append(completions(model, tokenizer, [[3, 4, 5], [6]], per_prompt=4, max_new_tokens=6, seed=5))
+        samples.append(sample_ids(model, tokenizer, [[3, 4, 5], [6]], Generation(samples=4, max_new_tokens=6), 5))
     assert samples[0] == samples[1]
-    assert len(samples[0]) == 8
-    assert all(1 <= len(ids) <= 6 and end not in ids[:-1] for ids in samples[0])
+    assert list(map(len, samples[0])) == [4, 4]
+    assert all(1 <= len(ids) <= 6 and end not in ids[:-1] for group in samples[0] for ids in group)
 
 
 def test_sequence_kl_by_hand() -> None:
     policy, reference = tiny(0), tiny(1)
-    prompts = [[3, 4], [3, 4], [5], [5]]
-    answers = [[6, 7, 0], [8, 0], [9, 9, 9, 2], [0]]
-    sums = sequence_kl(policy, reference, prompts, answers, batch_size=1)
-    assert sums.shape == (4,)
-    for prompt, answer, value in zip(prompts, answers, sums, strict=True):
-        ids = torch.tensor([[*prompt, *answer]])
-        with torch.no_grad():
-            p, q = (model(input_ids=ids).logits[0].double().log_softmax(-1) for model in (policy, reference))
-        by_hand = sum(float(p[t].exp() @ (p[t] - q[t])) for t in range(len(prompt) - 1, ids.shape[1] - 1))
-        assert value.item() == pytest.approx(by_hand, rel=1e-4)
-    torch.testing.assert_close(sums, sequence_kl(policy, reference, prompts, answers, batch_size=2))
-    assert sequence_kl(policy, tiny(0), prompts, answers, batch_size=2).abs().max() < 1e-5
+    prompts = [[3, 4], [5]]
+    samples = [[[6, 7, 0], [8, 0], [9]], [[9, 9, 9, 2], [0], [3, 0]]]
+    sums = sequence_kl(policy, reference, prompts, samples, batch_size=1)
+    assert sums.shape == (2, 3)
+    for prompt, group, values in zip(prompts, samples, sums, strict=True):
+        for sample, value in zip(group, values, strict=True):
+            ids = torch.tensor([[*prompt, *sample]])
+            with torch.no_grad():
+                p, q = (model(input_ids=ids).logits[0].double().log_softmax(-1) for model in (policy, reference))
+            by_hand = sum(float(p[t].exp() @ (p[t] - q[t])) for t in range(len(prompt) - 1, ids.shape[1] - 1))
+            assert value.item() == pytest.approx(by_hand, rel=1e-4)
+    torch.testing.assert_close(sums, sequence_kl(policy, reference, prompts, samples, batch_size=2))
+    assert sequence_kl(policy, tiny(0), prompts, samples, batch_size=2).abs().max() < 1e-5
 
 
 def test_quiet_leaves_things_as_they_were() -> None:

@@ -40,7 +40,7 @@ _DONE = "material.json"
 
 @final
 class HeldOutPrompt(NamedTuple):
-    """A prompt that policies answer: the item's name, the prompt as the model is given it, and the row it is from."""
+    """A prompt that policies answer: the item's name, text or messages, and the row of the material."""
 
     item: str
     prompt: Prompt
@@ -100,8 +100,8 @@ class Metric:
 class Evaluation:
     """What a task measured of one policy.
 
-    values   metric -> held-out item -> figure. Items have the same names in every run on the same material, so that
-             runs can be compared item by item; where a figure is not defined, the item is not there
+    values   metric -> held-out item -> figure, without the items that have none. Items have the same names in every run
+             on the same material, so that runs can be compared item by item
     samples  prompt -> the policy's completions of it, as text
     """
 
@@ -110,12 +110,9 @@ class Evaluation:
 
     @classmethod
     def by_prompt(
-        cls,
-        prompts: Sequence[HeldOutPrompt],
-        texts: Sequence[list[str]],
-        figures: Mapping[str, Sequence[float | None]],
+        cls, prompts: Sequence[HeldOutPrompt], texts: Sequence[list[str]], figures: Mapping[str, Sequence[float | None]]
     ) -> Evaluation:
-        """An evaluation from the samples of each prompt and from figures of each, None where one is not defined."""
+        """From the samples of each prompt, and metric -> a figure for each prompt, None where one is not defined."""
         values = {
             name: {prompt.item: value for prompt, value in zip(prompts, column, strict=True) if value is not None}
             for name, column in figures.items()
@@ -163,11 +160,8 @@ class Task(Named):
     @final
     def material_folder(self, root: Path, seed: int) -> Path:
         """The folder under `root` of the material for a seed, made or not."""
-        settings = json.dumps(self._settings(seed), sort_keys=True)
+        settings = json.dumps({"task": self.model_dump(mode="json"), "seed": seed}, sort_keys=True)
         return root / f"{self.name}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
-
-    def _settings(self, seed: int) -> dict[str, Any]:
-        return {"task": self.model_dump(mode="json"), "seed": seed}
 
     @final
     def prepare(self, root: Path, seed: int) -> Material:
@@ -191,9 +185,10 @@ class Task(Named):
             shutil.rmtree(unfinished)  # of a process that was killed
         making = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
-            model = Path(source := self.make(making, seed))
-            inside = str(model.relative_to(making)) if model.is_relative_to(making) else None
-            record = self._settings(seed) | {"model": source if inside is None else None, "inside": inside}
+            model = self.make(making, seed)
+            inside = str(Path(model).relative_to(making)) if Path(model).is_relative_to(making) else None
+            record = {"task": self.model_dump(mode="json"), "seed": seed}
+            record |= {"model": model if inside is None else None, "inside": inside}
             (making / _DONE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
             making.replace(folder)
         finally:

@@ -1,4 +1,4 @@
-"""What is measured of every policy, whatever the task: its rewards, weights and divergence on held-out pairs."""
+"""The evaluation that all tasks share: rewards, weights and divergence of a policy on held-out pairs."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ COMMON = (
     Metric("mean_v", "neither", "mean weight v of the divergence, over the tokens of a held-out pair"),
     Metric("sparsity_v", "neither", "share of weights v that are exactly 0, over the tokens of a held-out pair"),
 )
+"""The metrics of every task."""
 
 AUROC = tuple(
     Metric(

@@ -1,4 +1,4 @@
-"""Silence from the libraries that would speak between the lines of a progress display."""
+"""Silence from libraries that would write between the lines of a progress display."""
 
 from __future__ import annotations
 
@@ -13,22 +13,18 @@ __all__ = ["quiet"]
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the hints and bars of transformers and datasets, nor those of reading data, while the block runs; errors
-    still come through."""
-    hints = transformers.logging
-    verbosity, bars, data_bars = (
-        hints.get_verbosity(),
-        hints.is_progress_bar_enabled(),
-        datasets.are_progress_bars_disabled(),
-    )
-    hints.set_verbosity_error()
-    hints.disable_progress_bar()
+    """Without the hints and progress bars of transformers and datasets; errors still come through."""
+    logging = transformers.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    no_data_bars = datasets.are_progress_bars_disabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     datasets.disable_progress_bars()
     try:
         yield
     finally:
-        hints.set_verbosity(verbosity)
+        logging.set_verbosity(verbosity)
         if bars:
-            hints.enable_progress_bar()
-        if not data_bars:
+            logging.enable_progress_bar()
+        if not no_data_bars:
             datasets.enable_progress_bars()

@@ -20,8 +20,7 @@ from prefopt.tasks.human_preferences.pairs import PreferencesTask
 from prefopt.tasks.human_preferences.win_rates import (
     AGREEMENT,
     Against,
-    judge_held_out,
-    read_agreement,
+    agreement,
     read_or_make,
     truncate,
     win_rate_metric,
@@ -76,7 +75,7 @@ class AnsweringTask(PreferencesTask):
     @final
     def check_material(self, folder: Path) -> None:
         if self.judge is not None:
-            judge_held_out(self.judge, folder)
+            agreement(self.judge, folder)
 
     @final
     def evaluate(
@@ -105,7 +104,7 @@ class AnsweringTask(PreferencesTask):
         evaluation = Evaluation.by_prompt(held_out, texts, figures)
         if self.judge is None:
             return evaluation
-        return replace(evaluation, values={**evaluation.values, AGREEMENT.name: read_agreement(material)})
+        return replace(evaluation, values={**evaluation.values, AGREEMENT.name: agreement(self.judge, material.folder)})
 
     def _chosen(self, prompts: Sequence[HeldOutPrompt]) -> list[list[str]]:
         """The chosen responses, once for each sample. They end at the stops as well, unless nothing were left: some

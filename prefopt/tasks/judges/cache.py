@@ -21,27 +21,24 @@ def default_answers() -> Path:
 
 @final
 class Answers:
-    """Question -> answer, each written when it is added. Processes may share the file."""
+    """Question -> answer, each written when it is added. Processes and threads may share the file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(self._open()) as database, database:
-            database.execute("create table if not exists answers (question text primary key, answer text not null)")
+        self._execute("create table if not exists answers (question text primary key, answer text not null)")
 
     def get(self, question: Mapping[str, object]) -> str | None:
         """The answer to the question; None where there is none yet."""
-        with closing(self._open()) as database:
-            row = database.execute("select answer from answers where question = ?", (_digest(question),)).fetchone()
-        return None if row is None else str(row[0])
+        rows = self._execute("select answer from answers where question = ?", _digest(question))
+        return str(rows[0][0]) if rows else None
 
     def add(self, question: Mapping[str, object], answer: str) -> None:
-        with closing(self._open()) as database, database:
-            database.execute("insert or replace into answers values (?, ?)", (_digest(question), answer))
+        self._execute("insert or replace into answers values (?, ?)", _digest(question), answer)
 
-    def _open(self) -> sqlite3.Connection:
-        # A connection for each use, as threads may not share one; it waits while another one writes.
-        return sqlite3.connect(self.path, timeout=60)
+    def _execute(self, statement: str, *values: str) -> list[tuple[object, ...]]:
+        with closing(sqlite3.connect(self.path, timeout=60)) as database, database:
+            return database.execute(statement, values).fetchall()
 
 
 def _digest(question: Mapping[str, object]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any, NamedTuple, final
@@ -23,10 +23,10 @@ _REFUSED = {
     "doc_to_image": "shows pictures to the model",
     "doc_to_audio": "plays sound to the model",
 }
-"""Fields of a harness task that we cannot have -> why."""
+"""Fields of harness tasks that are not supported -> why."""
 
 _NO_FILTER = "none"
-"""What the harness calls the filter of tasks that have none."""
+"""The harness's name for the filter of tasks that have none."""
 
 
 @final
@@ -72,14 +72,14 @@ def manager(include_path: str | None, defaults: bool) -> Any:
 def figures(names: tuple[str, ...], include_path: str | None) -> tuple[Figure, ...]:
     """What the harness measures in these tasks; groups and tags stand for the tasks in them, however deep.
 
-    Nothing is downloaded. Raises ImportError without the harness; ValueError for a task that it does not have, or that
-    we cannot have.
+    Nothing is downloaded. Raises ImportError without the harness, ValueError for a task that is unknown or refused.
     """
     if include_path is not None and not Path(include_path).is_dir():
         raise ValueError(f"include_path: {include_path} is no folder")
     for defaults in (False, True) if include_path is not None else (True,):
         index = manager(include_path, defaults).task_index
-        leaves, unknown = _leaves(names, index)
+        leaves = list(_leaves(names, index))
+        unknown = [leaf for leaf in leaves if leaf not in index]
         if not unknown:
             return tuple(dict.fromkeys(figure for leaf in leaves for figure in _of_task(leaf, index[leaf].cfg)))
     where = "" if include_path is None else f" and {include_path} has no YAML file of one that can be read"
@@ -87,34 +87,24 @@ def figures(names: tuple[str, ...], include_path: str | None) -> tuple[Figure, .
     raise ValueError(f"tasks: the harness has none named {unknown[0]!r}{where}.{near} See `lm_eval ls tasks`.")
 
 
-def _leaves(names: Sequence[Any], index: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """The tasks that the names stand for, and the names that stand for nothing."""
-    leaves, unknown = [], []
+def _leaves(names: Iterable[Any], index: Mapping[str, Any]) -> Iterator[str]:
+    """The tasks that the names stand for, and the names that the harness does not have.
+
+    Raises ValueError where a group changes the tasks in it.
+    """
     for name in names:
-        if name not in index:
-            unknown.append(name)
-            continue
-        entry = index[name]
-        inside = sorted(entry.tags) if entry.cfg is None else _members(name, entry.cfg)
-        if inside is None:
-            leaves.append(name)
+        config = index[name].cfg if name in index else {}
+        if config is None:  # a tag
+            yield from _leaves(sorted(index[name].tags), index)
+        elif "group" not in config or "class" in config:
+            yield name
         else:
-            inner_leaves, inner_unknown = _leaves(inside, index)
-            leaves += inner_leaves
-            unknown += inner_unknown
-    return leaves, unknown
+            from lm_eval.config.group import GroupConfig
 
-
-def _members(name: str, config: Mapping[str, Any]) -> list[str] | None:
-    """The names in a group; None for a task. Raises ValueError where a group changes the tasks in it."""
-    if "group" not in config or "class" in config:
-        return None
-    from lm_eval.config.group import GroupConfig
-
-    inside = config["task"] if isinstance(config.get("task"), list) else []
-    if any(not isinstance(task, str) for task in inside) or set(config) - set(GroupConfig.__dataclass_fields__):
-        raise ValueError(f"tasks: the group {name!r} changes the tasks in it; name the tasks themselves")
-    return list(inside)
+            tasks = config["task"] if isinstance(config.get("task"), list) else []
+            if any(not isinstance(task, str) for task in tasks) or set(config) - set(GroupConfig.__dataclass_fields__):
+                raise ValueError(f"tasks: the group {name!r} changes the tasks in it; name the tasks themselves")
+            yield from _leaves(tasks, index)
 
 
 def _of_task(name: str, config: Mapping[str, Any]) -> Iterator[Figure]:

@@ -1,5 +1,7 @@
-"""Figures of summaries: overlap with what people wrote, overlap among samples, length, what is copied, and the scores of
-trained models. A function that needs an optional library raises ImportError where it is not installed."""
+"""Figures of summaries: overlap with what people wrote, overlap among samples, length, copies, and trained models.
+
+A function that needs an optional library raises ImportError where it is not installed.
+"""
 
 from __future__ import annotations
 

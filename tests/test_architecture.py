@@ -38,6 +38,40 @@ LAYERS: list[set[str]] = [
 ]
 LAYER = {unit: height for height, units in enumerate(LAYERS) for unit in units}
 
+# The same within the largest rooms.
+LAYERS_WITHIN: dict[str, list[set[str]]] = {
+    "tasks": [
+        {"optional", "quiet", "ranking"},
+        {"preference_data"},
+        {"scorers"},
+        {"judges"},
+        {"base"},
+        {"generation", "held_out", "models"},
+        {"conformance", "human_preferences"},
+        {"dialogue", "lm_eval", "planted", "sentiment", "summarization"},
+        {"built_ins"},
+        {"registry"},
+        {"__init__"},
+    ],
+    "comparison": [
+        {"progress", "run", "statistics", "suite_fields"},
+        {"execute", "run_log", "suite"},
+        {"controls", "run_queue", "tensorboard", "worker"},
+        {"executors", "summary"},
+        {"frontier", "runner"},
+        {"results"},
+        {"__init__"},
+    ],
+    "report": [
+        {"csv_files", "format"},
+        {"headline", "heat_maps", "plots"},
+        {"charts"},
+        {"page", "pictures"},
+        {"files"},
+        {"__init__"},
+    ],
+}
+
 # Where each third-party library may be imported. One that is not here has to be given a place first.
 ANYWHERE = set(LAYER)
 OUTSIDE: dict[str, set[str]] = {
@@ -148,6 +182,14 @@ def climbing(unit: str, names: Iterator[str]) -> list[str]:
     return [name for name, other in units.items() if other not in (None, unit) and LAYER[other] >= LAYER[unit]]
 
 
+def climbing_within(room: str, unit: str, names: Iterator[str]) -> list[str]:
+    """Those imports from the room that do not point down in it."""
+    layer = {inside: height for height, units in enumerate(LAYERS_WITHIN[room]) for inside in units}
+    modules = {name: name.split(".")[2] for name in names if name.startswith(f"prefopt.{room}.")}
+    others = {name: module if module in layer else "__init__" for name, module in modules.items()}
+    return [name for name, other in others.items() if other != unit and layer[other] >= layer[unit]]
+
+
 def misplaced(unit: str, names: Iterator[str]) -> list[str]:
     """Those imports of third-party libraries that do not belong there."""
     return [name for name in names if outer(name) and unit not in OUTSIDE.get(outer(name) or "", set())]
@@ -161,6 +203,15 @@ def test_every_file_has_a_layer() -> None:
 @each_file
 def test_imports_point_down(file: Path) -> None:
     assert climbing(unit_of(file), imports(tree_of(file))) == []
+
+
+@pytest.mark.parametrize("room", LAYERS_WITHIN)
+def test_imports_point_down_within(room: str) -> None:
+    folder = PACKAGE / room
+    units = {file: file.relative_to(folder).parts[0].removesuffix(".py") for file in folder.rglob("*.py")}
+    assert set(units.values()) == set.union(*LAYERS_WITHIN[room])
+    wrong = {str(file): climbing_within(room, unit, imports(tree_of(file))) for file, unit in units.items()}
+    assert {file: names for file, names in wrong.items() if names} == {}
 
 
 @each_file
@@ -179,6 +230,10 @@ def test_these_checks_bite() -> None:
     assert climbing("objective", names("from prefopt import ObjectiveConfig"))
     assert climbing("comparison", names("import prefopt.inspection.page"))
     assert not climbing("objective", names("import prefopt.registry\nfrom prefopt.objective import Mean"))
+    assert climbing_within("tasks", "judges", names("from prefopt.tasks.registry import x"))
+    assert climbing_within("tasks", "planted", names("def f():\n    from prefopt.tasks.sentiment.task import x"))
+    assert climbing_within("report", "page", names("from prefopt.report import write_report"))
+    assert not climbing_within("tasks", "planted", names("from prefopt.tasks.planted import x\nimport prefopt.report"))
     assert misplaced("objective", names("import torch.utils.tensorboard"))
     assert misplaced("data", names("import os\nimport a_new_library"))
     assert not misplaced("data", names("import os\nfrom datasets import Dataset\nfrom prefopt.tokens import x"))

@@ -150,10 +150,10 @@ class Suite(_Section):
 
     @field_validator("seeds", "sweeps")
     @classmethod
-    def _each_once(cls, values: Any) -> Any:
-        for name, each in values.items() if isinstance(values, dict) else (("seeds", values),):
-            if any(value in each[:place] for place, value in enumerate(each)):
-                raise ValueError(f"{name} names a value twice: {each}")
+    def _distinct(cls, values: Any) -> Any:
+        for name, listed in values.items() if isinstance(values, dict) else (("seeds", values),):
+            if any(value in listed[:index] for index, value in enumerate(listed)):
+                raise ValueError(f"{name} names a value twice: {listed}")
         return values
 
     @model_validator(mode="after")
@@ -178,8 +178,8 @@ class Suite(_Section):
         plane = self.plane
         for field, metric in (("reward", plane.reward), ("distance", plane.distance)) if self.frontier else ():
             if metric not in measured:
-                known = did_you_mean(metric, measured)
-                raise ValueError(f"frontier.{field}: the task has no metric {metric!r}.{known} It has {measured}.")
+                near = did_you_mean(metric, measured)
+                raise ValueError(f"frontier.{field}: the task has no metric {metric!r}.{near} It has {measured}.")
         try:
             lora_config(self.peft)
         except (TypeError, ValueError) as error:
@@ -190,8 +190,8 @@ class Suite(_Section):
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """The task's own metrics, then those that every task has."""
-        own = self.task.metrics
-        return (*own, *(metric for metric in COMMON if metric.name not in {each.name for each in own}))
+        names = {metric.name for metric in self.task.metrics}
+        return (*self.task.metrics, *(metric for metric in COMMON if metric.name not in names))
 
     @property
     def plane(self) -> Plane:

@@ -19,11 +19,11 @@ def flat(fields: object, prefix: str = "") -> object:
     """`{objective: {beta: [...]}}` as `{objective.beta: [...]}`."""
     if not isinstance(fields, Mapping):
         return fields
-    found: dict[str, object] = {}
+    dotted: dict[str, object] = {}
     for name, value in fields.items():
         inner = flat(value, f"{prefix}{name}.")
-        found |= inner if isinstance(inner, dict) else {f"{prefix}{name}": value}
-    return found
+        dotted |= inner if isinstance(inner, dict) else {f"{prefix}{name}": value}
+    return dotted
 
 
 def put(fields: dict[str, Any], path: Sequence[str], value: object) -> None:

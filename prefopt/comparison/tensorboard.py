@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a comparison: the scalars of the report, and what each run was tried with."""
+"""TensorBoard logs of a comparison: the scalars of the report, and the hyper-parameters of each run."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _LONGEST = 200
 
 
 def run_folder(run: Run) -> str:
-    """A name for the run that can be read, and is no other run's."""
-    said = ", ".join([run.name, *(f"{field} {value}" for field, value in run.setting_text), f"seed {run.seed}"])
-    name = quote(said, safe=_KEPT)
-    return name if len(name) <= _LONGEST else f"{name[:_LONGEST]} {hashlib.sha256(said.encode()).hexdigest()[:8]}"
+    """A readable folder name, unique to the run."""
+    text = ", ".join([run.name, *(f"{field} {value}" for field, value in run.setting_text), f"seed {run.seed}"])
+    name = quote(text, safe=_KEPT)
+    return name if len(name) <= _LONGEST else f"{name[:_LONGEST]} {hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def write_runs(runs: Iterable[Run], records: Mapping[str, Record], folder: Path) -> None:
-    """FOLDER/tensorboard anew: all of the runs that are finished, and nothing else."""
-    with _alone(folder):
+    """Write FOLDER/tensorboard anew, with all finished runs."""
+    with _lock(folder):
         shutil.rmtree(folder / FOLDER, ignore_errors=True)
         for run in runs:
             record = records.get(run.key)
@@ -44,13 +44,13 @@ def write_runs(runs: Iterable[Run], records: Mapping[str, Record], folder: Path)
 
 
 def write_run(run: Run, record: Record, folder: Path) -> None:
-    """FOLDER/tensorboard/NAME of a run that is finished."""
-    with _alone(folder):
+    """Write FOLDER/tensorboard/NAME of a finished run."""
+    with _lock(folder):
         shutil.rmtree(folder / FOLDER / run_folder(run), ignore_errors=True)
         _write(run, record, folder)
 
 
-def _alone(folder: Path) -> FileLock:
+def _lock(folder: Path) -> FileLock:
     return FileLock(folder / f".{FOLDER}.lock")
 
 
@@ -58,13 +58,17 @@ def _write(run: Run, record: Record, folder: Path) -> None:
     """Learning curves by step; the means over items of each metric as final/METRIC, with the run's hyper-parameters."""
     curves = record["curves"]
     last = max((step for curve in curves.values() for step, _ in curve), default=0)
-    final = {f"final/{name}": fmean(of.values()) for name, of in record["values"].items() if of}
-    tried = {"objective": run.name, "seed": run.seed} | {name: _plain(value) for name, value in run.setting.items()}
+    final = {f"final/{name}": fmean(items.values()) for name, items in record["values"].items() if items}
+    hyperparameters = {"objective": run.name, "seed": run.seed} | {
+        name: _plain(value) for name, value in run.setting.items()
+    }
     with SummaryWriter(folder / FOLDER / run_folder(run)) as writer:
         for name, curve in curves.items():
             for step, value in curve:
                 writer.add_scalar(name, value, step)
-        writer.add_hparams(tried, final, run_name=".", global_step=last)  # of this run, and not a run of its own
+        writer.add_hparams(
+            hyperparameters, final, run_name=".", global_step=last
+        )  # of this run, and not a run of its own
 
 
 def _plain(value: Any) -> bool | int | float | str:

@@ -42,7 +42,7 @@ def made(folder: Path, *, fail: str | None = None, **changes: Any) -> Suite:
 
 
 def _record(run: Run, *, failed: bool) -> dict[str, Any]:
-    known = {
+    record = {
         "key": run.key,
         "name": run.name,
         "setting": dict(run.setting),
@@ -56,22 +56,22 @@ def _record(run: Run, *, failed: bool) -> dict[str, Any]:
         "seconds": {} if failed else {"material": 1.0, "training": 60.0, "measuring": 5.5},
     }
     parts = ("values", "samples", "curves", "profiles")
-    return known | ({**{part: {} for part in parts}, "heat_maps": []} if failed else dict(_measured(run)))
+    return record | ({**{part: {} for part in parts}, "heat_maps": []} if failed else dict(_measured(run)))
 
 
 def _measured(run: Run) -> Iterator[tuple[str, Any]]:
     draw = random.Random(f"{run.name} {run.setting} {run.seed}")
-    of = run.control or run.name
+    objective = run.control or run.name
     beta = float(run.setting.get("objective.beta", math.inf))
     mask = 0.2 + 0.3 * beta if run.objective is not None and masked(run.objective) else 1.0
     kl = 0.0 if run.objective is None else 4 / beta**0.7 * draw.uniform(0.9, 1.1)
-    worth = _WORTH["dpo"] if run.control or run.objective is None else _WORTH.get(of, 3.5)
+    worth = _WORTH["dpo"] if run.control or run.objective is None else _WORTH.get(objective, 3.5)
     items = {f"word {n} of prompt": 0.3 * math.sin(n) for n in range(24)}
-    own_v = run.objective is not None and run.objective.divergence is not None
-    v = mask * (0.5 if of == "two masks" else 1.0)
+    has_v = run.objective is not None and run.objective.divergence is not None
+    v = mask * (0.5 if objective == "two masks" else 1.0)
     pairs = range(6)
 
-    def each(mean: float, spread: float = 0.02) -> dict[str, float]:
+    def by_pair(mean: float, spread: float = 0.02) -> dict[str, float]:
         return {f"pair {n}": mean if mean in (0.0, 1.0) else mean + draw.gauss(0, spread) for n in pairs}
 
     yield (
@@ -81,13 +81,13 @@ def _measured(run: Run) -> Iterator[tuple[str, Any]]:
             "sequence_kl": {n: kl and kl * draw.uniform(0.8, 1.2) for n in items},
             "tokens": {n: 20 + draw.gauss(0, 2) for n in items},
             "accuracy": {f"pair {n}": float(draw.random() < 0.5 + 0.04 * kl) for n in pairs},
-            "mean_w": each(mask),
-            "sparsity_w": each(0.0 if mask == 1 else 1 - mask),
+            "mean_w": by_pair(mask),
+            "sparsity_w": by_pair(0.0 if mask == 1 else 1 - mask),
         }
-        | ({"mean_v": each(v), "sparsity_v": each(0.0 if v == 1 else 1 - v)} if own_v else {}),
+        | ({"mean_v": by_pair(v), "sparsity_v": by_pair(0.0 if v == 1 else 1 - v)} if has_v else {}),
     )
-    said = " ".join(draw.choice(_WORDS) for _ in range(20))
-    yield "samples", {f"Prompt {n}: go on </script>": [f"{said} {n} <b>bold</b>", "another"] for n in range(3)}
+    text = " ".join(draw.choice(_WORDS) for _ in range(20))
+    yield "samples", {f"Prompt {n}: go on </script>": [f"{text} {n} <b>bold</b>", "another"] for n in range(3)}
     trained = run.objective is not None
     steps = [(step, math.exp(-step / 40)) for step in range(10, 101, 10)] if trained else []
     yield (
@@ -96,7 +96,7 @@ def _measured(run: Run) -> Iterator[tuple[str, Any]]:
             "loss": [(step, 0.3 + 0.4 * left + draw.gauss(0, 0.01)) for step, left in steps],
             "rewards/margins": [(step, 2 * (1 - left) * beta + draw.gauss(0, 0.02)) for step, left in steps],
             "weights/mean": [(step, mask) for step, _ in steps],
-            "divergence_weights/mean": [(step, v) for step, _ in steps] if own_v else [],
+            "divergence_weights/mean": [(step, v) for step, _ in steps] if has_v else [],
         },
     )
     yield (
@@ -106,8 +106,8 @@ def _measured(run: Run) -> Iterator[tuple[str, Any]]:
             for side, more in (("chosen", 0.8), ("rejected", 1.2))
         },
     )
-    sides = [_sides(random.Random(f"{run.seed} {n}"), draw, mask, v if own_v else None) for n in range(4)]
-    yield "heat_maps", [{"prompt": f"Tell me a story {n}", **each} for n, each in enumerate(sides)]
+    sides = [_sides(random.Random(f"{run.seed} {n}"), draw, mask, v if has_v else None) for n in range(4)]
+    yield "heat_maps", [{"prompt": f"Tell me a story {n}", **pair} for n, pair in enumerate(sides)]
 
 
 def _sides(words: random.Random, draw: random.Random, w: float, v: float | None) -> dict[str, Any]:

@@ -55,11 +55,11 @@ def measured(folder: Path) -> dict[str, Any]:
     """What the runs of a folder determine, without what the machine does."""
     parts = ("name", "setting", "seed", "configuration", "values", "samples", "error")
     records = RunLog(folder / "runs.jsonl").records
-    found = {key: {part: record[part] for part in parts} for key, record in records.items()}
+    results = {key: {part: record[part] for part in parts} for key, record in records.items()}
     for key, record in records.items():
         timed = ("grad_norm", "learning_rate", "loss")
-        found[key]["curves"] = {name: record["curves"][name] for name in timed if name in record["curves"]}
-    return found
+        results[key]["curves"] = {name: record["curves"][name] for name in timed if name in record["curves"]}
+    return results
 
 
 def sheet(folder: Path) -> list[dict[str, str]]:
@@ -143,8 +143,8 @@ def test_the_report_has_every_objective_and_needs_nothing_but_itself(whole: Path
     assert "3 objectives at 2 settings under 1 seed, and the untrained reference: 7 runs, 7 of them finished." in page
     assert "--objective &#39;the same&#39; --out" in page
     assert page.count('<circle class="mark') == 3 * (1 + 2)
-    found = {tag: (page.count(f"<{tag}>") + page.count(f"<{tag} "), page.count(f"</{tag}>")) for tag in ("table", "td")}
-    assert all(opened == closed > 0 for opened, closed in found.values())
+    tags = {tag: (page.count(f"<{tag}>") + page.count(f"<{tag} "), page.count(f"</{tag}>")) for tag in ("table", "td")}
+    assert all(starts == ends > 0 for starts, ends in tags.values())
 
 
 def test_a_picture_where_it_can_be_drawn(whole: Path) -> None:
@@ -181,9 +181,9 @@ def test_a_run_is_known_by_what_determines_it(tmp_path: Path) -> None:
 
 
 def test_an_objective_may_have_values_of_its_own(tmp_path: Path) -> None:
-    own = {"zoo": "tdpo2", "sweeps": {"objective.beta": [2.0, 3.0]}}
+    tdpo2 = {"zoo": "tdpo2", "sweeps": {"objective.beta": [2.0, 3.0]}}
     path = written(
-        tmp_path / "given.yaml", sweeps={"objective": {"beta": [0.1]}}, objectives={"dpo": "dpo", "tdpo2": own}
+        tmp_path / "given.yaml", sweeps={"objective": {"beta": [0.1]}}, objectives={"dpo": "dpo", "tdpo2": tdpo2}
     )
     betas = lambda suite: [(run.name, run.objective.beta) for run in suite.runs() if run.objective]  # noqa: E731
     suite = Suite.load(path)

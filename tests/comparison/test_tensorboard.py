@@ -31,12 +31,14 @@ def read(folder: Path) -> EventAccumulator:
     return accumulator
 
 
-def scalars(found: EventAccumulator) -> dict[str, list[list[float]]]:
-    return {tag: [[event.step, event.value] for event in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+def scalars(accumulator: EventAccumulator) -> dict[str, list[list[float]]]:
+    return {
+        tag: [[event.step, event.value] for event in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]
+    }
 
 
-def tried(found: EventAccumulator) -> dict[str, Any]:
-    content = found.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
+def hyperparameters(accumulator: EventAccumulator) -> dict[str, Any]:
+    content = accumulator.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
     hparams = metadata.parse_session_start_info_plugin_data(content).hparams
     return {name: getattr(value, value.WhichOneof("kind")) for name, value in hparams.items()}
 
@@ -48,10 +50,15 @@ def test_scalars_and_hyper_parameters_of_a_run(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / FOLDER).iterdir()] == [
         "dpo, objective.beta 0.1, training.optim sgd, seed 0"
     ]
-    found = read(tmp_path / FOLDER / run_folder(run))
+    accumulator = read(tmp_path / FOLDER / run_folder(run))
     values = record(run)["values"]["reward"].values()
-    assert scalars(found) == record(run)["curves"] | {"final/reward": [[10, pytest.approx(fmean(values))]]}
-    assert tried(found) == {"objective": "dpo", "seed": 0.0, "objective.beta": 0.1, "training.optim": "sgd"}
+    assert scalars(accumulator) == record(run)["curves"] | {"final/reward": [[10, pytest.approx(fmean(values))]]}
+    assert hyperparameters(accumulator) == {
+        "objective": "dpo",
+        "seed": 0.0,
+        "objective.beta": 0.1,
+        "training.optim": "sgd",
+    }
 
 
 def test_all_that_is_finished_and_nothing_else(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The tables and charts of a report's page, as the tests read them."""
+"""The tables and charts of a report's page, parsed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Table:
 
 @dataclass
 class Chart:
-    """Attributes of the figure, of its lines and of its marks; ticks: (place, label) of x and y."""
+    """Attributes of the figure, of its lines and of its marks; ticks: (coordinate, label) of x and y."""
 
     attributes: dict[str, Any]
     lines: list[dict[str, Any]] = field(default_factory=list)
@@ -80,5 +80,5 @@ class Page(HTMLParser):
         elif tag == "script" and attributes.get("type") == "application/json":
             self.data[attributes["id"]] = text
 
-    def of(self, kind: str) -> list[Table]:
+    def tables_of(self, kind: str) -> list[Table]:
         return [table for table in self.tables if table.attributes["data-table"] == kind]

@@ -34,10 +34,10 @@ LIGHT, DARK = "rgb(252, 252, 250)", "rgb(21, 23, 27)"
 
 @pytest.fixture(scope="module")
 def browser() -> str:
-    found = next((path for name in NAMES if (path := shutil.which(name))), None)
-    if found is None:
+    seen = next((path for name in NAMES if (path := shutil.which(name))), None)
+    if seen is None:
         pytest.skip(f"no browser to open the page in: none of {', '.join(NAMES)} is on the path")
-    return found
+    return seen
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
 def worked_through(
     browser: str, page: str, folder: Path, *, width: int, dark: bool
 ) -> tuple[dict[str, Any], list[str]]:
-    """What the script found in the page, and the lines of the console."""
+    """What the script seen in the page, and the lines of the console."""
     script = f"<script>{SCRIPT.read_text(encoding='utf-8')}</script>"
     (folder / "page.html").write_text(page.replace("</body>", f"{script}</body>"), encoding="utf-8")
     path = folder / "frame.html"
@@ -78,10 +78,10 @@ def phone(browser: str, page: str, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_the_console_is_silent_and_nothing_is_asked_for(wide: Any, phone: Any) -> None:
-    for found, console in (wide, phone):
+    for seen, console in (wide, phone):
         assert len(console) == 1, console
         assert "worked through" in console[0]  # what the script says at its end: the console is heard
-        assert found["requests"] == []
+        assert seen["requests"] == []
 
 
 def test_the_plots_are_there(wide: Any) -> None:
@@ -94,57 +94,57 @@ def test_the_plots_are_there(wide: Any) -> None:
 
 
 def test_every_heading_sorts_both_ways(wide: Any) -> None:
-    found = wide[0]
-    for heading, ((up, rising), (down, falling)) in zip(found["headings"], found["sorted"], strict=True):
+    seen = wide[0]
+    for heading, ((up, rising), (down, falling)) in zip(seen["headings"], seen["sorted"], strict=True):
         assert (up, down) == ("ascending", "descending")
         for values, reverse in ((rising, False), (falling, True)):
-            known = [value for value in values if value]
-            assert values == [*known, *[""] * (len(values) - len(known))], heading  # what is missing comes last
+            present = [value for value in values if value]
+            assert values == [*present, *[""] * (len(values) - len(present))], heading  # what is missing comes last
             try:
-                numbers: list[Any] = [float(value) for value in known]
+                numbers: list[Any] = [float(value) for value in present]
             except ValueError:
-                numbers = known
+                numbers = present
             assert numbers == sorted(numbers, reverse=reverse), heading
-    assert found["others"] == 1
+    assert seen["others"] == 1
 
 
 def test_heat_maps_switch(wide: Any) -> None:
-    found = wide[0]
-    assert list(found["heat"]) == ["w", "v", "divergence", "log_ratio"]
-    shades = {layer: [token["shade"] for token in of["tokens"]] for layer, of in found["heat"].items()}
-    assert all(found["heat"][layer]["legends"] == [layer] for layer in shades)
-    assert len({tuple(of) for of in shades.values()}) == 4
-    assert all(len({token["background"] for token in of["tokens"]}) > 5 for of in found["heat"].values())
-    for token in found["heat"]["log_ratio"]["tokens"]:
+    seen = wide[0]
+    assert list(seen["heat"]) == ["w", "v", "divergence", "log_ratio"]
+    shades = {layer: [token["shade"] for token in shown["tokens"]] for layer, shown in seen["heat"].items()}
+    assert all(seen["heat"][layer]["legends"] == [layer] for layer in shades)
+    assert len({tuple(values) for values in shades.values()}) == 4
+    assert all(len({token["background"] for token in shown["tokens"]}) > 5 for shown in seen["heat"].values())
+    for token in seen["heat"]["log_ratio"]["tokens"]:
         negative = "log-ratio \u2212" in token["title"]
         assert ("negative" in token["kind"]) == negative
         assert token["line"] == ("dotted" if negative else "solid")
-    for token in found["heat"]["w"]["tokens"]:
+    for token in seen["heat"]["w"]["tokens"]:
         assert token["title"].startswith(f"{token['text'].strip()}: weight w ")
         assert ("zero" in token["kind"]) == ("weight w 0," in token["title"])
-    assert found["said"] == found["heat"]["log_ratio"]["tokens"][0]["title"]
-    assert found["prompt"] == "Tell me a story 2"
-    assert [card.partition(" (")[0] for card in found["cards"]] == [
+    assert seen["said"] == seen["heat"]["log_ratio"]["tokens"][0]["title"]
+    assert seen["prompt"] == "Tell me a story 2"
+    assert [card.partition(" (")[0] for card in seen["cards"]] == [
         f"{name}, beta 0.3"
         for name in ("dpo", "tdpo1", "sparsepo", "sparsepo control", "two masks", "two masks control")
     ]
 
 
 def test_samples_switch(wide: Any, phone: Any) -> None:
-    found = wide[0]
-    assert found["samples"] == ["Prompt 1: go on </script>"]
-    assert found["every"] == 1 + 6 * 3
-    assert len(found["answers"]) == 1 + 6
-    assert all(", beta 1.0" in answer for answer in found["answers"][1:])
-    assert found["lefts"] > 1
+    seen = wide[0]
+    assert seen["samples"] == ["Prompt 1: go on </script>"]
+    assert seen["every"] == 1 + 6 * 3
+    assert len(seen["answers"]) == 1 + 6
+    assert all(", beta 1.0" in answer for answer in seen["answers"][1:])
+    assert seen["lefts"] > 1
     assert phone[0]["lefts"] == 1  # one below the other
 
 
 def test_a_phone_is_wide_enough(phone: Any) -> None:
-    found = phone[0]
-    assert found["width"] == 390
-    assert found["folded"] <= 390
-    assert found["opened"] <= 390
+    seen = phone[0]
+    assert seen["width"] == 390
+    assert seen["folded"] <= 390
+    assert seen["opened"] <= 390
 
 
 def test_dark_has_its_colours(wide: Any, phone: Any) -> None:

@@ -46,9 +46,9 @@ def summary(folder: Path) -> Lines:
     return sheet(folder / "summary.csv")
 
 
-def line_of(summary: Lines, **known: str) -> dict[str, str]:
-    (found,) = [line for line in summary if all(line[name] == value for name, value in known.items())]
-    return found
+def line_of(summary: Lines, **cells: str) -> dict[str, str]:
+    (line,) = [line for line in summary if all(line[name] == value for name, value in cells.items())]
+    return line
 
 
 def body(table: Table) -> Iterator[tuple[dict[str, Any], list[str]]]:
@@ -69,14 +69,14 @@ def test_means_are_those_of_the_runs(folder: Path, summary: Lines) -> None:
 
 
 def test_the_table_has_the_figures_of_the_file(page: Page, summary: Lines) -> None:
-    (table,) = page.of("figures")
+    (table,) = page.tables_of("figures")
     metrics = {spaced(line["metric"]): line["metric"] for line in summary}
     count = 0
     for _, cells in body(table):
-        known = dict(zip(table.head, cells, strict=True))
-        for heading, value in known.items():
+        row = dict(zip(table.head, cells, strict=True))
+        for heading, value in row.items():
             if heading in metrics and value:
-                line = line_of(summary, metric=metrics[heading], objective=known["objective"], **{BETA: known["beta"]})
+                line = line_of(summary, metric=metrics[heading], objective=row["objective"], **{BETA: row["beta"]})
                 assert value == line["mean"]
                 count += 1
     assert count == sum(" at " not in line["metric"] and " to " not in line["metric"] for line in summary)
@@ -84,7 +84,7 @@ def test_the_table_has_the_figures_of_the_file(page: Page, summary: Lines) -> No
 
 @pytest.mark.parametrize(("kind", "prefix"), [("differences", ""), ("masks", "control_")])
 def test_differences_at_a_setting(kind: str, prefix: str, page: Page, summary: Lines) -> None:
-    tables = page.of(kind)
+    tables = page.tables_of(kind)
     assert tables
     for table in tables:
         for _, (name, beta, *cells) in body(table):
@@ -94,7 +94,7 @@ def test_differences_at_a_setting(kind: str, prefix: str, page: Page, summary: L
 
 
 def test_differences_at_a_distance(page: Page, summary: Lines) -> None:
-    (matched,), (volume,), (masks,) = (page.of(kind) for kind in ("matched", "hypervolume", "matched-masks"))
+    (matched,), (volume,), (masks,) = (page.tables_of(kind) for kind in ("matched", "hypervolume", "matched-masks"))
     for attributes, (name, _, mean, *cells) in body(matched):
         line = line_of(summary, metric=attributes["data-metric"], objective=name)
         assert [mean, *cells] == [line["mean"], *(line[column] for column in AGAINST)]
@@ -123,9 +123,9 @@ def test_marks_are_the_points_of_the_file(name: str, folder: Path, page: Page, s
             assert value(chart.y_ticks, float(mark["cy"])) == pytest.approx(float(mark["data-y"]), abs=0.01)
     assert len(lines) > 12
     for line in lines:
-        known = line_of(summary, metric=line["figure"], objective=line["objective"], **{BETA: line[BETA]})
+        figures = line_of(summary, metric=line["figure"], objective=line["objective"], **{BETA: line[BETA]})
         assert [line[end] for end in ("mean", "low", "high", "seeds")] == [
-            known[end] for end in ("mean", "low", "high", "seeds")
+            figures[end] for end in ("mean", "low", "high", "seeds")
         ]
 
 
@@ -138,7 +138,7 @@ def test_lines_are_the_points_of_the_file(name: str, folder: Path, page: Page) -
     assert len(charts) == len(betas) * 2
     for number, chart in enumerate(charts):
         for drawn in chart.lines:
-            own = [
+            expected = [
                 (float(line[x]), float(line["mean"]))
                 for line in lines
                 if (line["figure"], line["objective"], line[BETA])
@@ -147,8 +147,8 @@ def test_lines_are_the_points_of_the_file(name: str, folder: Path, page: Page) -
             points = [tuple(map(float, point.split(","))) for point in drawn["points"].split()]
             read = [(value(chart.x_ticks, left), value(chart.y_ticks, top)) for left, top in points]
             scale = value(chart.y_ticks, 0) - value(chart.y_ticks, 1)
-            assert [place for place, _ in read] == pytest.approx([place for place, _ in own], abs=0.2)
-            assert [up for _, up in read] == pytest.approx([up for _, up in own], abs=scale / 5)
+            assert [x for x, _ in read] == pytest.approx([x for x, _ in expected], abs=0.2)
+            assert [y for _, y in read] == pytest.approx([y for _, y in expected], abs=scale / 5)
     if name == "divergence":
         records = [
             r
@@ -156,13 +156,13 @@ def test_lines_are_the_points_of_the_file(name: str, folder: Path, page: Page) -
             if (r["name"], r["setting"]) == ("dpo", {BETA: 0.1})
         ]
         third = fmean(record["profiles"]["divergence/chosen"][2] for record in records)
-        known = line_of(lines, figure="divergence/chosen", objective="dpo", token="3", **{BETA: "0.1"})
-        assert float(known["mean"]) == pytest.approx(third)
-        assert float(known["low"]) <= third <= float(known["high"])
+        point = line_of(lines, figure="divergence/chosen", objective="dpo", token="3", **{BETA: "0.1"})
+        assert float(point["mean"]) == pytest.approx(third)
+        assert float(point["low"]) <= third <= float(point["high"])
 
 
 def value(ticks: list[tuple[float, str]], at: float) -> float:
-    """What a place along an axis stands for, by its ticks."""
+    """The value at a coordinate of an axis, by its ticks."""
     (first, low), (last, high) = ticks[0], ticks[-1]
     return float(low) + (float(high) - float(low)) * (at - first) / (last - first)
 
@@ -179,15 +179,15 @@ def test_heat_maps_are_the_records(folder: Path, page: Page) -> None:
             name = row["name"].partition(",")[0]
             assert "(sequence kl " in row["name"]
             (record,) = [r for r in records if (r["name"], r["setting"], r["seed"]) == (name, {BETA: beta}, 0)]
-            for shown, known in zip(row["pairs"], record["heat_maps"], strict=True):
+            for shown, record_map in zip(row["pairs"], record["heat_maps"], strict=True):
                 for side in ("chosen", "rejected"):
-                    assert shown[side]["tokens"] == known[side]["tokens"]
+                    assert shown[side]["tokens"] == record_map[side]["tokens"]
                     for layer in ("w", "v", "divergence", "log_ratio"):
-                        expected = known[side][layer]
+                        expected = record_map[side][layer]
                         assert shown[side][layer] == (expected and pytest.approx(expected, rel=5e-3))
 
 
-def test_the_page_says_what_it_found(folder: Path, page: Page) -> None:
+def test_the_page_has_headline_and_sections(folder: Path, page: Page) -> None:
     text = (folder / "report.html").read_text(encoding="utf-8")
     every = "frontier masks figures differences sparsity divergence tokens samples curves failed repeat".split()
     assert page.sections == every
@@ -213,10 +213,10 @@ def test_an_objective_of_its_own_betas_is_shown_beside_the_others(tmp_path: Path
         ["dpo, beta 0.3", "masked, beta 3.0", "masked control, beta 3.0"],
     ]
     betas = {(line["objective"], line[BETA]) for line in sheet(tmp_path / "divergence.csv")}
-    own = {(name, beta) for name in ("masked", "masked control") for beta in ("1.0", "3.0")}
-    assert betas == own | {("dpo", "0.1"), ("dpo", "0.3")}
-    assert not page.of("differences")  # there is no setting that both have
-    assert len(page.of("matched")) == 1
+    masked = {(name, beta) for name in ("masked", "masked control") for beta in ("1.0", "3.0")}
+    assert betas == masked | {("dpo", "0.1"), ("dpo", "0.3")}
+    assert not page.tables_of("differences")  # there is no setting that both have
+    assert len(page.tables_of("matched")) == 1
 
 
 def test_without_a_plane_or_masks_there_is_less(tmp_path: Path) -> None:

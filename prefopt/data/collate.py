@@ -1,4 +1,4 @@
-"""From rows of the prepared data set to a batch."""
+"""Batches of a prepared data set's rows."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ __all__ = ["PreferenceCollator"]
 @final
 @dataclass(frozen=True)
 class PreferenceCollator:
-    """Rows of `prepare`'s data set -> the fields of a PreferenceBatch, in the form that data loaders move.
+    """Rows of `prepare`'s data set -> the fields of a PreferenceBatch as a mapping of tensors.
 
-    `pad_token_id` fills the padding, which the masks keep out of everything. `columns` are the extra columns to take
-    along, of those that `prepare` was asked for.
+    pad_token_id  fills the padding, which the masks exclude
+    columns       the extra columns to include, of those that the data set was prepared with
+
+    >>> collator = PreferenceCollator(pad_token_id=0)
     """
 
     pad_token_id: int
@@ -29,7 +31,7 @@ class PreferenceCollator:
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """B rows -> prompt_ids [B, P], chosen_ids [B, Tc], rejected_ids [B, Tr] and the other fields, by name.
 
-        Raises ValueError where there is no row, KeyError where a row lacks a column of `prepare`.
+        Raises ValueError for no rows, KeyError where a row lacks a column.
         """
         return PreferenceBatch.from_ids(
             [row["prompt_ids"] for row in rows],

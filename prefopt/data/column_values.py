@@ -1,37 +1,37 @@
-"""The extra columns of a row: a number for the pair, and values for the tokens of its responses."""
+"""The values of a row's extra columns: a number for the pair, and numbers for the tokens of its responses."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import datasets
 import torch
 
 from prefopt.columns import Column, PairColumn, TokenColumn
 from prefopt.data.pairs import Pair, Side, response_text
-from prefopt.data.rows import BadRow, RowError, describe
+from prefopt.data.rows import BadRow, RowError, SourceRow, describe
 
-__all__ = ["Extra", "Numbers", "Span", "Spans", "TokenisedResponse", "features", "read_column_values"]
+__all__ = ["ColumnValues", "Numbers", "Span", "Spans", "TokenizedResponse", "features", "read_column_values"]
 
-LARGEST = torch.finfo(torch.float32).max
+_LARGEST = torch.finfo(torch.float32).max
 
-FORMS = "numbers, one for each token, or of spans {start, end, value}"
+_FORMS = "numbers, one for each token, or of spans {start, end, value}"
 
 
 @dataclass(frozen=True)
-class TokenisedResponse:
-    """A response as it was tokenised, for values to be laid on its tokens.
+class TokenizedResponse:
+    """A response as it was tokenized, to which values are aligned.
 
-    size      its tokens, with the end-of-text token that a text response is given
-    kept      how many of them truncation leaves
-    optional  how many of them, at its end, a row's numbers may leave out
-    text      what was tokenised, prompt and response
-    begins    where the response begins in `text`
-    offsets   of the tokens of `text`, in characters; empty where nobody asked
-    boundary  how many of these tokens are the prompt's
+    size      tokens, with the EOS that a text response is given
+    kept      tokens that are left after truncation
+    optional  tokens at its end whose number may be omitted
+    text      the tokenized text, prompt and response
+    begins    the response's first character in `text`
+    offsets   of the tokens of `text`, in characters; empty where nothing needs them
+    boundary  tokens of `text` that are the prompt's
     """
 
     size: int
@@ -44,7 +44,7 @@ class TokenisedResponse:
 
 
 class Span(NamedTuple):
-    """A value for the characters from `start` to before `end`."""
+    """A value for the characters [start, end)."""
 
     start: int
     end: int
@@ -53,19 +53,15 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Numbers:
-    """A number for each token, as the row's field has them."""
+    """A number for each token, from a row's field."""
 
     field: str
     default: float
     numbers: Sequence[float]
+    needs_offsets: ClassVar[bool] = False
 
-    @property
-    def needs_offsets(self) -> bool:
-        """Whether it has to know where the tokens stand in the text."""
-        return False
-
-    def on(self, response: TokenisedResponse) -> list[float]:
-        """The values of the response's tokens. Raises RowError where there are more or fewer tokens than numbers."""
+    def align(self, response: TokenizedResponse) -> list[float]:
+        """The values of the response's tokens. Raises RowError where the counts of tokens and numbers differ."""
         absent = response.size - len(self.numbers)
         if not 0 <= absent <= response.optional:
             without = " with its end-of-text token, whose number may be left out" if response.optional else ""
@@ -79,7 +75,7 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Spans:
-    """Values for spans of the response's text, which is as the row's field has it."""
+    """Values for spans of characters of a response, whose text is the row's."""
 
     field: str
     default: float
@@ -88,25 +84,23 @@ class Spans:
 
     @property
     def needs_offsets(self) -> bool:
-        """Whether it has to know where the tokens stand in the text."""
+        """Whether aligning it reads the tokens' offsets."""
         return bool(self.spans)
 
-    def on(self, response: TokenisedResponse) -> list[float]:
-        """The values of the response's tokens: of the span that covers most of a token's characters, among equals the
-        first of them; else the default.
-
-        Raises RowError where the text of the row is not in what was tokenised.
+    def align(self, response: TokenizedResponse) -> list[float]:
+        """The values of the response's tokens: that of the span with most of a token's characters, the first among
+        equals, else the default. Raises RowError where the tokenized text does not contain the row's text.
         """
         values, most = [self.default] * response.size, [0] * response.size
         if not self.spans:
             return values
         tokens_at: dict[int, list[int]] = defaultdict(list)
-        for token, (start, end) in enumerate(_untrimmed(response.offsets), start=-response.boundary):
+        for token, (start, end) in enumerate(_with_whitespace(response.offsets), start=-response.boundary):
             for character in range(start, end) if token >= 0 else ():
                 tokens_at[character].append(token)
-        shift, kept = self._place(response)
+        shift, kept = self._locate(response)
         for span in self.spans:
-            # A template may have cut whitespace off the text; what stands there now is not the response's.
+            # A template may have stripped whitespace from the text; the characters there are then not the response's.
             characters = range(max(span.start, kept.start) + shift, min(span.end, kept.stop) + shift)
             covered = Counter(token for character in characters for token in tokens_at.get(character, ()))
             for token, count in covered.items():
@@ -114,15 +108,14 @@ class Spans:
                     values[token], most[token] = span.value, count
         return values
 
-    def _place(self, response: TokenisedResponse) -> tuple[int, range]:
-        """How far from the row's text to what was tokenised, and which characters of the row's text are in there."""
+    def _locate(self, response: TokenizedResponse) -> tuple[int, range]:
+        """The offset of the row's text in the tokenized text, and the range of its characters that is in there."""
         # The row's text begins before the response does where it holds the prompt too; it ends the whole text then.
-        begins = min(response.begins, len(response.text) - len(self.text))
-        stripped = self.text.strip()
-        for text, cut in ((self.text, 0), (stripped, len(self.text) - len(self.text.lstrip()))):
-            found = response.text.find(text, max(begins, 0))
-            if found >= 0:
-                return found - cut, range(cut, cut + len(text))
+        begins = max(min(response.begins, len(response.text) - len(self.text)), 0)
+        for text, cut in ((self.text, 0), (self.text.strip(), len(self.text) - len(self.text.lstrip()))):
+            start = response.text.find(text, begins)
+            if start >= 0:
+                return start - cut, range(cut, cut + len(text))
         raise RowError(
             self.field,
             "found spans for a text that the tokenizer's chat template changes, so that they cannot be placed",
@@ -131,8 +124,8 @@ class Spans:
 
 
 @dataclass(frozen=True)
-class Extra:
-    """What a row says in its extra columns, under the keys that PreferenceBatch.columns has."""
+class ColumnValues:
+    """The values of a row's extra columns, by the keys of PreferenceBatch.columns."""
 
     pair: Mapping[str, float]
     chosen: Mapping[str, Numbers | Spans]
@@ -140,116 +133,117 @@ class Extra:
 
     @property
     def needing_offsets(self) -> list[str]:
-        """The fields whose values need to know where the tokens stand in the text."""
+        """The fields whose values need the tokens' offsets."""
         return [values.field for values in (*self.chosen.values(), *self.rejected.values()) if values.needs_offsets]
 
-    def on(self, chosen: TokenisedResponse, rejected: TokenisedResponse) -> dict[str, float | list[float]]:
-        """The columns of the pair. Raises RowError where values and tokens do not go together."""
+    def align(self, chosen: TokenizedResponse, rejected: TokenizedResponse) -> dict[str, float | list[float]]:
+        """The columns of the pair. Raises RowError where values and tokens do not match."""
         sides = ((self.chosen, chosen), (self.rejected, rejected))
-        laid = {key: values.on(response)[: response.kept] for side, response in sides for key, values in side.items()}
-        return {**self.pair, **laid}
+        aligned = {k: values.align(side)[: side.kept] for columns, side in sides for k, values in columns.items()}
+        return {**self.pair, **aligned}
 
 
-def read_column_values(pair: Pair, columns: Mapping[str, str], extra: Sequence[Column]) -> Extra | BadRow:
-    """What the row of a pair says in the extra columns; `columns` renames their fields too."""
-    row = pair.source
+def read_column_values(pair: Pair, columns: Mapping[str, str], extra: Sequence[Column]) -> ColumnValues | BadRow:
+    """The values of the extra columns in the row of a pair; `columns` renames their fields too."""
     numbers: dict[str, float] = {}
     tokens: dict[Side, dict[str, Numbers | Spans]] = {"chosen": {}, "rejected": {}}
     try:
         for column in extra:
-            match column:
-                case PairColumn(name=role):
-                    field = columns.get(role, role)
-                    number = _number(field, row.value(role, field))
-                    limit = column.at_least
-                    if isinstance(limit, str):
-                        other = columns.get(limit, limit)
-                        _not_below(_number(other, row.value(limit, other)), field, number, f", less than '{other}'")
-                    elif limit is not None:
-                        _not_below(limit, field, number)
-                    numbers.update(dict.fromkeys(column.keys, number))
-                case TokenColumn():
-                    for side, key, role in zip(tokens, column.keys, column.fields, strict=True):
-                        field = columns.get(role, role)
-                        values = row.value(role, field)
-                        if not isinstance(values, list | tuple):
-                            raise RowError(field, f"found {describe(values)}", f"give a list of {FORMS}")
-                        if values and not any(isinstance(value, Mapping) for value in values):
-                            found = [_number(field, value, f" as number {at}") for at, value in enumerate(values, 1)]
-                            tokens[side][key] = Numbers(field, column.default, found)
-                        else:
-                            text = _text(pair, side, columns, field) if values else ""
-                            spans = [_span(field, text, at, value) for at, value in enumerate(values, start=1)]
-                            found = [span.value for span in spans]
-                            tokens[side][key] = Spans(field, column.default, text, spans)
-                        if column.at_least is not None and found:
-                            _not_below(column.at_least, field, min(found))
-    except RowError as problem:
-        return row.bad(*problem.report)
-    return Extra(numbers, **tokens)
+            if isinstance(column, PairColumn):
+                numbers.update(dict.fromkeys(column.keys, _pair_number(pair.source, column, columns)))
+            else:
+                for side, key in zip(tokens, column.keys, strict=True):
+                    tokens[side][key] = _token_values(pair, side, column, columns)
+    except RowError as error:
+        return pair.source.bad(*error.report)
+    return ColumnValues(numbers, **tokens)
+
+
+def _pair_number(row: SourceRow, column: PairColumn, columns: Mapping[str, str]) -> float:
+    field = columns.get(column.name, column.name)
+    number = _number(field, row.value(column.name, field))
+    limit = column.at_least
+    if isinstance(limit, str):
+        other = columns.get(limit, limit)
+        _require_at_least(_number(other, row.value(limit, other)), field, number, f", less than '{other}'")
+    elif limit is not None:
+        _require_at_least(limit, field, number)
+    return number
+
+
+def _token_values(pair: Pair, side: Side, column: TokenColumn, columns: Mapping[str, str]) -> Numbers | Spans:
+    role = f"{side}_{column.name}"
+    field = columns.get(role, role)
+    items = pair.source.value(role, field)
+    if not isinstance(items, list | tuple):
+        raise RowError(field, f"found {describe(items)}", f"give a list of {_FORMS}")
+    values: Numbers | Spans
+    if items and not any(isinstance(item, Mapping) for item in items):
+        numbers = [_number(field, item, f" as number {index}") for index, item in enumerate(items, start=1)]
+        values = Numbers(field, column.default, numbers)
+    else:
+        text = _text(pair, side, columns, field) if items else ""
+        spans = [_span(field, text, index, item) for index, item in enumerate(items, start=1)]
+        numbers = [span.value for span in spans]
+        values = Spans(field, column.default, text, spans)
+    if column.at_least is not None and numbers:
+        _require_at_least(column.at_least, field, min(numbers))
+    return values
 
 
 def _text(pair: Pair, side: Side, columns: Mapping[str, str], field: str) -> str:
-    held = response_text(pair, side, columns)
-    if held is None:
+    response = response_text(pair, side, columns)
+    if response is None:
         raise RowError(
             field,
             f"found spans for a response of {len(getattr(pair, side))} messages",
             "give a number for each token; spans are for responses of a single message",
         )
-    return held.text
+    return response.text
 
 
-def _number(field: str, value: object, place: str = "") -> float:
-    # Not `> LARGEST`, which would let nan pass.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
-        raise RowError(field, f"found {describe(value)}{place}", "give a finite number that float32 can hold")
+def _number(field: str, value: object, position: str = "") -> float:
+    # Not `> _LARGEST`, which would let nan pass.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
+        raise RowError(field, f"found {describe(value)}{position}", "give a finite number that float32 can hold")
     return float(value)
 
 
-def _not_below(limit: float, field: str, number: float, compared: str = "") -> None:
+def _require_at_least(limit: float, field: str, number: float, detail: str = "") -> None:
     if number < limit:
-        raise RowError(field, f"found {number:g}{compared}", f"give a number of at least {limit:g}, or remove the row")
+        raise RowError(field, f"found {number:g}{detail}", f"give a number of at least {limit:g}, or remove the row")
 
 
-def _span(field: str, text: str, at: int, value: object) -> Span:
+def _span(field: str, text: str, index: int, value: object) -> Span:
     if not isinstance(value, Mapping):
-        raise RowError(field, f"found {describe(value)} as span {at}", f"give a list of {FORMS}, not of both")
-    # Arrow and Parquet fill the keys that a span lacks with null, so null and absent are the same.
+        raise RowError(field, f"found {describe(value)} as span {index}", f"give a list of {_FORMS}, not of both")
+    # Arrow and Parquet fill absent keys with null, so null means absent.
     present = {key: content for key, content in value.items() if content is not None}
     if unknown := sorted(map(str, set(present) - {"start", "end", "value"})):
-        raise RowError(field, f"found the key '{unknown[0]}' in span {at}", "keep to start, end and value")
-    start, end = (_limit(field, present.get(key), key, at) for key in ("start", "end"))
+        raise RowError(field, f"found the key '{unknown[0]}' in span {index}", "keep to start, end and value")
+    for key in ("start", "end"):
+        if type(present.get(key)) is not int:
+            kind = describe(present.get(key))
+            raise RowError(field, f"found {kind} as '{key}' of span {index}", "give a whole number")
+    start, end = present["start"], present["end"]
     if not 0 <= start < end <= len(text):
         raise RowError(
             field,
-            f"found span {at} from {start} to {end} in a response of {len(text)} characters",
+            f"found span {index} from {start} to {end} in a response of {len(text)} characters",
             "count characters from 0, with 0 <= start < end <= the number of characters",
         )
-    return Span(start, end, _number(field, present.get("value", 1), f" as 'value' of span {at}"))
-
-
-def _limit(field: str, value: object, key: str, at: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise RowError(field, f"found {describe(value)} as '{key}' of span {at}", "give a whole number")
-    return value
+    return Span(start, end, _number(field, present.get("value", 1), f" as 'value' of span {index}"))
 
 
 def features(extra: Sequence[Column]) -> datasets.Features:
-    """What the columns are in a data set, under their keys."""
+    """The data set's features for the extra columns, by key."""
     number = datasets.Value("float32")
-    return datasets.Features(
-        {
-            key: number if isinstance(column, PairColumn) else datasets.List(number)
-            for column in extra
-            for key in column.keys
-        }
-    )
+    kinds = {PairColumn: number, TokenColumn: datasets.List(number)}
+    return datasets.Features({key: kinds[type(column)] for column in extra for key in column.keys})
 
 
-def _untrimmed(offsets: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """The offsets, those of tokens of nothing but spaces mended: some tokenizers leave spaces out and nothing of
-    them."""
+def _with_whitespace(offsets: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The offsets, where tokens of whitespace alone cover it: some tokenizers give them an empty range."""
     reached = 0
     for start, end in offsets:
         yield (min(start, reached), end) if start == end else (start, end)

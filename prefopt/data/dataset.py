@@ -1,15 +1,17 @@
-"""One pass over the rows: validate, encode, count, and gather what is usable in a data set of token ids."""
+"""One pass over the rows: validate, encode, count, and collect the usable ones in a data set of token ids."""
 
 from __future__ import annotations
 
 import json
 import math
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Literal, TextIO, get_args
+from typing import Literal, Self, TextIO, get_args
 
 import datasets
 from rich.console import Console
@@ -23,15 +25,15 @@ from prefopt.data.encode import EncodedPair, EncodingConfig, encode_pair
 from prefopt.data.pairs import check_columns, to_pair
 from prefopt.data.rows import BadRow, DataError, SourceRow
 
-__all__ = ["DataReport", "LengthReport", "OnBadRows", "prepare"]
+__all__ = ["FEATURES", "DataReport", "LengthReport", "OnBadRows", "prepare"]
 
 OnBadRows = Literal["stop", "quarantine"]
 
-LISTED = 10
-"""How many bad rows the message of an error lists."""
+_LISTED = 10
+"""Bad rows in the message of an error."""
 
-CHUNK = 1000
-"""Pairs that are held as Python lists before they go to Arrow, where a token takes 4 bytes instead of some 36."""
+_CHUNK = 1000
+"""Pairs held as Python lists before they go to Arrow, where a token takes 4 bytes instead of some 36."""
 
 FEATURES = datasets.Features(
     {
@@ -45,16 +47,24 @@ FEATURES = datasets.Features(
         "where": datasets.Value("string"),
     }
 )
+"""The columns of a prepared data set, without extra columns."""
 
 
 @dataclass(frozen=True)
 class LengthReport:
-    """Lengths in tokens, after truncation; of the quantiles, half and 95% of the pairs are not longer."""
+    """Lengths in tokens, after truncation: minimum, maximum and the 50% and 95% quantiles."""
 
     minimum: int
     median: int
     quantile_95: int
     maximum: int
+
+    @classmethod
+    def from_lengths(cls, lengths: Iterable[int]) -> Self:
+        """The report of these lengths, of which there is at least one."""
+        ordered = sorted(lengths)
+        median, quantile_95 = (ordered[math.ceil(len(ordered) * percent / 100) - 1] for percent in (50, 95))
+        return cls(ordered[0], median, quantile_95, ordered[-1])
 
     def __str__(self) -> str:
         most = f"half up to {self.median:,}, 95% up to {self.quantile_95:,}"
@@ -63,9 +73,9 @@ class LengthReport:
 
 @dataclass(frozen=True)
 class DataReport:
-    """What became of the rows; every count is of rows or, as one row is one pair, of pairs.
+    """Counts of rows and, as one row is one pair, of pairs: rows = kept + quarantined + dropped_identical.
 
-    rows = kept + quarantined + dropped_identical. `responses_truncated` counts pairs of which either response was cut.
+    `responses_truncated` counts pairs with either response truncated.
     """
 
     rows: int
@@ -84,8 +94,8 @@ class DataReport:
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """The report in words, for the console; what did not happen is not mentioned."""
-        happened = {
+        """The report as text, without counts of zero."""
+        counts = {
             "bad rows set aside in the quarantine file": self.quarantined,
             "pairs dropped: both responses are the same tokens": self.dropped_identical,
             "prompts cut at their beginning": self.prompts_truncated,
@@ -95,7 +105,7 @@ class DataReport:
         lengths = {"prompt": self.prompt_length, "chosen": self.chosen_length, "rejected": self.rejected_length}
         return [
             f"{self.rows:,} rows read, {self.kept:,} pairs kept",
-            *(f"{count:,} {what}" for what, count in happened.items() if count),
+            *(f"{count:,} {what}" for what, count in counts.items() if count),
             *(f"tokens of {name}: {length}" for name, length in lengths.items()),
         ]
 
@@ -112,16 +122,19 @@ def prepare(
     quarantine: Path | None = None,
     total: int | None = None,
 ) -> tuple[datasets.Dataset, DataReport]:
-    """The usable rows as a data set of token ids, and the report on all of them.
+    """The usable rows as a data set of token ids, and the report on all rows.
 
     Columns: `row` (0, 1, 2, ... in the data set), `length` (tokens of prompt and both responses, for samplers that
     group by it), `prompt_ids`, `chosen_ids`, `rejected_ids`, `chosen_truncated`, `rejected_truncated`, `where`.
-    `description` names the data in messages and on the progress bar, which shows on a terminal; `total`, where known,
-    is the number of rows. `columns` is that of `to_pair`, for the fields of the `extra` columns too, which an
-    objective reads (`ObjectiveConfig.columns`); the data set has them under their `keys`.
 
-    Bad rows: "stop" reads to the end and raises a DataError that lists the first ten; "quarantine" writes each as a
-    line of JSON to the file `quarantine`, replacing what it held, and goes on. DataError also where no row is usable.
+    description  names the data in messages and on the progress bar, which shows on a terminal
+    columns      as for `to_pair`, for the fields of the extra columns too
+    extra        the columns that an objective reads (`ObjectiveConfig.columns`), stored under their `keys`
+    on_bad_rows  "stop" reads to the end and raises a DataError that lists the first ten; "quarantine" writes each as a
+                 line of JSON to the file `quarantine`, replacing what it held
+    total        the number of rows, where it is known
+
+    Raises DataError where no row is usable, too.
     """
     columns = columns or {}
     check_columns(columns, extra)
@@ -130,54 +143,63 @@ def prepare(
     if on_bad_rows == "quarantine" and quarantine is None:
         raise ValueError("on_bad_rows is 'quarantine', but no quarantine file is named")
     set_aside = quarantine if on_bad_rows == "quarantine" else None
+    schema = datasets.Features({**FEATURES, **features(extra)})
+    counts: Counter[str] = Counter()
+    lengths = {name: array("q") for name in ("prompt", "chosen", "rejected")}
+    first_bad: list[BadRow] = []
 
-    bad = _BadRows()
-    pairs = _Pairs(datasets.Features({**FEATURES, **features(extra)}))
-    count = identical = 0
+    def records(rows: Iterable[SourceRow | BadRow], file: TextIO | None) -> Iterator[dict[str, object]]:
+        for row in rows:
+            counts["rows"] += 1
+            pair = row if isinstance(row, BadRow) else _encode(row, tokenizer, config, columns, extra)
+            if pair is None:
+                counts["dropped_identical"] += 1
+            elif isinstance(pair, BadRow):
+                counts["quarantined"] += 1
+                if len(first_bad) < _LISTED:
+                    first_bad.append(pair)
+                if file is not None:
+                    file.write(_to_json(pair) + "\n")
+            else:
+                sizes = {name: len(getattr(pair, f"{name}_ids")) for name in lengths}
+                for name, size in sizes.items():
+                    lengths[name].append(size)
+                fields = {name: value for name, value in vars(pair).items() if name in FEATURES}
+                position = {"row": counts["kept"], "length": sum(sizes.values()), "where": row.where}
+                yield {**position, **fields, **pair.columns}
+                counts["kept"] += 1
+                counts["prompts_truncated"] += pair.prompt_truncated
+                counts["responses_truncated"] += pair.chosen_truncated or pair.rejected_truncated
+                counts["boundaries_moved"] += pair.boundary_moved
+
     console = Console(stderr=True)
     hidden = not console.is_terminal or datasets.are_progress_bars_disabled()
+    chunks = []
     with (
-        nullcontext() if set_aside is None else _created(set_aside) as file,
+        nullcontext() if set_aside is None else _create(set_aside) as file,
         Progress(console=console, transient=True, disable=hidden) as progress,
     ):
-        for row in progress.track(rows, total=total, description=escape(description)):
-            count += 1
-            encoded = row if isinstance(row, BadRow) else _encoded(row, tokenizer, config, columns, extra)
-            if encoded is None:
-                identical += 1
-            elif isinstance(encoded, BadRow):
-                bad.add(encoded, file)
-            else:
-                pairs.add(encoded, row.where)
+        usable = records(progress.track(rows, total=total, description=escape(description)), file)
+        while chunk := list(islice(usable, _CHUNK)):
+            chunks.append(datasets.Dataset.from_list(chunk, features=schema))
 
-    if bad.count and set_aside is None:
-        raise DataError(
-            f"{description}: {bad.count:,} of {count:,} rows cannot be used; mend them, or set them aside with "
-            f"on_bad_rows = 'quarantine'\n{bad.listing()}"
-        )
-    if not pairs.count:
-        reasons = [f"{identical:,} have two responses that are the same tokens"] if identical else []
-        reasons += [f"{bad.count:,} are in {set_aside}"] if bad.count else []
-        listing = f"\n{bad.listing()}" if bad.count else ""
-        raise DataError(
-            f"{description}: no usable pair in {count:,} rows; {', '.join(reasons) or 'it is empty'}{listing}"
-        )
+    _require_usable(description, counts, first_bad, set_aside)
     report = DataReport(
-        rows=count,
-        kept=pairs.count,
-        quarantined=bad.count,
-        dropped_identical=identical,
-        prompts_truncated=pairs.prompts_truncated,
-        responses_truncated=pairs.responses_truncated,
-        boundaries_moved=pairs.boundaries_moved,
-        prompt_length=_lengths(pairs.prompt_lengths),
-        chosen_length=_lengths(pairs.chosen_lengths),
-        rejected_length=_lengths(pairs.rejected_lengths),
+        rows=counts["rows"],
+        kept=counts["kept"],
+        quarantined=counts["quarantined"],
+        dropped_identical=counts["dropped_identical"],
+        prompts_truncated=counts["prompts_truncated"],
+        responses_truncated=counts["responses_truncated"],
+        boundaries_moved=counts["boundaries_moved"],
+        prompt_length=LengthReport.from_lengths(lengths["prompt"]),
+        chosen_length=LengthReport.from_lengths(lengths["chosen"]),
+        rejected_length=LengthReport.from_lengths(lengths["rejected"]),
     )
-    return pairs.dataset(), report
+    return datasets.concatenate_datasets(chunks), report
 
 
-def _encoded(
+def _encode(
     row: SourceRow,
     tokenizer: PreTrainedTokenizerBase,
     config: EncodingConfig,
@@ -191,69 +213,32 @@ def _encoded(
     return values if isinstance(values, BadRow) else encode_pair(pair, tokenizer, config, values)
 
 
-class _BadRows:
-    """The bad rows so far: how many, and the first few of them."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.first: list[BadRow] = []
-
-    def add(self, row: BadRow, file: TextIO | None) -> None:
-        self.count += 1
-        if len(self.first) < LISTED:
-            self.first.append(row)
-        if file is not None:
-            fields = {"where": row.where, "field": row.field, "problem": row.problem, "remedy": row.remedy}
-            content = dict(row.content) if isinstance(row.content, Mapping) else row.content
-            # Values that only Arrow and Parquet have, such as dates, are written as text.
-            file.write(json.dumps({**fields, "row": content}, ensure_ascii=False, default=str) + "\n")
-
-    def listing(self) -> str:
-        more = self.count - len(self.first)
-        return "\n".join([f"  {row}" for row in self.first] + ([f"  ... and {more:,} more"] if more else []))
+def _require_usable(
+    description: str, counts: Mapping[str, int], first_bad: Sequence[BadRow], quarantine: Path | None
+) -> None:
+    rows, bad, identical = counts["rows"], counts["quarantined"], counts["dropped_identical"]
+    more = [f"... and {bad - _LISTED:,} more"] if bad > _LISTED else []
+    listing = "".join(f"\n  {line}" for line in (*first_bad, *more))
+    if bad and quarantine is None:
+        raise DataError(
+            f"{description}: {bad:,} of {rows:,} rows cannot be used; mend them, or set them aside with "
+            f"on_bad_rows = 'quarantine'{listing}"
+        )
+    if not counts["kept"]:
+        reasons = [f"{identical:,} have two responses that are the same tokens"] if identical else []
+        reasons += [f"{bad:,} are in {quarantine}"] if bad else []
+        summary = ", ".join(reasons) or "it is empty"
+        raise DataError(f"{description}: no usable pair in {rows:,} rows; {summary}{listing}")
 
 
-class _Pairs:
-    """The encoded pairs so far, with what the report needs of them."""
-
-    def __init__(self, features: datasets.Features) -> None:
-        self.count = self.prompts_truncated = self.responses_truncated = self.boundaries_moved = 0
-        self.prompt_lengths, self.chosen_lengths, self.rejected_lengths = array("q"), array("q"), array("q")
-        self._features = features
-        self._chunk: list[dict[str, object]] = []
-        self._parts: list[datasets.Dataset] = []
-
-    def add(self, pair: EncodedPair, where: str) -> None:
-        fields = {name: value for name, value in vars(pair).items() if name in FEATURES}
-        length = len(pair.prompt_ids) + len(pair.chosen_ids) + len(pair.rejected_ids)
-        self._chunk.append({"row": self.count, "length": length, "where": where, **fields, **pair.columns})
-        self.count += 1
-        self.prompts_truncated += pair.prompt_truncated
-        self.responses_truncated += pair.chosen_truncated or pair.rejected_truncated
-        self.boundaries_moved += pair.boundary_moved
-        self.prompt_lengths.append(len(pair.prompt_ids))
-        self.chosen_lengths.append(len(pair.chosen_ids))
-        self.rejected_lengths.append(len(pair.rejected_ids))
-        if len(self._chunk) == CHUNK:
-            self._flush()
-
-    def dataset(self) -> datasets.Dataset:
-        self._flush()
-        return datasets.concatenate_datasets(self._parts)
-
-    def _flush(self) -> None:
-        if self._chunk:
-            self._parts.append(datasets.Dataset.from_list(self._chunk, features=self._features))
-            self._chunk = []
+def _to_json(row: BadRow) -> str:
+    fields = {"where": row.where, "field": row.field, "problem": row.problem, "remedy": row.remedy}
+    content = dict(row.content) if isinstance(row.content, Mapping) else row.content
+    # Values that only Arrow and Parquet have, such as dates, are written as text.
+    return json.dumps({**fields, "row": content}, ensure_ascii=False, default=str)
 
 
-def _created(path: Path) -> TextIO:
+def _create(path: Path) -> TextIO:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Half a UTF-16 pair, which UTF-8 cannot write, becomes \udXXX: the very escape that JSON has for it.
+    # Half of a UTF-16 pair, which UTF-8 cannot write, becomes \udXXX, JSON's escape for it.
     return path.open("w", encoding="utf-8", errors="backslashreplace")
-
-
-def _lengths(lengths: array[int]) -> LengthReport:
-    ordered = sorted(lengths)
-    median, quantile_95 = (ordered[math.ceil(len(ordered) * percent / 100) - 1] for percent in (50, 95))
-    return LengthReport(ordered[0], median, quantile_95, ordered[-1])

@@ -1,4 +1,4 @@
-"""Validation: from a row in any of the common forms to one canonical pair, or to the reason why not."""
+"""Validation: a row in any of the common forms as one canonical pair, or the reason why it is none."""
 
 from __future__ import annotations
 
@@ -32,24 +32,20 @@ Side = Literal["chosen", "rejected"]
 
 FIELDS = ("prompt", "chosen", "rejected")
 
-# The last line that a transcript in the manner of Anthropic's HH data has before the response.
-TRANSCRIPT_MARKER = "\n\nAssistant:"
+_TRANSCRIPT_MARKER = "\n\nAssistant:"
+"""What precedes each response in a transcript, as in Anthropic's HH data."""
 
-SHAREGPT_ROLES = {
+_SHAREGPT_ROLES = {role: role for role in ("user", "assistant", "system", "tool")} | {
     "human": "user",
-    "user": "user",
     "gpt": "assistant",
     "chatgpt": "assistant",
-    "assistant": "assistant",
-    "system": "system",
-    "tool": "tool",
     "observation": "tool",
 }
 
 
 @dataclass(frozen=True)
 class TextPair:
-    """A prompt and two responses as plain text; prompt + response is the whole text."""
+    """A prompt and two responses as text; prompt + response is the whole text."""
 
     prompt: str
     chosen: str
@@ -71,38 +67,40 @@ Pair = TextPair | ChatPair
 
 
 class ResponseText(NamedTuple):
-    """The text that a row has for a response, in whose characters spans are counted, and where the response begins in
-    it: behind the prompt, where that is no field of its own."""
+    """The row's text of a response, in whose characters spans are counted, and the response's first character in it: 0
+    unless the text holds the prompt too."""
 
     text: str
     begins: int
 
 
 def check_columns(columns: Mapping[str, str], extra: Sequence[Column] = ()) -> None:
-    """Raises DataError unless the keys are among prompt, chosen, rejected and the fields of the extra columns."""
-    own = [field for column in extra for field in column.fields]
-    if unknown := sorted(set(columns) - {*FIELDS, *own}):
-        more = f"and, of extra columns, {', '.join(own)}" if own else "as no extra column is asked for"
+    """Raise DataError unless the keys are among prompt, chosen, rejected and the fields of the extra columns."""
+    fields = [field for column in extra for field in column.fields]
+    if unknown := sorted(set(columns) - {*FIELDS, *fields}):
+        more = f"and, of extra columns, {', '.join(fields)}" if fields else "as no extra column is asked for"
         raise DataError(f"columns: no field '{unknown[0]}'; it renames only {', '.join(FIELDS)}, {more}")
 
 
 def to_pair(row: SourceRow, columns: Mapping[str, str]) -> Pair | BadRow:
-    """The pair that a row holds.
+    """The pair of a row; `columns` maps fields to the row's names for them, such as {"prompt": "conversations"}.
 
-    `columns` says under which name the row holds a field where that is not its own: {"prompt": "conversations"}.
     Responses are text, a message, or a list of messages; messages have "role" and "content", or "from" and "value"
-    (sharegpt). A row without a prompt, or whose responses repeat it as their first messages, is split where the
-    responses part: messages after the last one in common; text after the last "Assistant:" turn in common, else before
-    the last whitespace in common.
+    (sharegpt). The responses of a row without a prompt, and those that repeat it as their first messages, are split
+    where they diverge: messages after the last common one; text after the last common "Assistant:" turn, else before
+    the last common whitespace.
+
+    >>> to_pair(SourceRow("row 0", {"prompt": "1+1=", "chosen": "2", "rejected": "3"}), {}).chosen
+    '2'
     """
     try:
         return _pair(row, columns)
-    except RowError as problem:
-        return row.bad(*problem.report)
+    except RowError as error:
+        return row.bad(*error.report)
 
 
 def response_text(pair: Pair, side: Side, columns: Mapping[str, str]) -> ResponseText | None:
-    """A response as the row of the pair holds it, or None where it is of several messages; `columns` is `to_pair`'s."""
+    """A response as the pair's row holds it; None for several messages. `columns` is as for `to_pair`."""
     if isinstance(pair, TextPair):
         text = cast("str", pair.source.fields[columns.get(side, side)])
         return ResponseText(text, len(text) - len(getattr(pair, side)))
@@ -111,7 +109,7 @@ def response_text(pair: Pair, side: Side, columns: Mapping[str, str]) -> Respons
 
 
 def common_length(first: Sequence[object], *others: Sequence[object]) -> int:
-    """The number of items with which all the sequences begin."""
+    """The length of the sequences' common prefix."""
     for position, (item, *rest) in enumerate(zip(first, *others, strict=False)):
         if rest.count(item) < len(rest):
             return position
@@ -122,7 +120,7 @@ def _pair(row: SourceRow, columns: Mapping[str, str]) -> Pair:
     prompt_field, chosen_field, rejected_field = (columns.get(field, field) for field in FIELDS)
     chosen = _read(row, "chosen", chosen_field)
     rejected = _read(row, "rejected", rejected_field)
-    # A prompt column that the user names must be there; one that nobody named may be left out.
+    # A prompt column that the user names must exist; without a name it is optional.
     given = prompt_field in row.fields or "prompt" in columns
     prompt = _read(row, "prompt", prompt_field) if given else None
 
@@ -195,7 +193,7 @@ def _text(field: str, text: str) -> str:
 def _message(field: str, name: str, message: object) -> Message:
     if not isinstance(message, Mapping):
         raise RowError(field, f"found {describe(message)} as {name}", "give messages as objects with role and content")
-    # Arrow and Parquet fill the keys that a message lacks with null, so null and absent are the same.
+    # Arrow and Parquet fill absent keys with null, so null means absent.
     present = {key: value for key, value in message.items() if value is not None}
     if present.get("tool_calls"):
         raise RowError(field, f"found tool calls in {name}", "write them into the content: only text is trained on")
@@ -210,9 +208,9 @@ def _message(field: str, name: str, message: object) -> Message:
             raise RowError(field, f"found {describe(present[key])} as '{key}' of {name}", "give text")
     role, content = present[role_key], _text(field, present[content_key])
     if sharegpt:
-        if role not in SHAREGPT_ROLES:
-            raise RowError(field, f"found '{role}' as the 'from' of {name}", f"use one of {', '.join(SHAREGPT_ROLES)}")
-        role = SHAREGPT_ROLES[role]
+        if role not in _SHAREGPT_ROLES:
+            raise RowError(field, f"found '{role}' as the 'from' of {name}", f"use one of {', '.join(_SHAREGPT_ROLES)}")
+        role = _SHAREGPT_ROLES[role]
     return {"role": role, "content": content}
 
 
@@ -223,7 +221,7 @@ def _require_text(field: str, response: str | Messages) -> None:
 
 
 def _mixed(field: str, value: str | Messages | None, other: str, other_value: str | Messages) -> RowError:
-    form, other_form = ("text" if isinstance(each, str) else "messages" for each in (value, other_value))
+    form, other_form = ("text" if isinstance(content, str) else "messages" for content in (value, other_value))
     return RowError(
         field,
         f"found {form} although '{other}' is {other_form}",
@@ -233,10 +231,10 @@ def _mixed(field: str, value: str | Messages | None, other: str, other_value: st
 
 def _common_text(chosen: str, rejected: str) -> str:
     common = chosen[: common_length(chosen, rejected)]
-    marker = common.rfind(TRANSCRIPT_MARKER)
+    marker = common.rfind(_TRANSCRIPT_MARKER)
     if marker >= 0:
-        return common[: marker + len(TRANSCRIPT_MARKER)]
-    # The whitespace goes with the response, as tokenizers join a space to the word after it.
+        return common[: marker + len(_TRANSCRIPT_MARKER)]
+    # The whitespace belongs to the response, as tokenizers join a space to the word after it.
     if common[-1:].isspace():
         return common.rstrip()
     words = common.rsplit(maxsplit=1)
@@ -244,7 +242,7 @@ def _common_text(chosen: str, rejected: str) -> str:
 
 
 def _repeats(common: Messages, prompt: str | Messages) -> bool:
-    """Whether the responses are whole conversations that begin with the prompt, so that it is given twice."""
+    """Whether the responses are whole conversations that begin with the prompt."""
     if isinstance(prompt, str):
         return any(message["content"] == prompt for message in common)
     return common[: len(prompt)] == prompt

@@ -16,18 +16,18 @@ __all__ = ["BadRow", "DataError", "RowError", "SourceRow", "describe", "read_row
 
 
 class DataError(ValueError):
-    """The data cannot be used as it is; the message says where, what was found, and what to do."""
+    """Unusable data; the message gives the position, the problem and the remedy."""
 
 
 @dataclass(frozen=True)
 class BadRow:
     """A row that cannot be used.
 
-    where      the file and line, or the number of the row and the name of its data set
-    field      the field at fault, by its name in the source; "" where it is the row as a whole
-    problem    what was found
-    remedy     what to do about it
-    content    the row as it was read, for the quarantine file
+    where    file and line, or the row's number and the name of its data set
+    field    the faulty field's name in the source; "" for the row as a whole
+    problem  what was found
+    remedy   what to do about it
+    content  the row as it was read, for the quarantine file
     """
 
     where: str
@@ -43,17 +43,17 @@ class BadRow:
 
 @dataclass(frozen=True)
 class SourceRow:
-    """A row as it was read: where it stands, and its fields by name."""
+    """A row as it was read: its position, as in BadRow, and its fields by name."""
 
     where: str
     fields: Mapping[str, object]
 
     def bad(self, field: str, problem: str, remedy: str) -> BadRow:
-        """This row, found unusable."""
+        """This row as a BadRow."""
         return BadRow(self.where, field, problem, remedy, self.fields)
 
     def value(self, role: str, field: str) -> object:
-        """What the row has in a field that is there for `role`. Raises RowError where it has no such field."""
+        """The value of a field, which `columns` may have renamed from `role`. Raises RowError where it is absent."""
         if field not in self.fields:
             raise RowError(
                 field,
@@ -64,7 +64,7 @@ class SourceRow:
 
 
 class RowError(Exception):
-    """What makes a row a BadRow: field, problem, remedy."""
+    """The field, problem and remedy of a BadRow, in `report`."""
 
     def __init__(self, field: str, problem: str, remedy: str) -> None:
         super().__init__(field, problem, remedy)
@@ -72,15 +72,14 @@ class RowError(Exception):
 
 
 def read_rows(source: str | Path, *, split: str = "train") -> Iterator[SourceRow | BadRow]:
-    """The rows of a file, a folder or a hub data set, one by one.
+    """The rows of a file, a folder or a hub data set.
 
     Files: `.jsonl`, `.jsonl.gz` (one JSON object a line; blank lines are skipped), `.json`, `.json.gz` (a list of
     objects), `.parquet`. Folders: written by `save_to_disk`, or of data files. Any other name is one of the hub.
-    `split` chooses among the splits of a folder or a hub data set; a file, and a folder that `Dataset.save_to_disk`
-    wrote, is read whole. A line that is not a JSON object comes as a BadRow.
+    `split` chooses a split of a folder or a hub data set; files, and folders of `Dataset.save_to_disk`, have none. A
+    line that is not a JSON object is a BadRow.
 
-    Raises DataError, at once, where the source does not exist or cannot be read, and while reading where a compressed
-    file is damaged.
+    Raises DataError at once for a source that does not exist or is unreadable, and while reading for a damaged archive.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -90,7 +89,7 @@ def read_rows(source: str | Path, *, split: str = "train") -> Iterator[SourceRow
         if reader is None:
             raise DataError(f"{source}: cannot tell the format from the name; give a file in {', '.join(_READERS)}")
         return reader(path)
-    # A mistyped file name must not turn into a question to the hub, whose answer would be about accounts and tokens.
+    # A mistyped file name must not become a request to the hub, whose error would be about accounts and tokens.
     name = str(source)
     if isinstance(source, Path) or reader is not None or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise DataError(f"{source}: no such file or folder; it was looked for at {path.absolute()}")
@@ -98,13 +97,13 @@ def read_rows(source: str | Path, *, split: str = "train") -> Iterator[SourceRow
 
 
 def rows_of(dataset: Iterable[Mapping[str, object]], *, name: str) -> Iterator[SourceRow | BadRow]:
-    """The rows of a data set in memory, counted from 0, so that row 17 is `dataset[17]`; `name` is for messages."""
+    """The rows of a data set in memory, numbered from 0; `name` is for messages."""
     for number, value in enumerate(dataset):
         yield _row(f"row {number} of {name}", value)
 
 
 def describe(value: object) -> str:
-    """What a value of JSON is, in words, for messages."""
+    """The type of a JSON value, in words, for messages."""
     match value:
         case None:
             return "nothing (null)"
@@ -127,8 +126,8 @@ def _row(where: str, value: object) -> SourceRow | BadRow:
 
 
 def _json_lines(path: Path) -> Iterator[SourceRow | BadRow]:
-    with _opened(path) as file:
-        for number, line in enumerate(_guarded(path, file), start=1):
+    with _open(path) as file:
+        for number, line in enumerate(_lines(path, file), start=1):
             if not line.strip():
                 continue
             where = f"{path}:{number}"
@@ -142,8 +141,8 @@ def _json_lines(path: Path) -> Iterator[SourceRow | BadRow]:
 
 
 def _json_list(path: Path) -> Iterator[SourceRow | BadRow]:
-    with _opened(path) as file:
-        text = b"".join(_guarded(path, file))
+    with _open(path) as file:
+        text = b"".join(_lines(path, file))
     try:
         values = json.loads(text)
     except ValueError as error:
@@ -157,8 +156,8 @@ def _json_list(path: Path) -> Iterator[SourceRow | BadRow]:
 
 def _parquet(path: Path) -> Iterator[SourceRow | BadRow]:
     # Streaming reads the file itself; otherwise `datasets` would first copy it into its cache.
-    stream = datasets.load_dataset("parquet", data_files=str(path.absolute()), split="train", streaming=True)
-    return rows_of(stream, name=str(path))
+    dataset = datasets.load_dataset("parquet", data_files=str(path.absolute()), split="train", streaming=True)
+    return rows_of(dataset, name=str(path))
 
 
 def _folder(path: Path, split: str) -> Iterable[Mapping[str, object]]:
@@ -182,12 +181,12 @@ def _load(name: str, split: str) -> Iterable[Mapping[str, object]]:
         ) from error
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _open(path: Path) -> IO[bytes]:
     return cast("IO[bytes]", gzip.open(path)) if path.name.lower().endswith(".gz") else path.open("rb")
 
 
-def _guarded(path: Path, file: IO[bytes]) -> Iterator[bytes]:
-    """The lines of the file; a damaged archive is named, which the errors of gzip do not do."""
+def _lines(path: Path, file: IO[bytes]) -> Iterator[bytes]:
+    """The lines of the file; the error of a damaged archive names it, which gzip's do not."""
     try:
         yield from file
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:

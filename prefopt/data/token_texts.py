@@ -1,4 +1,4 @@
-"""From token ids back to text, token by token."""
+"""Token ids as text, token by token."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from transformers import PreTrainedTokenizerBase
 __all__ = ["decode", "token_texts"]
 
 _WINDOW = 8
-"""Tokens before a token that can change how it is decoded."""
+"""Preceding tokens that can change how a token is decoded."""
 
 
 def token_texts(prompt: Sequence[int], response: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The text that each response token adds to what stands before it, spaces included."""
-    whole = [*prompt, *response]
-    found = []
-    for position in range(len(prompt), len(whole)):
-        before = whole[max(0, position - _WINDOW) : position]
-        found.append(decode([*before, whole[position]], tokenizer)[len(decode(before, tokenizer)) :])
-    return found
+    """The text that each response token adds to the text before it, spaces included."""
+    ids = [*prompt, *response]
+    texts = []
+    for index in range(len(prompt), len(ids)):
+        before = ids[max(0, index - _WINDOW) : index]
+        texts.append(decode([*before, ids[index]], tokenizer)[len(decode(before, tokenizer)) :])
+    return texts
 
 
 def decode(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
-    """The text of the tokens, spaces as they are."""
+    """The text of the tokens, without cleaning up spaces."""
     return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))

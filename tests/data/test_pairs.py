@@ -145,7 +145,7 @@ CHAT = {"prompt": [user("p")], "chosen": [assistant("a")], "rejected": [assistan
             CHAT | {"prompt": [{"from": "narrator", "value": "x"}]},
             "prompt",
             "found 'narrator' as the 'from' of message 1",
-            "use one of human",
+            "use one of user",
         ),
         (
             CHAT | {"chosen": [{**assistant("x"), "tool_calls": [{}]}]},

@@ -11,9 +11,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tests.little_plugins import install
-from tests.our_plugins import code_plugin
+from tests.our_plugins import code_plugin, words_plugin
 
-__all__ = ["code_plugin", "install"]  # fixtures, for every test
+__all__ = ["code_plugin", "install", "words_plugin"]  # fixtures, for every test
 
 torch.set_num_threads(1)  # the models of the tests are so small that a second thread only gets in the way
 

@@ -204,7 +204,7 @@ def differences(values: pd.DataFrame, against: Mapping[str, str]) -> list[Differ
     Paired by item within seed and setting; an objective that shares no item with its opponent is left out.
     """
     keys = ["metric", "setting", "seed", "item"]
-    pairs = values.assign(against=values["objective"].map(against)).merge(
+    pairs = values.assign(against=values["objective"].map(against).astype(object)).merge(
         values, left_on=[*keys, "against"], right_on=[*keys, "objective"], suffixes=("", "_opponent")
     )
     pairs["difference"] = pairs["value"] - pairs["value_opponent"]

@@ -52,7 +52,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 @pytest.fixture(scope="module")
-def own(finished: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def user_files(finished: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the files that the documentation names, and a model."""
     folder = tmp_path_factory.mktemp("own")
     train_small_model(corpus_reviews(300, seed=0), folder / "model", steps=20, seed=0)
@@ -89,10 +89,10 @@ def test_known_words_are_marked_and_uniform_weights_cannot_tell_them(finished: t
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_commands_of_the_documentation(
-    command: str, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: str, user_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(own)
-    model = str(own / "model")
+    monkeypatch.chdir(user_files)
+    model = str(user_files / "model")
     overrides = [word.replace("NAME", model) for word in shlex.split(command.partition(" --out")[0])]
     small = [text for text in SMALL if "seeds" not in command or "seeds" not in text]
     # A model of one's own is not trained on the corpus, whose settings then have no effect.
@@ -102,15 +102,15 @@ def test_the_commands_of_the_documentation(
     assert suite.task.marks is not None
     assert {"DPO", "SparsePO", "reference"} == set(records(tmp_path))
     if "task.pairs" in command:
-        given = [json.loads(line)["prompt"] for line in (own / "pairs.jsonl").read_text().splitlines()]
+        given = [json.loads(line)["prompt"] for line in (user_files / "pairs.jsonl").read_text().splitlines()]
         assert set(records(tmp_path)["DPO"]["samples"]) <= set(given)
 
 
-def test_what_cannot_be_used_is_said(tmp_path: Path, own: Path) -> None:
+def test_what_cannot_be_used_is_said(tmp_path: Path, user_files: Path) -> None:
     assert "set one of `prompts`, `pairs` and `rated`" in demo(tmp_path, "task.model=some/model", exit_code=2)
-    assert "Set `model` as well" in demo(tmp_path, f"task.prompts={own / 'prompts.txt'}", exit_code=2)
-    (own / "rare.json").write_text('{"positive": ["zebra"], "negative": ["gnu"]}')
-    demo(tmp_path / "out", *SMALL, f"task.scorer.file={own / 'rare.json'}", exit_code=1)
+    assert "Set `model` as well" in demo(tmp_path, f"task.prompts={user_files / 'prompts.txt'}", exit_code=2)
+    (user_files / "rare.json").write_text('{"positive": ["zebra"], "negative": ["gnu"]}')
+    demo(tmp_path / "out", *SMALL, f"task.scorer.file={user_files / 'rare.json'}", exit_code=1)
     assert "gave no pair: no two responses" in records(tmp_path / "out")["DPO"]["error"]
 
 

@@ -64,9 +64,9 @@ def test_the_commands_of_the_documentation(trained: Path, tmp_path: Path, monkey
     page = (Path(__file__).parents[2] / "docs" / "inspect.md").read_text()
     commands = [line.split()[1:] for line in page.splitlines() if line.startswith("prefopt inspect ")]
     assert len(commands) == 3
-    known = {"runs/sparsepo": str(trained / "run"), "held-out.jsonl": str(trained / "pairs.jsonl")}
+    paths = {"runs/sparsepo": str(trained / "run"), "held-out.jsonl": str(trained / "pairs.jsonl")}
     for command in commands:
-        assert "ranked right" in run(*(known.get(word, word) for word in command))
+        assert "ranked right" in run(*(paths.get(word, word) for word in command))
     assert (tmp_path / "inspected" / "index.html").is_file()
 
 

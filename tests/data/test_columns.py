@@ -115,7 +115,7 @@ class TestNumbers:
 
 class TestTokenColumns:
     @pytest.mark.parametrize(
-        ("value", "found"),
+        ("value", "problem_text"),
         [
             (
                 [{"start": 0, "end": 3}],
@@ -139,8 +139,8 @@ class TestTokenColumns:
             ({"start": [0], "end": [1]}, "found an object; give a list"),
         ],
     )
-    def test_what_is_neither_is_refused(self, plain, value, found):
-        assert f"row 0 of pairs: field 'rejected_w': {found}" in problem(
+    def test_what_is_neither_is_refused(self, plain, value, problem_text):
+        assert f"row 0 of pairs: field 'rejected_w': {problem_text}" in problem(
             plain, GOOD | {"rejected": "fg", "rejected_w": value}
         )
 

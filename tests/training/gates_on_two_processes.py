@@ -22,5 +22,5 @@ if __name__ == "__main__":
         )
         before = learned(trainer.model)
         trainer.train()
-        found = {"before": before, "after": learned(trainer.accelerator.unwrap_model(trainer.model))}
-        torch.save(found, f"{out}/{gate}-{args.process_index}.pt")
+        weights = {"before": before, "after": learned(trainer.accelerator.unwrap_model(trainer.model))}
+        torch.save(weights, f"{out}/{gate}-{args.process_index}.pt")

@@ -19,7 +19,7 @@ def test_pairs_of_like_length_together_need_less_padding(
         trainer = PreferenceTrainer(model_folder, objective=zoo.dpo(), args=args, train_dataset=varied)
         batches = [batch for batch, _ in zip(trainer.get_train_dataloader(), range(8), strict=False)]
         lengths = [PreferenceBatch.from_mapping(batch).lengths for batch in batches]
-        by_hand = 1 - sum(each.sum() for each in lengths) / sum(each.max() * len(each) for each in lengths)
+        by_hand = 1 - sum(sizes.sum() for sizes in lengths) / sum(sizes.max() * len(sizes) for sizes in lengths)
         trainer.train()
         logged = [entry["padding/share"] for entry in trainer.state.log_history if "padding/share" in entry]
         assert len(logged) == 8

@@ -54,10 +54,10 @@ def test_a_dead_mask_is_told_once_with_the_remedy(
         dead.weighting.mixer.fill_(-1)
     trainer = PreferenceTrainer(model_folder, objective=dead, args=config(out, max_steps=8), train_dataset=rows)
     trainer.train()
-    said = [record.getMessage() for record in caplog.records if record.name == "prefopt.training.mask_health"]
-    assert len(said) == 1
-    assert "all weights of 100% of the responses" in said[0]
-    assert "init near_one" in said[0]
+    warnings = [record.getMessage() for record in caplog.records if record.name == "prefopt.training.mask_health"]
+    assert len(warnings) == 1
+    assert "all weights of 100% of the responses" in warnings[0]
+    assert "init near_one" in warnings[0]
     assert all(entry["weights/all_zero"] == 1 for entry in trainer.state.log_history if "loss" in entry)
     assert not any("weights/entropy" in entry for entry in trainer.state.log_history), "a mean of nothing"
 
@@ -72,15 +72,15 @@ def told(caplog: pytest.LogCaptureFixture, *logs: dict[str, float], state: objec
 
 
 def margins(*pairs: tuple[float, float]) -> list[dict[str, float]]:
-    return [{"rewards/margins": margin, "rewards/margins_log_ratio": own} for margin, own in pairs]
+    return [{"rewards/margins": margin, "rewards/margins_log_ratio": part} for margin, part in pairs]
 
 
 def test_a_margin_that_is_the_divergences_alone_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     growing = margins((0.1, 0.0), (0.2, -0.1), (0.4, 0.01), (0.5, 0.02), (0.9, 0.0), (1.5, -1.0), (2.0, -1.0))
-    (said,) = told(caplog, *growing)
-    assert "the margin grew from 0.1 to 0.9" in said
-    assert "the log-ratios' part of it is 0:" in said
-    assert "detach_chosen" in said
+    (warning,) = told(caplog, *growing)
+    assert "the margin grew from 0.1 to 0.9" in warning
+    assert "the log-ratios' part of it is 0:" in warning
+    assert "detach_chosen" in warning
     assert not told(caplog, *growing[:4]), "not yet"
     assert not told(caplog, *reversed(growing)), "it shrinks"
     assert not told(caplog, *margins(*((margin, margin / 2) for margin in (0.1, 0.2, 0.4, 0.8, 1.6, 3.2))))

@@ -34,14 +34,14 @@ def masked(gate: str) -> ObjectiveConfig:
     """A mask of that gate and another one for the divergence, of two layers, each with what it can be charged."""
     fields = {"gate": gate, "init": "near_one", "position": "token", "scale": "mean_one"}
     fields |= {"l0": 1e-3} if gate in ("binary", "hard_concrete") else {}
-    own = SparseWeighting(**fields, architecture="two_layer", hidden_width=4)
+    divergence_mask = SparseWeighting(**fields, architecture="two_layer", hidden_width=4)
     return ObjectiveConfig(
-        weighting=SparseWeighting(**fields), divergence=DivergenceTerm(measure=ForwardKL(), weighting=own)
+        weighting=SparseWeighting(**fields), divergence=DivergenceTerm(measure=ForwardKL(), weighting=divergence_mask)
     )
 
 
 def learned(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: each.detach().clone() for name, each in module.named_parameters() if each.requires_grad}
+    return {name: tensor.detach().clone() for name, tensor in module.named_parameters() if tensor.requires_grad}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -57,8 +57,8 @@ def test_every_gate_trains(gate: str, way: str, model_folder: str, rows: list[di
     trainer.train()
     for name, part in parts.items():
         after = learned(part)
-        assert all(each.isfinite().all() for each in after.values())
-        moved = {key for key, each in after.items() if not torch.equal(each, before[name][key])}
+        assert all(tensor.isfinite().all() for tensor in after.values())
+        moved = {key for key, tensor in after.items() if not torch.equal(tensor, before[name][key])}
         assert moved
         if name == "objective":
             assert {"weighting.weight", "divergence_weighting.weight", "divergence_weighting.hidden.weight"} <= moved
@@ -73,10 +73,10 @@ def test_two_processes_train_every_gate_alike(model_folder: str, rows: list[dict
     launched("tests.training.gates_on_two_processes", 2, model_folder, data, tmp_path)
     for gate in GATES:
         first, second = (torch.load(tmp_path / f"{gate}-{rank}.pt") for rank in range(2))
-        for name, each in first["after"].items():
-            assert each.isfinite().all()
-            assert torch.equal(each, second["after"][name]), f"{gate}: {name}"
-        changed = {name for name, each in first["after"].items() if not torch.equal(each, first["before"][name])}
+        for name, tensor in first["after"].items():
+            assert tensor.isfinite().all()
+            assert torch.equal(tensor, second["after"][name]), f"{gate}: {name}"
+        changed = {name for name, tensor in first["after"].items() if not torch.equal(tensor, first["before"][name])}
         assert {"objective.weighting.weight", "objective.divergence_weighting.weight"} <= changed
         assert any(name.startswith("policy.") for name in changed)
 
@@ -97,7 +97,7 @@ def test_a_masked_run_is_saved_as_a_plain_model_with_the_mask_beside_it(
     loaded, mask = Objective.load(out), trainer.model.objective
     assert loaded.config == mask.config
     assert loaded.state_dict().keys() == mask.state_dict().keys()
-    assert all(torch.equal(each, mask.state_dict()[name]) for name, each in loaded.state_dict().items())
+    assert all(torch.equal(tensor, mask.state_dict()[name]) for name, tensor in loaded.state_dict().items())
 
 
 def test_a_two_layer_mask_decays_its_matrices_alone(model_folder: str, rows: list[dict[str, str]], out: str) -> None:
@@ -105,10 +105,10 @@ def test_a_two_layer_mask_decays_its_matrices_alone(model_folder: str, rows: lis
     trainer = PreferenceTrainer(model_folder, objective=masked("sigmoid"), args=args, train_dataset=rows)
     groups = trainer.create_optimizer().param_groups
     names = {id(parameter): name for name, parameter in trainer.model.objective.named_parameters()}
-    found = {names[id(p)]: group for group in groups for p in group["params"] if id(p) in names}
-    assert found.keys() == set(names.values())
-    assert {group["lr"] for group in found.values()} == {0.5}
-    decayed = {name for name, group in found.items() if group["weight_decay"] == 0.25}
-    assert decayed == {name for name in found if name.endswith(("weight", "mixer")) and "norm" not in name}
-    assert all(group["weight_decay"] == 0 for name, group in found.items() if name not in decayed)
+    trained = {names[id(p)]: group for group in groups for p in group["params"] if id(p) in names}
+    assert trained.keys() == set(names.values())
+    assert {group["lr"] for group in trained.values()} == {0.5}
+    decayed = {name for name, group in trained.items() if group["weight_decay"] == 0.25}
+    assert decayed == {name for name in trained if name.endswith(("weight", "mixer")) and "norm" not in name}
+    assert all(group["weight_decay"] == 0 for name, group in trained.items() if name not in decayed)
     assert zoo.sparsepo().weighting.dropout == 0

@@ -68,7 +68,7 @@ def test_what_has_no_equivalent_is_refused(settings: dict[str, Any], words: str)
 
 
 def test_the_rest_lands_in_its_section() -> None:
-    found = migrate(
+    migration = migrate(
         BASE
         | {
             "dtype": "float32",
@@ -82,7 +82,7 @@ def test_the_rest_lands_in_its_section() -> None:
             "gradient_checkpointing": True,
         }
     )
-    run = RunFile.model_validate(found.run)
+    run = RunFile.model_validate(migration.run)
     assert (run.model.name, run.model.init) == ("some/model", {"dtype": "float32"})
     assert run.model.peft == {"r": 8, "lora_alpha": 32, "lora_dropout": 0.05}
     assert (run.data.train, run.data.eval) == ("some/data", "some/data")

@@ -40,14 +40,14 @@ def parts(whole: PreferenceModel) -> dict[str, tuple[float, int]]:
 
 def test_work_is_that_of_the_operations() -> None:
     whole, shared = model("tdpo2"), Layout.shared(BATCH)
-    found = parts(whole)
+    costs = parts(whole)
     with FlopCounterMode(display=False) as counted:
         states = whole.policy.model(**shared.inputs(torch.float32), use_cache=False).last_hidden_state
         forward = counted.get_total_flops()
         states.sum().backward()
-    assert found["policy"][0] == counted.get_total_flops()
-    assert found["reference"][0] == forward
-    assert found["head"][0] == 4 * 2 * TOKENS * HIDDEN * VOCABULARY  # both models, and two gradients
+    assert costs["policy"][0] == counted.get_total_flops()
+    assert costs["reference"][0] == forward
+    assert costs["head"][0] == 4 * 2 * TOKENS * HIDDEN * VOCABULARY  # both models, and two gradients
     again = parts(model("tdpo2", logits_budget=0))
     assert again["head"][0] == 6 * 2 * TOKENS * HIDDEN * VOCABULARY
     assert parts(model("simpo"))["head"][0] == 3 * 2 * TOKENS * HIDDEN * VOCABULARY

@@ -61,13 +61,13 @@ def test_a_run_with_a_cache_is_the_run_without_one(
     assert sum(asked) >= 2 * len(rows)
     asked.clear()
     cached.train()
-    found = cached.evaluate()
+    metrics = cached.evaluate()
     assert asked == [], "two epochs and an evaluation, and the reference was never run again"
     for one, two in zip(plain.state.log_history, cached.state.log_history, strict=False):
         if "loss" in one:
             assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
-    assert found["eval_loss"] == pytest.approx(expected["eval_loss"], rel=1e-4)
-    assert found["eval_divergence/chosen"] == pytest.approx(expected["eval_divergence/chosen"], rel=1e-3)
+    assert metrics["eval_loss"] == pytest.approx(expected["eval_loss"], rel=1e-4)
+    assert metrics["eval_divergence/chosen"] == pytest.approx(expected["eval_divergence/chosen"], rel=1e-3)
 
 
 def test_what_does_not_matter_hits_and_what_matters_misses(
@@ -148,9 +148,9 @@ def test_the_reference_goes_when_all_is_kept(model_folder: str, rows: Rows, out:
     assert cached.model.reference is None
     others = [{"prompt": row["prompt"], "chosen": row["rejected"], "rejected": f"{row['chosen']} it"} for row in rows]
     new, _ = prepare_dataset(others, cached.processing_class, cached.model.objective.config, cached.args, "new")
-    found = cached.evaluate(new)["eval_loss"]
+    loss = cached.evaluate(new)["eval_loss"]
     assert cached.model.reference is not None, "it was loaded again for responses that nobody had named"
-    assert found == pytest.approx(expected.evaluate(new)["eval_loss"], rel=1e-4)
+    assert loss == pytest.approx(expected.evaluate(new)["eval_loss"], rel=1e-4)
 
 
 def test_a_reference_that_was_given_stays(model_folder: str, rows: Rows, out: str, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_one_by_eight_and_eight_by_one_give_the_same_gradient(
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
             self.gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
-    found = []
+    runs = []
     for batch, accumulation in ((8, 1), (1, 8), (3, 3)):
         keep = Keep()
         args = config(
@@ -90,9 +90,9 @@ def test_one_by_eight_and_eight_by_one_give_the_same_gradient(
                 parameter.add_(0.05)
         trainer.train()
         assert trainer.state.log_history[0]["loss"] == pytest.approx(trainer.state.log_history[-1]["train_loss"])
-        found.append((trainer.state.log_history[0], keep.gradients))
-    whole = found[0]
-    for logs, gradients in found[1:]:
+        runs.append((trainer.state.log_history[0], keep.gradients))
+    whole = runs[0]
+    for logs, gradients in runs[1:]:
         for one, other in zip(gradients, whole[1], strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
         for name in ("loss", "rewards/margins", "weights/mean", "logps/chosen", "divergence/rejected"):

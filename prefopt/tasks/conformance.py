@@ -49,13 +49,11 @@ def check_task(task: Task, folder: Path, *, seed: int = 0) -> Evaluation:
         if name not in names:
             raise ConformanceError(f"evaluate gives {name!r}, which is not in `metrics`")
         if wrong := {item: value for item, value in values.items() if not math.isfinite(value)}:
-            raise ConformanceError(
-                f"{name}: not finite: {wrong}", why="where a figure is undefined, leave the item out"
-            )
+            raise ConformanceError(f"{name}: not finite: {wrong}", why="leave items without a figure out")
         if not set(values) & set(reference.values.get(name, {})):
             raise ConformanceError(
                 f"{name}: no held-out item has the name that it has for the reference",
-                why="objectives are compared item by item; name items by the material, not by what a policy writes",
+                why="objectives are compared item by item; name items by the material, not by a policy's texts",
             )
     if other != _evaluate(task, material, step=_STEP):
         raise ConformanceError(

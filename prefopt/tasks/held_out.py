@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -20,7 +20,7 @@ from prefopt.tasks.base import Material, Metric
 from prefopt.tasks.ranking import auroc
 from prefopt.tokens import TokenBatch, masked_mean
 
-__all__ = ["ACCURACY", "AUROC", "COMMON", "HeldOut", "held_out"]
+__all__ = ["ACCURACY", "AUROC", "COMMON", "HeldOut", "held_out", "pair_weights"]
 
 ACCURACY = Metric(
     "accuracy", "higher", "share of held-out pairs whose chosen response has the higher reward; a tie is half"
@@ -36,10 +36,8 @@ COMMON = (
 """The metrics of every task."""
 
 AUROC = tuple(
-    Metric(
-        f"auroc_{suffix}", "higher", f"P(a marked token has the larger {suffix}) + P(equal) / 2, over a held-out pair"
-    )
-    for suffix in ("w", "v")
+    Metric(f"auroc_{name}", "higher", f"P(a marked token has the larger {name}) + P(equal) / 2, over a held-out pair")
+    for name in ("w", "v")
 )
 """Metrics of tasks that mark tokens."""
 
@@ -80,14 +78,8 @@ def held_out(
 ) -> HeldOut:
     """Measure a policy on the held-out pairs: by its own objective, and by its divergence from the reference, which is
     the same for all objectives."""
-    pairs, _ = prepare(
-        read_rows(material.held_out),
-        tokenizer,
-        encoding,
-        description="held-out pairs",
-        columns=columns,
-        extra=model.objective.config.columns,
-    )
+    rows_read, extra = read_rows(material.held_out), model.objective.config.columns
+    pairs, _ = prepare(rows_read, tokenizer, encoding, description="held-out pairs", columns=columns, extra=extra)
     distance = ObjectiveConfig(divergence=DivergenceTerm(measure=ForwardKL()))
     distance_model = PreferenceModel(model.policy, reference, distance).eval()
     values: dict[str, dict[str, float]] = {}
@@ -101,10 +93,13 @@ def held_out(
         total += len(rows)
         for name, metric in _pair_metrics(output).items():
             values.setdefault(name, {}).update(zip(items, metric, strict=True))
-        if marks is not None:
-            for index, row in enumerate(rows):
-                for name, value in _aurocs(row, (index, index + len(rows)), output, tokenizer, marks):
-                    values.setdefault(name, {})[items[index]] = value
+        for item, row, weights in zip(items, rows, pair_weights(output), strict=True):
+            if marks is not None:
+                texts = (token_texts(row["prompt_ids"], row[f"{side}_ids"], tokenizer) for side in _SIDES)
+                marked = torch.tensor([mark for tokens in texts for mark in marks(tokens)])
+                for name, tensor in weights.items():
+                    if (value := auroc(tensor, marked)) is not None:
+                        values.setdefault(f"auroc_{name}", {})[item] = value
         for index, profile in enumerate(_response_values(distances.divergence, distances.mask)):
             profiles[_SIDES[index // len(rows)]].append(profile)
         heat_maps += [
@@ -118,6 +113,21 @@ def held_out(
     )
 
 
+def pair_weights(output: ObjectiveOutput) -> list[dict[str, Tensor]]:
+    """For each pair of a batch "w" and, with a divergence term, "v" -> its tokens' weights, the chosen response's
+    first, on the CPU."""
+    pairs, mask = len(output.rewards) // 2, output.tokens.mask
+    weights = {"w": output.weights, "v": output.divergence_weights}
+    return [
+        {
+            name: torch.cat([tensor[row][mask[row]] for row in (index, index + pairs)]).cpu()
+            for name, tensor in weights.items()
+            if tensor is not None
+        }
+        for index in range(pairs)
+    ]
+
+
 def _pair_metrics(output: ObjectiveOutput) -> dict[str, list[float]]:
     """metric -> its value for every pair of a batch."""
     chosen, rejected = output.rewards.chunk(2)
@@ -129,23 +139,6 @@ def _pair_metrics(output: ObjectiveOutput) -> dict[str, list[float]]:
             metrics[f"mean_{suffix}"] = masked_mean(pair_weights, mask)
             metrics[f"sparsity_{suffix}"] = masked_mean((pair_weights == 0).float(), mask)
     return {name: values.tolist() for name, values in metrics.items()}
-
-
-def _aurocs(
-    row: Mapping[str, Any],
-    responses: tuple[int, int],
-    output: ObjectiveOutput,
-    tokenizer: PreTrainedTokenizerBase,
-    marks: Marks,
-) -> Iterator[tuple[str, float]]:
-    """The metrics of AUROC for a pair that has marked tokens and others; `responses` as in `_heat_map`."""
-    texts = (token_texts(row["prompt_ids"], row[f"{side}_ids"], tokenizer) for side in _SIDES)
-    marked = torch.tensor([mark for tokens in texts for mark in marks(tokens)])
-    for metric, weights in zip(AUROC, (output.weights, output.divergence_weights), strict=True):
-        if weights is not None:
-            pair_weights = torch.cat([weights[response][output.tokens.mask[response]] for response in responses])
-            if (value := auroc(pair_weights.cpu(), marked)) is not None:
-                yield metric.name, value
 
 
 def _response_values(values: Tensor | None, mask: Tensor) -> list[list[float]]:

@@ -80,13 +80,8 @@ class EndpointJudge(Judge):
         answers = self._answers(list(dict.fromkeys(text for orders in both_orders if orders for text in orders)))
         verdicts = {text: verdict(answer) for text, answer in answers.items()}
         if unread := [answers[text] for text, share in verdicts.items() if share is None]:
-            logger.warning(
-                "judge %s: %d of %d answers could not be read and count as ties, such as %r",
-                self.model,
-                len(unread),
-                len(answers),
-                unread[0][:80],
-            )
+            counts = f"{len(unread)} of {len(answers)} answers could not be read and count as ties"
+            logger.warning(f"judge {self.model}: {counts}, such as {unread[0][:80]!r}")
         shares = {text: 0.5 if share is None else share for text, share in verdicts.items()}
         return [0.5 if orders is None else (shares[orders[0]] + 1 - shares[orders[1]]) / 2 for orders in both_orders]
 
@@ -97,15 +92,10 @@ class EndpointJudge(Judge):
         missing = [text for text in questions if text not in answers]
         if not missing:
             return answers
-        logger.warning(
-            "judge %s: %s calls to %s (%s answered before), about %s tokens to read and at most %s to write",
-            self.model,
-            f"{len(missing):,}",
-            self.endpoint,
-            f"{len(answers):,}",
-            f"{sum(map(len, missing)) / _CHARACTERS_A_TOKEN:,.0f}",
-            f"{len(missing) * self.max_tokens:,}",
-        )
+        calls = f"{len(missing):,} calls to {self.endpoint} ({len(answers):,} answered before)"
+        tokens = f"{sum(map(len, missing)) / _CHARACTERS_A_TOKEN:,.0f} tokens to read"
+        written = f"at most {len(missing) * self.max_tokens:,} to write"
+        logger.warning(f"judge {self.model}: {calls}, about {tokens} and {written}")
         with self._client() as client, ThreadPoolExecutor(self.at_once) as pool:
 
             def ask(text: str) -> str:
@@ -127,12 +117,8 @@ class EndpointJudge(Judge):
         return answers
 
     def _call(self, text: str) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "messages": [{"role": "user", "content": text}],
-            "temperature": 0,
-            "max_tokens": self.max_tokens,
-        }
+        messages = [{"role": "user", "content": text}]
+        return {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": self.max_tokens}
 
     def _key(self, text: str) -> dict[str, Any]:
         return {"endpoint": self.endpoint, **self._call(text)}

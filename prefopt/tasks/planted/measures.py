@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import datasets
 import torch
@@ -14,6 +13,7 @@ from prefopt.scoring import PreferenceModel
 from prefopt.scoring.batches import scored_batches
 from prefopt.tasks.base import Metric
 from prefopt.tasks.generation.generate import GENERATION_METRICS
+from prefopt.tasks.held_out import pair_weights
 from prefopt.tasks.planted.language import Language
 from prefopt.tasks.ranking import auroc, average_precision, sparsity_error
 
@@ -65,21 +65,12 @@ def pair_metrics(
     metrics: dict[str, list[float]] = {}
     batches = scored_batches(model, pairs, pad_token_id=int(tokenizer.pad_token_id), batch_size=_BATCH)
     for rows, _, output in batches:
-        for suffix, weights in (("w", output.weights), ("v", output.divergence_weights)):
-            if weights is None:
-                continue
-            for index, row in enumerate(rows):
-                responses = (index, index + len(rows))
-                predicted = torch.cat([weights[response][output.tokens.mask[response]] for response in responses]).cpu()
-                truth = _true_weights(row, tokenizer, language)
+        for row, weights in zip(rows, pair_weights(output), strict=True):
+            responses = (token_words(row[f"{side}_ids"], tokenizer) for side in ("chosen", "rejected"))
+            truth = torch.tensor([weight for words in responses for weight in language.weights(words)])
+            for suffix, predicted in weights.items():
                 for metric, measure in _WEIGHT_METRICS:
                     value = measure(predicted, truth)
                     assert value is not None, "the responses of a pair differ in worth"
                     metrics.setdefault(f"{metric.name}_{suffix}", []).append(value)
     return metrics
-
-
-def _true_weights(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, language: Language) -> Tensor:
-    """The true weights of a pair's tokens, the chosen response's first."""
-    sides = ("chosen_ids", "rejected_ids")
-    return torch.cat([torch.tensor(language.weights(token_words(row[side], tokenizer))) for side in sides])

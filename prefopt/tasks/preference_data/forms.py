@@ -160,14 +160,14 @@ def _rated(row: SourceRow, template: Template, columns: Mapping[str, str]) -> It
     if not isinstance(ratings, Sequence) or not all(isinstance(rating, int | float) for rating in ratings):
         raise RowError(names[1], "found no list of ratings", "give numbers")
     if len(responses) != len(ratings):
-        problem = f"found {len(ratings)} ratings of {len(responses)} responses"
-        raise RowError(names[1], problem, "give each response its rating")
+        counts = f"found {len(ratings)} ratings of {len(responses)} responses"
+        raise RowError(names[1], counts, "give each response its rating")
     rated = list(zip(responses, ratings, strict=True))
     post = row.fields[columns.get("prompt", "prompt")]
     prompt = template.prompt({**row.fields, "post": post})
     references = tuple(dict.fromkeys(text for text, rating in rated if rating == max(ratings)))
     return [
-        _text(row, prompt, str(post), better, worse, references, (float(high), float(low)))
+        Compared(_text_pair(row, prompt, post, better, worse), str(post), references, (float(high), float(low)))
         for better, high in rated
         for worse, low in rated
         if high > low and better != worse
@@ -189,7 +189,7 @@ def _comparison(row: SourceRow, template: Template, columns: Mapping[str, str]) 
     prompt = template.prompt(info)
     better, worse = texts[int(choice)], texts[1 - int(choice)]
     human = tuple(summary["text"] for summary in summaries if summary.get("policy") == _HUMAN)
-    return [_text(row, prompt, str(info["post"]), better, worse, human or (better,))]
+    return [Compared(_text_pair(row, prompt, info["post"], better, worse), str(info["post"]), human or (better,))]
 
 
 def _pair(row: SourceRow, template: Template, columns: Mapping[str, str]) -> Iterable[Compared]:
@@ -202,9 +202,9 @@ def _pair(row: SourceRow, template: Template, columns: Mapping[str, str]) -> Ite
         field = next(name for name in names if name in row.fields)
         raise RowError(field, "found no prompt", "give the row one: held-out prompts are what a policy answers")
     post, references = as_text(pair.prompt), (as_text(pair.chosen),)
-    if isinstance(pair, ChatPair):
-        return [Compared(pair, post, references)]
-    return [_text(row, template.prompt({**row.fields, "post": post}), post, pair.chosen, pair.rejected, references)]
+    if not isinstance(pair, ChatPair):
+        pair = _text_pair(row, template.prompt({**row.fields, "post": post}), post, pair.chosen, pair.rejected)
+    return [Compared(pair, post, references)]
 
 
 _FORMS: Mapping[tuple[str, ...], Callable[[SourceRow, Template, Mapping[str, str]], Iterable[Compared]]] = {
@@ -215,16 +215,8 @@ _FORMS: Mapping[tuple[str, ...], Callable[[SourceRow, Template, Mapping[str, str
 """The fields that tell a form -> its reader."""
 
 
-def _text(
-    row: SourceRow,
-    prompt: str,
-    post: str,
-    better: str,
-    worse: str,
-    references: tuple[str, ...],
-    scores: tuple[float, float] | None = None,
-) -> Compared:
-    """The pair; behind a template there is a space between prompt and response, where the data has none."""
+def _text_pair(row: SourceRow, prompt: str, post: object, better: str, worse: str) -> TextPair:
+    """The pair; after a template there is a space between prompt and response, where the data has none."""
     if prompt != post and not prompt[-1:].isspace():
         better, worse = (text if text[:1].isspace() else f" {text}" for text in (better, worse))
-    return Compared(TextPair(prompt, better, worse, row), post, references, scores)
+    return TextPair(prompt, better, worse, row)

@@ -107,22 +107,16 @@ def labelled(source: str, *, split: str, text: str, label: str) -> tuple[list[st
     source: a zip or folder of text files under pos/ and neg/, or rows with the columns `text` and `label`. Raises
     DataError where it is neither, or where a label is unknown.
     """
-    texts, labels = [], []
     if files := _text_files(Path(source).expanduser()):
-        for name, content in files:
-            side = next((part for part in reversed(name.split("/")[:-1]) if part in ("pos", "neg")), None)
-            if side is not None:
-                texts.append(content)
-                labels.append(_LABELS[side])
-        if not texts:
+        folders = [[part for part in name.split("/")[:-1] if part in ("pos", "neg")] for name, _ in files]
+        pairs = [(content, sides[-1]) for (_, content), sides in zip(files, folders, strict=True) if sides]
+        if not pairs:
             raise DataError(f"{source}: found text files, but none under pos/ or neg/")
-        return texts, labels
-    for fields in rows_with(source, split, (text, label)):
-        if str(fields[label]).lower() not in _LABELS:
-            raise DataError(f"{source}: found the label {fields[label]!r}; labels are {', '.join(_LABELS)}")
-        texts.append(str(fields[text]))
-        labels.append(_LABELS[str(fields[label]).lower()])
-    return texts, labels
+    else:
+        pairs = [(str(fields[text]), str(fields[label])) for fields in rows_with(source, split, (text, label))]
+    if unknown := [side for _, side in pairs if side.lower() not in _LABELS]:
+        raise DataError(f"{source}: found the label {unknown[0]!r}; labels are {', '.join(_LABELS)}")
+    return [content for content, _ in pairs], [_LABELS[side.lower()] for _, side in pairs]
 
 
 def rows_with(source: str, split: str, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:

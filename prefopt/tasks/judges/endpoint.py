@@ -14,8 +14,9 @@ from pydantic import Field, model_validator
 
 from prefopt.tasks.judges.base import Judge
 from prefopt.tasks.judges.cache import Answers, default_answers
-from prefopt.tasks.judges.prompt import TEMPLATE, fault, question, verdict
+from prefopt.tasks.judges.prompt import SLOTS, TEMPLATE, question, verdict
 from prefopt.tasks.optional import needed
+from prefopt.tasks.preference_data.texts import template_slots
 
 __all__ = ["EndpointJudge", "JudgeError"]
 
@@ -62,8 +63,7 @@ class EndpointJudge(Judge):
 
     @model_validator(mode="after")
     def _can_ask(self) -> Self:
-        if wrong := fault(self.template):
-            raise ValueError(f"`template`: {wrong}")
+        template_slots(self.template, SLOTS, required=SLOTS)
         return self
 
     def check(self) -> None:

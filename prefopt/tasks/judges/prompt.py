@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 
-from prefopt.tasks.preference_data.texts import template_slots
-
-__all__ = ["TEMPLATE", "fault", "question", "verdict"]
+__all__ = ["SLOTS", "TEMPLATE", "question", "verdict"]
 
 TEMPLATE = """\
 Which of two responses to a prompt is better? Consider what the prompt asks for, whether the response is right and \
@@ -23,23 +21,13 @@ complete, and how well it is written. Their order and their length say nothing o
 
 Answer with one word: A, B, or tie if they are equally good."""
 
-_SLOTS = frozenset({"prompt", "first", "second"})
+SLOTS = ("prompt", "first", "second")
+"""What a template has to have in braces."""
 
 _VERDICT = re.compile(r"(?:[\w ]+:)?[\W_]*(A|B|tie)[\W_]*", re.IGNORECASE)
 """A line that is a verdict, alone or after a label such as `Answer:`, with marks around it."""
 
 _SHARE = {"a": 1.0, "tie": 0.5, "b": 0.0}
-
-
-def fault(template: str) -> str | None:
-    """What is wrong with a template, or None."""
-    try:
-        slots = set(template_slots(template))
-    except ValueError as error:
-        return f"it is no template ({error}); write a brace that is meant as {{{{ or }}}}"
-    if slots != _SLOTS:
-        return f"it has the slots {', '.join(sorted(slots)) or 'none'}; it takes all of {', '.join(sorted(_SLOTS))}"
-    return None
 
 
 def question(template: str, prompt: str, first: str, second: str) -> str:

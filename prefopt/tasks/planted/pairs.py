@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 from prefopt.tasks.planted.language import Language, Style
 
-__all__ = ["Accidents", "Generator"]
+__all__ = ["PROMPT_WORDS", "Accidents", "Generator"]
 
+PROMPT_WORDS = 4
 _TRIES = 1000
 
 
@@ -34,34 +35,30 @@ class Accidents:
 class Generator:
     """Draws texts and pairs of the language. No prompt is drawn twice.
 
+    style     of responses in which good and bad phrases are equally many
+    longest   most words of a response; `style.shortest` is the least
     strength  a bearing phrase is good with probability (1 + strength) / 2 in the better response of a pair and
               (1 - strength) / 2 in the worse one
     """
 
     language: Language
-    shortest: int
+    style: Style
     longest: int
-    prompt: int
-    bearing: float
-    combinations: float
-    spurious: float
-    fillers: float
     strength: float
-    seen: set[tuple[str, ...]] = field(default_factory=set)
+    _prompts: set[tuple[str, ...]] = field(default_factory=set)
 
     def texts(self, draw: random.Random, count: int) -> Iterator[str]:
         """Prompt and response as one text, good and bad phrases being equally many."""
         for _ in range(count):
-            prompt = self.language.prompt(draw, self.prompt)
-            length = draw.randint(self.shortest, self.longest)
-            yield " ".join(prompt + self.language.response(draw, prompt, length, self._style(0.5, 0.0)))
+            prompt = self.language.prompt(draw, PROMPT_WORDS)
+            yield " ".join(prompt + self.language.response(draw, prompt, self._length(draw), self.style))
 
     def prompts(self, draw: random.Random, count: int) -> Iterator[list[str]]:
         """Prompts that were not drawn before."""
         while count:
-            prompt = self.language.prompt(draw, self.prompt)
-            if tuple(prompt) not in self.seen:
-                self.seen.add(tuple(prompt))
+            prompt = self.language.prompt(draw, PROMPT_WORDS)
+            if tuple(prompt) not in self._prompts:
+                self._prompts.add(tuple(prompt))
                 count -= 1
                 yield prompt
 
@@ -73,9 +70,9 @@ class Generator:
         """
         for prompt in self.prompts(draw, count):
             swapped = draw.random() < accidents.noise
-            lengths = sorted(draw.randint(self.shortest, self.longest) for _ in range(2))
+            lengths = sorted(self._length(draw) for _ in range(2))
             longer_is_chosen = draw.random() < (1 + accidents.length) / 2
-            if (longer_is_chosen, swapped) in ((True, False), (False, True)):
+            if longer_is_chosen != swapped:
                 lengths.reverse()
             lean = -accidents.spurious if swapped else accidents.spurious
             for _ in range(_TRIES):
@@ -93,18 +90,16 @@ class Generator:
                 "prompt": " ".join(prompt),
                 "chosen": " " + " ".join(chosen),
                 "rejected": " " + " ".join(rejected),
-                "chosen_weights": self._weights(chosen),
-                "rejected_weights": self._weights(rejected),
+                # The last token of a response is the end of the text.
+                "chosen_weights": [*self.language.weights(chosen), 0],
+                "rejected_weights": [*self.language.weights(rejected), 0],
             }
+
+    def _length(self, draw: random.Random) -> int:
+        return draw.randint(self.style.shortest, self.longest)
 
     def _response(
         self, draw: random.Random, prompt: Sequence[str], length: int, strength: float, lean: float
     ) -> list[str]:
-        return self.language.response(draw, prompt, length, self._style((1 + strength) / 2, lean))
-
-    def _style(self, good: float, lean: float) -> Style:
-        return Style(self.bearing, good, self.combinations, self.spurious * (1 + lean), self.fillers, self.shortest)
-
-    def _weights(self, response: Sequence[str]) -> list[int]:
-        """The true weights of the response's tokens; the last one is the end of the text."""
-        return [*self.language.weights(response), 0]
+        style = replace(self.style, good=(1 + strength) / 2, spurious=self.style.spurious * (1 + lean))
+        return self.language.response(draw, prompt, length, style)

@@ -22,14 +22,13 @@ from prefopt.tasks.base import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, M
 from prefopt.tasks.generation.generate import Generation, generate
 from prefopt.tasks.models.language_model import word_tokenizer
 from prefopt.tasks.models.sft import Sft, train_language_model
-from prefopt.tasks.planted.language import Language
+from prefopt.tasks.planted.language import Language, Style
 from prefopt.tasks.planted.measures import METRICS, pair_metrics, token_words
-from prefopt.tasks.planted.pairs import Accidents, Generator
+from prefopt.tasks.planted.pairs import PROMPT_WORDS, Accidents, Generator
 from prefopt.tasks.quiet import quiet
 
 __all__ = ["PlantedTask"]
 
-_PROMPT = 4
 _SIZES = {"n_layer": 2, "n_embd": 32, "n_head": 2}
 _TEXTS, _BATCH, _LEARNING_RATE = 8000, 32, 5e-3
 
@@ -96,8 +95,8 @@ class PlantedTask(Task):
 
     def make(self, folder: Path, seed: int) -> str:
         language = self.language(seed)
-        shares = self.model_dump(include={"shortest", "longest", "bearing", "combinations", "fillers", "strength"})
-        generator = Generator(language=language, prompt=_PROMPT, spurious=self.spurious_share, **shares)
+        style = Style(self.bearing, 0.5, self.combinations, self.spurious_share, self.fillers, self.shortest)
+        generator = Generator(language, style, self.longest, self.strength)
         draw = random.Random(f"planted pairs {seed}")
         accidents = Accidents(self.noise, self.spurious, self.length_bias)
         write_jsonl(folder / PROMPTS, ({"prompt": " ".join(words)} for words in generator.prompts(draw, self.prompts)))
@@ -127,7 +126,7 @@ class PlantedTask(Task):
         return Evaluation({**by_pair, **sampled.values}, sampled.samples)
 
     def _train_reference(self, texts: list[str], language: Language, folder: Path, seed: int) -> None:
-        positions = _PROMPT + self.longest + 1
+        positions = PROMPT_WORDS + self.longest + 1
         set_seed(seed)
         tokenizer = word_tokenizer([" ".join(language.words)], positions=positions)
         model = GPT2LMHeadModel(

@@ -62,15 +62,8 @@ class Template:
     """A prompt from a post. Raises ValueError for text that has no slot for the post, or has others than SLOTS."""
 
     def __init__(self, text: str) -> None:
-        try:
-            self.slots = template_slots(text)
-        except ValueError as error:
-            raise ValueError(f"template {text!r}: {error}") from error
-        if unknown := [slot for slot in self.slots if slot not in SLOTS]:
-            raise ValueError(f"template {text!r}: no place named {unknown[0]!r}; there are {', '.join(SLOTS)}")
-        if "post" not in self.slots:
-            raise ValueError(f"template {text!r}: it has no place for the {{post}}")
         self.text = text
+        self.slots = template_slots(text, SLOTS, required=("post",))
 
     def prompt(self, fields: Mapping[str, object]) -> str:
         """The prompt of a row with these fields. Raises RowError where one that the template names is missing."""

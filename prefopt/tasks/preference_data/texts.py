@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import product
 from pathlib import Path
 from string import Formatter
@@ -129,9 +129,19 @@ def rows_with(source: str, split: str, columns: tuple[str, ...]) -> Iterator[dic
         yield dict(row.fields)
 
 
-def template_slots(template: str) -> list[str]:
-    """The names in braces, each once. Raises ValueError where braces do not match."""
-    return list(dict.fromkeys(slot for _, slot, _, _ in Formatter().parse(template) if slot is not None))
+def template_slots(template: str, allowed: Collection[str] | None = None, required: Iterable[str] = ()) -> list[str]:
+    """The names in braces, each once. Raises ValueError where braces do not match, or names are other than these."""
+    try:
+        slots = list(dict.fromkeys(slot for _, slot, _, _ in Formatter().parse(template) if slot is not None))
+    except ValueError as error:
+        raise ValueError(f"template {template!r}: {error}; write a brace that is meant as {{{{ or }}}}") from error
+    if unknown := [slot for slot in slots if allowed is not None and slot not in allowed]:
+        raise ValueError(
+            f"template {template!r}: no slot is named {unknown[0]!r}; slots are {', '.join(allowed or ())}"
+        )
+    if missing := [slot for slot in required if slot not in slots]:
+        raise ValueError(f"template {template!r}: it has no slot {{{missing[0]}}}")
+    return slots
 
 
 def _text_files(path: Path) -> list[tuple[str, str]]:

@@ -217,9 +217,9 @@ def test_the_key_is_written_nowhere(judge: EndpointJudge, monkeypatch: pytest.Mo
 
 def test_a_template_that_asks_nothing_is_refused() -> None:
     for template, message in (
-        ("{prompt} {first}", "it has the slots first, prompt; it takes all of"),
-        ("{prompt} {first} {second} {third}", "it has the slots"),
-        ("{prompt", "it is no template"),
+        ("{prompt} {first}", "it has no slot {second}"),
+        ("{prompt} {first} {second} {third}", "no slot is named 'third'; slots are prompt, first, second"),
+        ("{prompt", "expected '}'"),
     ):
         with pytest.raises(ValueError, match=message):
             resolve_judge({"endpoint": "http://x", "model": "y", "template": template})

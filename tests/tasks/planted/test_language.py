@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from itertools import pairwise
 from typing import Any
@@ -17,11 +18,10 @@ KINDS = ("good", "bad", "turn", "luck", "long", "not", "w")
 
 
 def generator(language: Language = LANGUAGE, **changes: Any) -> Generator:
-    settings: dict[str, Any] = {
-        **{"shortest": 24, "longest": 24, "prompt": 4, "bearing": 0.125, "combinations": 0.0, "spurious": 0.04},
-        **{"fillers": 0.0, "strength": 1.0},
-    }
-    return Generator(language=language, **(settings | changes))
+    style = Style(bearing=0.125, good=0.5, combinations=0.0, spurious=0.04, fillers=0.0, shortest=24)
+    settings: dict[str, Any] = {"longest": 24, "strength": 1.0} | changes
+    fields = {name: settings.pop(name) for name in changes if name not in ("longest", "strength")}
+    return Generator(language, dataclasses.replace(style, **fields), **settings)
 
 
 def drawn(count: int, accidents: Accidents | None = None, seed: int = 0, **changes: Any) -> list[dict[str, Any]]:

@@ -138,8 +138,8 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="which is nothing"):
         Source(name="rows.jsonl", part=(0.5, 0.5))
     for text, message in (
-        ("TL;DR:", "no place for the"),
-        ("{post} {tilte}", "no place named 'tilte'"),
+        ("TL;DR:", "it has no slot {post}"),
+        ("{post} {tilte}", "no slot is named 'tilte'"),
         ("{", "Single"),
     ):
         with pytest.raises(ValueError, match=message):

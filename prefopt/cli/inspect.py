@@ -37,10 +37,10 @@ def inspect(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pairs that are scored at a time.")] = 8,
 ) -> None:
-    """Show what a run's objective says of each token: its weights, log-ratio and divergence."""
+    """Show what a run's objective makes of each token: its weights, log-ratio and divergence."""
     from prefopt.data import DataError
     from prefopt.inspection import inspect_run
-    from prefopt.inspection.layers import layers, named
+    from prefopt.inspection.layers import layer_named, layers
     from prefopt.inspection.terminal import pair_views, ranking_table, summary_table
     from prefopt.plugins import PluginError
     from prefopt.training import SavedRun
@@ -49,8 +49,7 @@ def inspect(
     with exit_on(DataError, ValueError, PluginError, OSError, FloatingPointError):
         columns = dict(map(parse_renaming, column or ()))
         saved = SavedRun.load(run, reference=reference)
-        known = layers(saved.model.objective.config)
-        asked = None if by is None else named(known, by.replace("-", "_"))
+        shading = None if by is None else layer_named(layers(saved.model.objective.config), by.replace("-", "_"))
         inspection = inspect_run(
             saved,
             data,
@@ -61,7 +60,7 @@ def inspect(
             minimum=minimum,
             batch_size=batch_size,
         )
-    layer = asked or inspection.first
+    layer = shading or inspection.default
     coloured = not plain and console.color_system is not None and not console.no_color
     console.print(summary_table(inspection))
     for view in pair_views(inspection, layer, number=pairs, coloured=coloured):

@@ -1,11 +1,9 @@
-"""Inspection: what a run's objective says of each token of given pairs."""
+"""Inspection: what a run's objective makes of every token of given pairs."""
 
 from __future__ import annotations
 
-from prefopt.inspection.job import inspect_run
-from prefopt.inspection.layers import Layer
+from prefopt.inspection.pipeline import inspect_run
 from prefopt.inspection.results import Inspection
-from prefopt.inspection.tally import Ranking, Summary, TokenMean
-from prefopt.inspection.weigh import Response, WeighedPair
+from prefopt.inspection.statistics import Ranking, Summary, TokenMean
 
-__all__ = ["Inspection", "Layer", "Ranking", "Response", "Summary", "TokenMean", "WeighedPair", "inspect_run"]
+__all__ = ["Inspection", "Ranking", "Summary", "TokenMean", "inspect_run"]

@@ -1,4 +1,4 @@
-"""What an inspection found."""
+"""The result of an inspection."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
-from prefopt.inspection.layers import Layer, offered, scale
-from prefopt.inspection.tally import Ranking, Summary
-from prefopt.inspection.weigh import WeighedPair
+from prefopt.inspection.layers import distinct, scale
+from prefopt.inspection.statistics import Ranking, Summary
+from prefopt.pages.token_view import PairTokens, TokenLayer
 
 __all__ = ["Inspection"]
 
@@ -19,37 +19,38 @@ __all__ = ["Inspection"]
 class Inspection:
     """A run on a data set.
 
-    about      the run, its models, objective and data, and the versions: what the files hold as metadata
-    layers     what the objective has; `summaries` and `rankings`, by a layer's name, are over all `pairs` and `tokens`.
-               A layer that repeats another, or has one number for all tokens, has no ranking
+    about      the run, its models, objective and data, and the versions: the metadata of the files
+    layers     the layers of the objective; `summaries` and `rankings`, by a layer's name, are over all `pairs` and
+               `tokens`. A layer that repeats another, or has one value for all tokens, has no ranking
     accuracy   the share of pairs whose chosen response has the larger reward
     shown      the first pairs of the data set
-    files      what was written
+    files      the files that were written
     """
 
     about: dict[str, Any]
-    layers: Sequence[Layer]
+    layers: Sequence[TokenLayer]
     summaries: dict[str, Summary]
     rankings: dict[str, Ranking]
     pairs: int
     tokens: int
     accuracy: float
-    shown: list[WeighedPair]
+    shown: list[PairTokens]
     files: list[Path]
 
     @property
-    def offered(self) -> list[Layer]:
+    def distinct(self) -> list[TokenLayer]:
         """The layers to shade by: those that do not repeat another."""
-        return offered(self.layers)
+        return distinct(self.layers)
 
     @property
-    def first(self) -> Layer:
-        """The first layer whose numbers tell tokens apart."""
-        return next((layer for layer in self.offered if not self.summaries[layer.name].constant), self.offered[0])
+    def default(self) -> TokenLayer:
+        """The first layer whose values tell tokens apart."""
+        return next((layer for layer in self.distinct if not self.summaries[layer.name].constant), self.distinct[0])
 
-    def scale(self, layer: Layer, pairs: Sequence[WeighedPair]) -> float:
-        """What has the darkest shade when these pairs are shown side by side."""
-        return scale(value for pair in pairs for _, side in pair.sides for value in side.numbers[layer.name])
+    def scale(self, layer: TokenLayer, pairs: Sequence[PairTokens]) -> float:
+        """The magnitude that has the darkest shade when these pairs are shown side by side."""
+        responses = (response for pair in pairs for response in pair.responses.values())
+        return scale(value for response in responses for value in response.values[layer.name] or ())
 
     def to_dict(self) -> dict[str, object]:
         """All but the pairs, ready for JSON."""

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from itertools import zip_longest
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from prefopt.inspection.layers import Layer
 from prefopt.inspection.results import Inspection
-from prefopt.inspection.tally import Ranking, TokenMean
-from prefopt.inspection.text import visible
-from prefopt.inspection.weigh import Response, WeighedPair
+from prefopt.inspection.statistics import Ranking, TokenMean
+from prefopt.pages.token_view import PairTokens, ResponseTokens, TokenLayer, visible
 
 __all__ = ["pair_views", "ranking_table", "summary_table"]
 
 _PAPER, _INK, _ON_DARK = (250, 250, 248), "#1d2025", "#ffffff"
-_UP, _DOWN = (20, 80, 190), (180, 70, 0)
+_POSITIVE, _NEGATIVE = (20, 80, 190), (180, 70, 0)
 _LEVELS = 9
 
 
@@ -27,72 +26,65 @@ def summary_table(inspection: Inspection) -> Group:
     title = f"{inspection.pairs:,} pairs, {inspection.tokens:,} response tokens, {inspection.accuracy:.1%} ranked right"
     table = Table("layer", "mean", "smallest", "largest", "at 0", "what it is")
     for layer in inspection.layers:
-        of = inspection.summaries[layer.name]
-        numbers = (f"{of.mean:.4g}", f"{of.smallest:.4g}", f"{of.largest:.4g}", f"{of.zeros:.1%}")
+        summary = inspection.summaries[layer.name]
+        values = [f"{value:.4g}" for value in (summary.mean, summary.smallest, summary.largest)]
         meaning = layer.meaning if layer.repeats is None else f"{layer.meaning}; the same as {layer.repeats}"
-        table.add_row(Text(layer.name), *numbers, Text(meaning))
+        table.add_row(Text(layer.name), *values, f"{summary.zeros:.1%}", Text(meaning))
     return Group(Text(title), table)
 
 
-def pair_views(inspection: Inspection, layer: Layer, *, number: int, coloured: bool) -> Iterator[RenderableType]:
-    """The first pairs, and before them what the shades or the levels mean."""
+def pair_views(inspection: Inspection, layer: TokenLayer, *, number: int, coloured: bool) -> Iterator[RenderableType]:
+    """The first pairs, after a legend of the shades or the levels."""
     pairs = inspection.shown[:number]
     if not pairs:
         return
-    top = inspection.scale(layer, pairs)
-    yield _legend(layer, top, coloured)
+    scale = inspection.scale(layer, pairs)
+    yield _legend(layer, scale, coloured)
     for pair in pairs:
-        yield _pair(pair, layer, top, coloured)
+        yield _pair(pair, layer, scale, coloured)
 
 
-def _legend(layer: Layer, top: float, coloured: bool) -> Text:
+def _legend(layer: TokenLayer, scale: float, coloured: bool) -> Text:
     text = Text(f"{layer.label}: ")
     if coloured:
-        levels = (-1.0, -0.5, 0.0, 0.5, 1.0) if layer.signed else (0.0, 0.25, 0.5, 0.75, 1.0)
-        for level in levels:
-            text.append(f" {level * top:.3g} ", style=_style(level))
+        for level in (-1.0, -0.5, 0.0, 0.5, 1.0) if layer.signed else (0.0, 0.25, 0.5, 0.75, 1.0):
+            text.append(f" {level * scale:.3g} ", style=_style(level))
         return text
     sign = "+ or - and " if layer.signed else ""
-    return text.append(f"[{sign}a level from 0 to {_LEVELS}, which is {top:.3g} or more] after each token")
+    return text.append(f"[{sign}a level from 0 to {_LEVELS}, which is {scale:.3g} or more] after each token")
 
 
-def _pair(pair: WeighedPair, layer: Layer, top: float, coloured: bool) -> Group:
-    shade = _shaded if coloured else _levelled
+def _pair(pair: PairTokens, layer: TokenLayer, scale: float, coloured: bool) -> Group:
     lines: list[RenderableType] = [
         Text(),
         Text.assemble((f"pair {pair.row}", "bold"), f"  {visible(pair.where)}"),
         Padding(Text(f"prompt: {visible(pair.prompt)}"), (0, 0, 0, 2)),
     ]
-    for side, response in pair.sides:
-        cut = "  (cut)" if response.truncated else ""
-        head = f"{side}, reward {response.reward:+.4g}{cut}: "
-        lines.append(Padding(Text(head).append_text(shade(response, layer, top)), (0, 0, 0, 2)))
+    for side, response in pair.responses.items():
+        text = Text(f"{side}, reward {response.reward:+.4g}{'  (cut)' if response.truncated else ''}: ")
+        lines.append(Padding(text.append_text(_tokens(response, layer, scale, coloured)), (0, 0, 0, 2)))
     return Group(*lines)
 
 
-def _shaded(response: Response, layer: Layer, top: float) -> Text:
+def _tokens(response: ResponseTokens, layer: TokenLayer, scale: float, coloured: bool) -> Text:
     text = Text()
-    for piece, value in zip(response.pieces, response.numbers[layer.name], strict=True):
-        text.append(visible(piece), style=_style(value / top))
-    return text
-
-
-def _levelled(response: Response, layer: Layer, top: float) -> Text:
-    text = Text()
-    for piece, value in zip(response.pieces, response.numbers[layer.name], strict=True):
-        sign = ("-" if value < 0 else "+") if layer.signed else ""
-        text.append(f"{visible(piece)}[{sign}{round(_LEVELS * min(1.0, abs(value) / top))}]")
+    for token, value in zip(response.tokens, response.values[layer.name] or (), strict=True):
+        if coloured:
+            text.append(visible(token), style=_style(value / scale))
+        else:
+            sign = ("-" if value < 0 else "+") if layer.signed else ""
+            text.append(f"{visible(token)}[{sign}{round(_LEVELS * min(1.0, abs(value) / scale))}]")
     return text
 
 
 def _style(level: float) -> str:
-    """Ink on paper, whatever the terminal's own colours are, and the paper tinted."""
-    share, tint = min(1.0, abs(level)), _DOWN if level < 0 else _UP
+    """Ink on tinted paper, whatever the terminal's colours are."""
+    share, tint = min(1.0, abs(level)), _NEGATIVE if level < 0 else _POSITIVE
     red, green, blue = (round(paper + (full - paper) * share) for paper, full in zip(_PAPER, tint, strict=True))
     return f"{_ON_DARK if share > 0.55 else _INK} on rgb({red},{green},{blue})"
 
 
-def ranking_table(ranking: Ranking, layer: Layer, *, minimum: int) -> Group:
+def ranking_table(ranking: Ranking, layer: TokenLayer, *, minimum: int) -> Group:
     """The tokens at either end of a layer, side by side."""
     title = f"mean {layer.label} of the {ranking.among:,} tokens that occur at least {minimum} times"
     table = Table()
@@ -100,13 +92,10 @@ def ranking_table(ranking: Ranking, layer: Layer, *, minimum: int) -> Group:
         table.add_column(end)
         table.add_column("mean", justify="right")
         table.add_column("times", justify="right")
-    for place in range(len(ranking.heaviest)):
-        table.add_row(*_cells(ranking.heaviest, place), *_cells(ranking.lightest, place))
+    for heavy, light in zip_longest(ranking.heaviest, ranking.lightest):
+        table.add_row(*_cells(heavy), *_cells(light))
     return Group(Text(title), table)
 
 
-def _cells(tokens: Sequence[TokenMean], place: int) -> list[str | Text]:
-    if place >= len(tokens):
-        return ["", "", ""]
-    token = tokens[place]
-    return [Text(repr(token.text)), f"{token.mean:.4g}", f"{token.count:,}"]
+def _cells(token: TokenMean | None) -> list[str | Text]:
+    return ["", "", ""] if token is None else [Text(repr(token.text)), f"{token.mean:.4g}", f"{token.count:,}"]

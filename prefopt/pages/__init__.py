@@ -8,9 +8,9 @@ __all__ = ["render"]
 
 
 def render(package: str, template: str, **context: object) -> str:
-    """The page that a template of a package makes; `base.html.jinja`, which it may extend, is the one here.
+    """The page of a template in the package's folder `templates`, which may extend and include those of this package.
 
-    Whatever is put into it is escaped, and a name that the context lacks is an error.
+    Values are escaped, and a name that the context lacks is an error.
     """
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(package, "templates"), PackageLoader(__name__, "templates")]),
@@ -19,4 +19,5 @@ def render(package: str, template: str, **context: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     return environment.get_template(template).render(**context)

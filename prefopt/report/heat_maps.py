@@ -2,83 +2,57 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
 from prefopt.comparison.suite import Suite
 from prefopt.comparison.summary import Row, grouped
+from prefopt.pages.token_view import PairTokens, ResponseTokens, TokenLayer, token_view
 from prefopt.report.format import at, named
 
-__all__ = ["LAYERS", "HeatMaps", "Layer", "heat_maps"]
+__all__ = ["HeatMaps", "heat_maps"]
 
-
-@final
-@dataclass(frozen=True)
-class Layer:
-    """A figure that tokens are shaded by: its name in the records, on the page, and what it is."""
-
-    name: str
-    words: str
-    what: str
-    signed: bool = False
-
-
-LAYERS = (
-    Layer("w", "weight w", "how much the token's log-ratio counts in the reward"),
-    Layer("v", "weight v", "how much the token's divergence counts in the reward; none where the objective has none"),
-    Layer("divergence", "divergence", "KL(reference || policy) at the token, in nats"),
-    Layer("log_ratio", "log-ratio", "log policy - log reference of the token, in nats", signed=True),
+_LAYERS = (
+    TokenLayer("w", "weight w", "how much the token's log-ratio counts in the reward"),
+    TokenLayer("v", "weight v", "how much the token's divergence counts in the reward, if the objective has one"),
+    TokenLayer("divergence", "divergence", "KL(reference || policy) at the token, in nats"),
+    TokenLayer("log_ratio", "log-ratio", "log policy - log reference of the token, in nats", signed=True),
 )
-_SIDES = ("chosen", "rejected")
 
 
 @final
 @dataclass(frozen=True)
 class HeatMaps:
-    """prompts   of the held-out pairs
-    settings  in words
-    json      the figures, for the page's script: settings -> rows -> pairs -> sides -> tokens and layers
-    seed      whose policies they are
-    """
+    """prompts and settings, in words, are the menus of the `view`; `seed` is that of the policies."""
 
     prompts: list[str]
     settings: list[str]
-    json: str
+    layers: tuple[TokenLayer, ...]
+    view: dict[str, Any]
     seed: int
 
 
-def heat_maps(suite: Suite, table: Sequence[Row]) -> HeatMaps | None:
-    """Of the first seed that has any; None where no record has."""
-    seed = next((seed for row in table for seed, record in row.finished.items() if _maps(record)), None)
+def heat_maps(suite: Suite, rows: Sequence[Row]) -> HeatMaps | None:
+    """The heat maps of the first seed that has any; None where no record has."""
+    seed = next((seed for row in rows for seed, record in row.finished.items() if record.get("heat_maps")), None)
     if seed is None:
         return None
-    found: dict[str, list[dict[str, Any]]] = {}
-    prompts: list[str] = []
-    for setting, rows in grouped(suite, table).items():
-        for row in rows:
-            if maps := _maps(row.finished.get(seed, {})):
-                prompts = prompts or [str(each["prompt"]) for each in maps]
-                known = {"name": named(row, suite.plane.distance), "pairs": [dict(_sides(each)) for each in maps]}
-                found.setdefault(at(setting).removeprefix(", ") or "all runs", []).append(known)
-    text = json.dumps(list(found.values()), separators=(",", ":")).replace("<", r"\u003c")
-    return HeatMaps(prompts, list(found), text, seed)
+    pairs: list[PairTokens] = []
+    settings: list[str] = []
+    for setting, group in grouped(suite, rows).items():
+        titles = {named(row, suite.plane.distance): row.finished.get(seed, {}).get("heat_maps") or () for row in group}
+        if any(titles.values()):
+            settings.append(at(setting).removeprefix(", ") or "all runs")
+        for title, maps in titles.items():
+            pairs += [_pair(pair, index, title, len(settings) - 1) for index, pair in enumerate(maps)]
+    prompts = {pair.row: pair.prompt for pair in pairs}
+    return HeatMaps(list(prompts.values()), settings, _LAYERS, token_view(_LAYERS, pairs), seed)
 
 
-def _maps(record: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    maps: Sequence[Mapping[str, Any]] = record.get("heat_maps") or ()
-    return maps
-
-
-def _sides(pair: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for side in _SIDES:
-        of = pair[side]
-        layers = {layer.name: of[layer.name] and [_rounded(value) for value in of[layer.name]] for layer in LAYERS}
-        yield side, {"tokens": of["tokens"], **layers}
-
-
-def _rounded(value: float) -> float | None:
-    """To three digits, as it is shown; JSON has no word for what is not finite."""
-    short = float(f"{value:.3g}")
-    return short if abs(short) < float("inf") else None
+def _pair(record: Mapping[str, Any], index: int, title: str, setting: int) -> PairTokens:
+    chosen, rejected = (
+        ResponseTokens(response["tokens"], response, marked=response.get("marked"))
+        for response in (record["chosen"], record["rejected"])
+    )
+    return PairTokens(str(record["prompt"]), chosen, rejected, row=index, title=title, setting=setting)

@@ -18,7 +18,7 @@ from prefopt.pages import render
 from prefopt.report.charts import COLOURS, chart_groups, looks
 from prefopt.report.format import at, named, number, short, spaced
 from prefopt.report.headline import headline, sentences, size
-from prefopt.report.heat_maps import LAYERS, heat_maps
+from prefopt.report.heat_maps import heat_maps
 from prefopt.report.plots import Plot
 
 __all__ = ["write_page"]
@@ -62,7 +62,6 @@ def write_page(results: Results, plots: Mapping[str, Plot], folder: Path, path: 
         differences=_by_metric(results.differences, suite.plane.reward),
         masks=_by_metric(results.control_differences, suite.plane.reward),
         heat_maps=heat_maps(suite, rows),
-        layers=LAYERS,
         samples=_samples(suite, rows),
         failures=[(row, seed, record) for row in rows for seed, record in row.failed.items()],
         commands=[(row, _command(suite, row, folder)) for row in rows if row.name in suite.objectives],

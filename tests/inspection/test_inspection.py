@@ -1,4 +1,4 @@
-"""What an inspection says is what the objective computed, on whatever objective."""
+"""An inspection shows what the objective computed, whatever the objective."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow.parquet as pq
@@ -19,12 +20,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from prefopt import Objective, PreferenceBatch
 from prefopt.data import DataError, EncodingConfig, PreferenceCollator, prepare, read_rows
 from prefopt.inspection import Inspection, inspect_run
-from prefopt.inspection.layers import layers, named, scale
+from prefopt.inspection.layers import layer_named, layers, scale
 from prefopt.inspection.page import write_page
-from prefopt.inspection.tally import Tally
+from prefopt.inspection.statistics import LayerStatistics
 from prefopt.inspection.terminal import pair_views, ranking_table, summary_table
-from prefopt.inspection.text import visible
-from prefopt.inspection.weigh import Response, WeighedPair
+from prefopt.pages.token_view import PairTokens, ResponseTokens, visible
 from prefopt.scoring import PreferenceModel
 from prefopt.training import SavedRun
 from prefopt.zoo import ZOO, build
@@ -34,28 +34,20 @@ COLUMNS = ("w", "v", "log_ratio", "divergence")
 
 
 class Page(HTMLParser):
-    """The tags of a page, with their attributes, and the text of each token."""
+    """The tags of a page with their attributes, and the data of its token view."""
 
     def __init__(self, source: str) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.tokens: list[tuple[dict[str, str | None], str]] = []
-        self.open = False
+        self.view: dict[str, Any] = {}
         self.feed(source)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        if "data-id" in dict(attrs):
-            self.tokens.append((dict(attrs), ""))
-            self.open = True
 
     def handle_data(self, data: str) -> None:
-        if self.open:
-            attributes, text = self.tokens[-1]
-            self.tokens[-1] = (attributes, text + data)
-
-    def handle_endtag(self, tag: str) -> None:
-        self.open = False
+        if self.tags and self.tags[-1] == ("script", {"type": "application/json", "id": "token-data"}):
+            self.view = self.view or json.loads(data)
 
 
 @pytest.fixture(scope="module")
@@ -76,15 +68,15 @@ def by_hand(folder: Path, reference: str, data: Path) -> list[dict[str, object]]
         output = PreferenceModel(policy, ref_model, Objective.load(folder)).eval()(batch)
     tokens = output.tokens
     numbers = (output.weights, output.divergence_weights, tokens.logps - tokens.ref_logps, tokens.divergence)
-    found = []
+    rows = []
     for pair in range(len(pairs)):
         for side, row in (("chosen", pair), ("rejected", pair + len(pairs))):
             for position in range(int(tokens.mask[row].sum())):
                 values = (float(number[row, position]) for number in numbers)
                 token_id = int(tokens.token_ids[row, position])
                 ours = {"pair": pair, "side": side, "position": position, "token_id": token_id}
-                found.append({**ours, **dict(zip(COLUMNS, values, strict=True))})
-    return found
+                rows.append({**ours, **dict(zip(COLUMNS, values, strict=True))})
+    return rows
 
 
 def test_the_parquet_file_is_what_the_objective_computed(
@@ -110,7 +102,7 @@ def test_the_parquet_file_is_what_the_objective_computed(
 def test_pieces_join_to_the_response(inspected: tuple[Path, Inspection], rows: list[dict[str, str]]) -> None:
     for pair, row in zip(inspected[1].shown, rows, strict=False):
         assert pair.prompt == row["prompt"]
-        assert "".join(pair.chosen.pieces) == row["chosen"] + " <eos>"
+        assert "".join(pair.chosen.tokens) == row["chosen"] + " <eos>"
 
 
 def test_sums_and_ranks_are_those_of_the_tokens(inspected: tuple[Path, Inspection]) -> None:
@@ -122,17 +114,17 @@ def test_sums_and_ranks_are_those_of_the_tokens(inspected: tuple[Path, Inspectio
         assert summary.mean == pytest.approx(sum(values) / len(values))
         assert (summary.smallest, summary.largest) == pytest.approx((min(values), max(values)))
         assert summary.zeros == pytest.approx(sum(value == 0 for value in values) / len(values))
-        of_token: dict[int, list[float]] = {}
+        by_token: dict[int, list[float]] = {}
         for row in rows:
-            of_token.setdefault(row["token_id"], []).append(row[name])
-        means = {token: sum(found) / len(found) for token, found in of_token.items() if len(found) >= 2}
+            by_token.setdefault(row["token_id"], []).append(row[name])
+        means = {token: sum(values) / len(values) for token, values in by_token.items() if len(values) >= 2}
         ranking = inspection.rankings[name]
         assert ranking.among == len(means)
         heaviest = sorted(means.values(), reverse=True)[: len(ranking.heaviest)]
         assert [token.mean for token in ranking.heaviest] == pytest.approx(heaviest)
         lightest = sorted(means.values())[: len(ranking.lightest)]
         assert [token.mean for token in ranking.lightest] == pytest.approx(lightest)
-        assert all(token.count == len(of_token[token.id]) for token in (*ranking.heaviest, *ranking.lightest))
+        assert all(token.count == len(by_token[token.id]) for token in (*ranking.heaviest, *ranking.lightest))
         assert not {token.id for token in ranking.heaviest} & {token.id for token in ranking.lightest}
 
 
@@ -152,22 +144,20 @@ def test_the_page_shows_the_numbers_and_needs_nothing_but_itself(inspected: tupl
     for tag, attributes in page.tags:
         assert tag not in ("link", "iframe", "img")
         assert not {"src", "href", "srcset"} & attributes.keys()
-    shown = [side for pair in inspection.shown for _, side in pair.sides]
-    pieces = [(" " if "data-space" in attributes else "") + text for attributes, text in page.tokens]
-    assert pieces == [piece for side in shown for piece in side.pieces]
-    assert [int(a["data-id"] or "") for a, _ in page.tokens] == [token for side in shown for token in side.ids]
-    for name in COLUMNS:
-        written = [float(attributes[f"data-{name}"] or "") for attributes, _ in page.tokens]
-        numbers = [number for side in shown for number in side.numbers[name]]
-        assert written == pytest.approx(numbers, abs=1e-3 * max(map(abs, numbers)))
-        below = [f"below-{name}" in (attributes["class"] or "").split() for attributes, _ in page.tokens]
-        assert below == [number < 0 for number in numbers]
-    chosen = [a["id"] for tag, a in page.tags if tag == "input" and "checked" in a]
-    assert chosen == ["by-w"]
+    assert [layer["name"] for layer in page.view["layers"]] == list(COLUMNS)
+    for pair, written in zip(inspection.shown, page.view["pairs"], strict=True):
+        assert (written["row"], written["where"], written["prompt"]) == (pair.row, pair.where, pair.prompt)
+        for side, response in pair.responses.items():
+            assert written[side]["tokens"] == list(response.tokens)
+            assert written[side]["ids"] == response.ids
+            assert written[side]["note"] == f", reward {response.reward:+.4g}"
+            for name in COLUMNS:
+                assert written[side]["values"][name] == pytest.approx(response.values[name], rel=1e-3)
+    assert [a["value"] for tag, a in page.tags if tag == "input" and "checked" in a] == ["w"]
 
 
 @pytest.mark.parametrize(
-    ("name", "offered", "first"),
+    ("name", "distinct", "default"),
     [
         ("dpo", ["w", "log_ratio"], "log_ratio"),
         ("simpo", ["w", "log_ratio"], "log_ratio"),
@@ -175,15 +165,17 @@ def test_the_page_shows_the_numbers_and_needs_nothing_but_itself(inspected: tupl
         ("mapo", ["w", "log_ratio", "divergence"], "w"),
     ],
 )
-def test_any_objective(trained: Trained, data: Path, tmp_path: Path, name: str, offered: list[str], first: str) -> None:
+def test_any_objective(
+    trained: Trained, data: Path, tmp_path: Path, name: str, distinct: list[str], default: str
+) -> None:
     run = SavedRun.load(trained(name))
     inspection = inspect_run(run, data, out=tmp_path, shown=1)
-    assert [layer.name for layer in inspection.offered] == offered
-    assert inspection.first.name == first
+    assert [layer.name for layer in inspection.distinct] == distinct
+    assert inspection.default.name == default
     page = Page((tmp_path / "index.html").read_text())
-    assert [a["id"] for _, a in page.tags if a.get("name") == "by"] == [f"by-{layer}" for layer in offered]
+    assert [a["value"] for _, a in page.tags if a.get("name") == "token-layer"] == distinct
     table = pq.read_table(tmp_path / "tokens.parquet")
-    has_divergence = "divergence" in offered
+    has_divergence = "divergence" in distinct
     assert (table["v"].null_count == 0) == (table["divergence"].null_count == 0) == has_divergence
     if has_divergence:
         assert table["v"].equals(table["w"]), "one mask for both"
@@ -197,11 +189,11 @@ def test_any_objective(trained: Trained, data: Path, tmp_path: Path, name: str, 
 @pytest.mark.parametrize("name", ZOO)
 def test_every_row_of_the_zoo_has_layers(name: str) -> None:
     config = ZOO[name]()
-    found = {layer.name: layer for layer in layers(config)}
-    assert {"w", "log_ratio"} <= found.keys()
-    assert ("divergence" in found) == ("v" in found) == (config.divergence is not None)
+    names = {layer.name for layer in layers(config)}
+    assert {"w", "log_ratio"} <= names
+    assert ("divergence" in names) == ("v" in names) == (config.divergence is not None)
     with pytest.raises(ValueError, match=r"no layer 'weights' in this run.*It has w, (v, )?log_ratio"):
-        named(found.values(), "weights")
+        layer_named(layers(config), "weights")
 
 
 def test_the_scale_leaves_outliers_out() -> None:
@@ -217,14 +209,15 @@ HOSTILE = "<script>alert(1)</script>\"'&\n\t\x1b[31m"
 def hostile_inspection() -> Inspection:
     """One pair whose texts are what a page and a terminal must not obey."""
     config = build("dpo")
-    side = Response([1, 2], [HOSTILE, "[bold]"], {"w": [1.0, 0.5], "log_ratio": [0.25, -0.5]}, 0.1, truncated=True)
-    pair = WeighedPair(0, HOSTILE, HOSTILE, side, side)
-    tally = Tally(layers(config), 3)
-    tally.add(pair)
+    values = {"w": [1.0, 0.5], "log_ratio": [0.25, -0.5]}
+    response = ResponseTokens([HOSTILE, "[bold]"], values, ids=[1, 2], reward=0.1, truncated=True)
+    pair = PairTokens(HOSTILE, response, response, where=HOSTILE)
+    statistics = LayerStatistics(layers(config), 3)
+    statistics.add(pair)
     return Inspection(
         about={"run": HOSTILE, "data": HOSTILE, "reference": HOSTILE},
         layers=layers(config),
-        summaries={summary.layer: summary for summary in tally.summaries()},
+        summaries=statistics.summaries(),
         rankings={},
         pairs=1,
         tokens=4,
@@ -237,8 +230,9 @@ def hostile_inspection() -> Inspection:
 def test_text_is_inert_on_the_page(tmp_path: Path) -> None:
     write_page(hostile_inspection(), tmp_path / "index.html", minimum=1)
     page = Page((tmp_path / "index.html").read_text())
-    assert [tag for tag, _ in page.tags].count("script") == 1
-    assert page.tokens[0][1] == "<script>alert(1)</script>\"'&⏎\n⇥\\x1b[31m"
+    assert [tag for tag, _ in page.tags].count("script") == 2
+    assert page.view["pairs"][0]["chosen"]["tokens"] == ["<script>alert(1)</script>\"'&⏎\n⇥\\x1b[31m", "[bold]"]
+    assert page.view["pairs"][0]["chosen"]["note"] == ", reward +0.1, cut at its end"
 
 
 @pytest.mark.parametrize("coloured", [True, False])
@@ -304,5 +298,5 @@ def test_columns_of_the_data_reach_the_objective(
     weighed.write_text(json.dumps({**rows[0], "good": spans, "bad": []}))
     columns = {"chosen_weights": "good", "rejected_weights": "bad"}
     (pair,) = inspect_run(run, weighed, columns=columns).shown
-    assert pair.chosen.numbers["w"] == [0.25] * (len(pair.chosen.ids) - 1) + [1.0]
-    assert set(pair.rejected.numbers["w"]) == {1.0}
+    assert pair.chosen.values["w"] == [0.25] * (len(pair.chosen.ids) - 1) + [1.0]
+    assert set(pair.rejected.values["w"]) == {1.0}

@@ -21,7 +21,7 @@ def test_a_page_needs_nothing_but_itself_and_asks_browsers_to_see_to_it() -> Non
 
 def test_what_a_template_lacks_is_an_error() -> None:
     with pytest.raises(UndefinedError, match="'inspection' is undefined"):
-        render("prefopt.inspection", "page.html.jinja", pairs=[])
+        render("prefopt.inspection", "page.html.jinja", view={})
 
 
 def test_a_chart_spans_its_plot() -> None:

@@ -32,21 +32,21 @@ found.sorted = headings.map((heading, place) => {
 });
 found.others = all("[aria-sort]", table).length;
 
-const tokens = () => all("#heat-cards .t").map(token => ({
+const tokens = () => all("#token-pairs .t").map(token => ({
   text: token.textContent, shade: token.style.getPropertyValue("--shade"), title: token.title, kind: token.className,
   line: colour(token, "borderBottomStyle"), background: colour(token, "backgroundColor"),
 }));
 found.heat = {};
-for (const layer of all("#heat-layer input")) {
+for (const layer of all("[name=token-layer]")) {
   press(layer);
   found.heat[layer.value] = { tokens: tokens(), legends: all(".legend").filter(each => each.offsetParent).map(each => each.dataset.layer) };
 }
-press(document.querySelector("#heat-cards .t"));
-found.said = document.getElementById("heat-said").textContent;
-choose(document.getElementById("heat-pair"), "2");
-found.prompt = document.getElementById("heat-prompt").textContent;
-choose(document.getElementById("heat-setting"), "1");
-found.cards = all("#heat-cards h3").map(title => title.textContent);
+press(document.querySelector("#token-pairs .t"));
+found.detail = document.getElementById("token-detail").textContent;
+choose(document.getElementById("token-pair"), "2");
+found.prompt = document.querySelector("#token-pairs .prompt").textContent;
+choose(document.getElementById("token-setting"), "1");
+found.cards = all("#token-pairs h3").map(title => title.textContent);
 
 const visible = selector => all(selector).filter(each => each.offsetParent).map(each => each.querySelector("p, h3").textContent);
 choose(document.getElementById("sample-prompt"), "1");

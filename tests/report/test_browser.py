@@ -122,7 +122,7 @@ def test_heat_maps_switch(wide: Any) -> None:
     for token in seen["heat"]["w"]["tokens"]:
         assert token["title"].startswith(f"{token['text'].strip()}: weight w ")
         assert ("zero" in token["kind"]) == ("weight w 0," in token["title"])
-    assert seen["said"] == seen["heat"]["log_ratio"]["tokens"][0]["title"]
+    assert seen["detail"] == seen["heat"]["log_ratio"]["tokens"][0]["title"]
     assert seen["prompt"] == "Tell me a story 2"
     assert [card.partition(" (")[0] for card in seen["cards"]] == [
         f"{name}, beta 0.3"

@@ -167,8 +167,16 @@ def value(ticks: list[tuple[float, str]], at: float) -> float:
     return float(low) + (float(high) - float(low)) * (at - first) / (last - first)
 
 
+def by_setting(page: Page) -> list[list[dict[str, Any]]]:
+    """The objectives of each setting in the token view, each with its pairs."""
+    settings: dict[int, dict[str, list[dict[str, Any]]]] = {}
+    for pair in json.loads(page.data["token-data"])["pairs"]:
+        settings.setdefault(pair["setting"], {}).setdefault(pair["title"], []).append(pair)
+    return [[{"name": name, "pairs": pairs} for name, pairs in rows.items()] for rows in settings.values()]
+
+
 def test_heat_maps_are_the_records(folder: Path, page: Page) -> None:
-    settings = json.loads(page.data["heat-data"])
+    settings = by_setting(page)
     records = RunLog(folder / "runs.jsonl").records.values()
     assert [row["name"].partition(" (")[0] for row in settings[1]] == [
         f"{name}, beta 0.3"
@@ -179,12 +187,13 @@ def test_heat_maps_are_the_records(folder: Path, page: Page) -> None:
             name = row["name"].partition(",")[0]
             assert "(sequence kl " in row["name"]
             (record,) = [r for r in records if (r["name"], r["setting"], r["seed"]) == (name, {BETA: beta}, 0)]
-            for shown, record_map in zip(row["pairs"], record["heat_maps"], strict=True):
+            for pair, heat_map in zip(row["pairs"], record["heat_maps"], strict=True):
                 for side in ("chosen", "rejected"):
-                    assert shown[side]["tokens"] == record_map[side]["tokens"]
+                    for field in ("tokens", "marked"):
+                        assert pair[side][field] == heat_map[side].get(field)
                     for layer in ("w", "v", "divergence", "log_ratio"):
-                        expected = record_map[side][layer]
-                        assert shown[side][layer] == (expected and pytest.approx(expected, rel=5e-3))
+                        expected = heat_map[side][layer]
+                        assert pair[side]["values"][layer] == (expected and pytest.approx(expected, rel=5e-4))
 
 
 def test_the_page_has_headline_and_sections(folder: Path, page: Page) -> None:
@@ -208,7 +217,7 @@ def test_an_objective_of_its_own_betas_is_shown_beside_the_others(tmp_path: Path
     made(tmp_path, objectives=objectives, sweeps={BETA: [0.1, 0.3]}, seeds=[0])
     report(tmp_path)
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert [[row["name"].partition(" (")[0] for row in rows] for rows in json.loads(page.data["heat-data"])] == [
+    assert [[row["name"].partition(" (")[0] for row in rows] for rows in by_setting(page)] == [
         ["dpo, beta 0.1", "masked, beta 1.0", "masked control, beta 1.0"],
         ["dpo, beta 0.3", "masked, beta 3.0", "masked control, beta 3.0"],
     ]

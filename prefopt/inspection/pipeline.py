@@ -1,4 +1,4 @@
-"""The inspection itself: load a run, weigh pairs, and gather what the terminal, the page and the files show."""
+"""The inspection: pairs scored by a run, for the terminal, the page and the files."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from prefopt.data import EncodingConfig, prepare, read_rows
-from prefopt.inspection.export import token_file
-from prefopt.inspection.layers import layers
+from prefopt.inspection.layers import distinct, layers
 from prefopt.inspection.page import write_page
 from prefopt.inspection.results import Inspection
-from prefopt.inspection.tally import Tally
-from prefopt.inspection.weigh import WeighedPair, refuse_unknown_tokens, weigh
+from prefopt.inspection.score_pairs import reject_unknown_tokens, score_pairs
+from prefopt.inspection.statistics import LayerStatistics
+from prefopt.inspection.token_file import token_file
+from prefopt.pages.token_view import PairTokens
 from prefopt.training import DataSection, SavedRun
 
 __all__ = ["inspect_run"]
@@ -40,42 +41,42 @@ def inspect_run(
     batch_size: int = 8,
     console: Console | None = None,
 ) -> Inspection:
-    """Weigh every pair of a data set by a run's objective.
+    """Score every pair of a data set by a run's objective.
 
-    The data is read as the run read its own, but for `split` and those of `columns` that are given. `shown` pairs, the
-    first ones, are kept for people to read; tokens are ranked that occur at least `minimum` times in responses. `out`
-    is a folder for tokens.parquet (every token of every pair), index.html and inspection.json. `console` shows the
-    progress; without one, on standard error.
+    The data is read as the run's training data was, but for `split` and those of `columns` that are given. The first
+    `shown` pairs are kept to be read; tokens are ranked that occur at least `minimum` times in responses. `out` is a
+    folder for tokens.parquet (every token of every pair), index.html and inspection.json. `console` shows the progress;
+    None: standard error.
 
-    Raises DataError where rows cannot be used or lack what the objective reads, and NonFiniteError.
+    Raises DataError if rows cannot be used or lack what the objective reads, and NonFiniteError.
     """
     pairs = _prepared(run, data, split, columns or {})
-    refuse_unknown_tokens(run, pairs)
-    found = layers(run.model.objective.config)
+    reject_unknown_tokens(run, pairs)
+    run_layers = layers(run.model.objective.config)
     about = _about(run, data)
-    tally = Tally(found, run.model.config.get_text_config().vocab_size)
-    kept: list[WeighedPair] = []
+    statistics = LayerStatistics(run_layers, run.model.config.get_text_config().vocab_size)
+    kept: list[PairTokens] = []
     if out is not None:
         out = Path(out)
         out.mkdir(parents=True, exist_ok=True)
     with nullcontext() if out is None else token_file(out / "tokens.parquet", about) as file:
-        weighed = weigh(run, pairs, found, batch_size=batch_size)
-        for pair in _with_progress(weighed, len(pairs), console or Console(stderr=True)):
-            tally.add(pair)
+        scored = score_pairs(run, pairs, batch_size=batch_size)
+        for pair in _with_progress(scored, len(pairs), console or Console(stderr=True)):
+            statistics.add(pair)
             if file is not None:
                 file.add(pair)
             if len(kept) < shown:
                 kept.append(pair)
-    summaries = {summary.layer: summary for summary in tally.summaries()}
-    ranked = [layer.name for layer in found if layer.repeats is None and not summaries[layer.name].constant]
+    summaries = statistics.summaries()
+    ranked = [layer.name for layer in distinct(run_layers) if not summaries[layer.name].constant]
     inspection = Inspection(
         about=about,
-        layers=found,
+        layers=run_layers,
         summaries=summaries,
-        rankings={name: tally.ranking(name, run.tokenizer, minimum=minimum, shown=_RANKED) for name in ranked},
-        pairs=tally.pairs,
-        tokens=tally.tokens,
-        accuracy=tally.accuracy,
+        rankings={name: statistics.ranking(name, run.tokenizer, minimum=minimum, shown=_RANKED) for name in ranked},
+        pairs=statistics.pairs,
+        tokens=statistics.tokens,
+        accuracy=statistics.accuracy,
         shown=kept,
         files=[] if out is None else [out / name for name in ("index.html", "tokens.parquet", "inspection.json")],
     )
@@ -109,7 +110,7 @@ def _about(run: SavedRun, data: str | Path) -> dict[str, Any]:
     }
 
 
-def _with_progress(pairs: Iterable[WeighedPair], total: int, console: Console) -> Iterable[WeighedPair]:
+def _with_progress(pairs: Iterable[PairTokens], total: int, console: Console) -> Iterable[PairTokens]:
     columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield from progress.track(pairs, total=total, description="weighing pairs")
+        yield from progress.track(pairs, total=total, description="scoring pairs")

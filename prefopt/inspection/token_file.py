@@ -1,9 +1,9 @@
-"""The numbers of every token as a Parquet file, a row a token."""
+"""Every token of an inspection as a Parquet file, one row per token."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import final
@@ -11,14 +11,13 @@ from typing import final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prefopt.inspection.weigh import WeighedPair
+from prefopt.pages.token_view import PairTokens
 
 __all__ = ["TokenFile", "token_file"]
 
-_ROWS = 100_000
-"""Tokens that are held before they are written, as one row group."""
+_ROW_GROUP = 100_000
 
-_NUMBERS = ("w", "v", "log_ratio", "divergence")
+_LAYERS = ("w", "v", "log_ratio", "divergence")
 _FIELDS = {
     "pair": pa.int64(),
     "where": pa.string(),
@@ -26,7 +25,7 @@ _FIELDS = {
     "position": pa.int32(),
     "token_id": pa.int32(),
     "token": pa.string(),
-    **dict.fromkeys(_NUMBERS, pa.float32()),
+    **dict.fromkeys(_LAYERS, pa.float32()),
 }
 
 
@@ -38,25 +37,27 @@ class TokenFile:
         self._writer = writer
         self._columns: dict[str, list[object]] = {name: [] for name in _FIELDS}
 
-    def add(self, pair: WeighedPair) -> None:
+    def add(self, pair: PairTokens) -> None:
         """Write the tokens of a pair, chosen before rejected. A layer that the objective lacks is null."""
-        columns = self._columns
-        for side, response in pair.sides:
-            number = len(response.ids)
-            columns["pair"] += [pair.row] * number
-            columns["where"] += [pair.where] * number
-            columns["side"] += [side] * number
-            columns["position"] += range(number)
-            columns["token_id"] += response.ids
-            # A token may be half a character, for which UTF-8 has no place.
-            columns["token"] += [piece.encode("utf-8", "replace").decode() for piece in response.pieces]
-            for name in _NUMBERS:
-                columns[name] += response.numbers.get(name, [None] * number)
-        if len(columns["pair"]) >= _ROWS:
+        for side, response in pair.responses.items():
+            number = len(response.tokens)
+            columns: dict[str, Iterable[object]] = {
+                "pair": [pair.row] * number,
+                "where": [pair.where] * number,
+                "side": [side] * number,
+                "position": range(number),
+                "token_id": response.ids or (),
+                # A token may be half a character, which UTF-8 cannot encode.
+                "token": [token.encode("utf-8", "replace").decode() for token in response.tokens],
+                **{name: response.values.get(name) or [None] * number for name in _LAYERS},
+            }
+            for name, column in columns.items():
+                self._columns[name] += column
+        if len(self._columns["pair"]) >= _ROW_GROUP:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is held."""
+        """Write the rows that are held in memory, as one row group."""
         if self._columns["pair"]:
             self._writer.write_table(pa.table(self._columns, schema=self._writer.schema))
             self._columns = {name: [] for name in _FIELDS}

@@ -89,31 +89,20 @@ def train_and_measure(run: Run, folder: Path, *, show: Callable[[Trainer], None]
             model, curves = _train(run, run.objective, args, material, tokenizer, show)
         trained = time.perf_counter()
         reference = _load(material, args)
-        common = held_out(
-            model.eval(),
-            reference,
-            tokenizer,
-            material,
-            args.encoding,
-            batch_size=args.per_device_eval_batch_size,
-            columns=args.columns,
-            marks=run.task.marks,
-        )
+        options = {"batch_size": args.per_device_eval_batch_size, "columns": args.columns, "marks": run.task.marks}
+        common = held_out(model.eval(), reference, tokenizer, material, args.encoding, **options)
         evaluation = run.task.evaluate(model.eval(), reference, tokenizer, material)
         if model.cache is not None:
             model.cache.store.flush()  # other runs then find the held-out pairs as well
     shutil.rmtree(args.output_dir, ignore_errors=True)
+    measuring = time.perf_counter() - trained
     return {
         "values": common.values | dict(evaluation.values),
         "samples": evaluation.samples,
         "profiles": common.profiles,
         "heat_maps": common.heat_maps,
         "curves": curves,
-        "seconds": {
-            "material": prepared - start,
-            "training": trained - prepared,
-            "measuring": time.perf_counter() - trained,
-        },
+        "seconds": {"material": prepared - start, "training": trained - prepared, "measuring": measuring},
         "peak_memory_mib": _peak_mib(),
     }
 

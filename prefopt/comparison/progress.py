@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Protocol, Self, final
+from typing import Any, Self, final
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import Trainer, TrainerCallback
 
 __all__ = ["Board", "Steps", "follow"]
 
-
-class Steps(Protocol):
-    """Receives the number of training steps of a run, then each step."""
-
-    def total(self, steps: int) -> None: ...
-
-    def step(self) -> None: ...
+Steps = Callable[[int, int], None]
+"""Called with how many training steps of a run are done, and of how many."""
 
 
 @final
@@ -51,12 +39,18 @@ class Board:
 
     def begin(self, text: str, slot: int = 0) -> Steps:
         """Show a run in the slot; its number of steps comes later."""
-        self._progress.reset(self._slots[slot], total=None, description=escape(text), visible=True)
-        return _Bar(self._progress, self._slots[slot])
+        bar = self._slots[slot]
+        self._progress.reset(bar, total=None, description=escape(text), visible=True)
+
+        def show(step: int, total: int) -> None:
+            self._progress.start()
+            self._progress.update(bar, completed=step, total=total)
+
+        return show
 
     def end(self, text: str, done: int, total: int, *, failed: bool = False, slot: int = 0) -> None:
         """The run of that slot is over, as are `done` runs of all."""
-        self._progress.start()  # it may have failed while the display was off
+        self._progress.start()  # the run may have failed while the display was off
         self._progress.update(self._slots[slot], visible=False)
         self.count(done, total)
         self._console.print(f"{done}/{total}  {escape(text)}", style="red" if failed else None, soft_wrap=True)
@@ -70,21 +64,6 @@ class Board:
         self._progress.stop()
 
 
-@final
-class _Bar:
-    """The progress bar of a run."""
-
-    def __init__(self, progress: Progress, task: TaskID) -> None:
-        self._progress, self._task = progress, task
-
-    def total(self, steps: int) -> None:
-        self._progress.start()
-        self._progress.update(self._task, total=steps)
-
-    def step(self) -> None:
-        self._progress.advance(self._task)
-
-
 def follow(trainer: Trainer, steps: Steps) -> None:
     """Report the trainer's steps."""
     trainer.add_callback(_StepCallback(steps))
@@ -96,7 +75,7 @@ class _StepCallback(TrainerCallback):
         self._steps = steps
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._steps.total(state.max_steps)
+        self._steps(0, state.max_steps)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._steps.step()
+        self._steps(state.global_step, state.max_steps)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
-from typing import final
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict
+from numpy.typing import NDArray
 from scipy import stats  # type: ignore[import-untyped]
 from torch import Tensor
 
 __all__ = [
     "FEW_SEEDS",
-    "Interval",
     "bootstrap",
     "holm",
     "hypervolume",
@@ -34,37 +30,18 @@ _EXACT = 12
 
 _FLIPS_IN_MEMORY = 2**20
 
+Array = NDArray[np.float64]
 Point = tuple[float, float]
 
 
-@final
-class Interval(BaseModel):
-    """A mean with its 95% interval."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    mean: float
-    low: float
-    high: float
-
-
-def bootstrap(values: ArrayLike, *, seed: int, resamples: int = 2000) -> Interval:
-    """The mean of values [M] and its 95% percentile bootstrap interval (`scipy.stats.bootstrap`)."""
-    array = np.asarray(values, dtype=np.float64)
-    mean = float(array.mean())
-    if len(array) == 1:
-        return Interval(mean=mean, low=mean, high=mean)
-    low, high = _bootstrap(array, seed, resamples)
-    return Interval(mean=mean, low=float(low), high=float(high))
-
-
-def _bootstrap(values: NDArray[np.float64], seed: int, resamples: int = 2000) -> tuple[NDArray[np.float64], ...]:
+def bootstrap(values: Array, *, seed: int = 0, resamples: int = 2000) -> tuple[Array, Array]:
+    """The ends, low [...] and high [...], of 95% percentile bootstrap intervals of means, values [..., M >= 2]."""
     options = {"method": "percentile", "confidence_level": _CONFIDENCE, "n_resamples": resamples, "rng": seed}
     interval = stats.bootstrap((values,), np.mean, axis=-1, batch=100, **options).confidence_interval
     return interval.low, interval.high
 
 
-def seed_intervals(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+def seed_intervals(values: Array) -> tuple[Array, Array]:
     """The ends, low [K] and high [K], of 95% intervals of means over seeds, values [K, S], S >= 2.
 
     Student's t of fewer than six seeds, since a bootstrap interval of three normal values holds the true mean 74% of
@@ -72,7 +49,7 @@ def seed_intervals(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], ..
     """
     seeds = values.shape[-1]
     if seeds >= FEW_SEEDS:
-        return _bootstrap(values, seed=0)
+        return bootstrap(values)
     half = stats.t.ppf((1 + _CONFIDENCE) / 2, seeds - 1) * stats.sem(values, axis=-1)
     return values.mean(-1) - half, values.mean(-1) + half
 
@@ -129,20 +106,13 @@ def shares_at(distances: Sequence[float], distance: float) -> dict[int, float] |
     Index -> share, the shares adding up to 1: of the points at that distance, or of its neighbours on both sides.
     None where the line does not reach the distance.
     """
-    groups: dict[float, list[int]] = {}
-    for index, value in enumerate(distances):
-        groups.setdefault(value, []).append(index)
-    if distance in groups:
-        return _evenly(groups[distance], 1.0)
-    for left, right in pairwise(sorted(groups)):
-        if left < distance < right:
-            share = (distance - left) / (right - left)
-            return _evenly(groups[left], 1 - share) | _evenly(groups[right], share)
-    return None
-
-
-def _evenly(indices: Sequence[int], share: float) -> dict[int, float]:
-    return dict.fromkeys(indices, share / len(indices))
+    low = max((d for d in distances if d <= distance), default=None)
+    high = min((d for d in distances if d >= distance), default=None)
+    if low is None or high is None:
+        return None
+    share = (distance - low) / (high - low) if high > low else 1.0
+    ends = {low: 1 - share, high: share}
+    return {i: ends[d] / list(distances).count(d) for end in ends for i, d in enumerate(distances) if d == end}
 
 
 def hypervolume(points: Sequence[Point], *, distance: float, reward: float) -> float:

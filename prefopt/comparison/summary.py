@@ -32,7 +32,6 @@ __all__ = [
     "opponents",
     "own_controls",
     "rows",
-    "values_of",
 ]
 
 COLUMNS = ("metric", "setting", "objective", "seed", "item", "value")
@@ -134,12 +133,6 @@ def frame(lines: Iterable[tuple[str, Setting, str, int, str, float]]) -> pd.Data
     return pd.DataFrame(list(lines), columns=list(COLUMNS))
 
 
-def values_of(values: pd.DataFrame, objective: str, setting: Setting, metric: str) -> list[float]:
-    """The values of all seeds and items."""
-    chosen = values[(values["metric"] == metric) & (values["objective"] == objective)]
-    return [value for at, value in zip(chosen["setting"], chosen["value"], strict=True) if at == setting]
-
-
 def estimates(values: pd.DataFrame) -> dict[tuple[str, Setting, str], Estimate]:
     """Of each metric, setting and objective of a results frame."""
     groups = values.groupby(["metric", "setting", "objective"], sort=False)
@@ -149,14 +142,14 @@ def estimates(values: pd.DataFrame) -> dict[tuple[str, Setting, str], Estimate]:
 def estimate(by_seed: Sequence[Sequence[float]]) -> Estimate:
     """by_seed: the values of the items in each seed; one value a seed where the figure is not one of items."""
     if len(by_seed) > 1:
-        means = np.array([[fmean(values) for values in by_seed]])
-        (low,), (high,) = seed_intervals(means)
-        return Estimate(float(means.mean()), float(low), float(high), "seeds", len(by_seed))
+        means = [fmean(values) for values in by_seed]
+        low, high = seed_intervals(np.array(means))
+        return Estimate(fmean(means), float(low), float(high), "seeds", len(by_seed))
     (values,) = by_seed
     if len(values) == 1:
         return Estimate(values[0], None, None, "items", 1)
-    interval = bootstrap(values, seed=0)
-    return Estimate(interval.mean, interval.low, interval.high, "items", 1)
+    low, high = bootstrap(np.array(values))
+    return Estimate(fmean(values), float(low), float(high), "items", 1)
 
 
 def _by_seed(group: pd.DataFrame, column: str) -> list[list[float]]:
@@ -208,13 +201,13 @@ def differences(values: pd.DataFrame, against: Mapping[str, str]) -> list[Differ
         values, left_on=[*keys, "against"], right_on=[*keys, "objective"], suffixes=("", "_opponent")
     )
     pairs["difference"] = pairs["value"] - pairs["value_opponent"]
-    compared = []
+    results = []
     for (metric, setting), family in pairs.groupby(["metric", "setting"], sort=False):
-        compared += _adjusted(
+        results += _adjusted(
             _difference(metric, name, opponent, setting, group)
             for (name, opponent), group in family.groupby(["objective", "against"], sort=False)
         )
-    return compared
+    return results
 
 
 def _difference(metric: str, name: str, opponent: str, setting: Setting, group: pd.DataFrame) -> Difference:

@@ -23,8 +23,8 @@ from prefopt.comparison.run_log import Record
 
 __all__ = ["Worker", "WorkerError", "main"]
 
-_READY, _TOTAL, _STEP, _RECORD = "ready", "total", "step", "record"
-"""Kinds of message: the worker has started; the number of steps of its run; a step is done; the record of its run."""
+_READY, _STEP, _RECORD = "ready", "step", "record"
+"""Kinds of message: the worker has started; (steps done, of how many) of its run; the record of its run."""
 
 _GRACE_SECONDS = 10.0
 """How long a worker may take to end after a signal."""
@@ -81,10 +81,8 @@ class Worker:
         except (EOFError, OSError):
             kind, content = _RECORD, self._death()
         self._ready = self._ready or kind == _READY
-        if kind == _TOTAL:
-            self._steps.total(content)
-        elif kind == _STEP:
-            self._steps.step()
+        if kind == _STEP:
+            self._steps(*content)
         return content if kind == _RECORD else None
 
     def stop(self, *, at_once: bool) -> None:
@@ -139,23 +137,13 @@ def main() -> None:
     orders: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, orders), daemon=True).start()
     connection.send((_READY, None))
+
+    def send_step(step: int, total: int) -> None:
+        connection.send((_STEP, (step, total)))
+
     while (order := orders.get()) is not None:
         run, folder = order
-        connection.send((_RECORD, execute(run, folder, show=partial(follow, steps=_SentSteps(connection)))))
-
-
-@final
-class _SentSteps:
-    """`Steps` that go to the process that sent the run."""
-
-    def __init__(self, connection: Connection[Any, Any]) -> None:
-        self._connection = connection
-
-    def total(self, steps: int) -> None:
-        self._connection.send((_TOTAL, steps))
-
-    def step(self) -> None:
-        self._connection.send((_STEP, None))
+        connection.send((_RECORD, execute(run, folder, show=partial(follow, steps=send_step))))
 
 
 def _receive(connection: Connection[Any, Any], orders: queue.SimpleQueue[Any]) -> None:

@@ -1,20 +1,27 @@
-"""The report of a comparison, from its folder."""
+"""The files of a report, from the folder of a comparison."""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import pandas as pd  # type: ignore[import-untyped]
 
 from prefopt.comparison.controls import controls
 from prefopt.comparison.results import Results
+from prefopt.comparison.summary import Difference, Estimate, Setting
 from prefopt.comparison.tensorboard import FOLDER as TENSORBOARD
 from prefopt.comparison.tensorboard import write_runs
 from prefopt.report.charts import looks
-from prefopt.report.csv_files import write_csv, write_summary
 from prefopt.report.page import write_page
 from prefopt.report.plots import PLOTS, plots
 
 __all__ = ["report"]
+
+_FIGURES = ["metric", "objective", "seeds", "mean", "low", "high", "interval_over"]
+_DIFFERENCE = ["difference", "difference_low", "difference_high", "p_items", "p_items_holm", "p_seeds", "p_seeds_holm"]
 
 
 def report(folder: Path) -> list[Path]:
@@ -25,16 +32,16 @@ def report(folder: Path) -> list[Path]:
     """
     results = Results.load(folder)
     suite, drawn = results.suite, plots(results)
-    page, summary = folder / "report.html", folder / "summary.csv"
+    page = folder / "report.html"
     write_page(results, drawn, folder, page)
-    write_summary(results, summary)
+    tables = {"summary": _summary(results)} | {name: plot.table(list(suite.sweeps)) for name, plot in drawn.items()}
     write_runs((*suite.runs(), *controls(suite, results.records)), results.records, folder)
-    written = [page, summary, folder / TENSORBOARD]
+    written = [page, folder / TENSORBOARD]
     for name in PLOTS:  # those of an earlier suite
         for suffix in ("csv", "png"):
             (folder / f"{name}.{suffix}").unlink(missing_ok=True)
-    for name, plot in drawn.items():
-        write_csv(plot.table(list(suite.sweeps)), folder / f"{name}.csv")
+    for name, table in tables.items():
+        table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\r\n")
         written.append(folder / f"{name}.csv")
     if importlib.util.find_spec("matplotlib") is not None:
         from prefopt.report.pictures import draw  # a report needs no matplotlib
@@ -43,3 +50,46 @@ def report(folder: Path) -> list[Path]:
             draw(plot, looks(suite), folder / f"{name}.png")
             written.append(folder / f"{name}.png")
     return written
+
+
+def _summary(results: Results) -> pd.DataFrame:
+    """A line for each row and metric, then one for each frontier and measure, with its differences from the baseline
+    and from its control."""
+    measures = [(plane, measure) for plane in results.planes for measure in plane.measures]
+    lines: dict[tuple[str, str, Setting], dict[str, Any]] = {}
+    for row in results.rows:
+        for metric, estimate in row.metrics.items():
+            lines[metric, row.name, row.setting] = _line(metric, row.name, row.setting, estimate)
+    for plane, measure in measures:
+        for name, estimate in measure.estimates.items():
+            lines[measure.words, name, plane.setting] = _line(measure.words, name, plane.setting, estimate)
+    _join(lines, [*results.differences, *(d for _, m in measures for d in m.differences)], "baseline", "")
+    _join(
+        lines,
+        [*results.control_differences, *(d for _, m in measures for d in m.control_differences)],
+        "control",
+        "control_",
+    )
+    columns = [
+        *_FIGURES,
+        *results.suite.sweeps,
+        "baseline",
+        *_DIFFERENCE,
+        "control",
+        *(f"control_{c}" for c in _DIFFERENCE),
+    ]
+    return pd.DataFrame(list(lines.values()), columns=columns)
+
+
+def _line(metric: str, name: str, setting: Setting, estimate: Estimate) -> dict[str, Any]:
+    values = (metric, name, estimate.count, estimate.mean, estimate.low, estimate.high, estimate.over)
+    return dict(zip(_FIGURES, values, strict=True)) | dict(setting)
+
+
+def _join(
+    lines: dict[tuple[str, str, Setting], dict[str, Any]], differences: Sequence[Difference], opponent: str, prefix: str
+) -> None:
+    for d in differences:
+        values = (d.estimate.mean, d.estimate.low, d.estimate.high, d.p_items, d.holm_items, d.p_seeds, d.holm_seeds)
+        columns = (f"{prefix}{column}" for column in _DIFFERENCE)
+        lines[d.metric, d.name, d.setting] |= {opponent: d.against} | dict(zip(columns, values, strict=True))

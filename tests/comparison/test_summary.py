@@ -45,6 +45,7 @@ def test_differences_are_of_the_items_and_seeds_that_both_have() -> None:
     assert (better.p_items, better.holm_items) == (2 / 8, 2 * 2 / 8)  # items 1, 1, 3: two of the eight changes of sign
     assert (better.p_seeds, better.holm_seeds) == (0.5, 1)
     assert (worse.estimate.mean, worse.p_items, worse.holm_items) == (-1, 0.5, 0.5)
+    assert differences(frame(("m", (), *line) for line in lines if line[0] == "base"), {}) == []
     of_seeds = frame(("m", (), name, seed, "", 1.0) for name in ("base", "better") for seed in (0, 1))
     assert [(d.p_items, d.holm_items) for d in differences(of_seeds, against)] == [(None, None)]
 

@@ -63,7 +63,7 @@ LAYERS_WITHIN: dict[str, list[set[str]]] = {
         {"__init__"},
     ],
     "report": [
-        {"csv_files", "format"},
+        {"format"},
         {"headline", "heat_maps", "plots"},
         {"charts"},
         {"page", "pictures"},

@@ -139,17 +139,17 @@ def line(objective: str, prompt: int, response: int) -> str:
     batch = batch_of(alike(prompt, response))
     rule = saves_work(Layout.shared(batch), Layout.two_rows(batch), HIDDEN)
     times = timed(model_of(objective), batch, ("two rows", "one row"))
-    peaks = []
+    peak_mib = []
     for way in times:
         arguments = [objective, str(prompt), str(response), way]
         done = subprocess.run(
             [sys.executable, __file__, "peak", *arguments], capture_output=True, text=True, check=True
         )
-        peaks.append(f"{float(done.stdout):.0f}")
+        peak_mib.append(f"{float(done.stdout):.0f}")
     seconds = [f"{min(taken):.2f}" for taken in times.values()]
-    found = ratio(times["one row"], times["two rows"])
+    time_ratio = ratio(times["one row"], times["two rows"])
     chosen = "one row" if rule else "two rows"
-    return f"| {' | '.join([objective, f'{prompt} + {response}', *seconds, found, *peaks, chosen])} |"
+    return f"| {' | '.join([objective, f'{prompt} + {response}', *seconds, time_ratio, *peak_mib, chosen])} |"
 
 
 def mixed_line(prompts: tuple[int, int], responses: tuple[int, int], vocabulary: int) -> str:

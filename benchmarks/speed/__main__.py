@@ -71,7 +71,7 @@ def speed(
         "model": {
             "hidden": hidden,
             "layers": layers,
-            "parameters": sum(each.numel() for each in LlamaForCausalLM(base.config).parameters()),
+            "parameters": sum(parameter.numel() for parameter in LlamaForCausalLM(base.config).parameters()),
         },
         "contenders": {name: CONTENDERS[name].words for name in names},
         "shapes": {},
@@ -122,11 +122,11 @@ def _write(facts: dict[str, Any], stem: Path) -> None:
 
 def _say(shape: str, result: dict[str, Any]) -> None:
     """The equality that the comparison rests on, while it runs."""
-    for each in result["agreements"]:
-        verdict = "agree" if each["agree"] else "DISAGREE"
+    for agreement in result["agreements"]:
+        verdict = "agree" if agreement["agree"] else "DISAGREE"
         print(
-            f"{shape}: {each['one']} and {each['other']} {verdict}: losses {each['losses'][0]:.7f} and "
-            f"{each['losses'][1]:.7f}, gradients apart by {each['gradient_difference']:.1e} of their norm",
+            f"{shape}: {agreement['one']} and {agreement['other']} {verdict}: losses {agreement['losses'][0]:.7f} and "
+            f"{agreement['losses'][1]:.7f}, gradients apart by {agreement['gradient_difference']:.1e} of their norm",
             flush=True,
         )
     for name, reason in result["left_out"].items():

@@ -20,9 +20,9 @@ def floor(setting: Setting) -> Contender:
     head; and back through its backbone."""
     policy, reference = models(setting)
     chosen = torch.arange(setting.prompt - 1, setting.prompt + setting.response - 1)
-    predicting = torch.cat([chosen, chosen + setting.response])
-    predicting[setting.response] = setting.prompt - 1
-    given = [torch.cat([each.prompt_ids, each.chosen_ids, each.rejected_ids], 1) for each in batches(setting)]
+    query_positions = torch.cat([chosen, chosen + setting.response])
+    query_positions[setting.response] = setting.prompt - 1
+    given = [torch.cat([batch.prompt_ids, batch.chosen_ids, batch.rejected_ids], 1) for batch in batches(setting)]
     weight, ref_weight = policy.lm_head.weight, reference.lm_head.weight
     logits = torch.empty(setting.vocabulary * _CHUNK)
     ref_logits = torch.empty_like(logits)
@@ -32,21 +32,21 @@ def floor(setting: Setting) -> Contender:
         d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight)
         for start in range(0, len(hidden), _CHUNK):
             part, ref_part = hidden[start : start + _CHUNK], ref_hidden[start : start + _CHUNK]
-            said, ref_said = (
-                each[: setting.vocabulary * len(part)].view(-1, len(part)) for each in (logits, ref_logits)
+            product, ref_product = (
+                buffer[: setting.vocabulary * len(part)].view(-1, len(part)) for buffer in (logits, ref_logits)
             )
-            torch.mm(weight, part.T, out=said)
-            torch.mm(ref_weight, ref_part.T, out=ref_said)
-            torch.mm(said.T, weight, out=d_hidden[start : start + _CHUNK])
-            d_weight.addmm_(said, part)
+            torch.mm(weight, part.T, out=product)
+            torch.mm(ref_weight, ref_part.T, out=ref_product)
+            torch.mm(product.T, weight, out=d_hidden[start : start + _CHUNK])
+            d_weight.addmm_(product, part)
         return d_hidden, d_weight
 
     def step(number: int) -> float:
         input_ids = given[number]
-        hidden = policy.model(input_ids, use_cache=False).last_hidden_state[:, predicting].flatten(0, 1)
+        hidden = policy.model(input_ids, use_cache=False).last_hidden_state[:, query_positions].flatten(0, 1)
         with torch.no_grad():
             ref_states = reference.model(input_ids, use_cache=False).last_hidden_state
-        d_hidden, d_weight = through_head(hidden.detach(), ref_states[:, predicting].flatten(0, 1))
+        d_hidden, d_weight = through_head(hidden.detach(), ref_states[:, query_positions].flatten(0, 1))
         torch.autograd.backward([hidden, weight], [d_hidden, d_weight])
         return 0.0
 

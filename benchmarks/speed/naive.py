@@ -41,15 +41,15 @@ def naive(setting: Setting) -> Contender:
         everything = torch.ones_like(input_ids)
         logits = policy(input_ids, attention_mask=everything, use_cache=False).logits
         with torch.no_grad():
-            said = reference(input_ids, attention_mask=everything, use_cache=False, output_hidden_states=True)
+            ref_output = reference(input_ids, attention_mask=everything, use_cache=False, output_hidden_states=True)
         labels, kept = input_ids[:, 1:], loss_mask[:, 1:]
         vocab_logps = logits[:, :-1].log_softmax(-1)
-        reference_vocab_ps = said.logits[:, :-1].softmax(-1)
+        reference_vocab_ps = ref_output.logits[:, :-1].softmax(-1)
         reference_vocab_logps = reference_vocab_ps.log()
         per_position_kl = (reference_vocab_ps * (reference_vocab_logps - vocab_logps)).sum(-1)
         logps = vocab_logps.gather(2, labels.unsqueeze(2)).squeeze(2)
         reference_logps = reference_vocab_logps.gather(2, labels.unsqueeze(2)).squeeze(2)
-        states = [layer[:, :-1] for layer in said.hidden_states[1:]]
+        states = [layer[:, :-1] for layer in ref_output.hidden_states[1:]]
         reward_mask = _mask(reward_parameters, states) * kept
         divergence_mask = _mask(divergence_parameters, states) * kept
         rewards = (reward_mask * (logps - reference_logps)).sum(-1)

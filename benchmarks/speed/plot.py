@@ -52,11 +52,11 @@ def _bars(axis: Axes, facts: dict[str, Any], summary: Any, field: str, colours: 
     names = [name for name in colours if any(name in result["runs"] for result in facts["shapes"].values())]
     width = 0.85 / max(1, len(names))
     for index, name in enumerate(names):
-        found = [
-            (place + (index - len(names) / 2 + 0.5) * width, summary(result["runs"][name], field))
-            for place, result in enumerate(facts["shapes"].values())
+        bars = [
+            (shape + (index - len(names) / 2 + 0.5) * width, summary(result["runs"][name], field))
+            for shape, result in enumerate(facts["shapes"].values())
             if name in result["runs"]
         ]
-        axis.bar(*zip(*found, strict=True), width=width, color=colours[name], label=name)
+        axis.bar(*zip(*bars, strict=True), width=width, color=colours[name], label=name)
     axis.set_xticks(range(len(facts["shapes"])), list(facts["shapes"]))
     axis.grid(alpha=0.3, axis="y")

@@ -26,7 +26,9 @@ def costs(entry: Entry, setting: Setting, *, rows: int = 25) -> str:
     plain = profiler.key_averages()
     shaped = profiler.key_averages(group_by_input_shape=True)
     tables = [
-        each.table(sort_by="self_cpu_time_total", row_limit=rows, max_shapes_column_width=60, max_name_column_width=45)
-        for each in (plain, shaped)
+        averages.table(
+            sort_by="self_cpu_time_total", row_limit=rows, max_shapes_column_width=60, max_name_column_width=45
+        )
+        for averages in (plain, shaped)
     ]
     return "\n".join([f"{_STEPS} steps", *tables])

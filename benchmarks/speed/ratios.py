@@ -35,14 +35,14 @@ def ratio(one: Run, other: Run, figure: str) -> tuple[float, float, float]:
 def against_targets(shapes: Mapping[str, Any], targets: Iterable[Target]) -> list[dict[str, Any]]:
     """A row for each target and shape that was run: the ratios, and what was aimed at. Memory is a ratio of the highest
     of all steps."""
-    found = []
+    ratios = []
     for target in targets:
         for shape, result in shapes.items():
             runs = result["runs"]
             if target.shape not in (None, shape) or not {target.contender, target.against} <= runs.keys():
                 continue
             one, other = runs[target.contender], runs[target.against]
-            found.append(
+            ratios.append(
                 {
                     "contender": target.contender,
                     "against": target.against,
@@ -54,4 +54,4 @@ def against_targets(shapes: Mapping[str, Any], targets: Iterable[Target]) -> lis
                     "memory_target": target.memory,
                 }
             )
-    return found
+    return ratios

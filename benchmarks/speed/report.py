@@ -21,7 +21,7 @@ _BY_HAND = "## What it shows"
 
 def tell(facts: dict[str, Any], path: Path) -> None:
     """The page, in Markdown."""
-    known = path.read_text(encoding="utf-8").partition(_BY_HAND)[2] if path.exists() else ""
+    by_hand = path.read_text(encoding="utf-8").partition(_BY_HAND)[2] if path.exists() else ""
     model, versions = facts["model"], ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     lines = [
         "# Speed and memory of a training step",
@@ -78,13 +78,13 @@ def tell(facts: dict[str, Any], path: Path) -> None:
         ["", "shape", "loss", "gradients", "worst parameter", "agree"],
         [
             [
-                f"{each['one']}, {each['other']}",
+                f"{agreement['one']}, {agreement['other']}",
                 shape,
-                *(f"{each[name]:.1e}" for name in _DIFFERENCES),
-                "yes" if each["agree"] else "NO",
+                *(f"{agreement[name]:.1e}" for name in _DIFFERENCES),
+                "yes" if agreement["agree"] else "NO",
             ]
             for shape, result in facts["shapes"].items()
-            for each in result["agreements"]
+            for agreement in result["agreements"]
         ],
     )
     for axis, results in facts["growth"].items():
@@ -96,7 +96,7 @@ def tell(facts: dict[str, Any], path: Path) -> None:
         )
     lines += ["", f"![time and memory]({path.with_suffix('.png').name})", "", "## The contenders", ""]
     lines += [f"- {name}: {words}." for name, words in facts["contenders"].items()]
-    path.write_text("\n".join([*lines, "", _BY_HAND]) + (known or "\n"), encoding="utf-8")
+    path.write_text("\n".join([*lines, "", _BY_HAND]) + (by_hand or "\n"), encoding="utf-8")
 
 
 _DIFFERENCES = ("loss_difference", "gradient_difference", "worst_gradient_difference")

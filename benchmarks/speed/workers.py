@@ -123,8 +123,10 @@ class _Bench:
         seconds, cpu_seconds = time.perf_counter() - seconds, time.process_time() - cpu_seconds
         peak = _memory("VmHWM")
         if gradients is not None:
-            found = {name: each.grad for name, each in contender.parameters.items() if each.grad is not None}
-            save_file(found, gradients)
+            by_name = {
+                name: parameter.grad for name, parameter in contender.parameters.items() if parameter.grad is not None
+            }
+            save_file(by_name, gradients)
         contender.clear()
         return Step(seconds, cpu_seconds, peak, peak - self._ready, loss)
 

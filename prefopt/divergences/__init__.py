@@ -1,8 +1,4 @@
-"""Divergences of the policy from the reference at one position.
-
-The exact ones are sums over the whole vocabulary; the sampled ones are estimates from the one token that stands there,
-and their names say so.
-"""
+"""Divergences of the policy from the reference at one position: exact over the vocabulary, or sampled."""
 
 from __future__ import annotations
 
@@ -25,13 +21,5 @@ __all__ = [
 
 @hookimpl
 def prefopt_divergences() -> list[type[Divergence]]:
-    return [
-        ForwardKL,
-        ReverseKL,
-        JensenShannon,
-        AlphaDivergence,
-        TotalVariation,
-        SampledK1,
-        SampledK2,
-        SampledK3,
-    ]
+    exact: list[type[Divergence]] = [ForwardKL, ReverseKL, JensenShannon, AlphaDivergence, TotalVariation]
+    return [*exact, SampledK1, SampledK2, SampledK3]

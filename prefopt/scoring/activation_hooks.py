@@ -10,16 +10,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
 
 from prefopt.scoring.lm_head.head import Head, wide
 
-__all__ = ["ActivationRecorder", "Site", "logit_activations", "record"]
+__all__ = ["logit_activations", "record"]
 
 _LOGITS = "logits"
 """The one site that is not a module's: it is computed from the head (see `logit_activations`)."""
@@ -33,19 +33,13 @@ def _mean_of_absolutes(states: Tensor) -> Tensor:
     return states.abs().mean(-1)
 
 
-def _absolute_logits(head: Head, hidden: Tensor) -> Tensor:
+def _mean_of_absolute_logits(head: Head, hidden: Tensor) -> Tensor:
     with torch.no_grad():
         return torch.cat([_mean_of_absolutes(head.logits(chunk)) for chunk in torch.split(hidden, 128)])
 
 
-class _Reduction(NamedTuple):
-    """A reduction of a site's features, [..., F] -> [...], and of a head's logits, (head, hidden [M, H]) -> [M]."""
-
-    states: Callable[[Tensor], Tensor]
-    logits: Callable[[Head, Tensor], Tensor]
-
-
-_REDUCTIONS = {"": _Reduction(_mean, Head.mean_logits), "abs": _Reduction(_mean_of_absolutes, _absolute_logits)}
+_REDUCTIONS = {"": (_mean, Head.mean_logits), "abs": (_mean_of_absolutes, _mean_of_absolute_logits)}
+"""Of features [..., F] -> [...], and of the logits of (head, hidden [M, H]) -> [M]."""
 
 Split = Callable[[Tensor, int, int], Sequence[Tensor]]
 """(states [R, S, features], hidden_size, heads) -> the parts that are sites of their own."""
@@ -104,40 +98,24 @@ SITES = (
 )
 
 
-@final
-@dataclass
-class ActivationRecorder:
-    """The activations [R, S] that hooks record in one forward pass, by kind and module, in model order."""
-
-    expected: list[tuple[str, str]] = field(default_factory=list)
-    recorded: dict[tuple[str, str], list[Tensor]] = field(default_factory=dict)
-
-    def collect(self) -> Iterator[tuple[str, Tensor]]:
-        """(kind, [R, S]) of every site. Raises RuntimeError where a module never ran."""
-        silent = [module for kind, module in self.expected if (kind, module) not in self.recorded]
-        if silent:
-            raise RuntimeError(
-                f"activation sites: {len(silent)} of {len(self.expected)} modules never ran in the reference's forward "
-                f"pass, {silent[0]!r} first; its modelling code bypasses them. Name other kinds in `sites`."
-            )
-        for kind, module in self.expected:
-            for activation in self.recorded[kind, module]:
-                yield kind, activation
+Recorded = dict[tuple[str, str], list[Tensor]]
+"""Activations [R, S] by kind and module, in model order; an empty list until the module runs."""
 
 
 @contextmanager
 def record(
-    backbone: nn.Module, kinds: Iterable[str], *, shape: torch.Size, hidden_size: int, heads: int
-) -> Iterator[ActivationRecorder]:
+    backbone: nn.Module, kinds: Iterable[str], shape: torch.Size, hidden_size: int, heads: int
+) -> Iterator[Recorded]:
     """Record the sites of these kinds while the block runs the backbone on rows of shape [R, S].
 
-    Raises ValueError where a kind matches no module, or names no reduction of features.
+    Raises ValueError where a kind matches no module, or names no reduction, and, at the end of the block, RuntimeError
+    where a module never ran.
     """
     modules = dict(backbone.named_modules())
-    recorder = ActivationRecorder()
+    sites: Recorded = {}
     with ExitStack() as stack:
         for kind in sorted(set(kinds)):
-            site_name, reduction = _parts(kind)
+            site_name, (reduction, _) = _parse(kind)
             if site_name == _LOGITS:
                 continue
             matches = [(site, name) for site in SITES if site.kind == site_name for name in _matching(site, modules)]
@@ -148,30 +126,32 @@ def record(
                     f"modules: {names}"
                 )
             for site, name in matches:
-                key = (kind, f"{name} ({site.tap})")
-                recorder.expected.append(key)
-                reduce = partial(_reduce, site.split, reduction.states, hidden_size, heads, shape)
-                stack.callback(_register(modules[name], site.tap, key, recorder, reduce).remove)
-        yield recorder
+                activations = sites.setdefault((kind, f"{name} ({site.tap})"), [])
+                reduce = partial(_reduce, site.split, reduction, hidden_size, heads, shape)
+                stack.callback(_register(modules[name], site.tap, activations, reduce).remove)
+        yield sites
+    if silent := [name for (_, name), activations in sites.items() if not activations]:
+        raise RuntimeError(
+            f"activation sites: {len(silent)} of {len(sites)} modules never ran in the reference's forward pass, "
+            f"{silent[0]!r} first; its modelling code bypasses them. Name other kinds in `sites`."
+        )
 
 
 def logit_activations(kinds: Iterable[str], final: Tensor, head: Head | None) -> Iterator[tuple[str, Tensor]]:
     """(kind, [M]) of the logits' kinds, from last hidden states [M, H] and the head, or from logits [M, V]."""
     for kind in sorted(set(kinds)):
-        site_name, reduction = _parts(kind)
+        site_name, (of_states, of_logits) = _parse(kind)
         if site_name == _LOGITS:
-            if head is None:
-                yield kind, reduction.states(final.to(wide(final.dtype)))
-            else:
-                yield kind, reduction.logits(head, final)
+            yield kind, of_states(final.to(wide(final.dtype))) if head is None else of_logits(head, final)
 
 
-def _parts(kind: str) -> tuple[str, _Reduction]:
-    site, _, how = kind.partition(".")
-    if how not in _REDUCTIONS:
-        kinds = ", ".join(repr(f"{site}.{suffix}" if suffix else site) for suffix in _REDUCTIONS)
+def _parse(kind: str) -> tuple[str, tuple[Callable[[Tensor], Tensor], Callable[[Head, Tensor], Tensor]]]:
+    """A site's name and its reductions."""
+    site, _, suffix = kind.partition(".")
+    if suffix not in _REDUCTIONS:
+        kinds = ", ".join(repr(f"{site}.{name}" if name else site) for name in _REDUCTIONS)
         raise ValueError(f"activation sites: no kind {kind!r}; of {site!r} there are {kinds}")
-    return site, _REDUCTIONS[how]
+    return site, _REDUCTIONS[suffix]
 
 
 def _matching(site: Site, modules: dict[str, nn.Module]) -> list[str]:
@@ -182,17 +162,13 @@ def _matching(site: Site, modules: dict[str, nn.Module]) -> list[str]:
 
 
 def _register(
-    module: nn.Module,
-    tap: str,
-    key: tuple[str, str],
-    recorder: ActivationRecorder,
-    reduce: Callable[[Tensor], list[Tensor]],
+    module: nn.Module, tap: str, activations: list[Tensor], reduce: Callable[[Tensor], list[Tensor]]
 ) -> torch.utils.hooks.RemovableHandle:
     def record_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        recorder.recorded[key] = reduce(args[0] if args else kwargs["hidden_states"])
+        activations[:] = reduce(args[0] if args else kwargs["hidden_states"])
 
     def record_output(_: nn.Module, args: Any, output: Any) -> None:
-        recorder.recorded[key] = reduce(output if isinstance(output, Tensor) else output[0])
+        activations[:] = reduce(output if isinstance(output, Tensor) else output[0])
 
     if tap == "input":
         return module.register_forward_pre_hook(record_input, with_kwargs=True)

@@ -138,7 +138,7 @@ def chunked_loss(
     """
     learned = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     d_hidden = torch.empty_like(hidden)
-    head_gradient, frozen = HeadGradient.zeros(head), head.detach()
+    head_gradient, frozen = HeadGradient.zeros(head), head.map(torch.detach)
     d_learned = [torch.zeros_like(parameter) for parameter in learned]
     outputs, all_statistics = [], []
     for group in groups:
@@ -182,7 +182,7 @@ class _PrecomputedGradients(torch.autograd.Function):
 def _join_statistics(statistics: Sequence[TokenStatistics], groups: Sequence[Group]) -> TokenStatistics:
     """The statistics of all M tokens, without gradient."""
     order = torch.cat([group.tokens for group in groups]).argsort()
-    columns = zip(*statistics, strict=True)  # a field of all groups
+    columns = zip(*statistics, strict=True)  # one field of every group
     return TokenStatistics(
         *(None if values[0] is None else torch.cat(values).detach()[order] for values in columns)  # type: ignore[arg-type]
     )

@@ -37,23 +37,20 @@ def require_finite(output: ObjectiveOutput, batch: PreferenceBatch) -> None:
     if is_finite(output):
         return
     tokens = output.tokens
-    by_token = {
+    suspects = {
         "ref_logps": tokens.ref_logps,
         "logps": tokens.logps,
         "divergence": tokens.divergence,
         "weights": output.weights,
         "divergence_weights": output.divergence_weights,
+        "rewards": output.rewards,
+        "losses": output.losses,
     }
-    for name, values in by_token.items():
+    for name, values in suspects.items():
         if values is None:
             continue
-        bad = tokens.mask & ~torch.isfinite(values)
-        if bool(bad.any()):
-            row, step = (int(index) for index in bad.nonzero()[0])
-            token = f", at its token {step} (id {int(tokens.token_ids[row, step])})"
-            raise NonFiniteError(name, values[row, step].item(), batch, row, token)
-    for name, values in (("rewards", output.rewards), ("losses", output.losses)):
         bad = ~torch.isfinite(values)
-        if bool(bad.any()):
-            row = int(bad.nonzero()[0])
-            raise NonFiniteError(name, values[row].item(), batch, row)
+        index = (bad & tokens.mask if values.ndim > 1 else bad).nonzero()[:1].flatten().tolist()
+        if index:
+            token = f", at its token {index[1]} (id {int(tokens.token_ids[*index])})" if values.ndim > 1 else ""
+            raise NonFiniteError(name, values[*index].item(), batch, index[0], token)

@@ -102,17 +102,11 @@ def forward_hidden_states(
     lm = causal_lm(model)
     config = lm.config.get_text_config()
     wants_states = not signals.isdisjoint(_LAYER_STATES)
-    wants_activations = Signal.REF_ACTIVATIONS in signals
-    recording = record(
-        lm.base_model,
-        activation_kinds,
-        shape=layout.input_ids.shape,
-        hidden_size=config.hidden_size,
-        heads=config.num_attention_heads,
-    )
+    kinds = activation_kinds if Signal.REF_ACTIVATIONS in signals else frozenset()
+    recording = record(lm.base_model, kinds, layout.input_ids.shape, config.hidden_size, config.num_attention_heads)
     # Compiled code runs no hooks, and compiled models are verified against the plain forward pass.
-    eager = _not_compiled(lm.base_model) if plain_forward or wants_states or wants_activations else nullcontext()
-    with eager, recording if wants_activations else nullcontext() as recorder:
+    eager = _not_compiled(lm.base_model) if plain_forward or wants_states or kinds else nullcontext()
+    with eager, recording as sites:
         output = (model if plain_forward else lm.base_model)(
             **layout.inputs(lm.dtype, config._attn_implementation),
             output_hidden_states=wants_states,
@@ -126,9 +120,10 @@ def forward_hidden_states(
         if signal in signals:
             collected[signal] = _stack_layers(layout, output.hidden_states[layers], getattr(layout, positions))
     activations: list[tuple[str, Tensor]] = []
-    if recorder is not None:
-        activations = [(kind, layout.gather(values, layout.query_positions)) for kind, values in recorder.collect()]
-        activations += logit_activations(activation_kinds, gathered, None if plain_forward else Head.from_model(lm))
+    if kinds:
+        by_kind = ((kind, values) for (kind, _), parts in sites.items() for values in parts)
+        activations = [(kind, layout.gather(values, layout.query_positions)) for kind, values in by_kind]
+        activations += logit_activations(kinds, gathered, None if plain_forward else Head.from_model(lm))
         collected[Signal.REF_ACTIVATIONS] = torch.stack([layout.scatter(values) for _, values in activations])
     return ModelStates(
         **{"logits" if plain_forward else "last_hidden_state": gathered},

@@ -100,8 +100,8 @@ def _head(model: PreferenceModel, layout: Layout) -> Part:
     if not model.objective.takes_pairs_apart:
         groups = [tokens]
     recomputed = sum(max(0, count - max_saved) for count in groups)
-    streamed = exact is None or isinstance(exact, StreamedDivergence)
-    temporary = BLOCK_BYTES * (2 * models - 1) if streamed else 2 * models * max_chunk_tokens(width) * width
+    blockwise = exact is None or isinstance(exact, StreamedDivergence)
+    temporary = BLOCK_BYTES * (2 * models - 1) if blockwise else 2 * models * max_chunk_tokens(width) * width
     runs_reference = not model.reference_free and model.reference_scorer.cache_folder is None
     product = 2.0 * hidden * vocabulary
     forward = product * tokens * (2 if exact or runs_reference else 1)

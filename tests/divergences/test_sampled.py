@@ -16,7 +16,7 @@ from tests.batches import random_case
 FORWARD = [SampledK1(), SampledK3()]
 REVERSE = [SampledK1(direction="reverse"), SampledK3(direction="reverse")]
 ALL = [*FORWARD, *REVERSE, SampledK2()]
-each = pytest.mark.parametrize("divergence", ALL, ids=str)
+each_estimator = pytest.mark.parametrize("divergence", ALL, ids=str)
 
 
 def both(*shape: int) -> tuple[Tensor, Tensor]:
@@ -45,7 +45,7 @@ def test_the_mean_over_the_policys_tokens_is_the_reverse_kl(divergence: SampledD
     torch.testing.assert_close(mean, ReverseKL()(logps, ref_logps))
 
 
-@each
+@each_estimator
 def test_by_hand(divergence: SampledDivergence) -> None:
     p, q = 0.2, 0.5
     x = math.log(q / p) if getattr(divergence, "direction", None) == "reverse" else math.log(p / q)
@@ -54,13 +54,13 @@ def test_by_hand(divergence: SampledDivergence) -> None:
     assert value.tolist() == pytest.approx([expected], rel=1e-14)
 
 
-@each
+@each_estimator
 def test_zero_where_the_models_agree(divergence: SampledDivergence) -> None:
     logps, _ = both(40)
     assert divergence(logps, logps).abs().max() == 0
 
 
-@each
+@each_estimator
 def test_finite_at_log_ratios_of_a_thousand_and_never_negative_but_for_k1(divergence: SampledDivergence) -> None:
     logps = torch.tensor([-1000.0, -1e-4, -5.0, -5.0 + 1e-5], requires_grad=True)
     value = divergence(logps, torch.tensor([-1e-4, -1000.0, -5.0, -5.0]))
@@ -70,7 +70,7 @@ def test_finite_at_log_ratios_of_a_thousand_and_never_negative_but_for_k1(diverg
     assert (value >= 0).all() or isinstance(divergence, SampledK1)
 
 
-@each
+@each_estimator
 def test_an_objective_takes_it_as_any_divergence(divergence: SampledDivergence) -> None:
     case = random_case(4)
     config = ObjectiveConfig(divergence=DivergenceTerm(measure=divergence, alpha=0.5))

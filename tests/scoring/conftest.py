@@ -216,10 +216,10 @@ def agree_with_two_rows(always, moved, jolt, same_gradients):
             "ref_activations",
         )
         for name in fields:
-            found, expected = getattr(ours.tokens, name), getattr(theirs.tokens, name)
-            assert (found is None) == (expected is None)
-            if found is not None:
-                torch.testing.assert_close(found, expected, **tolerance, msg=lambda text, at=name: f"{at}: {text}")
+            actual, expected = getattr(ours.tokens, name), getattr(theirs.tokens, name)
+            assert (actual is None) == (expected is None)
+            if actual is not None:
+                torch.testing.assert_close(actual, expected, **tolerance, msg=lambda text, at=name: f"{at}: {text}")
         assert ours.tokens.activation_kinds == theirs.tokens.activation_kinds
         for name in ("mask", "token_ids"):
             assert torch.equal(getattr(ours.tokens, name), getattr(theirs.tokens, name))

@@ -133,7 +133,7 @@ def compare(spread: Callable[[PreferenceModel], None], name: str) -> dict[str, o
     rank, count = dist.get_rank(), dist.get_world_size()
     together = spread is vocabulary  # its processes see the same pairs
     share = PAIRS if together else PAIRS[rank::count]
-    found: dict[str, Any] = {"loss": 0.0, "gradient": 0.0, "gradients": 0}
+    gaps: dict[str, Any] = {"loss": 0.0, "gradient": 0.0, "gradients": 0}
     for _ in range(2):
         expected = alone(batch(PAIRS)).loss
         expected.backward()
@@ -141,26 +141,26 @@ def compare(spread: Callable[[PreferenceModel], None], name: str) -> dict[str, o
         loss.backward()
         mean = loss.detach().clone()
         dist.all_reduce(mean)
-        found["loss"] = max(found["loss"], abs(mean.item() / count - expected.item()))
+        gaps["loss"] = max(gaps["loss"], abs(mean.item() / count - expected.item()))
         theirs = dict(spreaded.policy.named_parameters())
         for parameter, ours in alone.policy.named_parameters():
             if not ours.requires_grad:
                 continue
             gap = (whole(theirs[parameter].grad) - ours.grad).abs().max().item() / ours.grad.abs().max().item()
-            found["gradient"] = max(found["gradient"], gap)
-            found["gradients"] += 1
+            gaps["gradient"] = max(gaps["gradient"], gap)
+            gaps["gradients"] += 1
         for module in (alone, spreaded):
             module.zero_grad()
             with torch.no_grad():
                 for parameter in module.policy.parameters():
                     parameter.mul_(1.01)
-    return found | {"plain": spreaded.uses_plain_forward, "shares": spreaded.shares_prefix}
+    return gaps | {"plain": spreaded.uses_plain_forward, "shares": spreaded.shares_prefix}
 
 
 if __name__ == "__main__":
     dist.init_process_group("gloo")
     torch.set_num_threads(1)
-    found = {way: compare(spread, name) for way, (spread, name) in WAYS.items()}
+    gaps = {way: compare(spread, name) for way, (spread, name) in WAYS.items()}
     if dist.get_rank() == 0:
-        Path(sys.argv[1]).write_text(json.dumps(found))
+        Path(sys.argv[1]).write_text(json.dumps(gaps))
     dist.destroy_process_group()

@@ -40,20 +40,20 @@ def adapted(tiny):
 @pytest.mark.parametrize("architecture", ["llama", "gpt_neox", "gemma2"])
 def test_its_base_is_the_reference(adapted, jolt, batch, same_gradients, architecture, objective):
     policy, base = adapted(architecture)
-    own = PreferenceModel(policy, None, objective).train()
+    implicit = PreferenceModel(policy, None, objective).train()
     explicit = PreferenceModel(copy.deepcopy(policy), base, objective).train()
-    jolt(own.objective.to(torch.float64), noise=0.3)
-    explicit.objective.to(torch.float64).load_state_dict(own.objective.state_dict())
-    output, expected = own(batch), explicit(batch)
-    assert not own.uses_plain_forward
+    jolt(implicit.objective.to(torch.float64), noise=0.3)
+    explicit.objective.to(torch.float64).load_state_dict(implicit.objective.state_dict())
+    output, expected = implicit(batch), explicit(batch)
+    assert not implicit.uses_plain_forward
     torch.testing.assert_close(output.losses, expected.losses, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(output.weights, expected.weights, rtol=1e-9, atol=1e-12)
     if not objective.reference_free:
         assert not torch.allclose(output.tokens.logps, output.tokens.ref_logps)
     output.loss.backward()
     expected.loss.backward()
-    same_gradients(own.policy, explicit.policy, rtol=1e-8, atol=1e-11)
-    same_names = [name for name, parameter in own.policy.named_parameters() if parameter.grad is not None]
+    same_gradients(implicit.policy, explicit.policy, rtol=1e-8, atol=1e-11)
+    same_names = [name for name, parameter in implicit.policy.named_parameters() if parameter.grad is not None]
     assert same_names
     assert all("lora" in name for name in same_names)
 
@@ -86,15 +86,17 @@ def test_an_explicit_reference_wins(adapted, moved, batch):
 def test_a_head_that_is_trained_whole(adapted, batch, same_gradients):
     """peft puts a copy of the head into a wrapper, which is no plain nn.Linear."""
     policy, base = adapted(modules_to_save=["lm_head"])
-    own, explicit = (
+    implicit, explicit = (
         PreferenceModel(policy, None, zoo.tdpo2()),
         PreferenceModel(copy.deepcopy(policy), base, zoo.tdpo2()),
     )
-    for scored in (own, explicit):
+    for scored in (implicit, explicit):
         with pytest.warns(UserWarning, match="policy: the head of LlamaForCausalLM is a .*ModulesToSaveWrapper"):
             scored(batch).loss.backward()
-    same_gradients(own.policy, explicit.policy, rtol=1e-8, atol=1e-11)
-    assert any("lm_head" in name and parameter.grad is not None for name, parameter in own.policy.named_parameters())
+    same_gradients(implicit.policy, explicit.policy, rtol=1e-8, atol=1e-11)
+    assert any(
+        "lm_head" in name and parameter.grad is not None for name, parameter in implicit.policy.named_parameters()
+    )
 
 
 def test_the_frozen_head_costs_no_gradient(adapted, batch, monkeypatch):

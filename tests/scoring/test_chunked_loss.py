@@ -10,7 +10,7 @@ from prefopt.divergences import JensenShannon
 from prefopt.objective import DivergenceTerm, ObjectiveConfig
 from prefopt.scoring import PreferenceModel
 from prefopt.scoring.chunked_loss import chunked_loss, group_pairs
-from prefopt.scoring.lm_head import token_statistics as statistics
+from prefopt.scoring.lm_head.online_softmax import OnlineSoftmaxKernel
 
 MASKED = zoo.sparsepo(shared=False)
 OBJECTIVES = {
@@ -42,17 +42,21 @@ def step(models, batch, objective, budget, *, scale=1.0):
     scored.zero_grad()
     output = scored(batch)
     (scale * output.loss).backward()
-    return output, {name: each.grad.clone() for name, each in scored.named_parameters() if each.grad is not None}
+    return output, {
+        name: parameter.grad.clone() for name, parameter in scored.named_parameters() if parameter.grad is not None
+    }
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
 def test_the_same_output_and_gradients(models, batch, objective):
     whole, expected = step(models, batch, objective, 2**30)
     for budget in (0, 20 * 64 * 8 * 2):
-        apart, found = step(models, batch, objective, budget)
-        assert found.keys() == expected.keys()
+        apart, gradients = step(models, batch, objective, budget)
+        assert gradients.keys() == expected.keys()
         for name, gradient in expected.items():
-            torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-13, msg=lambda text, n=name: n + text)
+            torch.testing.assert_close(
+                gradients[name], gradient, rtol=1e-9, atol=1e-13, msg=lambda text, n=name: n + text
+            )
         for name in ("loss", "losses", "rewards", "weights", "divergence_weights"):
             ours, theirs = getattr(apart, name), getattr(whole, name)
             assert (ours is None) == (theirs is None)
@@ -65,9 +69,9 @@ def test_the_same_output_and_gradients(models, batch, objective):
 
 def test_the_loss_may_be_scaled(models, batch):
     _, expected = step(models, batch, MASKED, 2**30, scale=0.25)
-    _, found = step(models, batch, MASKED, 0, scale=0.25)
+    _, gradients = step(models, batch, MASKED, 0, scale=0.25)
     for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-13)
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-9, atol=1e-13)
 
 
 def test_only_the_loss_carries_gradient(models, batch):
@@ -83,12 +87,11 @@ def test_no_logits_are_computed_twice(models, batch, monkeypatch):
     monkeypatch.setattr(
         "prefopt.scoring.model.chunked_loss", lambda *args: seen.append(len(args[1])) or chunked_loss(*args)
     )
+    forward = OnlineSoftmaxKernel.forward
     monkeypatch.setattr(
-        statistics,
-        "chunked_pass",
-        lambda kernel, hidden, chunks, count, call=statistics.chunked_pass: (
-            kept.append((count, len(chunks))) or call(kernel, hidden, chunks, count)
-        ),
+        OnlineSoftmaxKernel,
+        "forward",
+        lambda kernel, hidden, chunk, keep: kept.append(keep) or forward(kernel, hidden, chunk, keep),
     )
     longest = int((batch.chosen_mask.sum(-1) + batch.rejected_mask.sum(-1)).max())
     scored = PreferenceModel(*models, MASKED, logits_budget=longest * scored_width(models) * 2)
@@ -98,7 +101,7 @@ def test_no_logits_are_computed_twice(models, batch, monkeypatch):
     scored(batch).loss.backward()
     assert len(seen) == 1
     assert len(kept) == seen[0] > 1
-    assert all(count == chunks for count, chunks in kept)
+    assert all(kept)
 
 
 def scored_width(models):
@@ -110,10 +113,10 @@ def scored_width(models):
 def test_pairs_that_depend_on_each_other_stay_together(models, batch, objective):
     scored = PreferenceModel(*models, objective, logits_budget=0)
     assert not scored.objective.takes_pairs_apart
-    _, found = step(models, batch, objective, 0)
+    _, gradients = step(models, batch, objective, 0)
     _, expected = step(models, batch, objective, 2**30)
     for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-13)
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-9, atol=1e-13)
 
 
 def test_groups_are_as_full_as_may_be():

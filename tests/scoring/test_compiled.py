@@ -44,13 +44,13 @@ def both(tiny, moved):
 
 
 def compare(model, compiled, batch, same_gradients):
-    outputs = [each(batch) for each in (model, compiled)]
+    outputs = [scored(batch) for scored in (model, compiled)]
     for output in outputs:
         output.loss.backward()
     torch.testing.assert_close(outputs[1].losses, outputs[0].losses)
     same_gradients(compiled.policy, model.policy, rtol=1e-9, atol=1e-12)
-    for each in (model, compiled):
-        each.zero_grad()
+    for scored in (model, compiled):
+        scored.zero_grad()
 
 
 def lengths(step):
@@ -90,8 +90,8 @@ def test_an_adapter_goes_off_in_compiled_code(both, tiny, batch, same_gradients)
 
 def test_activations_are_recomputed_in_compiled_code(both, batch, same_gradients):
     model, compiled, _ = both(zoo.dpo(), backend="aot_eager")
-    for each in (model, compiled):
-        each.activation_checkpointing_enable()
+    for scored in (model, compiled):
+        scored.activation_checkpointing_enable()
     compare(model, compiled, batch, same_gradients)
 
 

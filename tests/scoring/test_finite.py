@@ -38,8 +38,8 @@ def only_in(pairs, pair, side):
     """A token of that response that is in no other sequence, before its end, and where it stands."""
     others = [
         token
-        for index, of in enumerate(pairs)
-        for at, ids in enumerate(of)
+        for index, sequences in enumerate(pairs)
+        for at, ids in enumerate(sequences)
         if (index, at) != (pair, side)
         for token in ids
     ]

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.outside
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object]]:
+def gaps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object]]:
     out = tmp_path_factory.mktemp("sharded") / "found.json"
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
     done = subprocess.run(
@@ -33,8 +33,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, objec
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_spread_models_are_as_whole_ones(way: str, found: dict[str, dict[str, object]]) -> None:
-    comparison = found[way]
+def test_spread_models_are_as_whole_ones(way: str, gaps: dict[str, dict[str, object]]) -> None:
+    comparison = gaps[way]
     assert not comparison["plain"]
     assert comparison["shares"]
     assert comparison["loss"] < 1e-12

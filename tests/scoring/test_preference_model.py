@@ -165,8 +165,8 @@ def test_masks_are_trained_with_the_policy(tiny, moved, batch, shared):
         nn.init.ones_(mask.bias)
         nn.init.ones_(mask.mixer)
     learned = [parameter for mask in masks for parameter in mask.parameters()]
-    known = {id(parameter) for parameter in scored.parameters()}
-    assert all(id(parameter) in known and parameter.requires_grad for parameter in learned)
+    policy_and_mask = {id(parameter) for parameter in scored.parameters()}
+    assert all(id(parameter) in policy_and_mask and parameter.requires_grad for parameter in learned)
     scored(batch).loss.backward()
     assert all(bool((parameter.grad == 0).all()) for parameter in learned)  # nothing to weigh at the reference
     scored.policy = moved(reference)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Literal
+from unittest.mock import patch
 
 import torch
 
@@ -76,16 +78,25 @@ def dense(at, divergence):
     return log_probs[tokens, at.labels], ref_log_probs[tokens, at.labels], values
 
 
-def fused(at, divergence, **options):
-    return token_statistics(at.hidden, at.head, at.ref_hidden, at.ref_head, at.labels, divergence, **options)
+def chunks_of(size):
+    """A context in which token_statistics takes chunks of so many tokens; its own with None."""
+    if size is None:
+        return nullcontext()
+    slices = lambda tokens, _: [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]  # noqa: E731
+    return patch("prefopt.scoring.lm_head.token_statistics._chunks", slices)
 
 
-def loss_of(at, found, terms=("logps", "divergence")):
+def fused(at, divergence, *, chunk_size=None, **options):
+    with chunks_of(chunk_size):
+        return token_statistics(at.hidden, at.head, at.ref_hidden, at.ref_head, at.labels, divergence, **options)
+
+
+def loss_of(at, actual, terms=("logps", "divergence")):
     loss = 0
     if "logps" in terms:
-        loss = loss + (at.upstream[0] * found[0]).sum()
-    if found[2] is not None and "divergence" in terms:
-        loss = loss + (at.upstream[1] * found[2]).sum()
+        loss = loss + (at.upstream[0] * actual[0]).sum()
+    if actual[2] is not None and "divergence" in terms:
+        loss = loss + (at.upstream[1] * actual[2]).sum()
     return loss
 
 
@@ -94,9 +105,9 @@ def gradients(at, loss, **options):
     return torch.autograd.grad(loss, leaves, **options)
 
 
-def assert_same(found, expected, rtol=1e-9, atol=1e-12):
+def assert_same(actual, expected, rtol=1e-9, atol=1e-12):
     """The statistics, or gradients, that `expected` has."""
-    for ours, theirs in zip(found[: len(expected)], expected, strict=True):
+    for ours, theirs in zip(actual[: len(expected)], expected, strict=True):
         if theirs is None:
             assert ours is None
         else:

@@ -4,7 +4,6 @@ distributions."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar, final
 
@@ -16,7 +15,7 @@ from prefopt.component import ExactDivergence
 from prefopt.scoring.lm_head.buffer_pool import BufferPool
 from prefopt.scoring.lm_head.head import Head, HeadGradient, wide
 
-__all__ = ["ChunkKernel", "ChunkStatistics", "DenseKernel", "HeadInputs", "chunked_pass", "log_collision_probability"]
+__all__ = ["ChunkKernel", "ChunkStatistics", "ChunkedPass", "DenseKernel", "HeadInputs", "log_collision_probability"]
 
 Saved = TypeVar("Saved")
 
@@ -65,43 +64,30 @@ class ChunkKernel(ABC, Generic[Saved]):
         """dL/dhidden [C, H] from dL/dlogps and dL/ddivergence [C]; adds the head's gradient to `total`."""
 
 
-def chunked_pass(
-    kernel: ChunkKernel[Any], hidden: Tensor, chunks: Sequence[slice], kept: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """logps, ref_logps, divergence, log_collision [M] of hidden [M, H]; the first `kept` chunks keep their logits."""
-    statistics: tuple[Tensor, Tensor, Tensor, Tensor] = _ChunkedPass.apply(  # type: ignore[no-untyped-call]
-        hidden, *kernel.inputs.head.parameters, kernel, chunks, kept
-    )
-    return statistics
+class ChunkedPass(torch.autograd.Function):
+    """logps, ref_logps, divergence and log_collision [M] from hidden [M, H], the head's weight and bias, a kernel, and
+    the chunks with whether they keep their logits."""
 
-
-class _ChunkedPass(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        kernel: ChunkKernel[Any],
-        chunks: Sequence[slice],
-        kept: int,
-    ) -> tuple[Tensor, ...]:
-        totals = [hidden.new_zeros(len(hidden), dtype=wide(hidden.dtype)) for _ in ChunkStatistics._fields]
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> tuple[Tensor, ...]:
+        """-> statistics, zero where not asked for."""
+        kernel, chunks = args
         ctx.kernel, ctx.chunks = kernel, []
-        for index, chunk in enumerate(chunks):
-            statistics, saved = kernel.forward(hidden[chunk], chunk, index < kept)
+        totals = [hidden.new_zeros(len(hidden), dtype=wide(hidden.dtype)) for _ in ChunkStatistics._fields]
+        for chunk, keep_logits in chunks:
+            statistics, saved = kernel.forward(hidden[chunk], chunk, keep_logits)
             for total, values in zip(totals, statistics, strict=True):
                 if values is not None:
                     total[chunk] = values
             ctx.chunks.append((chunk, saved))
         ctx.save_for_backward(hidden)
-        _, ref_logps, _, collisions = totals
-        ctx.mark_non_differentiable(ref_logps, collisions)
+        ctx.mark_non_differentiable(totals[1], totals[3])  # ref_logps, log_collision
         return tuple(totals)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g_logps: Tensor, _: Tensor, g_divergence: Tensor, __: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of hidden, weight and bias."""
         kernel: ChunkKernel[Any] = ctx.kernel
         inputs = kernel.inputs
         (hidden,) = ctx.saved_tensors
@@ -111,14 +97,14 @@ class _ChunkedPass(torch.autograd.Function):
         d_hidden = torch.empty_like(hidden)
         for chunk, saved in ctx.chunks:
             d_hidden[chunk] = kernel.backward(hidden[chunk], chunk, saved, g_logps[chunk], g_divergence[chunk], total)
-        return (d_hidden, *gradient.in_precision_of(inputs.head), None, None, None)
+        return (d_hidden, *gradient.in_precision_of(inputs.head), None, None)
 
 
 @final
 @dataclass(eq=False)
 class _DenseSaved:
-    """The policy's log normaliser [C, 1], the divergence [C], and, where kept, both models' log-probabilities [C, V],
-    which backward overwrites."""
+    """The policy's log normaliser [C, 1], the divergence [C], and, until backward overwrites them, log-probabilities
+    [C, V] of both models where kept."""
 
     log_normaliser: Tensor
     divergence: Tensor
@@ -132,20 +118,16 @@ class DenseKernel(ChunkKernel[_DenseSaved]):
 
     def forward(self, hidden: Tensor, chunk: slice, keep_logits: bool) -> tuple[ChunkStatistics, _DenseSaved]:
         """hidden [C, H]."""
-        inputs = self.inputs
+        inputs, labels = self.inputs, self.inputs.labels[chunk, None]
         assert inputs.divergence is not None
-        labels = inputs.labels[chunk, None]
         log_probs, ref_log_probs, log_normaliser = self._log_probs_of_both(hidden, chunk)
         divergence = inputs.divergence(log_probs, ref_log_probs)
-        statistics = ChunkStatistics(
-            log_probs.gather(-1, labels)[:, 0],
-            ref_log_probs.gather(-1, labels)[:, 0],
-            divergence,
-            log_collision_probability(log_probs) if inputs.log_collision else None,
-        )
+        logps, ref_logps = (values.gather(-1, labels)[:, 0] for values in (log_probs, ref_log_probs))
+        collision = log_collision_probability(log_probs) if inputs.log_collision else None
         if not keep_logits:
             inputs.buffers.give(log_probs, ref_log_probs)
-        return statistics, _DenseSaved(log_normaliser, divergence, (log_probs, ref_log_probs) if keep_logits else None)
+        kept = (log_probs, ref_log_probs) if keep_logits else None
+        return ChunkStatistics(logps, ref_logps, divergence, collision), _DenseSaved(log_normaliser, divergence, kept)
 
     def backward(
         self,
@@ -178,8 +160,7 @@ class DenseKernel(ChunkKernel[_DenseSaved]):
         assert inputs.ref_head is not None
         assert inputs.ref_hidden is not None
         log_probs, log_normaliser = self._log_probs(inputs.head, hidden)
-        ref_log_probs, _ = self._log_probs(inputs.ref_head, inputs.ref_hidden[chunk])
-        return log_probs, ref_log_probs, log_normaliser
+        return log_probs, self._log_probs(inputs.ref_head, inputs.ref_hidden[chunk])[0], log_normaliser
 
     def _log_probs(self, head: Head, hidden: Tensor) -> tuple[Tensor, Tensor]:
         logits = head.logits(hidden, out=self.inputs.buffers.take(len(hidden), len(head.weight), hidden))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Self, final
 
@@ -72,17 +73,9 @@ class Head:
     def _pointers(self) -> list[int | None]:
         return [None if tensor is None else tensor.data_ptr() for tensor in self.parameters]
 
-    def block(self, block: slice) -> Head:
-        """The head of a block of the vocabulary."""
-        return replace(self, weight=self.weight[block], bias=None if self.bias is None else self.bias[block])
-
-    def detach(self) -> Head:
-        """The same head, constant."""
-        return replace(self, weight=self.weight.detach(), bias=None if self.bias is None else self.bias.detach())
-
-    def to(self, dtype: torch.dtype) -> Head:
-        """The same head in another precision."""
-        return replace(self, weight=self.weight.to(dtype), bias=None if self.bias is None else self.bias.to(dtype))
+    def map(self, function: Callable[[Tensor], Tensor]) -> Head:
+        """The head with a function applied to weight and bias, such as a slice of the vocabulary."""
+        return replace(self, weight=function(self.weight), bias=None if self.bias is None else function(self.bias))
 
     def logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
         """hidden [C, H] -> z [C, V], in float32 or wider; written to `out` where given."""

@@ -64,7 +64,8 @@ class OnlineSoftmax:
     def logits(self, index: int) -> Tensor:
         """z of a block, [V', C], in the memory of its exponentials."""
         logits = self.exps(index)
-        self.head.block(self.blocks.slices[index]).logits(self.hidden, out=logits.T)
+        block = self.blocks.slices[index]
+        self.head.map(lambda tensor: tensor[block]).logits(self.hidden, out=logits.T)
         return logits
 
     def exponentiate(self, index: int, logits: Tensor) -> Tensor:
@@ -216,7 +217,7 @@ class OnlineSoftmaxKernel(ChunkKernel[_Saved]):
         block = policy.blocks.slices[index]
         hidden = torch.cat([policy.hidden, reference.hidden])
         logits = self.inputs.buffers.take(len(hidden), block.stop - block.start, hidden)
-        policy.head.block(block).logits(hidden, out=logits)
+        policy.head.map(lambda tensor: tensor[block]).logits(hidden, out=logits)
         return logits.T
 
     def _block_rows(self, hidden: Tensor) -> int:

@@ -20,10 +20,10 @@ from torch import Tensor
 from prefopt.component import ExactDivergence, StreamedDivergence
 from prefopt.scoring.lm_head.buffer_pool import BufferPool
 from prefopt.scoring.lm_head.chunked_pass import (
+    ChunkedPass,
     ChunkKernel,
     DenseKernel,
     HeadInputs,
-    chunked_pass,
     log_collision_probability,
 )
 from prefopt.scoring.lm_head.head import Head, HeadGradient, wide
@@ -72,11 +72,10 @@ def _logit_bytes(weight: Tensor) -> int:
     return len(weight) * torch.finfo(wide(weight.dtype)).bits // 8
 
 
-def _chunks(tokens: int, size: int | None, logit_bytes: int) -> list[slice]:
-    """Chunks of a size, or by default the fewest of nearly equal size, so that none is small and slow."""
-    if size is None:
-        number = -(-tokens // max_chunk_tokens(logit_bytes))
-        size = -(-tokens // (number * _CHUNK_MULTIPLE)) * _CHUNK_MULTIPLE if number > 1 else max(1, tokens)
+def _chunks(tokens: int, logit_bytes: int) -> list[slice]:
+    """The fewest chunks, of nearly equal size, so that none is small and slow."""
+    number = -(-tokens // max_chunk_tokens(logit_bytes))
+    size = -(-tokens // (number * _CHUNK_MULTIPLE)) * _CHUNK_MULTIPLE if number > 1 else max(1, tokens)
     return [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]
 
 
@@ -90,7 +89,6 @@ def token_statistics(
     *,
     log_collision: bool = False,
     budget: int = DEFAULT_BUDGET,
-    chunk_size: int | None = None,
     buffers: BufferPool | None = None,
     head_gradient: HeadGradient | None = None,
 ) -> TokenStatistics:
@@ -100,7 +98,7 @@ def token_statistics(
     hidden, ref_hidden [M, H]  last hidden states at the positions that predict the labels
     labels [M]                 int64
     log_collision              also log sum_v p_v^2, without gradient
-    budget, chunk_size         in bytes of logits, and in tokens
+    budget                     bytes of logits that are saved for backward
     head_gradient              backward adds the head's gradient here and returns none
 
     Without a reference `ref_logps` are zero. Under autocast the products have its precision; the statistics are float32
@@ -111,10 +109,9 @@ def token_statistics(
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
-        hidden, head = hidden.to(dtype), head.to(dtype)
+        hidden, head = hidden.to(dtype), head.map(lambda tensor: tensor.to(dtype))
         ref_hidden = None if ref_hidden is None else ref_hidden.to(dtype)
-        ref_head = None if ref_head is None else ref_head.to(dtype)
-    chunks = _chunks(len(labels), chunk_size, _logit_bytes(head.weight))
+        ref_head = None if ref_head is None else ref_head.map(lambda tensor: tensor.to(dtype))
     max_saved = max_saved_tokens(budget, head.weight, divergence) if torch.is_grad_enabled() else 0
     inputs = HeadInputs(
         head=head,
@@ -126,13 +123,14 @@ def token_statistics(
         buffers=buffers or BufferPool(),
         head_gradient=head_gradient,
     )
-    streamed = divergence is None or isinstance(divergence, StreamedDivergence)
-    kernel: ChunkKernel[Any] = OnlineSoftmaxKernel(inputs) if streamed else DenseKernel(inputs)
+    blockwise = divergence is None or isinstance(divergence, StreamedDivergence)
+    kernel: ChunkKernel[Any] = OnlineSoftmaxKernel(inputs) if blockwise else DenseKernel(inputs)
+    chunks = [(chunk, chunk.stop <= max_saved) for chunk in _chunks(len(labels), _logit_bytes(head.weight))]
     with torch.autocast(device, enabled=False):
-        kept = sum(1 for chunk in chunks if chunk.stop <= max_saved)
-        logps, ref_logps, values, collisions = chunked_pass(kernel, hidden, chunks, kept)
-    return TokenStatistics(
-        logps, ref_logps, values if divergence is not None else None, collisions if log_collision else None
+        statistics = TokenStatistics(*ChunkedPass.apply(hidden, *head.parameters, kernel, chunks))  # type: ignore[no-untyped-call]
+    return statistics._replace(
+        divergence=None if divergence is None else statistics.divergence,
+        log_collision=statistics.log_collision if log_collision else None,
     )
 
 

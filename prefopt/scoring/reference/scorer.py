@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from prefopt.objective import ObjectiveConfig
 from prefopt.scoring.forward import ModelStates, causal_lm, forward_hidden_states, in_fsdp_forward
@@ -95,28 +95,24 @@ class ReferenceScorer(nn.Module):
         self.cache = cache
         return cache.read(keys, layout)
 
-    def _forward_with_logps(self, policy: nn.Module, layout: Layout, plain_forward: bool) -> ModelStates:
-        states = self._forward(policy, layout, plain_forward)
-        return replace(states, logps=self._logps(policy, states, layout.labels))
-
     @torch.no_grad()
-    def _logps(self, policy: nn.Module, states: ModelStates, labels: Tensor) -> Tensor:
-        """Log-probabilities of the labels [M]."""
+    def _forward_with_logps(self, policy: nn.Module, layout: Layout, plain_forward: bool) -> ModelStates:
+        states, labels = self._forward(policy, layout, plain_forward), layout.labels
         if states.logits is not None:
-            return dense_statistics(states.logits, None, labels).logps
-        return token_statistics(states.hidden, self.head(policy), None, None, labels, buffers=self._buffer_pool).logps
+            statistics = dense_statistics(states.logits, None, labels)
+        else:
+            head = self.head(policy)
+            statistics = token_statistics(states.hidden, head, None, None, labels, buffers=self._buffer_pool)
+        return replace(states, logps=statistics.logps)
 
     @torch.no_grad()
     def _forward(self, policy: nn.Module, layout: Layout, plain_forward: bool) -> ModelStates:
         model, config = self.loaded(policy), self.config
 
         def forward() -> ModelStates:
+            signals, kinds = config.requires, config.activation_kinds
             return forward_hidden_states(
-                model,
-                layout,
-                plain_forward=plain_forward,
-                signals=config.requires,
-                activation_kinds=config.activation_kinds,
+                model, layout, plain_forward=plain_forward, signals=signals, activation_kinds=kinds
             )
 
         with self.context(policy):

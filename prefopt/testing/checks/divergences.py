@@ -131,8 +131,8 @@ def streaming_agrees_with_the_call(component: StreamedDivergence) -> None:
         g_logps, g_value = logps[:, 0].sigmoid(), ref_logps[:, 0].sigmoid()
         value = component(logps, ref_logps)
         d_logits = g_value[:, None] * component.logit_gradient(logps, ref_logps, value) - g_logps[:, None] * logps.exp()
-        streamed, gradients = _in_two_blocks(component, logits, ref_logits, g_logps, g_value)
-        require(same(streamed, value, tolerance=1e-9), f"values differ {_gap(streamed, value)}", case)
+        blockwise, gradients = _in_two_blocks(component, logits, ref_logits, g_logps, g_value)
+        require(same(blockwise, value, tolerance=1e-9), f"values differ {_gap(blockwise, value)}", case)
         require(same(gradients.T, d_logits, tolerance=1e-9), f"gradients differ {_gap(gradients.T, d_logits)}", case)
 
 

@@ -79,8 +79,8 @@ def test_as_many_chunks_are_kept_as_the_budget_allows(taken, kept, divergence, m
 def test_a_divergence_of_whole_distributions_has_them_whole(taken, kept):
     at, pool = setting(), BufferPool()
     budget = 2 * min(CHUNK * kept, TOKENS) * ENTRY_BYTES
-    found = chunks_in_each_pass(taken, at, pool, JensenShannon(), budget)
-    assert found == (2 * CHUNKS, 2 * (CHUNKS - kept))
+    actual = chunks_in_each_pass(taken, at, pool, JensenShannon(), budget)
+    assert actual == (2 * CHUNKS, 2 * (CHUNKS - kept))
     expected = gradients(at, loss_of(at, dense(at, JensenShannon())))
     assert_same(step(at, pool, JensenShannon(), budget), expected)
 
@@ -137,8 +137,8 @@ def test_a_step_after_evaluation_in_inference_mode():
     """Buffers made in inference mode may not be written to outside of it."""
     at, pool = setting(), BufferPool()
     with torch.inference_mode():
-        found = fused(at, ForwardKL(), chunk_size=CHUNK, buffers=pool)
-    assert_same(found, dense(at, ForwardKL()))
+        actual = fused(at, ForwardKL(), chunk_size=CHUNK, buffers=pool)
+    assert_same(actual, dense(at, ForwardKL()))
     assert_same(step(at, pool, ForwardKL()), gradients(at, loss_of(at, dense(at, ForwardKL()))))
 
 

@@ -15,6 +15,7 @@ from tests.scoring.token_cases import (
     DIVERGENCES,
     TOKENS,
     assert_same,
+    chunks_of,
     dense,
     dense_logits,
     fused,
@@ -69,9 +70,9 @@ def test_an_entry_that_both_models_exclude_might_as_well_not_be_there(divergence
     expected = dense(smaller, divergence)
     expected_gradients = gradients(smaller, loss_of(smaller, expected))
     at.head, at.ref_head = excluding(at.head, -torch.inf), excluding(at.ref_head, -torch.inf)
-    found = fused(at, divergence, chunk_size=4, budget=budget)
-    assert_same(found, expected)
-    d_hidden, *d_head = gradients(at, loss_of(at, found))
+    actual = fused(at, divergence, chunk_size=4, budget=budget)
+    assert_same(actual, expected)
+    d_hidden, *d_head = gradients(at, loss_of(at, actual))
     assert_same([d_hidden, *(gradient[1:] for gradient in d_head)], expected_gradients)
     for gradient in d_head:
         assert bool((gradient[EXCLUDED] == 0).all())
@@ -95,17 +96,17 @@ def test_an_entry_that_one_model_excludes(side, divergence):
         return at
 
     limit, at = with_entry_at(-1e4), with_entry_at(-torch.inf)
-    expected, found = dense(limit, divergence), fused(at, divergence, chunk_size=4)
-    assert_same(found, expected)
-    assert_same(gradients(at, loss_of(at, found)), gradients(limit, loss_of(limit, expected)))
+    expected, actual = dense(limit, divergence), fused(at, divergence, chunk_size=4)
+    assert_same(actual, expected)
+    assert_same(gradients(at, loss_of(at, actual)), gradients(limit, loss_of(limit, expected)))
 
 
 def test_forward_kl_is_infinite_where_the_policy_excludes_what_the_reference_allows():
     at = setting(bias=True)
     at.head = excluding(at.head, -torch.inf)
-    found = fused(at, ForwardKL())
-    assert bool((found.divergence == torch.inf).all())
-    assert bool(torch.isfinite(found.logps).all())
+    actual = fused(at, ForwardKL())
+    assert bool((actual.divergence == torch.inf).all())
+    assert bool(torch.isfinite(actual.logps).all())
 
 
 def test_an_excluded_label_has_no_probability():
@@ -113,8 +114,8 @@ def test_an_excluded_label_has_no_probability():
     at.head = excluding(at.head, -torch.inf)
     at.labels = at.labels.clone()
     at.labels[2] = EXCLUDED
-    found = fused(at, None)
-    assert (found.logps == -torch.inf).nonzero().flatten().tolist() == [2]
+    actual = fused(at, None)
+    assert (actual.logps == -torch.inf).nonzero().flatten().tolist() == [2]
 
 
 @every_divergence
@@ -126,11 +127,13 @@ def test_peaked_logits_stay_finite(divergence):
     assert float((spread.max - spread.min).min()) > 200
     for head in (at.head, at.ref_head):  # softmax().log(), the naive way, does not stay finite here
         assert not bool(torch.isfinite(dense_logits(at.hidden, head).softmax(-1).log()).all())
-    found, expected = fused(at, divergence, chunk_size=4), dense(exact, divergence)
-    for statistic in found[:3]:
+    actual, expected = fused(at, divergence, chunk_size=4), dense(exact, divergence)
+    for statistic in actual[:3]:
         assert bool(torch.isfinite(statistic).all())
-    assert_same(found, [value.float() for value in expected], rtol=1e-4, atol=1e-3)
-    for ours, theirs in zip(gradients(at, loss_of(at, found)), gradients(exact, loss_of(exact, expected)), strict=True):
+    assert_same(actual, [value.float() for value in expected], rtol=1e-4, atol=1e-3)
+    for ours, theirs in zip(
+        gradients(at, loss_of(at, actual)), gradients(exact, loss_of(exact, expected)), strict=True
+    ):
         assert float((ours - theirs).norm() / theirs.norm()) < 1e-3
 
 
@@ -139,11 +142,11 @@ def test_peaked_logits_stay_finite(divergence):
 def test_float32_is_close_to_float64(divergence, budget):
     exact = setting(bias=True, softcap=3.0)
     at = converted(exact, torch.float32)
-    found, expected = fused(at, divergence, chunk_size=4, budget=budget), dense(exact, divergence)
-    assert {statistic.dtype for statistic in found[:3]} == {torch.float32}
-    assert_same(found, [value.float() for value in expected], rtol=1e-5, atol=1e-5)
+    actual, expected = fused(at, divergence, chunk_size=4, budget=budget), dense(exact, divergence)
+    assert {statistic.dtype for statistic in actual[:3]} == {torch.float32}
+    assert_same(actual, [value.float() for value in expected], rtol=1e-5, atol=1e-5)
     expected_gradients = [gradient.float() for gradient in gradients(exact, loss_of(exact, expected))]
-    assert_same(gradients(at, loss_of(at, found)), expected_gradients, rtol=1e-4, atol=1e-4)
+    assert_same(gradients(at, loss_of(at, actual)), expected_gradients, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("budget", [0, 2**30])
@@ -152,10 +155,10 @@ def test_half_precision_is_close_to_float32(head, budget):
     """The products are in bfloat16, which has 8 bits of mantissa; everything over the vocabulary is in float32."""
     at = setting(dtype=torch.bfloat16, **head)
     wide = converted(at, torch.float32)
-    found, expected = fused(at, ForwardKL(), chunk_size=4, budget=budget), dense(wide, ForwardKL())
-    assert {statistic.dtype for statistic in found[:3]} == {torch.float32}
-    assert_same(found, expected, rtol=0.02, atol=0.05)
-    found_gradients = gradients(at, loss_of(at, found))
+    actual, expected = fused(at, ForwardKL(), chunk_size=4, budget=budget), dense(wide, ForwardKL())
+    assert {statistic.dtype for statistic in actual[:3]} == {torch.float32}
+    assert_same(actual, expected, rtol=0.02, atol=0.05)
+    found_gradients = gradients(at, loss_of(at, actual))
     assert {gradient.dtype for gradient in found_gradients} == {torch.bfloat16}
     for ours, theirs in zip(found_gradients, gradients(wide, loss_of(wide, expected)), strict=True):
         assert float((ours - theirs).norm() / theirs.norm()) < 0.02
@@ -168,8 +171,9 @@ def test_half_precision_adds_up_the_weight_gradient_in_float32():
     at = setting(dtype=torch.bfloat16)
     at.head = replace(at.head, weight=at.head.weight.detach()[:4, :2].contiguous().requires_grad_())
     labels = torch.zeros(count, dtype=torch.long)
-    found = token_statistics(hidden, at.head, None, None, labels, chunk_size=1)
-    (weight,) = torch.autograd.grad(found.logps.sum(), [at.head.weight])
+    with chunks_of(1):
+        actual = token_statistics(hidden, at.head, None, None, labels)
+    (weight,) = torch.autograd.grad(actual.logps.sum(), [at.head.weight])
     probs = (hidden[:1].float() @ at.head.weight.detach().float().T).softmax(-1)[0]
     expected = count * (torch.eye(4)[0] - probs)[:, None].expand(4, 2)
     torch.testing.assert_close(weight.float(), expected, rtol=0.02, atol=0.02 * count)
@@ -181,11 +185,11 @@ def test_under_autocast(divergence):
     at = setting(bias=True, dtype=torch.float32)
     expected = dense(at, divergence)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = fused(at, divergence, chunk_size=4)
-        loss = loss_of(at, found)
-    assert {statistic.dtype for statistic in found if statistic is not None} == {torch.float32}
-    assert_same(found, expected, rtol=0.02, atol=0.05)
-    assert not torch.allclose(found.logps, expected[0], rtol=0, atol=1e-3)  # the products did run in half precision
+        actual = fused(at, divergence, chunk_size=4)
+        loss = loss_of(at, actual)
+    assert {statistic.dtype for statistic in actual if statistic is not None} == {torch.float32}
+    assert_same(actual, expected, rtol=0.02, atol=0.05)
+    assert not torch.allclose(actual.logps, expected[0], rtol=0, atol=1e-3)  # the products did run in half precision
     for ours, theirs in zip(gradients(at, loss), gradients(at, loss_of(at, expected)), strict=True):
         assert ours.dtype == torch.float32
         assert float((ours - theirs).norm() / theirs.norm()) < 0.02
@@ -196,9 +200,9 @@ def test_a_wider_reference_than_policy():
     wide = converted(at, torch.float64)
     expected = fused(at, ForwardKL(), chunk_size=TOKENS)
     at.ref_hidden, at.ref_head = wide.ref_hidden, wide.ref_head
-    found = fused(at, ForwardKL(), chunk_size=TOKENS)
-    assert_same(found, expected, rtol=1e-5, atol=1e-5)
-    assert_same(gradients(at, loss_of(at, found)), gradients(at, loss_of(at, expected)), rtol=1e-4, atol=1e-5)
+    actual = fused(at, ForwardKL(), chunk_size=TOKENS)
+    assert_same(actual, expected, rtol=1e-5, atol=1e-5)
+    assert_same(gradients(at, loss_of(at, actual)), gradients(at, loss_of(at, expected)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("step", [1e-5, 1e-3, 1e-1])
@@ -208,12 +212,12 @@ def test_small_divergences_are_exact_in_float32(step):
     weight, hidden, noise = (torch.randn(size, 32, generator=draw) for size in (20_000, 16, 16))
     weight *= 0.3
     labels, other = torch.arange(16), hidden + step * noise
-    wide = [each.double() for each in (hidden, weight, other)]
+    wide = [tensor.double() for tensor in (hidden, weight, other)]
     exact = token_statistics(wide[0], Head(wide[1]), wide[2], Head(wide[1]), labels, ForwardKL())
-    found = token_statistics(hidden, Head(weight), other, Head(weight), labels, ForwardKL())
+    actual = token_statistics(hidden, Head(weight), other, Head(weight), labels, ForwardKL())
     dense = ForwardKL()((hidden @ weight.T).log_softmax(-1), (other @ weight.T).log_softmax(-1))
     assert exact.divergence is not None
-    assert found.divergence is not None
-    errors = [(each - exact.divergence).abs().mean() for each in (found.divergence, dense)]
+    assert actual.divergence is not None
+    errors = [(tensor - exact.divergence).abs().mean() for tensor in (actual.divergence, dense)]
     assert errors[0] < 1e-7
     assert errors[0] < errors[1]

@@ -35,20 +35,20 @@ def test_equals_dense_autograd_whatever_the_chunks_and_the_budget(divergence, he
     expected_gradients = gradients(at, loss_of(at, expected))
     tiny = 2 * 3 * ENTRY_BYTES  # what one chunk of three tokens needs for both models
     for chunk_size, budget in itertools.product((1, 3, TOKENS, TOKENS + 5, None), (0, tiny, 2**30)):
-        found = fused(at, divergence, chunk_size=chunk_size, budget=budget)
-        assert_same(found, expected)
-        assert_same(gradients(at, loss_of(at, found)), expected_gradients)
+        actual = fused(at, divergence, chunk_size=chunk_size, budget=budget)
+        assert_same(actual, expected)
+        assert_same(gradients(at, loss_of(at, actual)), expected_gradients)
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES, ids=name_of)
 def test_dense_statistics_say_the_same(divergence):
     at = setting(bias=True, softcap=2.0)
     logits, ref_logits = dense_logits(at.hidden, at.head), dense_logits(at.ref_hidden, at.ref_head)
-    found = dense_statistics(logits, ref_logits, at.labels, divergence)
+    actual = dense_statistics(logits, ref_logits, at.labels, divergence)
     expected = fused(at, divergence, chunk_size=4)
-    assert_same(found, expected)
-    assert_same(gradients(at, loss_of(at, found)), gradients(at, loss_of(at, expected)))
-    assert not found.ref_logps.requires_grad
+    assert_same(actual, expected)
+    assert_same(gradients(at, loss_of(at, actual)), gradients(at, loss_of(at, expected)))
+    assert not actual.ref_logps.requires_grad
     assert_same(dense_statistics(logits, None, at.labels), (expected.logps, torch.zeros(TOKENS), None))
 
 
@@ -58,13 +58,13 @@ def test_the_chance_of_two_like_draws(divergence, chunk_size):
     at = setting(bias=True, softcap=2.0)
     logits, ref_logits = dense_logits(at.hidden, at.head), dense_logits(at.ref_hidden, at.ref_head)
     expected = (logits.softmax(-1) ** 2).sum(-1).log()
-    for found in (
+    for actual in (
         fused(at, divergence, log_collision=True, chunk_size=chunk_size),
         dense_statistics(logits, ref_logits, at.labels, divergence, log_collision=True),
         dense_statistics(logits, None, at.labels, log_collision=True),
     ):
-        torch.testing.assert_close(found.log_collision, expected)
-        assert not found.log_collision.requires_grad
+        torch.testing.assert_close(actual.log_collision, expected)
+        assert not actual.log_collision.requires_grad
     with_it, without = (fused(at, divergence, log_collision=asked) for asked in (True, False))
     assert_same(gradients(at, loss_of(at, with_it)), gradients(at, loss_of(at, without)))
 
@@ -74,15 +74,15 @@ def test_the_chance_of_two_like_draws(divergence, chunk_size):
 @pytest.mark.parametrize("divergence", DIVERGENCES, ids=name_of)
 def test_a_loss_may_read_one_statistic_only(divergence, budget, term):
     at = setting(bias=True, scale=0.7)
-    found = gradients(at, loss_of(at, fused(at, divergence, chunk_size=4, budget=budget), (term,)))
-    assert_same(found, gradients(at, loss_of(at, dense(at, divergence), (term,))))
+    actual = gradients(at, loss_of(at, fused(at, divergence, chunk_size=4, budget=budget), (term,)))
+    assert_same(actual, gradients(at, loss_of(at, dense(at, divergence), (term,))))
 
 
 def test_the_reference_never_gets_gradient():
     at = setting(bias=True)
-    found = fused(at, ForwardKL())
-    assert not found.ref_logps.requires_grad
-    loss_of(at, found).backward()
+    actual = fused(at, ForwardKL())
+    assert not actual.ref_logps.requires_grad
+    loss_of(at, actual).backward()
     for leaf in (at.hidden, at.head.weight, at.head.bias):
         assert leaf.grad is not None
     for leaf in (at.ref_hidden, at.ref_head.weight, at.ref_head.bias):
@@ -99,10 +99,10 @@ def test_a_head_that_policy_and_reference_share_gets_the_policys_gradient_alone(
 def test_without_a_reference():
     at = setting(bias=True)
     at.ref_hidden = at.ref_head = None
-    found = fused(at, None, chunk_size=4)
+    actual = fused(at, None, chunk_size=4)
     logps = dense_logits(at.hidden, at.head).log_softmax(-1)[torch.arange(TOKENS), at.labels]
-    assert_same(found, (logps, torch.zeros(TOKENS), None))
-    assert_same(gradients(at, loss_of(at, found)), gradients(at, loss_of(at, (logps, None, None))))
+    assert_same(actual, (logps, torch.zeros(TOKENS), None))
+    assert_same(gradients(at, loss_of(at, actual)), gradients(at, loss_of(at, (logps, None, None))))
     with pytest.raises(ValueError, match="a divergence needs a reference"):
         fused(at, ForwardKL())
 
@@ -126,11 +126,11 @@ def test_no_weight_gradient_is_computed_for_a_frozen_head(budget, monkeypatch):
 def test_a_trained_head_over_frozen_states():
     at = setting(bias=True)
     at.hidden.requires_grad_(False)
-    found, expected = (
+    actual, expected = (
         torch.autograd.grad(loss_of(at, statistic), [at.head.weight, at.head.bias])
         for statistic in (fused(at, ReverseKL(), chunk_size=3), dense(at, ReverseKL()))
     )
-    assert_same(found, expected)
+    assert_same(actual, expected)
 
 
 @pytest.mark.parametrize("budget", [0, 2 * 4 * ENTRY_BYTES, 2**30])
@@ -147,9 +147,9 @@ def test_no_gradient_mode_gives_the_same_values():
     at = setting(bias=True)
     expected = fused(at, ForwardKL(), chunk_size=4)
     with torch.no_grad():
-        found = fused(at, ForwardKL(), chunk_size=4)
-    assert not found.logps.requires_grad
-    assert_same(found, expected)
+        actual = fused(at, ForwardKL(), chunk_size=4)
+    assert not actual.logps.requires_grad
+    assert_same(actual, expected)
 
 
 @pytest.mark.parametrize("budget", [0, 2**30])
@@ -165,15 +165,15 @@ def test_a_head_that_both_models_share_is_multiplied_once(divergence, budget, mo
         return original(head, hidden, out)
 
     monkeypatch.setattr(Head, "logits", logits)
-    found = []
+    results = []
     for ref_head in (shared, apart):
         at.hidden.grad = None
         heights.clear()
-        said = token_statistics(at.hidden, shared, at.ref_hidden, ref_head, at.labels, divergence, budget=budget)
+        statistics = token_statistics(at.hidden, shared, at.ref_hidden, ref_head, at.labels, divergence, budget=budget)
         products = list(heights)
-        loss_of(at, said).backward()
-        found.append((said, at.hidden.grad, products))
-    (one, one_gradient, of_both), (two, two_gradient, of_each) = found
+        loss_of(at, statistics).backward()
+        results.append((statistics, at.hidden.grad, products))
+    (one, one_gradient, of_both), (two, two_gradient, of_each) = results
     assert of_both == [2 * TOKENS]
     assert of_each == [TOKENS, TOKENS]
     assert_same(one, tuple(two))

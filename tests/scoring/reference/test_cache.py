@@ -55,8 +55,8 @@ def test_loss_and_gradients_are_the_same_and_the_reference_is_asked_once(
         again = model(replace(batch, **{k: v[order] for k, v in batch.as_mapping().items()}))
         torch.testing.assert_close(again.losses, expected.losses[order], rtol=1e-9, atol=1e-10)
     leaves = [*model.policy.parameters(), *model.objective.parameters()]
-    found = torch.autograd.grad(model(batch).loss, leaves, allow_unused=True)
-    for ours, theirs in zip(found, gradients, strict=True):
+    gradients_again = torch.autograd.grad(model(batch).loss, leaves, allow_unused=True)
+    for ours, theirs in zip(gradients_again, gradients, strict=True):
         if theirs is not None:
             torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-9)
 
@@ -83,26 +83,26 @@ def test_keys_of_a_batch_ignore_padding(batch, pairs):
 
 def test_the_fingerprint_is_of_weights_configuration_and_precision(tiny, moved):
     reference = tiny("llama")
-    own = fingerprint(reference, torch.float32)
+    usual = fingerprint(reference, torch.float32)
     twin = copy.deepcopy(reference)
     twin.config._name_or_path = "elsewhere"
-    assert fingerprint(twin, torch.float32) == own
-    assert fingerprint(reference, torch.bfloat16) != own
-    assert fingerprint(moved(reference), torch.float32) != own
+    assert fingerprint(twin, torch.float32) == usual
+    assert fingerprint(reference, torch.bfloat16) != usual
+    assert fingerprint(moved(reference), torch.float32) != usual
     twin.config.rms_norm_eps *= 2
-    assert fingerprint(twin, torch.float32) != own
+    assert fingerprint(twin, torch.float32) != usual
 
 
 def test_training_an_adapter_changes_no_fingerprint(tiny):
     reference = tiny("llama")
-    own = fingerprint(reference, torch.float32)
+    usual = fingerprint(reference, torch.float32)
     policy = get_peft_model(copy.deepcopy(reference), LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear"))
-    assert fingerprint(policy, torch.float32) == own
+    assert fingerprint(policy, torch.float32) == usual
     with torch.no_grad():
         for parameter in policy.parameters():
             if parameter.requires_grad:
                 parameter.add_(1)
-    assert fingerprint(policy, torch.float32) == own
+    assert fingerprint(policy, torch.float32) == usual
 
 
 def test_a_cache_that_says_something_else_is_refused(models, batch, tmp_path, monkeypatch):

@@ -29,10 +29,10 @@ def test_entries_come_back_in_the_order_asked_for(tmp_path):
     written.add("c", entry(3, 3.0))
     written.flush()
     for read in (written, TensorStore(tmp_path, ["logps", "final"]), pickle.loads(pickle.dumps(written))):
-        found = read.read(["c", "a", "b", "a"])
-        assert found["logps"].tolist() == [3, 3, 3, 1, 1, 2, 1, 1]
-        assert found["final"].shape == (8, 3)
-        assert found["final"].dtype == torch.bfloat16
+        actual = read.read(["c", "a", "b", "a"])
+        assert actual["logps"].tolist() == [3, 3, 3, 1, 1, 2, 1, 1]
+        assert actual["final"].shape == (8, 3)
+        assert actual["final"].dtype == torch.bfloat16
         with pytest.raises(KeyError):
             read.read(["d"])
 
@@ -54,8 +54,8 @@ def test_what_was_not_flushed_is_lost_and_nothing_else(tmp_path, monkeypatch):
     killed = TensorStore(tmp_path, ["final", "logps"])
     for key in "abcde":
         killed.add(key, entry(2, 1.0))
-    found = TensorStore(tmp_path, ["final", "logps"])
-    assert [key for key in "abcde" if key in found] == ["a", "b", "c"]
+    actual = TensorStore(tmp_path, ["final", "logps"])
+    assert [key for key in "abcde" if key in actual] == ["a", "b", "c"]
 
 
 def test_writers_do_not_disturb_each_other(tmp_path):
@@ -116,11 +116,11 @@ def test_two_processes_fill_one_folder_with_the_same_at_the_same_time(tmp_path):
     fill(folder)
     assert other.communicate(timeout=300)[1] == ""
     assert other.returncode == 0
-    found = TensorStore(folder, ["final", "logps"])
-    assert len(found) == 200
+    actual = TensorStore(folder, ["final", "logps"])
+    assert len(actual) == 200
     keys = [str(number) for number in range(200)]
     expected = [float(key) for key in keys for _ in range(3)]
-    assert found.read(keys)["logps"].tolist() == found.read(keys)["final"][:, 1].tolist() == expected
+    assert actual.read(keys)["logps"].tolist() == actual.read(keys)["final"][:, 1].tolist() == expected
     assert not list(folder.glob("*.unfinished"))
 
 

@@ -75,12 +75,12 @@ def test_the_kernel(tiny, mixed):
     model = tiny("llama", dtype=torch.float32, max_position_embeddings=256)
     layout = Layout.shared(mixed, first_fit(mixed.lengths.tolist(), 220))
     with torch.no_grad():
-        found, packed, two = (
-            forward_hidden_states(each, rows).hidden
-            for each, rows in ((with_flex(model), layout), (model, layout), (model, Layout.two_rows(mixed)))
+        flex, packed, two = (
+            forward_hidden_states(scored, rows).hidden
+            for scored, rows in ((with_flex(model), layout), (model, layout), (model, Layout.two_rows(mixed)))
         )
-    torch.testing.assert_close(found, packed, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(found, two, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(flex, packed, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(flex, two, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("architecture", SUPPORTED)

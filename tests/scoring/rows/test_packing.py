@@ -73,9 +73,9 @@ def test_places_of_any_lengths(lengths, width, hidden_size):
             row.append(lengths[pair])
         assert sorted(rows) == list(range(len(rows)))
         assert all(sum(row) <= width or len(row) == 1 for row in rows.values())
-    found = least_work(lengths, hidden_size, 1000)
-    ends = [start + length for start, length in zip(found.starts, lengths, strict=True)]
-    assert work(max(found.rows) + 1, max(ends), hidden_size) <= work(len(lengths), max(lengths), hidden_size)
+    placement = least_work(lengths, hidden_size, 1000)
+    ends = [start + length for start, length in zip(placement.starts, lengths, strict=True)]
+    assert work(max(placement.rows) + 1, max(ends), hidden_size) <= work(len(lengths), max(lengths), hidden_size)
     assert len(lengths) == 1 or len(set(two_in_a_row(lengths, 1000).rows)) < len(lengths)
 
 
@@ -146,8 +146,8 @@ def test_pairs_do_not_see_each_other(tiny, always, make_batch, moved):
     scored = PreferenceModel(moved(reference), reference, zoo.tdpo2())
     usual = scored.score(make_batch(pairs)).logps
     for changed in range(len(pairs)):
-        found = scored.score(make_batch([*pairs[:changed], others[changed], *pairs[changed + 1 :]])).logps
-        same = [torch.equal(now, before) for now, before in zip(found, usual, strict=True)]
+        actual = scored.score(make_batch([*pairs[:changed], others[changed], *pairs[changed + 1 :]])).logps
+        same = [torch.equal(now, before) for now, before in zip(actual, usual, strict=True)]
         assert same == 2 * [pair != changed for pair in range(len(pairs))]
 
 
@@ -170,8 +170,8 @@ def test_an_adapter_and_recomputed_activations(tiny, jolt, always, mixed, same_g
 def poison(model, batch, at, token=63):
     """Begin one response with a token that is nowhere else, and whose embedding is NaN."""
     ids = (batch.prompt_ids, batch.chosen_ids, batch.rejected_ids)
-    for each in ids:
-        each[each == token] = 1
+    for side_ids in ids:
+        side_ids[side_ids == token] = 1
     pair, side = at
     ids[side][pair, 0] = token
     with torch.no_grad():
@@ -210,9 +210,9 @@ def test_a_cache_of_packed_pairs(tiny, moved, always, mixed, tmp_path):
     policy = moved(reference)
     asked = PreferenceModel(policy, reference, zoo.sparsepo()).score(mixed)
     for _ in range(2):
-        found = PreferenceModel(policy, reference, zoo.sparsepo(), reference_cache=tmp_path).score(mixed)
+        actual = PreferenceModel(policy, reference, zoo.sparsepo(), reference_cache=tmp_path).score(mixed)
         for name in ("ref_logps", "divergence", "ref_hidden_states"):
-            torch.testing.assert_close(getattr(found, name), getattr(asked, name), **CLOSE)
+            torch.testing.assert_close(getattr(actual, name), getattr(asked, name), **CLOSE)
 
 
 def test_rows_are_within_every_models_limits(tiny):
@@ -253,9 +253,9 @@ def test_a_model_that_knows_where_its_row_begins(tiny, moved, always, mixed, mon
     two = PreferenceModel(policy, reference, zoo.dpo(), shared_prefix=False)(mixed)
     scored = PreferenceModel(policy, reference, zoo.dpo())
     with pytest.warns(UserWarning, match=r"policy: GPT2LMHeadModel's log-probabilities differ by up to .* share"):
-        found = scored(mixed)
+        actual = scored(mixed)
     assert not scored.shares_prefix
-    assert torch.equal(found.losses, two.losses)
+    assert torch.equal(actual.losses, two.losses)
 
 
 def test_a_few_pairs_of_a_large_batch_decide(tiny, moved, make_batch, monkeypatch):
@@ -264,7 +264,7 @@ def test_a_few_pairs_of_a_large_batch_decide(tiny, moved, make_batch, monkeypatc
     seen = []
     monkeypatch.setattr(choice, "disagreement", lambda model, rows, shared: (seen.append(rows), Disagreement())[1])
     reference = tiny("llama")
-    found = PreferenceModel(moved(reference), reference, zoo.dpo())(batch)
-    assert found.losses.shape == (7,)
+    actual = PreferenceModel(moved(reference), reference, zoo.dpo())(batch)
+    assert actual.losses.shape == (7,)
     assert [rows.input_ids.shape for rows in seen] == [(8, 14)] * 2
     assert sorted(seen[0].attention_mask.sum(-1).tolist()) == sorted(2 * [5, 7, 10, 14])

@@ -29,7 +29,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from prefopt import PreferenceBatch, zoo
 from prefopt.scoring import PreferenceModel
-from prefopt.scoring.rows import limits as sharing
+from prefopt.scoring.rows import limits
 from prefopt.scoring.rows.layout import Layout
 from prefopt.scoring.rows.packing import Placement, least_work, one_per_row
 
@@ -42,7 +42,7 @@ OBJECTIVES = ("dpo", "tdpo2")
 SMALL_VOCABULARY = 2048
 TURNS = 5
 
-saves_work = sharing.saves_work
+saves_work = limits.saves_work
 Lengths = list[tuple[int, int, int]]
 Choice = Callable[[Sequence[int], int, float], Placement]
 WAYS: dict[str, tuple[bool, Choice]] = {
@@ -90,7 +90,7 @@ def step(model: PreferenceModel, batch: PreferenceBatch, way: str) -> float:
     """CPU seconds of a forward and backward pass."""
     shared, places = WAYS[way]
     # The rows are chosen by the work that they save; here they are given.
-    vars(sharing).update(saves_work=lambda *_: shared, least_work=places)
+    vars(limits).update(saves_work=lambda *_: shared, least_work=places)
     start = time.thread_time()
     model(batch).loss.backward()
     taken = time.thread_time() - start
@@ -99,7 +99,7 @@ def step(model: PreferenceModel, batch: PreferenceBatch, way: str) -> float:
 
 
 def timed(model: PreferenceModel, batch: PreferenceBatch, ways: tuple[str, ...]) -> dict[str, list[float]]:
-    step(model, batch, ways[0])  # the proof
+    step(model, batch, ways[0])  # the verification
     times: dict[str, list[float]] = {way: [] for way in ways}
     for turn in range(TURNS):
         for way in ways if turn % 2 else ways[::-1]:
@@ -128,7 +128,7 @@ def resident(name: str) -> float:
 def peak(objective: str, prompt: int, response: int, way: str) -> float:
     """MiB of a step in this process, above what was there before."""
     model = model_of(objective)
-    step(model, batch_of(alike(2, 2)), way)  # the proof, and gradients' buffers
+    step(model, batch_of(alike(2, 2)), way)  # the verification, and gradients' buffers
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
     before = resident("VmRSS")
     step(model, batch_of(alike(prompt, response)), way)

@@ -19,7 +19,7 @@ __all__ = ["MaskL1", "NegativeLogLikelihood"]
 class MaskL1(Regularizer):
     """penalty = reward (sum_t w_t) + divergence (sum_t v_t), each sum over the tokens of both responses of the pair.
 
-    Weights are non-negative, so the sum is the L1 norm. Where one mask serves both terms it is charged for both.
+    Weights are non-negative, so the sum is the L1 norm. A mask that serves both terms is penalised for both.
     Source: SparsePO (arXiv 2410.05102), the L1 penalty on its masks.
     """
 
@@ -29,13 +29,13 @@ class MaskL1(Regularizer):
 
     @property
     def requires(self) -> frozenset[Signal]:
-        # Without a divergence term there is no v to charge for.
+        # Without a divergence term there is no v to penalise.
         return frozenset({Signal.DIVERGENCE}) if self.divergence else frozenset()
 
     def __call__(self, tokens: TokenBatch, weights: Tensor, divergence_weights: Tensor) -> Tensor:
         """weights, divergence_weights [N, T] -> [B]."""
-        charge = self.reward * weights + self.divergence * divergence_weights
-        chosen, rejected = masked_sum(charge, tokens.mask).chunk(2)
+        penalty = self.reward * weights + self.divergence * divergence_weights
+        chosen, rejected = masked_sum(penalty, tokens.mask).chunk(2)
         return chosen + rejected
 
 

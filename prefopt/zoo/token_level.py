@@ -65,8 +65,8 @@ def sparsepo(
 ) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (sum w r_c - sum w r_j) - beta (sum v k_j - sum v k_c)) + L1, w and v learned masks.
 
-    shared=True is SparsePO-common (v = w, one mask), False is SparsePO-independent (a mask each). L1 charges l1_reward
-    for w and l1_divergence for v, over both responses of the pair; a common mask is charged the mean of the two, once.
+    shared=True is SparsePO-common (v = w, one mask), False is SparsePO-independent (a mask each). L1 has rate l1_reward
+    for w and l1_divergence for v, over both responses of the pair; a common mask has the mean of the two, once.
     Source: arXiv 2410.05102; the L1 weights are those of its dialogue setting.
 
     Differs: the published code logs rewards with the opposite sign of the divergence from the one it trains on,

@@ -31,7 +31,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def masked(gate: str) -> ObjectiveConfig:
-    """A mask of that gate and another one for the divergence, of two layers, each with what it can be charged."""
+    """A mask of that gate and another one for the divergence, of two layers, each with its penalty where it has one."""
     fields = {"gate": gate, "init": "near_one", "position": "token", "scale": "mean_one"}
     fields |= {"l0": 1e-3} if gate in ("binary", "hard_concrete") else {}
     divergence_mask = SparseWeighting(**fields, architecture="two_layer", hidden_width=4)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TypeAlias, final
 
 import torch
@@ -38,10 +36,10 @@ class Prefix:
 
         Padding attends to itself: a row of attention over nothing would be NaN.
         """
-        return _MASKS.get(implementation, _dense)(self, dtype)
+        return _block_mask(self) if implementation == "flex_attention" else _dense_mask(self, dtype)
 
 
-def _dense(prefix: Prefix, dtype: torch.dtype) -> Tensor:
+def _dense_mask(prefix: Prefix, dtype: torch.dtype) -> Tensor:
     """An additive mask [R, 1, S, S]."""
     queries, keys = prefix.segments[:, None, :, None], prefix.segments[:, None, None, :]
     steps = torch.arange(prefix.segments.shape[1], device=prefix.segments.device)
@@ -49,7 +47,7 @@ def _dense(prefix: Prefix, dtype: torch.dtype) -> Tensor:
     return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, torch.finfo(dtype).min)
 
 
-def _blocks(prefix: Prefix, dtype: torch.dtype) -> BlockMask:
+def _block_mask(prefix: Prefix) -> BlockMask:
     """A mask [R, 1, S, S] that leaves out blocks in which no position attends to another."""
     segments = prefix.segments
     prompts = segments - segments % SEGMENTS
@@ -60,7 +58,3 @@ def _blocks(prefix: Prefix, dtype: torch.dtype) -> BlockMask:
 
     rows, width = segments.shape
     return create_block_mask(attends, rows, None, width, width, device=segments.device)
-
-
-_MASKS: Mapping[str | None, Callable[[Prefix, torch.dtype], Mask]] = MappingProxyType({"flex_attention": _blocks})
-"""By transformers' name of the attention implementation; all others get a dense mask."""

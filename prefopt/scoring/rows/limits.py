@@ -17,8 +17,6 @@ __all__ = ["RowLimits", "attention_window", "best_layout", "saves_work"]
 _WINDOWS = ("sliding_window", "attention_window_size", "window_size", "attention_chunk_size")
 """Configuration names of the number of positions that a layer attends back over."""
 
-_POSITIONS = "max_position_embeddings"
-
 
 def attention_window(model: PreTrainedModel) -> float:
     """The longest row in which every layer attends to all earlier positions; 0 for recurrent layers.
@@ -47,7 +45,7 @@ class RowLimits(NamedTuple):
         """The smallest attention window, and the smaller of it and the smallest max_position_embeddings."""
         models = list(models)
         window = min(attention_window(model) for model in models)
-        positions = (getattr(model.config.get_text_config(), _POSITIONS, None) for model in models)
+        positions = (getattr(model.config.get_text_config(), "max_position_embeddings", None) for model in models)
         return cls(window, min([window, *_integers(positions)]))
 
 

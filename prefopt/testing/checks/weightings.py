@@ -78,15 +78,15 @@ def states_may_be_in_half_precision(component: TokenWeighting) -> None:
     )
 
 
-def _charges(component: TokenWeighting) -> bool:
+def _has_penalty(component: TokenWeighting) -> bool:
     try:
         return hasattr(build(component), "weights_and_penalty")
     except Exception:  # every check that calls it will say so
         return False
 
 
-@check(TokenWeighting, applies=_charges)
-def charges_are_of_response_tokens(component: TokenWeighting) -> None:
+@check(TokenWeighting, applies=_has_penalty)
+def penalties_are_of_response_tokens(component: TokenWeighting) -> None:
     """`weights_and_penalty` gives the weights of the call and a penalty that is finite, and exactly 0 off the
     response.
 

@@ -93,13 +93,13 @@ class ChargingModule(nn.Module):
         return level(tokens, torch.ones_like(tokens.logps)), torch.full_like(tokens.logps, 0.1)
 
 
-class Overcharging(TokenWeighting):
-    """w_t = 1, each token charged 0.1, and each position of padding.
+class PenalisesPadding(TokenWeighting):
+    """w_t = 1, a penalty of 0.1 for each token, and for each position of padding.
 
     Source: these tests.
     """
 
-    name: Literal["bad_charges_are_of_response_tokens"] = "bad_charges_are_of_response_tokens"
+    name: Literal["bad_penalties_are_of_response_tokens"] = "bad_penalties_are_of_response_tokens"
 
     def build(self, *, num_layers: int, hidden_size: int) -> ChargingModule:
         return ChargingModule()
@@ -111,5 +111,5 @@ SABOTEURS: dict[str, type[Component]] = {
     "constant_signals_give_finite_weights": Standardised,
     "no_gradient_reaches_the_policy": Attached,
     "states_may_be_in_half_precision": OnePrecision,
-    "charges_are_of_response_tokens": Overcharging,
+    "penalties_are_of_response_tokens": PenalisesPadding,
 }

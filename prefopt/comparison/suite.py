@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from types import MappingProxyType
@@ -24,7 +25,7 @@ from pydantic import (
 
 from prefopt import zoo
 from prefopt.comparison.run import REFERENCE, Run, control_name
-from prefopt.comparison.suite_fields import chosen, flat, in_full, nested, put
+from prefopt.comparison.suite_fields import as_mapping, flatten, nest, select_objectives, set_path
 from prefopt.tasks.base import Metric, Task
 from prefopt.tasks.held_out import COMMON
 from prefopt.tasks.registry import resolve_task
@@ -53,11 +54,19 @@ class SuiteError(ValueError):
     """A suite that cannot be used: one line for each problem."""
 
 
+@contextmanager
+def _errors_name(field: str) -> Iterator[None]:
+    try:
+        yield
+    except (TypeError, ValueError, ImportError) as error:
+        raise ValueError(f"{field}: {error}") from error
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-Sweeps = Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], BeforeValidator(flat)]
+Sweeps = Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], BeforeValidator(flatten)]
 
 
 @final
@@ -101,8 +110,7 @@ class Suite(_Section):
     """A comparison: every objective, at every combination of the sweeps, under every seed, and the untrained reference.
 
     task             what is trained on and measured: a name, or a mapping with `name` and fields
-    objectives       name -> what `prefopt.zoo.build` takes; a mapping may have `training` and `sweeps` as well, see
-                     `Entrant`
+    objectives       name -> see `Entrant`
     baseline         the objective that the others are set against; null: the first
     sweeps           `objective.FIELD` or `training.FIELD` -> values
     seeds            each makes material of its own, and is the seed of training
@@ -110,11 +118,11 @@ class Suite(_Section):
     peft             fields of a peft LoraConfig, for all runs; null: all weights train
     controls         whether each run with a mask gets a control without one, at beta times its mean (see `controls`)
     frontier         see `Plane`; null: the default one, where the task has its metrics
-    reference_cache  whether runs share what the reference said of the pairs, on disk
+    reference_cache  whether runs share the reference's outputs for the pairs, on disk
     """
 
     task: Annotated[SerializeAsAny[Task], BeforeValidator(resolve_task)]
-    objectives: dict[str, Annotated[Entrant, BeforeValidator(in_full)]] = Field(min_length=1)
+    objectives: dict[str, Annotated[Entrant, BeforeValidator(as_mapping)]] = Field(min_length=1)
     baseline: str | None = None
     sweeps: Sweeps = Field(default_factory=dict)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0, 1, 2], min_length=1)
@@ -135,14 +143,14 @@ class Suite(_Section):
             read = OmegaConf.to_container(OmegaConf.load(path))
             if not isinstance(read, dict):
                 raise SuiteError(f"{path}: a suite is a mapping with task, objectives, sweeps, seeds and training")
-            layers = (OmegaConf.create(nested(read)), OmegaConf.from_dotlist(list(overrides)))
+            layers = (OmegaConf.create(nest(read)), OmegaConf.from_dotlist(list(overrides)))
             fields: Any = OmegaConf.to_container(OmegaConf.merge(*layers), resolve=True)
         except FileNotFoundError:
             raise SuiteError(f"{path}: there is no such file") from None
         except (yaml.YAMLError, OmegaConfBaseException, OSError) as error:
             raise SuiteError(f"{path}: not a readable suite: {error}") from error
         try:
-            return cls.model_validate(chosen(fields, only))
+            return cls.model_validate(select_objectives(fields, only))
         except ValidationError as error:
             raise SuiteError("\n".join(f"{path}: {line}" for line in explain(error, cls))) from error
         except ValueError as error:
@@ -170,20 +178,16 @@ class Suite(_Section):
             if section not in ("objective", "training") or not name:
                 raise ValueError(f"sweeps: {field!r} is neither objective.FIELD nor training.FIELD")
         for name, entrant in self.objectives.items():
-            if foreign := [field for field in entrant.sweeps if field not in self.sweeps]:
-                raise ValueError(
-                    f"objectives.{name}.sweeps: the suite does not sweep {foreign[0]!r}; add it to `sweeps`"
-                )
+            if other := [field for field in entrant.sweeps if field not in self.sweeps]:
+                raise ValueError(f"objectives.{name}.sweeps: the suite does not sweep {other[0]!r}; add it to `sweeps`")
         measured = [metric.name for metric in self.metrics]
         plane = self.plane
         for field, metric in (("reward", plane.reward), ("distance", plane.distance)) if self.frontier else ():
             if metric not in measured:
                 near = did_you_mean(metric, measured)
                 raise ValueError(f"frontier.{field}: the task has no metric {metric!r}.{near} It has {measured}.")
-        try:
+        with _errors_name("peft"):
             lora_config(self.peft)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"peft: {error}") from error
         self.runs()
         return self
 
@@ -208,47 +212,38 @@ class Suite(_Section):
         """The name of the baseline."""
         return self.baseline or next(iter(self.objectives))
 
-    def settings(self, name: str) -> list[dict[str, Any]]:
-        """The combinations of the sweeps for an objective, the last field varying first."""
-        sweeps = self.sweeps | self.objectives[name].sweeps
-        return [dict(zip(sweeps, values, strict=True)) for values in product(*sweeps.values())]
-
     def runs(self) -> list[Run]:
         """The grid, those of a seed together, the reference first. Raises ValueError for what cannot be built."""
         shared = self._training("training", self.training)
-        trained = [part for name in self.objectives for part in self._of_objective(name)]
+        trained = [run for name in self.objectives for run in self._objective_runs(name)]
         untrained = Run(self.task, 0, REFERENCE, {}, None, shared, False)
         return [run.under(seed) for seed in self.seeds for run in (untrained, *trained)]
 
-    def _of_objective(self, name: str) -> Iterator[Run]:
-        given = self.objectives[name]
-        for setting in self.settings(name):
-            spec: dict[str, Any] = {"objective": given.objective, "training": {**self.training, **given.training}}
+    def _objective_runs(self, name: str) -> Iterator[Run]:
+        """A run for each combination of the sweeps, the last field varying first."""
+        entrant = self.objectives[name]
+        sweeps = self.sweeps | entrant.sweeps
+        for values in product(*sweeps.values()):
+            setting = dict(zip(sweeps, values, strict=True))
+            spec: dict[str, Any] = {"objective": entrant.objective, "training": {**self.training, **entrant.training}}
             for field, value in setting.items():
-                put(spec, field.split("."), value)
-            try:
+                set_path(spec, field.split("."), value)
+            with _errors_name(f"objectives.{name}" + (f" at {setting}" if setting else "")):
                 objective = zoo.build(spec["objective"])
-            except ValueError as error:
-                where = f" at {setting}" if setting else ""
-                raise ValueError(f"objectives.{name}{where}: {error}") from error
             training = self._training(f"objectives.{name}.training", spec["training"])
             run = Run(self.task, 0, name, setting, objective, training, self.reference_cache, self.peft)
             args = run.arguments(Path("runs"))
-            try:
+            with _errors_name(f"objectives.{name}.training"):
                 reject_split_step(objective, args)
                 reject_mask_rate_without_mask(objective, args)
-            except ValueError as error:
-                raise ValueError(f"objectives.{name}.training: {error}") from error
             yield run
 
     def _training(self, where: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        try:
+        with _errors_name(where):
             training = {**_DEFAULTS, **training_arguments(given, _ELSEWHERE)}
             Run(self.task, 0, REFERENCE, {}, None, training, False).arguments(Path("runs"))
-        except (TypeError, ValueError, ImportError) as error:
-            raise ValueError(f"{where}: {error}") from error
         return training
 
     def to_yaml(self) -> str:
-        """The suite in full, from which the same comparison can be carried out again."""
+        """The suite in full, which gives the same comparison again."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import final
 
@@ -13,6 +13,7 @@ import pandas as pd  # type: ignore[import-untyped]
 
 from prefopt.comparison.results import Results
 from prefopt.comparison.run import REFERENCE
+from prefopt.comparison.run_log import Record
 from prefopt.comparison.statistics import seed_intervals
 from prefopt.comparison.summary import Estimate, Row, Setting, grouped
 from prefopt.report.format import spaced
@@ -33,6 +34,7 @@ _WEIGHTS = {
     "w": {"sparsity_w": "Share of weights w at zero", "mean_w": "Mean weight w"},
     "v": {"sparsity_v": "Share of weights v at zero", "mean_v": "Mean weight v"},
 }
+Series = Iterable[tuple[float, float]]
 _FAR = 2.0
 """How much further than the hypervolume reaches a frontier is drawn: a policy that went astray would make the others
 a dot."""
@@ -117,7 +119,8 @@ class Plot:
 
 def plots(results: Results) -> dict[str, Plot]:
     """Those that there is something to show in, by name."""
-    every = (_frontier(results), _sparsity(results), _divergence(results), _curves(results))
+    curves = _seed_means(results, "curves", "step", _CURVES, lambda record, figure: record["curves"].get(figure, []))
+    every = (_frontier(results), _sparsity(results), _divergence(results), curves)
     return {plot.name: plot for plot in every if plot.panels}
 
 
@@ -193,36 +196,35 @@ def _ordered(labels: Sequence[str]) -> list[str]:
         return distinct
 
 
+def _profile(record: Record, side: str) -> Series:
+    return enumerate(record.get("profiles", {}).get(side, []), 1)  # old records have none
+
+
 def _divergence(results: Results) -> Plot:
+    plot = _seed_means(results, "divergence", "token", _PROFILES, _profile)
     panels = []
-    for setting, rows in grouped(results.suite, results.rows).items():
-        sides = {
-            side: {
-                row.name: _line(
-                    row, [enumerate(record.get("profiles", {}).get(side, []), 1) for record in row.finished.values()]
-                )
-                for row in rows
-            }
-            for side in _PROFILES
-        }
-        highest = max((p.y.mean for lines in sides.values() for line in lines.values() for p in line), default=0.0)
-        for side, title in _PROFILES.items():
-            if any(sides[side].values()):
-                panels.append(Panel(side, title, setting, sides[side], (0.0, highest)))
-    return Plot("divergence", "token", panels, marks=False)
+    for panel in plot.panels:  # the sides of a setting have one scale
+        side_by_side = [other for other in plot.panels if other.setting == panel.setting]
+        panels.append(
+            replace(panel, reach=(0.0, max(point.y.mean for other in side_by_side for point in other.points)))
+        )
+    return replace(plot, panels=panels)
 
 
-def _curves(results: Results) -> Plot:
+def _seed_means(
+    results: Results, name: str, x: str, titles: Mapping[str, str], series: Callable[[Record, str], Series]
+) -> Plot:
+    """Means over seeds of series, which a record has by figure."""
     panels = []
     for setting, rows in grouped(results.suite, results.rows).items():
-        for figure, title in _CURVES.items():
-            lines = {row.name: _line(row, [r["curves"].get(figure, []) for r in row.finished.values()]) for row in rows}
+        for figure, title in titles.items():
+            lines = {row.name: _line(row, [series(r, figure) for r in row.finished.values()]) for row in rows}
             if any(lines.values()):
                 panels.append(Panel(figure, title, setting, lines, (0.0,)))
-    return Plot("curves", "step", panels, marks=False)
+    return Plot(name, x, panels, marks=False)
 
 
-def _line(row: Row, by_seed: Sequence[Iterator[tuple[float, float]] | Sequence[tuple[float, float]]]) -> list[Point]:
+def _line(row: Row, by_seed: Sequence[Series]) -> list[Point]:
     """The means over seeds at the x that all seeds have."""
     series = [dict(points) for points in by_seed]
     shared = sorted(set.intersection(*map(set, series))) if series else []

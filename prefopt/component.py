@@ -156,13 +156,7 @@ class SampledDivergence(Divergence):
 
 
 class ExactDivergence(Divergence):
-    """A divergence of two distributions: (logps, ref_logps: [..., V]) -> [...], log-probabilities over the vocabulary.
-
-    >>> class Chi2(ExactDivergence):  # sum_v p_v^2 / q_v - 1
-    ...     name: Literal["chi2"] = "chi2"
-    ...     def __call__(self, logps, ref_logps):
-    ...         return torch.expm1((2 * logps - ref_logps).logsumexp(-1)).clamp(min=0)
-    """
+    """A function of both log-probabilities over the vocabulary: (logps, ref_logps: [..., V]) -> [...]."""
 
     def logit_gradient(self, logps: Tensor, ref_logps: Tensor, value: Tensor) -> Tensor:
         """dD/dlogits of the policy, [..., V], where `value` [...] is D.

@@ -44,6 +44,9 @@ class ForwardKL(StreamedDivergence):
 
     dD/dz = p - q. Infinite where the policy excludes a token that the reference allows.
     Source: the sequential KL of TDPO (arXiv 2404.11999), token by token.
+
+    >>> ForwardKL()(torch.tensor([0.5, 0.5]).log(), torch.tensor([0.25, 0.75]).log())
+    tensor(0.1308)
     """
 
     name: Literal["forward_kl"] = "forward_kl"
@@ -76,6 +79,9 @@ class ReverseKL(StreamedDivergence):
 
     dD/dz_v = p_v (log p_v - log q_v - D). Infinite where the policy allows a token that the reference excludes.
     Source: the KL of the RLHF objective, DPO (arXiv 2305.18290) eq. 3, token by token.
+
+    >>> ReverseKL()(torch.tensor([0.5, 0.5]).log(), torch.tensor([0.25, 0.75]).log())
+    tensor(0.1438)
     """
 
     name: Literal["reverse_kl"] = "reverse_kl"
@@ -110,6 +116,9 @@ class JensenShannon(ExactDivergence):
     At most ln 2, and finite whatever the logits.
     dD/dz_v = p_v (log p_v - log m_v - KL(p || m)) / 2.
     Source: Lin 1991, Divergence measures based on the Shannon entropy.
+
+    >>> JensenShannon()(torch.tensor([0.5, 0.5]).log(), torch.tensor([0.25, 0.75]).log())
+    tensor(0.0338)
     """
 
     name: Literal["jensen_shannon"] = "jensen_shannon"
@@ -135,6 +144,9 @@ class AlphaDivergence(ExactDivergence):
     0 < a < 1; forward KL as a -> 1, reverse KL as a -> 0.
     dD/dz_v = (p_v S - q_v^a p_v^(1-a)) / a with S = sum_v q_v^a p_v^(1-a).
     Source: Amari 1985, Differential-geometrical methods in statistics, up to the naming of a.
+
+    >>> AlphaDivergence(a=0.5)(torch.tensor([0.5, 0.5]).log(), torch.tensor([0.25, 0.75]).log())
+    tensor(0.1363)
     """
 
     name: Literal["alpha"] = "alpha"
@@ -161,6 +173,9 @@ class TotalVariation(ExactDivergence):
     At most 1, and finite whatever the logits.
     dD/dz_v = p_v (s_v - sum_u p_u s_u) / 2, with s_v the sign of p_v - q_v.
     Source: its definition, as in Gibbs and Su 2002, On choosing and bounding probability metrics.
+
+    >>> TotalVariation()(torch.tensor([0.5, 0.5]).log(), torch.tensor([0.25, 0.75]).log())
+    tensor(0.2500)
     """
 
     name: Literal["total_variation"] = "total_variation"

@@ -1,9 +1,8 @@
-"""Estimates of a divergence from the response's own token alone: cheap, since they never see the vocabulary, and noisy.
+"""Estimates of a divergence from the response's own token: cheap, without a pass over the vocabulary, and noisy.
 
-x = log pi - log pi_ref of the token where the direction is "forward", KL(pi_ref || pi), and its negative where it is
-"reverse", KL(pi || pi_ref). An estimate is right on average only for tokens drawn from the first of the two: from the
-reference for the forward KL, from the policy for the reverse. The responses of a preference data set are from neither,
-so take these for what published code does, and the exact ones for what it means.
+x = log pi - log pi_ref of the token for the direction "forward", KL(pi_ref || pi), and its negative for "reverse",
+KL(pi || pi_ref). An estimate is unbiased only for tokens drawn from the first of the two models. The responses of a
+preference data set are from neither, so these reproduce published code; the exact divergences are what it means.
 """
 
 from __future__ import annotations
@@ -33,9 +32,12 @@ def _log_ratio(direction: Direction, logps: Tensor, ref_logps: Tensor) -> Tensor
 class SampledK1(SampledDivergence):
     """D = -x.
 
-    Right on average, and of either sign: the one divergence that may be negative. Its gradient in a forward direction
-    is that of the negative log-likelihood, whatever the reference.
+    Unbiased, and of either sign: the one divergence that may be negative. Its gradient in the forward direction is that
+    of the negative log-likelihood, whatever the reference.
     Source: Schulman 2020, "Approximating KL divergence", k1.
+
+    >>> SampledK1()(torch.tensor(-1.0), torch.tensor(-1.5))
+    tensor(-0.5000)
     """
 
     name: Literal["sampled_k1"] = "sampled_k1"
@@ -52,6 +54,9 @@ class SampledK2(SampledDivergence):
 
     Never negative, and biased; the same in both directions.
     Source: Schulman 2020, "Approximating KL divergence", k2.
+
+    >>> SampledK2()(torch.tensor(-1.0), torch.tensor(-1.5))
+    tensor(0.1250)
     """
 
     name: Literal["sampled_k2"] = "sampled_k2"
@@ -65,8 +70,11 @@ class SampledK2(SampledDivergence):
 class SampledK3(SampledDivergence):
     """D = exp(x) - 1 - x.
 
-    Never negative, and right on average. Where x > cap the exponential goes on as its tangent, so that it does not
-    overflow. Source: Schulman 2020, "Approximating KL divergence", k3.
+    Never negative, and unbiased. Above x = cap the exponential continues as its tangent, so that it does not overflow.
+    Source: Schulman 2020, "Approximating KL divergence", k3.
+
+    >>> SampledK3()(torch.tensor(-1.0), torch.tensor(-1.5))
+    tensor(0.1487)
     """
 
     name: Literal["sampled_k3"] = "sampled_k3"

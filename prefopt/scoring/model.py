@@ -52,9 +52,9 @@ class PreferenceModel(nn.Module):
     warning says so, and each response has a row from then on. Where the gathered head disagrees too, or is not a plain
     linear layer, a warning says so, and the plain forward pass is used.
 
-    >>> model = PreferenceModel(policy, reference, prefopt.zoo.dpo())
-    >>> output = model(PreferenceBatch.from_ids([[5, 6]], [[7, 8, 0]], [[9, 0]], pad_token_id=0))
-    >>> output.loss.backward()
+    >>> model = PreferenceModel(policy, reference, zoo.dpo())  # doctest: +SKIP
+    >>> batch = PreferenceBatch.from_ids([[5, 6]], [[7, 8, 0]], [[9, 0]], pad_token_id=0)
+    >>> model(batch).loss.backward()  # doctest: +SKIP
     """
 
     def __init__(

@@ -19,18 +19,7 @@ from prefopt.component import Named
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.preference_data.sources import Prompt, as_text
 
-__all__ = [
-    "HELD_OUT",
-    "PROMPTS",
-    "TRAIN",
-    "Evaluation",
-    "HeldOutPrompt",
-    "Material",
-    "Metric",
-    "Task",
-    "read_jsonl",
-    "write_jsonl",
-]
+__all__ = ["HELD_OUT", "PROMPTS", "TRAIN", "Evaluation", "HeldOutPrompt", "Material", "Metric", "Task", "write_jsonl"]
 
 TRAIN, HELD_OUT, PROMPTS = "train.jsonl", "held-out.jsonl", "prompts.jsonl"
 """What `Task.make` writes: preference pairs, and rows that have a `prompt`."""
@@ -81,7 +70,8 @@ class Material:
 
     def read_prompts(self) -> list[HeldOutPrompt]:
         """The held-out prompts in the order of their rows, named "prompt 0", "prompt 1" and so on."""
-        rows = read_jsonl(self.prompts)
+        with self.prompts.open(encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file]
         return [HeldOutPrompt(f"prompt {index}", row["prompt"], row) for index, row in enumerate(rows)]
 
 
@@ -193,12 +183,6 @@ class Task(Named):
             making.replace(folder)
         finally:
             shutil.rmtree(making, ignore_errors=True)
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSONL file."""
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from prefopt.data import BadRow, read_rows, to_pair
 from prefopt.objective import ObjectiveConfig
 from prefopt.scoring import PreferenceModel
-from prefopt.tasks.base import Evaluation, Material, Task, read_jsonl
+from prefopt.tasks.base import Evaluation, Material, Task
 from prefopt.tasks.held_out import COMMON
 from prefopt.tasks.quiet import quiet
 from prefopt.testing.check import ConformanceError
@@ -80,10 +80,11 @@ def _check_rows(material: Material) -> None:
             if isinstance(pair, BadRow):
                 raise ConformanceError(f"{name}: not a preference pair: {pair}")
             prompts.setdefault(name, set()).add(str(pair.prompt))
-    rows = read_jsonl(material.prompts)
-    if any(row.get("prompt") is None for row in rows):
-        raise ConformanceError(f"{material.prompts.name} has a row without a `prompt`")
-    if shared := prompts["train"] & (prompts["held_out"] | {str(row["prompt"]) for row in rows}):
+    try:
+        answered = {str(prompt.prompt) for prompt in material.read_prompts()}
+    except KeyError as error:
+        raise ConformanceError(f"{material.prompts.name} has a row without a `prompt`") from error
+    if shared := prompts["train"] & (prompts["held_out"] | answered):
         raise ConformanceError(f"{len(shared)} prompts are trained on and held out, such as {min(shared)!r}")
 
 

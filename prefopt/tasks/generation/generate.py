@@ -25,7 +25,7 @@ __all__ = [
     "Generation",
     "Generations",
     "generate",
-    "mean_by_prompt",
+    "prompt_means",
     "sample_texts",
     "sequence_kl",
 ]
@@ -98,7 +98,7 @@ def sample_texts(
     return _decode(policy, tokenizer, prompt_ids, sample_ids(policy, tokenizer, prompt_ids, generation, seed), end)
 
 
-def mean_by_prompt(values: Iterable[float], texts: Sequence[Sequence[object]]) -> list[float]:
+def prompt_means(values: Iterable[float], texts: Sequence[Sequence[object]]) -> list[float]:
     """The mean over each prompt's texts of values that come text by text."""
     remaining = iter(values)
     return [fmean(next(remaining) for _ in group) for group in texts]

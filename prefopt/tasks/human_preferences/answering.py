@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
+import json
+import os
+import tempfile
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, final
+from typing import Annotated, Any, Literal, final
 
 from pydantic import Field
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from prefopt.data import SourceRow, read_rows
 from prefopt.scoring import PreferenceModel
-from prefopt.tasks.base import Evaluation, HeldOutPrompt, Material, Metric
-from prefopt.tasks.generation.generate import GENERATION_METRICS, Generation, generate, sample_texts
+from prefopt.tasks.base import HELD_OUT, Evaluation, HeldOutPrompt, Material, Metric
+from prefopt.tasks.generation.generate import GENERATION_METRICS, Generation, generate, prompt_means, sample_texts
 from prefopt.tasks.held_out import COMMON
 from prefopt.tasks.human_preferences.pairs import PreferencesTask
-from prefopt.tasks.human_preferences.win_rates import (
-    AGREEMENT,
-    Against,
-    agreement,
-    read_or_make,
-    truncate,
-    win_rate_metric,
-    win_rates,
-)
-from prefopt.tasks.judges import AnyJudge
+from prefopt.tasks.judges import AnyJudge, Judge
 from prefopt.tasks.preference_data.sources import as_text
 
-__all__ = ["AnsweringTask"]
+__all__ = ["AnsweringTask", "truncate"]
+
+_THEIRS = {"chosen": "the preferred responses of the held-out data", "reference": "the reference's own samples"}
+
+_AGREEMENT = Metric(
+    "judge_agreement",
+    "neither",
+    "share of held-out pairs of which the judge prefers the chosen response: what its win rates are worth",
+)
 
 
 class AnsweringTask(PreferencesTask):
@@ -46,7 +49,7 @@ class AnsweringTask(PreferencesTask):
     temperatures: tuple[Annotated[float, Field(ge=0)], ...] = ()
     stop: tuple[str, ...] = ()
     judge: AnyJudge = None
-    against: Against = "chosen"
+    against: Literal["chosen", "reference"] = "chosen"
 
     @property
     @abstractmethod
@@ -62,7 +65,8 @@ class AnsweringTask(PreferencesTask):
     @property
     @final
     def metrics(self) -> tuple[Metric, ...]:
-        judged = () if self.judge is None else (win_rate_metric(self.against),)
+        what = f"share of samples that the judge prefers to {_THEIRS[self.against]}; a tie is half"
+        judged = () if self.judge is None else (Metric("win_rate", "higher", what),)
         common = {metric.name for metric in COMMON}
         at_temperatures = (
             replace(metric, name=f"{metric.name}@{t:g}", what=f"{metric.what}; at temperature {t:g}")
@@ -70,12 +74,12 @@ class AnsweringTask(PreferencesTask):
             for metric in (*judged, *self.answer_metrics)
             if metric.name not in common
         )
-        return (*judged, *(AGREEMENT for _ in judged), *self.answer_metrics, *at_temperatures, *GENERATION_METRICS)
+        return (*judged, *(_AGREEMENT for _ in judged), *self.answer_metrics, *at_temperatures, *GENERATION_METRICS)
 
     @final
     def check_material(self, folder: Path) -> None:
         if self.judge is not None:
-            agreement(self.judge, folder)
+            _agreement(self.judge, folder)
 
     @final
     def evaluate(
@@ -99,12 +103,13 @@ class AnsweringTask(PreferencesTask):
                 theirs = self._chosen(held_out)
                 if self.against == "reference":
                     file = material.folder / f"reference-answers{suffix}.json"
-                    theirs = read_or_make(file, partial(answers, reference, generation))
-                figures["win_rate" + suffix] = win_rates(self.judge, held_out, ours, theirs)
+                    theirs = _read_or_make(file, partial(answers, reference, generation))
+                figures["win_rate" + suffix] = _win_rates(self.judge, held_out, ours, theirs)
         evaluation = Evaluation.by_prompt(held_out, texts, figures)
         if self.judge is None:
             return evaluation
-        return replace(evaluation, values={**evaluation.values, AGREEMENT.name: agreement(self.judge, material.folder)})
+        agreement = _agreement(self.judge, material.folder)
+        return replace(evaluation, values={**evaluation.values, _AGREEMENT.name: agreement})
 
     def _chosen(self, prompts: Sequence[HeldOutPrompt]) -> list[list[str]]:
         """The chosen responses, once for each sample. They end at the stops as well, unless nothing were left: some
@@ -114,3 +119,46 @@ class AnsweringTask(PreferencesTask):
 
     def _truncate(self, texts: Sequence[Sequence[str]]) -> list[list[str]]:
         return [[truncate(text, self.stop) for text in group] for group in texts]
+
+
+def truncate(text: str, stops: Sequence[str]) -> str:
+    """The text up to where the first of the stops begins, without space at its end."""
+    return text[: min((text.find(stop) for stop in stops if stop in text), default=len(text))].rstrip()
+
+
+def _win_rates(
+    judge: Judge, prompts: Sequence[HeldOutPrompt], ours: Sequence[Sequence[str]], theirs: Sequence[Sequence[str]]
+) -> list[float]:
+    """For each prompt the share of its samples that win, the first over their first and so on; a tie is half."""
+    rates = judge.win_rates(
+        [prompt.text for prompt, texts in zip(prompts, ours, strict=True) for _ in texts],
+        [text for texts in ours for text in texts],
+        [text for texts in theirs for text in texts],
+    )
+    return prompt_means(rates, ours)
+
+
+def _agreement(judge: Judge, folder: Path) -> dict[str, float]:
+    """By held-out pair of the material in the folder: 1 where the judge prefers the chosen response, 0.5 for a tie.
+
+    The verdicts are kept in the folder. Raises what `Judge.check` raises.
+    """
+
+    def verdicts() -> list[float]:
+        judge.check()
+        rows: list[Any] = [row.fields for row in read_rows(folder / HELD_OUT) if isinstance(row, SourceRow)]
+        sides = ([as_text(row[field]) for row in rows] for field in ("prompt", "chosen", "rejected"))
+        return judge.win_rates(*sides)
+
+    return {f"pair {index}": verdict for index, verdict in enumerate(_read_or_make(folder / "judge.json", verdicts))}
+
+
+def _read_or_make(path: Path, make: Callable[[], object]) -> Any:
+    """The content of a JSON file, which is first written from `make` where it does not exist."""
+    if not path.exists():
+        content = make()
+        # Written beside and then moved: runs that share the material may read it at the same time.
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+            json.dump(content, file)
+        os.replace(file.name, path)
+    return json.loads(path.read_text(encoding="utf-8"))

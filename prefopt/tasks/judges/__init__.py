@@ -8,8 +8,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, SerializeAsAny, ValidationError
 
-from prefopt.tasks.judges.base import Judge
-from prefopt.tasks.judges.by_score import ScorerJudge
+from prefopt.tasks.judges.base import Judge, ScorerJudge
 from prefopt.tasks.judges.endpoint import EndpointJudge, JudgeError
 from prefopt.validation import explain
 

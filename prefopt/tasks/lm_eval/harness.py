@@ -1,21 +1,26 @@
-"""The evaluation harness: its tasks by name, and what it measures in them, before any data is read."""
+"""The evaluation harness: its tasks by name, what it measures in them, and the evaluation of a policy."""
 
 from __future__ import annotations
 
 import functools
 import io
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple, final
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefopt.tasks.base import Metric
 from prefopt.tasks.optional import needed
 from prefopt.tasks.quiet import quiet
 from prefopt.validation import did_you_mean
 
-__all__ = ["Figure", "figures", "hushed", "manager"]
+__all__ = ["Figure", "evaluate_harness", "figures", "load", "manager"]
 
 _REFUSED = {
     "class": "is written in Python, which does not say what it measures before its data is read",
@@ -27,6 +32,9 @@ _REFUSED = {
 
 _NO_FILTER = "none"
 """The harness's name for the filter of tasks that have none."""
+
+_FEWSHOT_SEED = 1234
+"""The harness's default: examples before a document are the same in every run."""
 
 
 @final
@@ -46,7 +54,7 @@ class Figure(NamedTuple):
 
 
 @contextmanager
-def hushed() -> Iterator[None]:
+def _hushed() -> Iterator[None]:
     """Without the harness's bars and remarks while the block runs; errors still come through."""
     logger = logging.getLogger("lm_eval")
     level = logger.level
@@ -64,7 +72,7 @@ def manager(include_path: str | None, defaults: bool) -> Any:
     some thousands of files, which takes seconds."""
     with needed("the task lm_eval", "lm-eval", "lm-eval"):
         from lm_eval.tasks import TaskManager
-    with hushed():
+    with _hushed():
         return TaskManager(include_path=include_path, include_defaults=defaults)
 
 
@@ -117,8 +125,69 @@ def _of_task(name: str, config: Mapping[str, Any]) -> Iterator[Figure]:
     kind = config.get("output_type", TaskConfig.output_type)
     given = config.get("metric_list") or [{"metric": metric} for metric in DEFAULT_METRIC_REGISTRY[kind]]
     filters = [entry["name"] for entry in config.get("filter_list") or ({"name": _NO_FILTER},)]
-    with hushed():
+    with _hushed():
         for entry in given:
             metric = str(entry["metric"]).rpartition(".")[2]  # a function is known by its name
             better = entry["higher_is_better"] if "higher_is_better" in entry else is_higher_better(metric)
             yield from (Figure(name, metric, applied, better) for applied in filters)
+
+
+def load(figures: Sequence[Figure], include_path: str | None) -> Mapping[str, Any]:
+    """The harness's task objects by name, with their data, which is downloaded where the tasks say so."""
+    names = list(dict.fromkeys(figure.task for figure in figures))
+    included = include_path is not None and set(names) <= manager(include_path, False).task_index.keys()
+    with _hushed():
+        tasks: Mapping[str, Any] = manager(include_path, not included).load(names)["tasks"]
+    return tasks
+
+
+def evaluate_harness(
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    figures: Sequence[Figure],
+    tasks: Mapping[str, Any],
+    *,
+    limit: float | None,
+    num_fewshot: int | None,
+    batch_size: int,
+    chat_template: bool,
+) -> dict[str, dict[str, float]]:
+    """The harness's figures: metric -> item -> figure.
+
+    Items are the documents of a task where the harness takes the mean over them. A figure that is made of them in
+    another way, such as a perplexity, is one item. Values that are not finite are left out.
+    """
+    from lm_eval import evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    for task in tasks.values():
+        configured = task.get_config("num_fewshot")  # 0 says that the task has none, as in the harness's own command
+        task.set_config("num_fewshot", configured or 0 if num_fewshot is None or configured == 0 else num_fewshot)
+        task.set_fewshot_seed(seed=_FEWSHOT_SEED)
+    with _hushed():
+        results = evaluate(
+            HFLM(pretrained=policy, tokenizer=tokenizer, batch_size=batch_size),
+            {"tasks": dict(tasks)},
+            limit=limit,
+            log_samples=True,
+            bootstrap_iters=0,
+            apply_chat_template=chat_template,
+            fewshot_as_multiturn=chat_template,
+        )
+    return {
+        figure.described.name: {
+            item: float(value)
+            for item, value in _items(figure, tasks[figure.task], results).items()
+            if isinstance(value, Real | np.bool_) and math.isfinite(value)
+        }
+        for figure in figures
+    }
+
+
+def _items(figure: Figure, task: Any, results: Mapping[str, Any]) -> dict[str, Any]:
+    from lm_eval.api.metrics import mean
+
+    if task.aggregation().get(figure.metric) is not mean:
+        return {figure.task: results["results"][figure.task].get(f"{figure.metric},{figure.filter}")}
+    documents = [document for document in results["samples"][figure.task] if document["filter"] == figure.filter]
+    return {f"{figure.task} {document['doc_id']}": document.get(figure.metric) for document in documents}

@@ -12,8 +12,7 @@ from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import Evaluation, Material, Metric
 from prefopt.tasks.generation.generate import GENERATION_METRICS, generate
 from prefopt.tasks.human_preferences.pairs import PreferencesTask
-from prefopt.tasks.lm_eval.harness import Figure, figures
-from prefopt.tasks.lm_eval.measure import evaluate_harness, load
+from prefopt.tasks.lm_eval.harness import Figure, evaluate_harness, figures, load
 
 __all__ = ["LmEvalTask"]
 

@@ -54,6 +54,9 @@ class PlantedTask(Task):
     samples                    of each held-out prompt
 
     Held-out pairs have the right labels, in which spurious words and lengths have no part.
+
+    >>> PlantedTask(span=2).language(seed=0).reward("w1 good0a good0b w2 bad1a".split())
+    1
     """
 
     name: Literal["planted"] = "planted"

@@ -61,6 +61,9 @@ class Templates(BaseModel):
 
     templates  such as "One day, {name} saw a {thing}."
     fill       slot -> what is put there
+
+    >>> Templates(templates=["{who} ran.", "{who} sat."], fill={"who": ["Ann", "Ben"]}).read()
+    ['Ann ran.', 'Ben ran.', 'Ann sat.', 'Ben sat.']
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -6,8 +6,7 @@ from prefopt.hookspecs import hookimpl
 from prefopt.tasks.scorers.base import Scorer
 from prefopt.tasks.scorers.linear import PreferencesScorer, ReviewsScorer
 from prefopt.tasks.scorers.sequence_classification import ClassifierScorer, RewardModelScorer
-from prefopt.tasks.scorers.vader import VaderScorer
-from prefopt.tasks.scorers.words import WordsScorer
+from prefopt.tasks.scorers.words import VaderScorer, WordsScorer
 
 __all__ = [
     "ClassifierScorer",

@@ -1,19 +1,20 @@
-"""Lists of words: how far a response leans to the positive ones."""
+"""Scorers of sentiment by lists of words: plain lists, and VADER."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self, final
+from typing import Any, Literal, Self, final
 
 from pydantic import model_validator
 
+from prefopt.tasks.optional import needed
 from prefopt.tasks.scorers.base import Scorer
 from prefopt.tasks.scorers.corpus import WORDS
 from prefopt.tasks.scorers.word_lists import Lexicon
 
-__all__ = ["WordsScorer"]
+__all__ = ["VaderScorer", "WordsScorer"]
 
 
 @final
@@ -24,6 +25,9 @@ class WordsScorer(Scorer):
     file                a YAML or JSON file {"positive": [...], "negative": [...]}
     positive, negative  the words themselves, in the place of a file. Without either: all that take a side in the
                         generated corpus
+
+    >>> WordsScorer(positive=["good"], negative=["dull"]).score(["It was"], [" good, but dull and dull"])
+    [-0.3333333333333333]
     """
 
     name: Literal["words"] = "words"
@@ -53,6 +57,27 @@ class WordsScorer(Scorer):
         return [lexicon.score(text) for text in responses]
 
 
+@final
+class VaderScorer(Scorer):
+    """VADER's compound score of the response, from -1 (negative) to 1 (positive). The prompt is not read.
+
+    Hutto and Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text", ICWSM 2014.
+    """
+
+    name: Literal["vader"] = "vader"
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        analyzer = _analyzer()
+        return [float(analyzer.polarity_scores(text)["compound"]) for text in responses]
+
+
 @functools.lru_cache(maxsize=8)
 def _read(file: str) -> Lexicon:
     return Lexicon.load(Path(file))
+
+
+@functools.cache
+def _analyzer() -> Any:
+    with needed("scorer vader", "vaderSentiment", "scorers"):
+        from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+    return SentimentIntensityAnalyzer()

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, Metric, Task, write_jsonl
-from prefopt.tasks.generation.generate import GENERATION_METRICS, Generation, generate, mean_by_prompt
+from prefopt.tasks.generation.generate import GENERATION_METRICS, Generation, generate, prompt_means
 from prefopt.tasks.held_out import AUROC
 from prefopt.tasks.models.language_model import train_small_model
 from prefopt.tasks.models.sft import Sft, supervised
@@ -202,7 +202,7 @@ class SentimentTask(Task):
 def _mean_scores(scorer: Scorer, prompts: Sequence[str], texts: Sequence[Sequence[str]]) -> list[float]:
     """The mean score of every prompt's texts."""
     repeated = [prompt for prompt, samples in zip(prompts, texts, strict=True) for _ in samples]
-    return mean_by_prompt(scorer.score(repeated, [text for samples in texts for text in samples]), texts)
+    return prompt_means(scorer.score(repeated, [text for samples in texts for text in samples]), texts)
 
 
 def _distinct(text: str) -> float:

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, final
 from pydantic import model_validator
 
 from prefopt.tasks.base import HeldOutPrompt, Metric
-from prefopt.tasks.generation.generate import Generation, mean_by_prompt
+from prefopt.tasks.generation.generate import Generation, prompt_means
 from prefopt.tasks.human_preferences.answering import AnsweringTask
 from prefopt.tasks.preference_data.forms import Template
 from prefopt.tasks.summarization import measures
@@ -75,5 +75,5 @@ class SummarizationTask(AnsweringTask):
         rows = [prompt.row for prompt, group in zip(prompts, texts, strict=True) for _ in group]
         for name, (field, score) in self._model_scores().items():
             scores = score([row[field] for row in rows], [text for group in texts for text in group])
-            columns[name] = list(mean_by_prompt(scores, texts))
+            columns[name] = list(prompt_means(scores, texts))
         return columns

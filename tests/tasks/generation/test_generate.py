@@ -4,14 +4,14 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from prefopt.tasks.generation.generate import mean_by_prompt, sequence_kl
+from prefopt.tasks.generation.generate import prompt_means, sequence_kl
 from prefopt.tasks.generation.sampling import Generation, sample_ids
 from prefopt.tasks.models.language_model import word_tokenizer
 from prefopt.tasks.quiet import quiet
 
 
 def test_samples_of_a_prompt_are_averaged_first() -> None:
-    assert mean_by_prompt([1.0, 3.0, 0.0], [["a", "b"], ["c"]]) == [2, 0]
+    assert prompt_means([1.0, 3.0, 0.0], [["a", "b"], ["c"]]) == [2, 0]
 
 
 def tiny(seed: int) -> LlamaForCausalLM:

@@ -19,7 +19,7 @@ from prefopt.tasks.base import HeldOutPrompt
 from prefopt.tasks.conformance import check_task
 from prefopt.tasks.dialogue import DialogueTask
 from prefopt.tasks.dialogue.harm import LEXICON, Lexicon, refuses
-from prefopt.tasks.human_preferences.win_rates import truncate
+from prefopt.tasks.human_preferences.answering import truncate
 from prefopt.tasks.summarization import SummarizationTask, measures
 from prefopt.tasks.summarization.measures import copied, figures, rouge, self_bleu
 from tests.conftest import WORDS

@@ -21,7 +21,7 @@ from prefopt.tasks.scorers import (
     linear,
     registry,
     sequence_classification,
-    vader,
+    words,
 )
 from prefopt.tasks.scorers.corpus import WORDS
 from tests.little_plugins import HOOK, Install
@@ -31,7 +31,7 @@ GOOD, BAD = " a wonderful, lovely film", " a terrible, boring film"
 
 @pytest.fixture(autouse=True)
 def _afresh() -> Iterator[None]:
-    caches = (registry.installed_scorers, linear._classifier, vader._analyzer, sequence_classification.load)
+    caches = (registry.installed_scorers, linear._classifier, words._analyzer, sequence_classification.load)
     for cache in caches:
         cache.cache_clear()
     yield

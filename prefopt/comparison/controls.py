@@ -1,7 +1,7 @@
 """Controls: the same objective without its mask, at the strength that the mask left it.
 
-A mask scales beta: what it trains with is beta mean(w). So a masked objective and one without a mask are not alike at
-equal beta, and a mask has to be set against this control.
+A mask scales beta: it trains at beta mean(w). An objective with a mask and one without are therefore not comparable at
+equal beta, and a mask is compared with this control.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _UNIFORM = UniformWeighting()
 
 
 def masked(objective: ObjectiveConfig) -> bool:
-    """Whether it weighs tokens otherwise than by one."""
+    """Whether the objective has token weights other than 1."""
     term = objective.divergence
     return any(weighting not in (None, _UNIFORM) for weighting in (objective.weighting, term and term.weighting))
 
@@ -41,10 +41,9 @@ def unmasked(objective: ObjectiveConfig, mean_w: float, mean_v: float | None) ->
 
 
 def controls(suite: Suite, records: Mapping[str, Record]) -> Iterator[Run]:
-    """The controls of those runs of the suite that have a mask and are finished; none where the suite wants none.
+    """The controls of the suite's finished runs that have a mask; none with `controls: false`.
 
-    The means of a mask are those over training, as the run logged them: a mask may change on the way. One that was zero
-    throughout has no control.
+    The means are those that the run logged, over all of training. A mask that is zero throughout has no control.
     """
     for run in suite.runs() if suite.controls else ():
         record = records.get(run.key)

@@ -1,4 +1,4 @@
-"""A run of a comparison: what determines it, and the digest that it is known by."""
+"""A run of a comparison: its configuration, and the digest that identifies it."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ REFERENCE = "reference"
 
 
 def as_text(value: Any) -> str:
-    """A swept value, so that it can be told apart and read back as YAML."""
+    """A swept value as YAML."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def control_name(name: str) -> str:
-    """What the control of an objective is called (see `controls`)."""
+    """The name of an objective's control (see `controls`)."""
     return f"{name} control"
 
 
@@ -42,7 +42,7 @@ class Run:
     setting    the swept fields -> their values
     objective  None: the reference as it stands is measured
     training   PreferenceConfig's fields but for the folders and the seed
-    cached     whether what the reference says is kept for other runs
+    cached     whether the reference's outputs are cached for other runs
     peft       fields of a LoraConfig; None: all weights train
     control    None, or the name of the objective that this run is the control of
     """
@@ -63,7 +63,7 @@ class Run:
 
     @property
     def configuration(self) -> dict[str, Any]:
-        """All that determines the run, in full; what the suite calls it is no part of it."""
+        """All that determines the run's results; its name is no part of it."""
         return {
             "task": self.task.model_dump(mode="json"),
             "seed": self.seed,
@@ -81,7 +81,7 @@ class Run:
 
     def arguments(self, folder: Path) -> PreferenceConfig:
         """The trainer's arguments. Raises ValueError, TypeError or ImportError where transformers refuses them."""
-        # What a fixed reference says is kept; a reference that follows the policy is another at every update.
+        # The outputs of a fixed reference are cached; one that follows the policy changes with every update.
         keep = self.cached and self.objective is not None and not self.objective.reference_free
         keep = keep and not self.training.get("sync_ref_model", False)
         return PreferenceConfig(
@@ -92,12 +92,12 @@ class Run:
         )
 
     def material(self, folder: Path) -> Path:
-        """Where the material of its task and seed is, once it is made: for all runs of a comparison's folder."""
+        """The folder of the material of its task and seed, which runs share."""
         return self.task.material_folder(folder / MATERIAL, self.seed)
 
     @property
     def setting_text(self) -> tuple[tuple[str, str], ...]:
-        """The setting as text, which can be told apart and read back as YAML."""
+        """The swept fields and their values as YAML."""
         return tuple((name, as_text(value)) for name, value in self.setting.items())
 
     def __str__(self) -> str:

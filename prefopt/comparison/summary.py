@@ -134,13 +134,13 @@ def frame(lines: Iterable[tuple[str, Setting, str, int, str, float]]) -> pd.Data
 
 
 def estimates(values: pd.DataFrame) -> dict[tuple[str, Setting, str], Estimate]:
-    """Of each metric, setting and objective of a results frame."""
+    """The estimate of each (metric, setting, objective) of a results frame."""
     groups = values.groupby(["metric", "setting", "objective"], sort=False)
     return {key: estimate(_by_seed(group, "value")) for key, group in groups}
 
 
 def estimate(by_seed: Sequence[Sequence[float]]) -> Estimate:
-    """by_seed: the values of the items in each seed; one value a seed where the figure is not one of items."""
+    """The estimate of a figure from its values of items in each seed; one value a seed for a figure without items."""
     if len(by_seed) > 1:
         means = [fmean(values) for values in by_seed]
         low, high = seed_intervals(np.array(means))
@@ -159,8 +159,8 @@ def _by_seed(group: pd.DataFrame, column: str) -> list[list[float]]:
 def grouped(suite: Suite, table: Sequence[Row], *, along: str | None = None) -> dict[Setting, list[Row]]:
     """The trained rows that belong side by side, by what is swept, the field `along` aside.
 
-    Those of one setting, where all objectives sweep the same values. Objectives that sweep other values are compared by
-    position: first beside first, and so on; "no. 1" then stands for the value.
+    By setting where all objectives sweep the same values; else by position in their sweeps: first values side by side,
+    and so on, "no. 1" standing for the value.
     """
     groups: dict[tuple[int, ...], list[Row]] = {}
     for row in table:
@@ -220,7 +220,7 @@ def _difference(metric: str, name: str, opponent: str, setting: Setting, group: 
 
 
 def _adjusted(family: Iterable[Difference]) -> list[Difference]:
-    """With p values adjusted by Holm for the family."""
+    """The differences with p values adjusted for their number."""
     family = list(family)
     over_seeds = holm([difference.p_seeds for difference in family])
     p_items = [difference.p_items for difference in family if difference.p_items is not None]

@@ -1,13 +1,11 @@
-"""The report as a page: one HTML file that needs nothing but itself."""
+"""The report as a page: one HTML file without external resources."""
 
 from __future__ import annotations
 
 import shlex
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any
 
 from prefopt.comparison.results import Results
 from prefopt.comparison.run import REFERENCE
@@ -25,20 +23,6 @@ __all__ = ["write_page"]
 
 _PROMPTS = 8
 """Prompts whose responses the page shows."""
-
-
-@final
-@dataclass(frozen=True)
-class _Samples:
-    """The first sample of each row's policy of a seed on some prompts.
-
-    prompts   each with its answers: (index of the row's setting in `settings`, none for the reference; row; text)
-    settings  in words
-    """
-
-    seed: int
-    prompts: list[tuple[str, list[tuple[int | None, Row, str]]]]
-    settings: list[str]
 
 
 def write_page(results: Results, plots: Mapping[str, Plot], folder: Path, path: Path) -> None:
@@ -83,25 +67,25 @@ def write_page(results: Results, plots: Mapping[str, Plot], folder: Path, path: 
 
 def _by_metric(differences: Sequence[Difference], first: str) -> dict[str, list[Difference]]:
     """The metric of that name first."""
-    by_metric: dict[str, list[Difference]] = defaultdict(list)
-    for difference in sorted(differences, key=lambda difference: difference.metric != first):
-        by_metric[difference.metric].append(difference)
-    return dict(by_metric)
+    metrics = sorted(dict.fromkeys(d.metric for d in differences), key=lambda metric: metric != first)
+    return {metric: [d for d in differences if d.metric == metric] for metric in metrics}
 
 
-def _samples(suite: Suite, rows: Sequence[Row]) -> _Samples | None:
-    """Of the first seed that has any, and its first prompts."""
+def _samples(suite: Suite, rows: Sequence[Row]) -> dict[str, Any] | None:
+    """The first sample of each row's policy of the first seed that has any, on its first prompts.
+
+    prompts: each with its answers (index of the row's setting in `settings`, none for the reference; row; text)
+    """
     seed = next((seed for row in rows for seed, record in row.finished.items() if record["samples"]), None)
     if seed is None:
         return None
     groups = grouped(suite, rows)
-    settings = {row: index for index, group in enumerate(groups.values()) for row in group}
-    samples = [(settings.get(row), row, row.finished[seed]["samples"]) for row in rows if seed in row.finished]
+    indices = {row: index for index, group in enumerate(groups.values()) for row in group}
+    samples = [(indices.get(row), row, row.finished[seed]["samples"]) for row in rows if seed in row.finished]
     prompts = list(dict.fromkeys(prompt for *_, texts in samples for prompt in texts))[:_PROMPTS]
-    answers = [[(index, row, texts[p][0]) for index, row, texts in samples if texts.get(p)] for p in prompts]
-    return _Samples(
-        seed, list(zip(prompts, answers, strict=True)), [at(setting).removeprefix(", ") for setting in groups]
-    )
+    answers = {p: [(index, row, texts[p][0]) for index, row, texts in samples if texts.get(p)] for p in prompts}
+    settings = [at(setting).removeprefix(", ") for setting in groups]
+    return {"seed": seed, "prompts": list(answers.items()), "settings": settings}
 
 
 def _command(suite: Suite, row: Row, folder: Path) -> str:

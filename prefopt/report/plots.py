@@ -36,8 +36,7 @@ _WEIGHTS = {
 }
 Series = Iterable[tuple[float, float]]
 _FAR = 2.0
-"""How much further than the hypervolume reaches a frontier is drawn: a policy that went astray would make the others
-a dot."""
+"""How many times the hypervolume's reach is drawn: a policy that diverged would shrink the other frontiers to a dot."""
 
 
 @final
@@ -118,7 +117,7 @@ class Plot:
 
 
 def plots(results: Results) -> dict[str, Plot]:
-    """Those that there is something to show in, by name."""
+    """The plots that have something to show, by name."""
     curves = _seed_means(results, "curves", "step", _CURVES, lambda record, figure: record["curves"].get(figure, []))
     every = (_frontier(results), _sparsity(results), _divergence(results), curves)
     return {plot.name: plot for plot in every if plot.panels}

@@ -15,15 +15,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from prefopt.data import EncodingConfig, prepare, read_rows
 from prefopt.inspection.layers import distinct, layers
-from prefopt.inspection.page import write_page
 from prefopt.inspection.results import Inspection
 from prefopt.inspection.score_pairs import reject_unknown_tokens, score_pairs
 from prefopt.inspection.statistics import LayerStatistics
 from prefopt.inspection.token_file import token_file
-from prefopt.pages.token_view import PairTokens
+from prefopt.pages import render
+from prefopt.pages.token_view import PairTokens, token_view, visible
 from prefopt.training import DataSection, SavedRun
 
-__all__ = ["inspect_run"]
+__all__ = ["html_page", "inspect_run"]
 
 _RANKED = 12
 _LIBRARIES = ("prefopt", "torch", "transformers")
@@ -59,12 +59,12 @@ def inspect_run(
     if out is not None:
         out = Path(out)
         out.mkdir(parents=True, exist_ok=True)
-    with nullcontext() if out is None else token_file(out / "tokens.parquet", about) as file:
+    with nullcontext() if out is None else token_file(out / "tokens.parquet", about) as write:
         scored = score_pairs(run, pairs, batch_size=batch_size)
         for pair in _with_progress(scored, len(pairs), console or Console(stderr=True)):
             statistics.add(pair)
-            if file is not None:
-                file.add(pair)
+            if write is not None:
+                write(pair)
             if len(kept) < shown:
                 kept.append(pair)
     summaries = statistics.summaries()
@@ -81,10 +81,17 @@ def inspect_run(
         files=[] if out is None else [out / name for name in ("index.html", "tokens.parquet", "inspection.json")],
     )
     if out is not None:
-        write_page(inspection, out / "index.html", minimum=minimum)
+        (out / "index.html").write_text(html_page(inspection, minimum), encoding="utf-8", errors="backslashreplace")
         text = json.dumps(inspection.to_dict(), indent=2, ensure_ascii=True)
         (out / "inspection.json").write_text(text + "\n", encoding="utf-8")
     return inspection
+
+
+def html_page(inspection: Inspection, minimum: int) -> str:
+    """The page as HTML that needs nothing but itself; `minimum` is that of the rankings."""
+    view = token_view(inspection.distinct, inspection.shown)
+    context = {"inspection": inspection, "view": view, "minimum": minimum, "visible": visible}
+    return render("prefopt.inspection", "page.html.jinja", **context)
 
 
 def _prepared(run: SavedRun, data: str | Path, split: str, columns: Mapping[str, str]) -> datasets.Dataset:

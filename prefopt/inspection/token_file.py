@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prefopt.pages.token_view import PairTokens
 
-__all__ = ["TokenFile", "token_file"]
+__all__ = ["token_file"]
 
 _ROW_GROUP = 100_000
 
@@ -29,45 +28,36 @@ _FIELDS = {
 }
 
 
-@final
-class TokenFile:
-    """A Parquet file that grows pair by pair."""
+@contextmanager
+def token_file(path: Path, about: Mapping[str, object]) -> Iterator[Callable[[PairTokens], None]]:
+    """A function that adds a pair to a Parquet file, which is complete when the block ends.
 
-    def __init__(self, writer: pq.ParquetWriter) -> None:
-        self._writer = writer
-        self._columns: dict[str, list[object]] = {name: [] for name in _FIELDS}
+    Chosen tokens come before rejected ones, and a layer that the objective lacks is null. `about` is in the file's
+    metadata under "prefopt", as JSON.
+    """
+    schema = pa.schema(_FIELDS, metadata={"prefopt": json.dumps(about)})
+    columns: dict[str, list[object]] = {name: [] for name in _FIELDS}
 
-    def add(self, pair: PairTokens) -> None:
-        """Write the tokens of a pair, chosen before rejected. A layer that the objective lacks is null."""
+    def write() -> None:
+        if columns["pair"]:
+            writer.write_table(pa.table(columns, schema=schema))
+            columns.update({name: [] for name in _FIELDS})
+
+    def add(pair: PairTokens) -> None:
         for side, response in pair.responses.items():
             number = len(response.tokens)
-            columns: dict[str, Iterable[object]] = {
-                "pair": [pair.row] * number,
-                "where": [pair.where] * number,
-                "side": [side] * number,
-                "position": range(number),
-                "token_id": response.ids or (),
-                # A token may be half a character, which UTF-8 cannot encode.
-                "token": [token.encode("utf-8", "replace").decode() for token in response.tokens],
-                **{name: response.values.get(name) or [None] * number for name in _LAYERS},
-            }
-            for name, column in columns.items():
-                self._columns[name] += column
-        if len(self._columns["pair"]) >= _ROW_GROUP:
-            self.flush()
+            columns["pair"] += [pair.row] * number
+            columns["where"] += [pair.where] * number
+            columns["side"] += [side] * number
+            columns["position"] += range(number)
+            columns["token_id"] += response.ids or ()
+            # A token may be half a character, which UTF-8 cannot encode.
+            columns["token"] += [token.encode("utf-8", "replace").decode() for token in response.tokens]
+            for name in _LAYERS:
+                columns[name] += response.values.get(name) or [None] * number
+        if len(columns["pair"]) >= _ROW_GROUP:
+            write()
 
-    def flush(self) -> None:
-        """Write the rows that are held in memory, as one row group."""
-        if self._columns["pair"]:
-            self._writer.write_table(pa.table(self._columns, schema=self._writer.schema))
-            self._columns = {name: [] for name in _FIELDS}
-
-
-@contextmanager
-def token_file(path: Path, about: Mapping[str, object]) -> Iterator[TokenFile]:
-    """A file for the block to fill; `about` is in its metadata under "prefopt", as JSON."""
-    schema = pa.schema(_FIELDS, metadata={"prefopt": json.dumps(about)})
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        file = TokenFile(writer)
-        yield file
-        file.flush()
+        yield add
+        write()

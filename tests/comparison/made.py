@@ -119,6 +119,7 @@ def _sides(words: random.Random, draw: random.Random, w: float, v: float | None)
 
         return {
             "tokens": tokens,
+            "marked": [index % 5 == 0 for index in range(len(tokens))],
             "w": weights(w),
             "v": None if v is None else weights(v),
             "divergence": [draw.expovariate(8) for _ in tokens],

@@ -21,7 +21,7 @@ from prefopt import Objective, PreferenceBatch
 from prefopt.data import DataError, EncodingConfig, PreferenceCollator, prepare, read_rows
 from prefopt.inspection import Inspection, inspect_run
 from prefopt.inspection.layers import layer_named, layers, scale
-from prefopt.inspection.page import write_page
+from prefopt.inspection.pipeline import html_page
 from prefopt.inspection.statistics import LayerStatistics
 from prefopt.inspection.terminal import pair_views, ranking_table, summary_table
 from prefopt.pages.token_view import PairTokens, ResponseTokens, visible
@@ -227,12 +227,11 @@ def hostile_inspection() -> Inspection:
     )
 
 
-def test_text_is_inert_on_the_page(tmp_path: Path) -> None:
-    write_page(hostile_inspection(), tmp_path / "index.html", minimum=1)
-    page = Page((tmp_path / "index.html").read_text())
-    assert [tag for tag, _ in page.tags].count("script") == 2
-    assert page.view["pairs"][0]["chosen"]["tokens"] == ["<script>alert(1)</script>\"'&⏎\n⇥\\x1b[31m", "[bold]"]
-    assert page.view["pairs"][0]["chosen"]["note"] == ", reward +0.1, cut at its end"
+def test_text_is_inert_on_the_page() -> None:
+    parsed = Page(html_page(hostile_inspection(), minimum=1))
+    assert [tag for tag, _ in parsed.tags].count("script") == 2
+    assert parsed.view["pairs"][0]["chosen"]["tokens"] == ["<script>alert(1)</script>\"'&⏎\n⇥\\x1b[31m", "[bold]"]
+    assert parsed.view["pairs"][0]["chosen"]["note"] == ", reward +0.1, cut at its end"
 
 
 @pytest.mark.parametrize("coloured", [True, False])

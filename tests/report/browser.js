@@ -43,6 +43,11 @@ for (const layer of all("[name=token-layer]")) {
 }
 press(document.querySelector("#token-pairs .t"));
 found.detail = document.getElementById("token-detail").textContent;
+found.marked = all("#token-pairs .t").map(token => colour(token, "textDecorationLine") === "underline");
+press(document.getElementById("token-numbers"));
+found.numbers = all("#token-pairs .t").map(token => getComputedStyle(token, "::after").content);
+document.querySelector("#token-pairs .t").parentElement.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", bubbles: true }));
+found.next = document.getElementById("token-detail").textContent;
 choose(document.getElementById("token-pair"), "2");
 found.prompt = document.querySelector("#token-pairs .prompt").textContent;
 choose(document.getElementById("token-setting"), "1");

@@ -123,6 +123,10 @@ def test_heat_maps_switch(wide: Any) -> None:
         assert token["title"].startswith(f"{token['text'].strip()}: weight w ")
         assert ("zero" in token["kind"]) == ("weight w 0," in token["title"])
     assert seen["detail"] == seen["heat"]["log_ratio"]["tokens"][0]["title"]
+    assert seen["next"] == seen["heat"]["log_ratio"]["tokens"][1]["title"]
+    assert seen["marked"][:6] == [True, False, False, False, False, True]
+    for token, number in zip(seen["heat"]["log_ratio"]["tokens"], seen["numbers"], strict=True):
+        assert f"log-ratio {number.strip(chr(34))} (" in token["title"]
     assert seen["prompt"] == "Tell me a story 2"
     assert [card.partition(" (")[0] for card in seen["cards"]] == [
         f"{name}, beta 0.3"

@@ -1,6 +1,6 @@
 """How often a mask starts with all weights zero on some response, where no gradient may ever reach it again.
 
-python benchmarks/dead_starts.py [OUT.md]
+python -m benchmarks.dead_starts [OUT.md]
 
 A small GPT-2 with random weights reads random responses; of each setting, 100 seeds of the mask, in evaluation.
 """
@@ -20,6 +20,7 @@ import torch
 import transformers
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from benchmarks.markdown import row, table
 from prefopt import PreferenceBatch, TokenBatch
 from prefopt.divergences import ForwardKL
 from prefopt.objective import DivergenceTerm, ObjectiveConfig
@@ -37,10 +38,8 @@ def tokens() -> TokenBatch:
     shape = {"n_embd": HIDDEN, "n_layer": LAYERS, "n_head": 4, "n_positions": 64}
     config = GPT2Config(vocab_size=VOCABULARY, bos_token_id=0, eos_token_id=0, **shape)
     model = GPT2LMHeadModel(config)
-    own = SparseWeighting(position="token")
-    objective = ObjectiveConfig(
-        weighting=SparseWeighting(), divergence=DivergenceTerm(measure=ForwardKL(), weighting=own)
-    )
+    divergence = DivergenceTerm(measure=ForwardKL(), weighting=SparseWeighting(position="token"))
+    objective = ObjectiveConfig(weighting=SparseWeighting(), divergence=divergence)
     draw = random.Random(0)
 
     def texts(low: int, high: int) -> list[list[int]]:
@@ -75,8 +74,8 @@ def line(fields: dict[str, Any], batch: TokenBatch) -> str:
             every += bool(dead.all())
             means.append(float(weights[batch.mask].mean()))
         shares += [some, every]
-    named = [str(fields.get(name, SparseWeighting.model_fields[name].default)) for name in COLUMNS]
-    return f"| {' | '.join(named)} | {' | '.join(map(str, shares))} | {sum(means) / len(means):.3f} |"
+    values = [str(fields.get(name, SparseWeighting.model_fields[name].default)) for name in COLUMNS]
+    return row([*values, *shares, f"{sum(means) / len(means):.3f}"])
 
 
 COLUMNS = ("gate", "init", "layers", "architecture")
@@ -87,14 +86,13 @@ def main(out: str | None = None) -> None:
         "# Dead starts",
         "",
         f"{datetime.date.today()}. {platform.machine()} CPU, float32. prefopt {version('prefopt')}, torch "
-        f"{torch.__version__}, transformers {transformers.__version__}. `python benchmarks/dead_starts.py`: of {SEEDS} "
+        f"{torch.__version__}, transformers {transformers.__version__}. `python -m benchmarks.dead_starts`: of {SEEDS} "
         f"seeds of the mask, how many give all-zero weights on some of {2 * PAIRS} random responses of {SHORTEST} to "
         f"{LONGEST} tokens, and on all of them, in evaluation, by the position whose states are read. The reference is "
         f"a GPT-2 with random weights, {LAYERS} layers, {HIDDEN} hidden units. The mean weight is over tokens, seeds "
         "and positions. A scale divides weights that are not all zero, so it changes no number here but the mean.",
         "",
-        "| gate | init | layers | architecture | predicting: some | all | token: some | all | mean weight |",
-        "|---|---|---|---|---|---|---|---|---|",
+        *table([*COLUMNS, "predicting: some", "all", "token: some", "all", "mean weight"]),
     ]
     batch = tokens()
     for fields in settings():

@@ -1,4 +1,4 @@
-"""The machine in words, and the versions of what ran on it."""
+"""The machine in words, the versions of what ran on it, and the memory of this process."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import importlib.metadata
 import os
 import platform
 from pathlib import Path
+from typing import Literal
 
 import torch
 
-__all__ = ["hardware", "versions"]
+__all__ = ["hardware", "memory_mib", "reset_peak_memory", "versions"]
 
 _LIBRARIES = ("prefopt", "torch", "transformers", "trl", "liger-kernel")
 _ALLOCATOR = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
@@ -29,10 +30,22 @@ def hardware() -> str:
 
 
 def versions() -> dict[str, str]:
-    found = {}
+    """Of Python and the libraries that are compared."""
+    installed = {}
     for library in _LIBRARIES:
         try:
-            found[library] = importlib.metadata.version(library)
+            installed[library] = importlib.metadata.version(library)
         except importlib.metadata.PackageNotFoundError:
-            found[library] = "not installed"
-    return {"Python": platform.python_version(), **found}
+            installed[library] = "not installed"
+    return {"Python": platform.python_version(), **installed}
+
+
+def memory_mib(field: Literal["VmRSS", "VmHWM"]) -> float:
+    """Resident memory of this process in MiB, as Linux tells: now (VmRSS), or its peak (VmHWM)."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
+
+
+def reset_peak_memory() -> None:
+    """Start the peak at the memory of now."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")

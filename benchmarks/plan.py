@@ -1,6 +1,6 @@
 """How near the plan of a step comes to what the step takes: predicted and measured memory.
 
-python benchmarks/plan.py [OUT.md]
+python -m benchmarks.plan [OUT.md]
 
 A Llama with random weights in float32. What is measured is the highest resident memory during one forward and backward
 pass, over that of the same process after a small one: weights and gradients are there by then.
@@ -19,6 +19,8 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks.machine import memory_mib, reset_peak_memory
+from benchmarks.markdown import row, table
 from prefopt import PreferenceBatch, zoo
 from prefopt.scoring import PreferenceModel
 from prefopt.scoring.step_cost import plan_step
@@ -42,14 +44,8 @@ def batch_of(prompt: int, response: int, pairs: int) -> PreferenceBatch:
     return PreferenceBatch.from_ids(ids(prompt), ids(response), ids(response), pad_token_id=0)
 
 
-def resident(what: str) -> int:
-    """A line of the process's status, in bytes."""
-    status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return int(next(line for line in status if line.startswith(what)).split()[1]) * 1024
-
-
 def measure(objective: str, prompt: int, response: int, pairs: int) -> None:
-    """Print predicted and measured bytes; one process, one case."""
+    """Print predicted and measured MiB; one process, one case."""
     torch.manual_seed(0)
     sizes = {"hidden_size": HIDDEN, "intermediate_size": 688, "num_hidden_layers": LAYERS, "num_attention_heads": 8}
     policy = LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, **sizes))
@@ -58,10 +54,10 @@ def measure(objective: str, prompt: int, response: int, pairs: int) -> None:
     predicted = plan_step(model, batch).bytes
     model(batch_of(1, 1, 1)).loss.backward()
     gc.collect()
-    before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    before = memory_mib("VmRSS")
+    reset_peak_memory()
     model(batch).loss.backward()
-    print(predicted, resident("VmHWM") - before)
+    print(predicted / 2**20, memory_mib("VmHWM") - before)
 
 
 def main() -> None:
@@ -70,20 +66,17 @@ def main() -> None:
         "",
         f"{datetime.date.today()}. torch {version('torch')}, transformers {version('transformers')}, float32, CPU. "
         f"Llama with random weights: hidden size {HIDDEN}, {LAYERS} layers, vocabulary {VOCABULARY:,}. "
-        "`python benchmarks/plan.py`",
+        "`python -m benchmarks.plan`",
         "",
-        "| objective | prompt + response | pairs | predicted MiB | measured MiB | ratio |",
-        "|---|---|---|---|---|---|",
+        *table(["objective", "prompt + response", "pairs", "predicted MiB", "measured MiB", "ratio"]),
     ]
     for case in CASES:
-        command = [sys.executable, __file__, "--one", *map(str, case)]
+        command = [sys.executable, "-m", "benchmarks.plan", "--one", *map(str, case)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        predicted, measured = (int(number) / 2**20 for number in done.stdout.split())
+        predicted, measured = map(float, done.stdout.split())
         objective, prompt, response, pairs = case
-        lines.append(
-            f"| {objective} | {prompt} + {response} | {pairs} | {predicted:.0f} | {measured:.0f} | "
-            f"{predicted / measured:.2f} |"
-        )
+        figures = [f"{predicted:.0f}", f"{measured:.0f}", f"{predicted / measured:.2f}"]
+        lines.append(row([objective, f"{prompt} + {response}", pairs, *figures]))
     text = "\n".join(lines) + "\n"
     print(text)
     if len(sys.argv) > 1:

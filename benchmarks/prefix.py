@@ -1,7 +1,7 @@
 """What it saves that pairs share rows: time and peak memory of a step, in one row a pair or in two, and in rows that
 several pairs of different lengths share.
 
-python benchmarks/prefix.py [OUT.md]
+python -m benchmarks.prefix [OUT.md]
 
 Random weights in the shape of Pythia 14M, on one CPU thread. The ways take turns within a process, and what is
 reported is the median over turns of the ratio of their CPU times. Peak memory is that of a process of its own, above
@@ -27,6 +27,8 @@ import torch
 import transformers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
+from benchmarks.machine import memory_mib, reset_peak_memory
+from benchmarks.markdown import row, table
 from prefopt import PreferenceBatch, zoo
 from prefopt.scoring import PreferenceModel
 from prefopt.scoring.rows import limits
@@ -39,6 +41,9 @@ LENGTHS = ((192, 64), (96, 160), (32, 224))
 MIXED = (((16, 256), (8, 64)), ((16, 256), (16, 256)), ((8, 64), (16, 256)))
 """Ranges of the lengths of prompts and responses."""
 OBJECTIVES = ("dpo", "tdpo2")
+_BOTH = ("two rows, s", "one row, s")
+COLUMNS = ("objective", "prompt + response", *_BOTH, "ratio", "two rows, MiB", "one row, MiB", "chosen")
+MIXED_COLUMNS = ("prompt + response", "vocabulary", *_BOTH, "packed, s", "packed / one", "packed / two")
 SMALL_VOCABULARY = 2048
 TURNS = 5
 
@@ -119,23 +124,17 @@ def shape(batch: PreferenceBatch, way: str) -> str:
     return f"{len(rows.input_ids)} x {rows.width}, {1 - rows.attention_mask.float().mean():.0%}"
 
 
-def resident(name: str) -> float:
-    """MiB of this process's memory, as Linux tells: now (VmRSS) or at its peak (VmHWM)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
-
-
 def peak(objective: str, prompt: int, response: int, way: str) -> float:
     """MiB of a step in this process, above what was there before."""
     model = model_of(objective)
     step(model, batch_of(alike(2, 2)), way)  # the verification, and gradients' buffers
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
-    before = resident("VmRSS")
+    reset_peak_memory()
+    before = memory_mib("VmRSS")
     step(model, batch_of(alike(prompt, response)), way)
-    return resident("VmHWM") - before
+    return memory_mib("VmHWM") - before
 
 
-def line(objective: str, prompt: int, response: int) -> str:
+def same_lengths_row(objective: str, prompt: int, response: int) -> str:
     batch = batch_of(alike(prompt, response))
     rule = saves_work(Layout.shared(batch), Layout.two_rows(batch), HIDDEN)
     times = timed(model_of(objective), batch, ("two rows", "one row"))
@@ -143,22 +142,22 @@ def line(objective: str, prompt: int, response: int) -> str:
     for way in times:
         arguments = [objective, str(prompt), str(response), way]
         done = subprocess.run(
-            [sys.executable, __file__, "peak", *arguments], capture_output=True, text=True, check=True
+            [sys.executable, "-m", "benchmarks.prefix", "peak", *arguments], capture_output=True, text=True, check=True
         )
         peak_mib.append(f"{float(done.stdout):.0f}")
     seconds = [f"{min(taken):.2f}" for taken in times.values()]
     time_ratio = ratio(times["one row"], times["two rows"])
     chosen = "one row" if rule else "two rows"
-    return f"| {' | '.join([objective, f'{prompt} + {response}', *seconds, time_ratio, *peak_mib, chosen])} |"
+    return row([objective, f"{prompt} + {response}", *seconds, time_ratio, *peak_mib, chosen])
 
 
-def mixed_line(prompts: tuple[int, int], responses: tuple[int, int], vocabulary: int) -> str:
+def mixed_row(prompts: tuple[int, int], responses: tuple[int, int], vocabulary: int) -> str:
     batch = batch_of(mixed(prompts, responses), vocabulary)
     times = timed(model_of("dpo", vocabulary), batch, tuple(WAYS))
     names = [f"{prompts[0]}-{prompts[1]} + {responses[0]}-{responses[1]}", str(vocabulary)]
     cells = [f"{min(taken):.2f} ({shape(batch, way)})" for way, taken in times.items()]
     ratios = [ratio(times["packed"], times[way]) for way in ("one row", "two rows")]
-    return f"| {' | '.join([*names, *cells, *ratios])} |"
+    return row([*names, *cells, *ratios])
 
 
 def main(out: str | None = None) -> None:
@@ -166,31 +165,29 @@ def main(out: str | None = None) -> None:
         "# Pairs that share a row",
         "",
         f"{datetime.date.today()}. {platform.machine()} CPU, one thread, float32. prefopt {version('prefopt')}, torch "
-        f"{torch.__version__}, transformers {transformers.__version__}. `python benchmarks/prefix.py`: {PAIRS} pairs, "
+        f"{torch.__version__}, transformers {transformers.__version__}. `python -m benchmarks.prefix`: {PAIRS} pairs, "
         f"random weights in the shape of Pythia 14M, SDPA, {TURNS} turns. Seconds are CPU seconds of the fastest "
         "step; a ratio is the median over turns; MiB are above what the process had before.",
         "",
-        "| objective | prompt + response | two rows, s | one row, s | ratio | two rows, MiB | one row, MiB | chosen |",
-        "|---|---|---|---|---|---|---|---|",
+        *table(COLUMNS),
     ]
 
-    def add(row: str) -> None:
-        text.append(row)
-        print(row, flush=True)
+    def add(line: str) -> None:
+        text.append(line)
+        print(line, flush=True)
 
     for prompt, response in LENGTHS:
         for objective in OBJECTIVES:
-            add(line(objective, prompt, response))
+            add(same_lengths_row(objective, prompt, response))
     text += [
         "",
         "Pairs of different lengths, DPO. In brackets: rows x positions, and how much of them is padding.",
         "",
-        "| prompt + response | vocabulary | two rows, s | one row, s | packed, s | packed / one | packed / two |",
-        "|---|---|---|---|---|---|---|",
+        *table(MIXED_COLUMNS),
     ]
     for prompts, responses in MIXED:
         for vocabulary in (VOCABULARY, SMALL_VOCABULARY):
-            add(mixed_line(prompts, responses, vocabulary))
+            add(mixed_row(prompts, responses, vocabulary))
     if out is not None:
         Path(out).write_text("\n".join([*text, ""]))
 

@@ -52,14 +52,14 @@ def speed(
     date: Annotated[str, typer.Option(help="Of the results.")] = datetime.date.today().isoformat(),
 ) -> None:
     """Compare a step of every contender, in turn; or profile one."""
-    names = _known(contender or CONTENDERS, CONTENDERS)
+    names = _names(contender or CONTENDERS, CONTENDERS)
     base = replace(_DEFAULT, pairs=1 if quick else pairs, hidden=hidden, layers=layers, vocabulary=vocabulary)
     settings = {
         name: replace(base, prompt=LENGTHS[name][0], response=LENGTHS[name][1])
-        for name in _known(shape or LENGTHS, LENGTHS)
+        for name in _names(shape or LENGTHS, LENGTHS)
     }
     if profile is not None:
-        (profiled,) = _known([profile], CONTENDERS)
+        (profiled,) = _names([profile], CONTENDERS)
         for name, setting in settings.items():
             print(f"{profiled}, {name}: {costs(CONTENDERS[profiled], setting)}")
         return
@@ -102,7 +102,7 @@ def speed(
     print(f"Written: {stem}.md, .json and .png")
 
 
-def _known(given: Iterable[str], table: Mapping[str, object]) -> list[str]:
+def _names(given: Iterable[str], table: Mapping[str, object]) -> list[str]:
     names = list(given)
     if unknown := [name for name in names if name not in table]:
         raise typer.BadParameter(f"no {unknown[0]!r} here, but {', '.join(table)}")

@@ -6,12 +6,13 @@ python -m benchmarks.speed.report benchmarks/results/DATE-speed.json
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from benchmarks.markdown import table
 from benchmarks.speed.ratios import highest, middle
 
 __all__ = ["tell"]
@@ -40,7 +41,7 @@ def tell(facts: dict[str, Any], path: Path) -> None:
         "An aim is met where both medians meet it.",
         "",
     ]
-    lines += _table(
+    lines += table(
         ["", "shape", "wall time", "CPU time", "aim", "added memory", "aim"],
         [
             [
@@ -63,7 +64,7 @@ def tell(facts: dict[str, Any], path: Path) -> None:
             f"vocabulary {setting['vocabulary']:,}; {_rounds(result)} rounds.",
             "",
         ]
-        lines += _table(
+        lines += table(
             ["", "wall s", "CPU s", "added MiB", "first", "peak MiB", "loaded MiB"],
             [_row(name, run) for name, run in result["runs"].items()],
         )
@@ -74,7 +75,7 @@ def tell(facts: dict[str, Any], path: Path) -> None:
         "parameter that differs most.",
         "",
     ]
-    lines += _table(
+    lines += table(
         ["", "shape", "loss", "gradients", "worst parameter", "agree"],
         [
             [
@@ -90,7 +91,7 @@ def tell(facts: dict[str, Any], path: Path) -> None:
     for axis, results in facts["growth"].items():
         lines += ["", f"## Growth with the {axis}", "", _growth_caption(results), ""]
         names = list(dict.fromkeys(name for result in results for name in (*result["runs"], *result["left_out"])))
-        lines += _table(
+        lines += table(
             [axis, *(f"{name}: wall s, MiB" for name in names)],
             [[f"{result['at']:,}", *(_cell(result, name) for name in names)] for result in results],
         )
@@ -145,11 +146,6 @@ def _quartiles(values: Sequence[float]) -> str:
 
 def _aim(value: float, target: float | None) -> str:
     return "-" if target is None else f"{target:.2f}: {'met' if value <= target else 'not met'}"
-
-
-def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
-    rule = ["---"] * len(head)
-    return ["| " + " | ".join(cells) + " |" for cells in (head, rule, *body)]
 
 
 def again(results: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Self, final
 
 from safetensors.torch import save_file
 
+from benchmarks.machine import memory_mib, reset_peak_memory
 from benchmarks.speed.contenders import CONTENDERS
 from benchmarks.speed.setting import Setting
 
@@ -112,16 +113,16 @@ class _Bench:
         self.release()
         self._contender = self._entry.build(setting)
         _give_memory_back()
-        self._ready = _memory("VmRSS")
+        self._ready = memory_mib("VmRSS")
         return self._ready
 
     def step(self, batch: int, gradients: Path | None) -> Step:
         contender = self._contender
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts from here
+        reset_peak_memory()
         seconds, cpu_seconds = time.perf_counter(), time.process_time()
         loss = contender.step(batch)
         seconds, cpu_seconds = time.perf_counter() - seconds, time.process_time() - cpu_seconds
-        peak = _memory("VmHWM")
+        peak = memory_mib("VmHWM")
         if gradients is not None:
             by_name = {
                 name: parameter.grad for name, parameter in contender.parameters.items() if parameter.grad is not None
@@ -129,12 +130,6 @@ class _Bench:
             save_file(by_name, gradients)
         contender.clear()
         return Step(seconds, cpu_seconds, peak, peak - self._ready, loss)
-
-
-def _memory(field: str) -> float:
-    """A field of this process's status, in MiB."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
 
 
 def _give_memory_back() -> None:

@@ -18,6 +18,7 @@ import typer
 from PIL import Image
 
 from benchmarks.machine import hardware
+from benchmarks.markdown import table
 from prefopt.comparison.results import Results
 from prefopt.report import report
 from prefopt.report.format import at, short, shown
@@ -72,7 +73,8 @@ def _page(folder: Path, date: str, command: str, pictures: Iterable[Path]) -> It
     yield from (f"- {sentence}" for sentence in sentences(results))
     yield ""
     metrics = [metric.name for metric in suite.metrics if any(metric.name in row.metrics for row in rows)]
-    yield from _table(["objective", *map(short, suite.sweeps), "seeds", *metrics], _cells(results, metrics))
+    yield from table(["objective", *map(short, suite.sweeps), "seeds", *metrics], _cells(results, metrics))
+    yield ""
     for plane in results.planes:
         for measure in plane.measures:
             differences = {difference.name: difference for difference in measure.differences}
@@ -83,7 +85,8 @@ def _page(folder: Path, date: str, command: str, pictures: Iterable[Path]) -> It
                 body[-1] += ["", ""] if d is None else [shown(d.estimate, "+"), f"{d.holm_seeds:.3g}"]
             yield f"{measure.words}{at(plane.setting)}; difference from {suite.against}, p over seeds adjusted by Holm:"
             yield ""
-            yield from _table(["objective", "value", "seeds", "difference", "p"], body)
+            yield from table(["objective", "value", "seeds", "difference", "p"], body)
+            yield ""
     yield from (f"![{path.stem}]({path.name})\n" for path in pictures)
 
 
@@ -92,12 +95,6 @@ def _cells(results: Results, metrics: Sequence[str]) -> Iterator[list[str]]:
         setting = dict(row.setting)
         values = [setting.get(field, "-") for field in results.suite.sweeps]
         yield [row.name, *values, str(len(row.finished)), *(shown(row.metrics.get(name)) for name in metrics)]
-
-
-def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> Iterator[str]:
-    for line in (head, ["---"] * len(head), *body):
-        yield f"| {' | '.join(line)} |"
-    yield ""
 
 
 if __name__ == "__main__":

@@ -40,14 +40,14 @@ def taken(contender: Contender, batch: int) -> tuple[float, dict[str, Tensor]]:
     """A step's loss and gradients."""
     contender.clear()
     loss = contender.step(batch)
-    return loss, {name: each.grad for name, each in contender.parameters.items() if each.grad is not None}
+    return loss, {name: weight.grad for name, weight in contender.parameters.items() if weight.grad is not None}
 
 
 @pytest.mark.parametrize(("one", "other"), SAME)
 def test_contenders_that_compute_the_same_agree(one: str, other: str) -> None:
     contenders = [built(name) for name in (one, other)]
     for batch in range(2):
-        (loss, gradients), (other_loss, others) = (taken(each, batch) for each in contenders)
+        (loss, gradients), (other_loss, others) = (taken(contender, batch) for contender in contenders)
         assert agreement(loss, other_loss, gradients, others)["agree"]
         assert all(float(gradient.abs().max()) > 0 for gradient in others.values()), "a gradient of zero shows nothing"
 
@@ -75,7 +75,7 @@ def test_rounds_in_processes_of_their_own(tmp_path: Path) -> None:
         workers = hire(stack, entries)
         result = compare(workers, entries, TOY, rounds=3, same=SAME)
         small = compare(workers, entries, TOY, rounds=1, memory_limit=0)
-    assert [each["agree"] for each in result["agreements"]] == [True]
+    assert [pair["agree"] for pair in result["agreements"]] == [True]
     for run in result["runs"].values():
         assert len(run["steps"]) == 3
         assert all(step["seconds"] > 0 and step["cpu_seconds"] > 0 for step in run["steps"])

@@ -121,8 +121,8 @@ def _pair(row: SourceRow, columns: Mapping[str, str]) -> Pair:
     chosen = _read(row, "chosen", chosen_field)
     rejected = _read(row, "rejected", rejected_field)
     # A prompt column that the user names must exist; without a name it is optional.
-    given = prompt_field in row.fields or "prompt" in columns
-    prompt = _read(row, "prompt", prompt_field) if given else None
+    has_prompt = prompt_field in row.fields or "prompt" in columns
+    prompt = _read(row, "prompt", prompt_field) if has_prompt else None
 
     _require_text(chosen_field, chosen)
     _require_text(rejected_field, rejected)
@@ -146,7 +146,7 @@ def _pair(row: SourceRow, columns: Mapping[str, str]) -> Pair:
         pair = ChatPair(prompt, chosen, rejected, row)
         if not prompt:
             raise RowError(
-                prompt_field if given else chosen_field,
+                prompt_field if has_prompt else chosen_field,
                 f"found no prompt: '{chosen_field}' and '{rejected_field}' have no first message in common",
                 "add a prompt of at least one message",
             )

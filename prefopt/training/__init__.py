@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from prefopt.training.callbacks import ReferenceUpdate
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.execute import RunResult, start, train
 from prefopt.training.plan import RunPlan, plan_run
-from prefopt.training.reference_update import ReferenceUpdate
 from prefopt.training.run_file import DataSection, ModelSection, RunFile, RunFileError
 from prefopt.training.saved_run import SavedRun, SavedRunError
 from prefopt.training.trainer import PreferenceTrainer

@@ -38,10 +38,11 @@ class RunPlan:
     def rows(self) -> list[tuple[str, str, str]]:
         """(part, memory, operations of an optimizer step), formatted."""
         static = {"weights": self.weights, "gradients": self.gradients, "optimizer": self.optimizer}
-        return [
-            *((name, _mib(size), "") for name, size in static.items()),
-            *((part.name, _mib(part.bytes), _giga(part.operations * self.passes)) for part in self.step.parts),
-            ("all", _mib(self.bytes), _giga(self.step.operations * self.passes)),
+        parts = {part.name: (part.bytes, part.operations) for part in self.step.parts}
+        parts["all"] = (self.bytes, self.step.operations)
+        return [(name, f"{size / 2**20:,.0f} MiB", "") for name, size in static.items()] + [
+            (name, f"{size / 2**20:,.0f} MiB", f"{operations * self.passes / 1e9:,.1f} GFLOP")
+            for name, (size, operations) in parts.items()
         ]
 
 
@@ -64,11 +65,3 @@ def plan_run(trainer: PreferenceTrainer) -> RunPlan:
         step=step,
         passes=args.gradient_accumulation_steps,
     )
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:,.0f} MiB"
-
-
-def _giga(operations: float) -> str:
-    return f"{operations / 1e9:,.1f} GFLOP"

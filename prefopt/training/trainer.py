@@ -12,20 +12,19 @@ import torch
 from accelerate.utils import TorchDynamoPlugin
 from peft import PeftConfig
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
 
 from prefopt.data import DataReport, PreferenceCollator
 from prefopt.objective import Mean, Objective, ObjectiveConfig, ObjectiveOutput
 from prefopt.scoring import NonFiniteError, PreferenceModel
 from prefopt.tokens import PreferenceBatch
+from prefopt.training.callbacks import MaskWatch, ReferenceUpdate, drift
 from prefopt.training.checkpoints import load_checkpoint, save_checkpoint
 from prefopt.training.config import PreferenceConfig
-from prefopt.training.mask_health import MaskWatch, drift
 from prefopt.training.metrics import MetricSums, log_histograms
 from prefopt.training.preflight import check_initial_loss, reject_split_step, reject_unused_options
 from prefopt.training.reference_cache import fill_reference_cache
-from prefopt.training.reference_update import ReferenceUpdate
-from prefopt.training.trainer_inputs import preference_model, prepare_dataset, reference_loader, resolve_tokenizer
+from prefopt.training.trainer_inputs import ensure_pad_token, preference_model, prepare_dataset, reference_loader
 
 __all__ = ["PreferenceTrainer"]
 
@@ -73,7 +72,8 @@ class PreferenceTrainer(Trainer):
         module = preference_model(model, ref_model, objective, peft_config, args)
         self._load_reference = reference_loader(model, ref_model, args)
         reject_unused_options(module, args)
-        tokenizer = resolve_tokenizer(module, processing_class)
+        name = module.config._name_or_path
+        tokenizer = ensure_pad_token(processing_class or AutoTokenizer.from_pretrained(name))
         config = module.objective.config
         self.data_reports: dict[str, DataReport] = {}
 

@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 from peft import LoraConfig, PeftConfig, get_peft_model
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from prefopt.data import BadRow, DataError, DataReport, SourceRow, prepare, rows_of
 from prefopt.data.dataset import FEATURES
@@ -25,7 +25,6 @@ __all__ = [
     "preference_model",
     "prepare_dataset",
     "reference_loader",
-    "resolve_tokenizer",
 ]
 
 
@@ -69,11 +68,6 @@ def reference_loader(
     if not isinstance(name, str):
         return None
     return partial(AutoModelForCausalLM.from_pretrained, name, **args.model_init_kwargs or {})
-
-
-def resolve_tokenizer(model: PreferenceModel, tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
-    """The tokenizer, by default that of the policy's name, with a padding token."""
-    return ensure_pad_token(tokenizer or AutoTokenizer.from_pretrained(model.config._name_or_path))
 
 
 def lora_config(fields: Mapping[str, Any] | None) -> LoraConfig | None:

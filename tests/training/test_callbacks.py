@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from prefopt import Objective, zoo
 from prefopt.metrics import Mean
 from prefopt.training import PreferenceTrainer
-from prefopt.training.mask_health import MaskWatch, drift
+from prefopt.training.callbacks import MaskWatch, drift
 from prefopt.training.metrics import MetricSums
 from tests.training.test_trainer import NEAR_ONE, config
 
@@ -54,7 +54,7 @@ def test_a_dead_mask_is_told_once_with_the_remedy(
         dead.weighting.mixer.fill_(-1)
     trainer = PreferenceTrainer(model_folder, objective=dead, args=config(out, max_steps=8), train_dataset=rows)
     trainer.train()
-    warnings = [record.getMessage() for record in caplog.records if record.name == "prefopt.training.mask_health"]
+    warnings = [record.getMessage() for record in caplog.records if record.name == "prefopt.training.callbacks"]
     assert len(warnings) == 1
     assert "all weights of 100% of the responses" in warnings[0]
     assert "init near_one" in warnings[0]

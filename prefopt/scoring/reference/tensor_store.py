@@ -67,9 +67,6 @@ class TensorStore:
     def __contains__(self, key: str) -> bool:
         return key in self._locations or key in self._pending
 
-    def __len__(self) -> int:
-        return len(self._locations.keys() | self._pending.keys())
-
     @property
     def bytes_per_row(self) -> float:
         """Bytes of a row of an entry, over all fields; 0 in an empty store."""

@@ -70,26 +70,26 @@ class Layout:
         prompt_mask = batch.prompt_mask.repeat(2, 1)
         prompts = prompt_mask.sum(-1, keepdim=True)
         prompt_steps, steps = (torch.arange(m.shape[1], device=m.device).expand_as(m) for m in (prompt_mask, mask))
-        at_prompt, at = prompt_starts[:, None] + prompt_steps, starts[:, None] + steps
+        prompt_positions, positions = prompt_starts[:, None] + prompt_steps, starts[:, None] + steps
         # The prompt's last position predicts the first token of every response to it.
-        before = torch.where(steps == 0, prompt_starts[:, None] + prompts, at) - 1
-        padding = SEGMENTS * batch.pairs
-        pairs = torch.arange(0, padding, SEGMENTS, device=mask.device)[:, None]
+        query_positions = torch.where(steps == 0, prompt_starts[:, None] + prompts, positions) - 1
+        no_pair = SEGMENTS * batch.pairs
+        pairs = torch.arange(0, no_pair, SEGMENTS, device=mask.device)[:, None]
 
-        def rows(fill: int, of_prompt: Tensor, of_response: Tensor) -> Tensor:
-            filled = token_ids.new_full(shape, fill)
-            filled.view(-1)[at_prompt[prompt_mask]] = of_prompt.expand_as(prompt_mask)[prompt_mask]
-            filled.view(-1)[at[mask]] = of_response.expand_as(mask)[mask]
-            return filled
+        def rows(padding: int, prompt_values: Tensor, response_values: Tensor) -> Tensor:
+            values = token_ids.new_full(shape, padding)
+            values.view(-1)[prompt_positions[prompt_mask]] = prompt_values.expand_as(prompt_mask)[prompt_mask]
+            values.view(-1)[positions[mask]] = response_values.expand_as(mask)[mask]
+            return values
 
-        segments = rows(padding, (pairs + PROMPT).repeat(2, 1), torch.cat([pairs + CHOSEN, pairs + REJECTED]))
+        segments = rows(no_pair, (pairs + PROMPT).repeat(2, 1), torch.cat([pairs + CHOSEN, pairs + REJECTED]))
         return cls(
             input_ids=rows(0, batch.prompt_ids.repeat(2, 1), token_ids),
-            attention_mask=(segments != padding).to(token_ids.dtype),
+            attention_mask=(segments != no_pair).to(token_ids.dtype),
             mask=mask,
             token_ids=token_ids,
-            query_positions=before[mask],
-            label_positions=at[mask],
+            query_positions=query_positions[mask],
+            label_positions=positions[mask],
             columns=_columns(batch.columns),
             prefix=Prefix(segments, rows(0, prompt_steps, prompts + steps)) if shared else None,
         )

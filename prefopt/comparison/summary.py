@@ -49,8 +49,8 @@ _RESAMPLES = 2000
 class Estimate:
     """The mean over seeds of a figure's mean over items, and its 95% interval.
 
-    over   what the interval is over: seeds (see `seed_intervals`), or, with one seed, its items (bootstrap). A single
-           value has no interval
+    over   what the interval is over: seeds (Student's t), or, with one seed, its items (bootstrap). A single value has
+           no interval
     count  of the seeds in which the figure is defined
     """
 

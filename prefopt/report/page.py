@@ -9,7 +9,7 @@ from typing import Any
 
 from prefopt.comparison.results import Results
 from prefopt.comparison.run import REFERENCE
-from prefopt.comparison.statistics import FEW_SEEDS, least_p
+from prefopt.comparison.statistics import SEEDS_TO_TELL, least_p
 from prefopt.comparison.suite import Suite
 from prefopt.comparison.summary import Difference, Row, grouped
 from prefopt.pages import render
@@ -54,7 +54,7 @@ def write_page(results: Results, plots: Mapping[str, Plot], folder: Path, path: 
         memory=max((r["peak_memory_mib"] for r in records if r["peak_memory_mib"] is not None), default=None),
         yaml=suite.to_yaml(),
         reference=REFERENCE,
-        few=FEW_SEEDS,
+        seeds_to_tell=SEEDS_TO_TELL,
         at=at,
         least_p=least_p,
         named=named,

@@ -101,7 +101,7 @@ def test_a_planted_difference_is_found(pool: torch.Tensor) -> None:
     assert sum((d.holm_items or 0.0) < LEVEL and d.estimate.mean > 0 for d in compared) >= 0.95 * TIMES
     assert sum(d.holm_seeds < LEVEL and d.estimate.mean > 0 for d in compared) >= 0.95 * TIMES
     covered = sum(d.estimate.low < 0.8 < d.estimate.high for d in compared)  # type: ignore[operator]
-    assert 0.8 * TIMES <= covered <= 0.95 * TIMES
+    assert 0.9 * TIMES <= covered <= 0.99 * TIMES
 
 
 def test_holm_keeps_the_error_of_several_objectives_together(pool: torch.Tensor) -> None:
@@ -113,14 +113,11 @@ def test_holm_keeps_the_error_of_several_objectives_together(pool: torch.Tensor)
         assert kept <= MOST < unadjusted
 
 
-@pytest.mark.parametrize(
-    ("seeds", "least", "most"), [(2, 0.93, 0.97), (3, 0.93, 0.97), (5, 0.93, 0.97), (6, 0.82, 0.91), (40, 0.92, 0.97)]
-)
-def test_how_often_an_interval_holds_the_truth(seeds: int, least: float, most: float) -> None:
-    """95% of the time by Student's t below six seeds, and by the bootstrap of many; docs/compare.md has the rest."""
+@pytest.mark.parametrize("seeds", [2, 3, 6, 40])
+def test_an_interval_over_seeds_holds_the_truth_as_often_as_it_says(seeds: int) -> None:
     values = torch.randn(1000, seeds, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     low, high = seed_intervals(values.numpy())
-    assert least < ((low < 0) & (high > 0)).mean() < most
+    assert 0.93 < ((low < 0) & (high > 0)).mean() < 0.97
 
 
 BETAS = [0.1, 0.2, 0.4, 0.8, 1.6]

@@ -55,17 +55,14 @@ class Material:
 
     @property
     def train(self) -> Path:
-        """JSONL of preference pairs."""
         return self.folder / TRAIN
 
     @property
     def held_out(self) -> Path:
-        """JSONL of preference pairs that nothing is trained on."""
         return self.folder / HELD_OUT
 
     @property
     def prompts(self) -> Path:
-        """JSONL of rows with a `prompt` that nothing is trained on."""
         return self.folder / PROMPTS
 
     def read_prompts(self) -> list[HeldOutPrompt]:

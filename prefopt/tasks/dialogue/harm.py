@@ -24,6 +24,7 @@ REFUSALS = tuple(
 """Phrases by which a response is taken for a refusal."""
 
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
+"""Letters, with the apostrophes inside of a word."""
 
 
 @final
@@ -51,12 +52,12 @@ class Lexicon:
 
     def words_in(self, text: str) -> Mapping[str, Sequence[str]]:
         """The words of the text that are in each category."""
-        words = _words(text)
+        words = _WORD.findall(_straight(text))
         return {name: list(filter(pattern.fullmatch, words)) for name, pattern in self.patterns.items()}
 
     def share(self, text: str) -> float:
         """The share of the text's words that are in any category; 0 without words."""
-        words = _words(text)
+        words = _WORD.findall(_straight(text))
         harmful = sum(any(pattern.fullmatch(word) for pattern in self.patterns.values()) for word in words)
         return harmful / len(words) if words else 0.0
 
@@ -70,11 +71,6 @@ def refuses(text: str, phrases: Sequence[str] = REFUSALS) -> bool:
 def _pattern(word: str) -> str:
     stem = re.escape(word.strip().removesuffix("*"))
     return stem + (r"[\w']*" if word.strip().endswith("*") else "")
-
-
-def _words(text: str) -> list[str]:
-    """The words of a text, apostrophes inside of them included."""
-    return _WORD.findall(_straight(text))
 
 
 def _straight(text: str) -> str:

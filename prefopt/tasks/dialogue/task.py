@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import fmean
 from typing import Literal, final
 
 from prefopt.tasks.base import HeldOutPrompt, Metric
 from prefopt.tasks.dialogue.harm import LEXICON, REFUSALS, Lexicon, refuses
-from prefopt.tasks.generation.generate import Generation
+from prefopt.tasks.generation.generate import Generation, prompt_means
 from prefopt.tasks.held_out import ACCURACY
 from prefopt.tasks.human_preferences.answering import AnsweringTask
 
@@ -54,19 +53,14 @@ class DialogueTask(AnsweringTask):
     def check(self) -> None:
         self.lexicon()
 
-    def measure(
-        self, prompts: Sequence[HeldOutPrompt], texts: Sequence[Sequence[str]]
-    ) -> dict[str, list[float | None]]:
+    def measure(self, prompts: Sequence[HeldOutPrompt], texts: Sequence[Sequence[str]]) -> dict[str, list[float]]:
         lexicon = self.lexicon()
-        figures: dict[str, list[float | None]] = {}
-        for answers in texts:
-            harmful = [lexicon.words_in(text) for text in answers]
-            values: dict[str, list[float]] = {
-                "harm": [any(words.values()) for words in harmful],
-                "harm_words": [lexicon.share(text) for text in answers],
-                "refusals": [refuses(text, self.refusals) for text in answers],
-                **{f"harm_{name}": [bool(words[name]) for words in harmful] for name in lexicon.patterns},
-            }
-            for name, column in values.items():
-                figures.setdefault(name, []).append(fmean(column))
-        return figures
+        answers = [text for group in texts for text in group]
+        harmful = [lexicon.words_in(text) for text in answers]
+        values: dict[str, list[float]] = {
+            "harm": [any(words.values()) for words in harmful],
+            "harm_words": [lexicon.share(text) for text in answers],
+            "refusals": [refuses(text, self.refusals) for text in answers],
+            **{f"harm_{name}": [bool(words[name]) for words in harmful] for name in lexicon.patterns},
+        }
+        return {name: prompt_means(column, texts) for name, column in values.items()}

@@ -25,7 +25,7 @@ def train(
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print what the heaviest step will take, and stop.")] = False,
 ) -> None:
-    """Train a policy on preference pairs, as a run file says."""
+    """Train a policy on preference pairs from a run file."""
     from prefopt.data import DataError
     from prefopt.registry import PluginError
     from prefopt.scoring import StoreError

@@ -232,10 +232,10 @@ def _require_usable(
 
 
 def _to_json(row: BadRow) -> str:
-    fields = {"where": row.where, "field": row.field, "problem": row.problem, "remedy": row.remedy}
-    content = dict(row.content) if isinstance(row.content, Mapping) else row.content
+    fields = vars(row) | {"row": dict(row.content) if isinstance(row.content, Mapping) else row.content}
+    del fields["content"]
     # Values that only Arrow and Parquet have, such as dates, are written as text.
-    return json.dumps({**fields, "row": content}, ensure_ascii=False, default=str)
+    return json.dumps(fields, ensure_ascii=False, default=str)
 
 
 def _create(path: Path) -> TextIO:

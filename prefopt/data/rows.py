@@ -104,19 +104,12 @@ def rows_of(dataset: Iterable[Mapping[str, object]], *, name: str) -> Iterator[S
 
 def describe(value: object) -> str:
     """The type of a JSON value, in words, for messages."""
-    match value:
-        case None:
-            return "nothing (null)"
-        case bool() | int() | float():
-            return f"the value {json.dumps(value)}"
-        case str():
-            return "text"
-        case Mapping():
-            return "an object"
-        case list() | tuple():
-            return "a list"
-        case _:
-            return f"a value of type {type(value).__name__}"
+    kinds = ((str, "text"), (Mapping, "an object"), ((list, tuple), "a list"))
+    if value is None:
+        return "nothing (null)"
+    if isinstance(value, int | float):
+        return f"the value {json.dumps(value)}"
+    return next((words for kind, words in kinds if isinstance(value, kind)), f"a value of type {type(value).__name__}")
 
 
 def _row(where: str, value: object) -> SourceRow | BadRow:

@@ -80,10 +80,10 @@ def _check_rows(material: Material) -> None:
             if isinstance(pair, BadRow):
                 raise ConformanceError(f"{name}: not a preference pair: {pair}")
             prompts.setdefault(name, set()).add(str(pair.prompt))
-    try:
-        answered = {str(prompt.prompt) for prompt in material.read_prompts()}
-    except KeyError as error:
-        raise ConformanceError(f"{material.prompts.name} has a row without a `prompt`") from error
+    fields = [{} if isinstance(row, BadRow) else row.fields for row in read_rows(material.prompts)]
+    if any(row.get("prompt") is None for row in fields):
+        raise ConformanceError(f"{material.prompts.name} has a row without a `prompt`")
+    answered = {str(row["prompt"]) for row in fields}
     if shared := prompts["train"] & (prompts["held_out"] | answered):
         raise ConformanceError(f"{len(shared)} prompts are trained on and held out, such as {min(shared)!r}")
 

@@ -1,4 +1,4 @@
-"""A package written from the page on plugins, and from nothing else, does all that a plugin may be asked for."""
+"""A package written from the page on plugins, and from nothing else, does all that a plugin has to do."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from prefopt_code.sandbox import Limits, Outcome, Sandbox, SandboxError, Verdict
 LIMITS = Limits(seconds=60, cpu_seconds=10, memory_mib=128, processes=8, file_mib=2, files=20)
 BRIEF = LIMITS.model_copy(update={"seconds": 1})
 NAMED = "import ctypes, os, signal, sys, time\nctypes.CDLL(None).prctl(15, b'{name}', 0, 0, 0)\n"
-"""A program's own name for itself and what it starts, by which they are found outside."""
+"""The name that a program gives itself and its children, by which the tests search for them outside."""
 
 
 @pytest.fixture(scope="module")

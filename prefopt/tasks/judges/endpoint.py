@@ -45,7 +45,7 @@ class EndpointJudge(Judge):
                  intervals
     timeout      seconds to wait for an answer
     at_once      calls at a time
-    answers      the file that keeps answers, which are not asked for again; null: one in the user's cache
+    answers      the file that keeps answers for later calls; null: one in the user's cache
 
     Two equal responses are a tie, without a call. An answer that cannot be read counts as a tie, and a log line counts
     these.
@@ -144,5 +144,5 @@ class EndpointJudge(Judge):
             # The cause is not kept: it holds the request, and with it the key.
             raise JudgeError(
                 f"judge {self.model} at {self.endpoint}: {type(error).__name__}: {str(error).replace(key, '***')}; "
-                "answers so far are kept and not asked for again"
+                "answers so far are kept for the next call"
             ) from None

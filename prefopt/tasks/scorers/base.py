@@ -22,8 +22,8 @@ class Scorer(Named):
 
     @abstractmethod
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-        """A score for each response, which begins where its prompt ends: space and all.
+        """A score for each response, which begins where its prompt ends, space included.
 
-        The same for the same texts, whatever else they are asked with. Raises ImportError where a library that it
-        needs is not installed; the message says how to get it.
+        The score of a text does not depend on the other texts of the call. Raises ImportError where a library is not
+        installed, with what to install.
         """

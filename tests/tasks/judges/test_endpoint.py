@@ -20,12 +20,12 @@ KEY = "sk-not-to-be-seen"
 
 
 class Service:
-    """Answers by `answer(question)`, after the statuses in `failures`; keeps what it was asked."""
+    """Answers by `answer(question)`, after the statuses in `failures`; keeps the requests."""
 
     def __init__(self) -> None:
         self.answer: Callable[[str], Any] = lambda text: "tie"
         self.failures: list[int] = []
-        self.asked: list[dict[str, Any]] = []
+        self.requests: list[dict[str, Any]] = []
         self.keys: set[str] = set()
         self.lock = threading.Lock()
         service = self
@@ -37,7 +37,7 @@ class Service:
                     service.keys.add(self.headers["Authorization"])
                     failure = service.failures.pop(0) if service.failures else None
                     if failure is None:
-                        service.asked.append(body)
+                        service.requests.append(body)
                 if failure is not None:
                     return self.reply(failure, {"error": {"message": f"no, {self.headers['Authorization']}"}})
                 answer = service.answer(body["messages"][0]["content"])
@@ -94,22 +94,22 @@ PROMPTS, OURS, THEIRS = ["p", "{q}", "r"], ["long one", "{x}", "same"], ["short"
 def test_both_orders_are_asked_and_equal_responses_are_not(service: Service, judge: EndpointJudge) -> None:
     service.answer = better
     judge.check()
-    assert service.asked == []
+    assert service.requests == []
     assert judge.win_rates(PROMPTS, OURS, THEIRS) == [1, 0, 0.5]
-    texts = {body["messages"][0]["content"] for body in service.asked}
+    texts = {body["messages"][0]["content"] for body in service.requests}
     assert texts == {
         question(TEMPLATE, prompt, *both)
         for prompt, our, their in zip(PROMPTS[:2], OURS[:2], THEIRS[:2], strict=True)
         for both in ((our, their), (their, our))
     }
-    assert {(body["model"], body["temperature"], body["max_tokens"]) for body in service.asked} == {("wise", 0, 16)}
+    assert {(body["model"], body["temperature"], body["max_tokens"]) for body in service.requests} == {("wise", 0, 16)}
     assert service.keys == {f"Bearer {KEY}"}
 
 
 def test_one_that_prefers_the_first_makes_a_half_of_everything(service: Service, judge: EndpointJudge) -> None:
     service.answer = lambda text: "A"
     assert judge.win_rates(PROMPTS, OURS, THEIRS) == [0.5, 0.5, 0.5]
-    assert len(service.asked) == 4
+    assert len(service.requests) == 4
 
 
 def test_ties_and_wins_are_averaged_over_the_orders(service: Service, judge: EndpointJudge) -> None:
@@ -123,24 +123,24 @@ def test_answers_are_kept_and_calls_are_counted_before(
     service.answer = better
     with caplog.at_level(logging.WARNING):
         first = judge.win_rates(PROMPTS, OURS, THEIRS)
-    letters = sum(len(body["messages"][0]["content"]) for body in service.asked)
+    letters = sum(len(body["messages"][0]["content"]) for body in service.requests)
     assert f"4 calls to {service.url} (0 answered before), about {letters / 4:,.0f} tokens to read" in caplog.text
     assert "at most 64 to write" in caplog.text
     caplog.clear()
     assert judge.win_rates(PROMPTS, OURS, THEIRS) == first
-    assert len(service.asked) == 4
+    assert len(service.requests) == 4
     assert caplog.text == ""
     judge.model_copy(
         update={"template": "{prompt}? {first} [Response A]\n{first}\n\n[Response B]\n{second}\n\n"}
     ).win_rates(PROMPTS, OURS, THEIRS)
-    assert len(service.asked) == 8
+    assert len(service.requests) == 8
 
 
 @pytest.mark.parametrize("failures", [[500, 429], [503, 500]])
 def test_a_service_that_fails_is_asked_again(service: Service, judge: EndpointJudge, failures: list[int]) -> None:
     service.answer, service.failures = better, failures
     assert judge.model_copy(update={"at_once": 1}).win_rates(PROMPTS, OURS, THEIRS) == [1, 0, 0.5]
-    assert len(service.asked) == 4
+    assert len(service.requests) == 4
 
 
 def test_a_service_that_fails_for_good_says_so_without_the_key_and_is_not_paid_twice(
@@ -163,7 +163,7 @@ def test_a_service_that_fails_for_good_says_so_without_the_key_and_is_not_paid_t
     assert len(answered) >= 2
     service.answer = better
     assert one.win_rates(PROMPTS, OURS, THEIRS) == [1, 0, 0.5]
-    assert len(service.asked) == 4
+    assert len(service.requests) == 4
 
 
 def test_a_wrong_key_is_no_reason_to_ask_again(service: Service, judge: EndpointJudge) -> None:

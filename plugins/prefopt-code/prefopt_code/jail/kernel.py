@@ -80,7 +80,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class MissingError(Exception):
-    """What the system does not give, and how it said so."""
+    """What the system refuses, with its error."""
 
 
 class _Attributes(ctypes.Structure):
@@ -101,7 +101,7 @@ def _done(what: str, result: int) -> None:
 
 
 def supported_machine() -> None:
-    """Raises MissingError for a processor whose calls are not known here."""
+    """Raises MissingError for a processor that is not in the table of calls."""
     if os.uname().machine not in _CALLS:
         raise MissingError(f"a {os.uname().machine} processor: its system calls are not known; {', '.join(_CALLS)} are")
 

@@ -23,6 +23,8 @@ from prefopt.scoring.rows.layout import Layout
 from prefopt.tokens import TokenBatch
 
 __all__ = [
+    "LAYER_SIGNALS",
+    "STATE_SIGNALS",
     "ModelStates",
     "causal_lm",
     "compile_in_place",
@@ -34,7 +36,7 @@ __all__ = [
 
 _T = TypeVar("_T")
 
-_LAYER_STATES: Mapping[Signal, tuple[slice, str]] = MappingProxyType(
+LAYER_SIGNALS: Mapping[Signal, tuple[slice, str]] = MappingProxyType(
     {
         Signal.REF_HIDDEN_STATES: (slice(1, None), "query_positions"),
         Signal.REF_TOKEN_STATES: (slice(1, None), "label_positions"),
@@ -42,6 +44,9 @@ _LAYER_STATES: Mapping[Signal, tuple[slice, str]] = MappingProxyType(
     }
 )
 """Signals that are states of layers: which of a model's `hidden_states`, and at which positions of a Layout."""
+
+STATE_SIGNALS = (*LAYER_SIGNALS, Signal.REF_ACTIVATIONS)
+"""The signals in ModelStates."""
 
 _RECOMPILE_LIMIT = 64
 """Most compiled forms of a module: with and without gradient, in training and evaluation, shared rows and not, adapters
@@ -101,7 +106,7 @@ def forward_hidden_states(
     """One forward pass of the backbone, or, with `plain_forward`, of the whole model to its logits."""
     lm = causal_lm(model)
     config = lm.config.get_text_config()
-    wants_states = not signals.isdisjoint(_LAYER_STATES)
+    wants_states = not signals.isdisjoint(LAYER_SIGNALS)
     kinds = activation_kinds if Signal.REF_ACTIVATIONS in signals else frozenset()
     recording = record(lm.base_model, kinds, layout.input_ids.shape, config.hidden_size, config.num_attention_heads)
     # Compiled code runs no hooks, and compiled models are verified against the plain forward pass.
@@ -116,7 +121,7 @@ def forward_hidden_states(
     # An adapter may have put tokens of its own before each row.
     gathered = layout.gather(states[:, -layout.width :], layout.query_positions)
     collected: dict[Signal, Tensor] = {}
-    for signal, (layers, positions) in _LAYER_STATES.items():
+    for signal, (layers, positions) in LAYER_SIGNALS.items():
         if signal in signals:
             collected[signal] = _stack_layers(layout, output.hidden_states[layers], getattr(layout, positions))
     activations: list[tuple[str, Tensor]] = []
@@ -140,22 +145,14 @@ def in_fsdp_forward(model: nn.Module, function: Callable[[], _T], *, plain_forwa
 
 
 def token_batch(layout: Layout, statistics: TokenStatistics, reference: ModelStates | None) -> TokenBatch:
-    """Statistics [M] of the policy's tokens as [N, T], with the reference's signals."""
-
-    def scatter(values: Tensor | None) -> Tensor | None:
-        return None if values is None else layout.scatter(values)
-
-    signals = {} if reference is None else {signal.value: states for signal, states in reference.signals.items()}
+    """The TokenBatch of statistics [M] and the reference's signals, under their names there."""
+    reference = reference or ModelStates()
+    fields: dict[str, Any] = {signal.value: states for signal, states in reference.signals.items()}
+    for name, values in statistics._asdict().items():
+        fields[name] = None if values is None else layout.scatter(values)
+    kinds = reference.activation_kinds
     return TokenBatch(
-        logps=layout.scatter(statistics.logps),
-        ref_logps=layout.scatter(statistics.ref_logps),
-        mask=layout.mask,
-        token_ids=layout.token_ids,
-        divergence=scatter(statistics.divergence),
-        log_collision=scatter(statistics.log_collision),
-        activation_kinds=() if reference is None else reference.activation_kinds,
-        columns=layout.columns,
-        **signals,
+        mask=layout.mask, token_ids=layout.token_ids, activation_kinds=kinds, columns=layout.columns, **fields
     )
 
 

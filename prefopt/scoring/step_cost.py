@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from prefopt.component import Signal, StreamedDivergence
+from prefopt.component import StreamedDivergence
 from prefopt.scoring.chunked_loss import group_pairs
-from prefopt.scoring.forward import causal_lm
+from prefopt.scoring.forward import LAYER_SIGNALS, causal_lm
 from prefopt.scoring.lm_head.online_softmax import BLOCK_BYTES
 from prefopt.scoring.lm_head.token_statistics import max_chunk_tokens, max_saved_tokens
 from prefopt.scoring.model import PreferenceModel
@@ -114,12 +114,11 @@ def _head(model: PreferenceModel, layout: Layout) -> Part:
 def _signals(model: PreferenceModel, layout: Layout, tokens: int) -> Part:
     """The reference's states, and what the weightings that learn from them save of them."""
     config = causal_lm(model.reference_model).config.get_text_config()
-    signals = model.objective.config.requires
-    layers = len(signals & {Signal.REF_HIDDEN_STATES, Signal.REF_TOKEN_STATES}) * config.num_hidden_layers
-    states = layers + len(signals & {Signal.REF_EMBEDDINGS})
-    padded = states * layout.mask.numel() * config.hidden_size * 4
+    signals, states = model.objective.config.requires, range(config.num_hidden_layers + 1)
+    layers = [len(states[part]) for signal, (part, _) in LAYER_SIGNALS.items() if signal in signals]
+    padded = sum(layers) * layout.mask.numel() * config.hidden_size * 4
     masks = sum(1 for module in model.objective.children() if any(True for _ in module.parameters()))
-    read = (config.num_hidden_layers if layers else 1) * tokens * config.hidden_size
+    read = max(layers, default=1) * tokens * config.hidden_size
     return Part("signals and masks", 10.0 * masks * read, padded + masks * read * 4)
 
 

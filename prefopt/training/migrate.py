@@ -14,34 +14,32 @@ __all__ = ["Migration", "migrate"]
 
 Settings = Mapping[str, Any]
 
-_MODEL = {
-    "model_name_or_path": ("name",),
-    "model_revision": ("init", "revision"),
-    "dtype": ("init", "dtype"),
-    "torch_dtype": ("init", "dtype"),
-    "attn_implementation": ("init", "attn_implementation"),
-    "trust_remote_code": ("init", "trust_remote_code"),
-    "lora_r": ("peft", "r"),
-    "lora_alpha": ("peft", "lora_alpha"),
-    "lora_dropout": ("peft", "lora_dropout"),
-    "lora_target_modules": ("peft", "target_modules"),
-    "lora_modules_to_save": ("peft", "modules_to_save"),
-    "lora_task_type": ("peft", "task_type"),
-    "use_rslora": ("peft", "use_rslora"),
-    "use_dora": ("peft", "use_dora"),
+_PATHS = {
+    "model_name_or_path": ("model", "name"),
+    "model_revision": ("model", "init", "revision"),
+    "dtype": ("model", "init", "dtype"),
+    "torch_dtype": ("model", "init", "dtype"),
+    "attn_implementation": ("model", "init", "attn_implementation"),
+    "trust_remote_code": ("model", "init", "trust_remote_code"),
+    "lora_r": ("model", "peft", "r"),
+    "lora_alpha": ("model", "peft", "lora_alpha"),
+    "lora_dropout": ("model", "peft", "lora_dropout"),
+    "lora_target_modules": ("model", "peft", "target_modules"),
+    "lora_modules_to_save": ("model", "peft", "modules_to_save"),
+    "lora_task_type": ("model", "peft", "task_type"),
+    "use_rslora": ("model", "peft", "use_rslora"),
+    "use_dora": ("model", "peft", "use_dora"),
+    "dataset_name": ("data", "train"),
+    "dataset_train_split": ("data", "split"),
+    "dataset_test_split": ("data", "eval_split"),
+    "max_length": ("data", "max_length"),
+    "gradient_checkpointing": ("training", "activation_checkpointing"),
+    "gradient_checkpointing_kwargs": ("training", "activation_checkpointing_kwargs"),
 }
-_DATA = {
-    "dataset_name": "train",
-    "dataset_train_split": "split",
-    "dataset_test_split": "eval_split",
-    "max_length": "max_length",
-}
+"""TRL's setting -> its path in a run file, where that is not training.NAME."""
+
 _TRL_LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05}
 _TRL_TRAINING = {"gradient_checkpointing": True, "bf16": True}
-_RENAMED = {
-    "gradient_checkpointing": "activation_checkpointing",
-    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
-}
 
 _WITHOUT_EQUIVALENT = {
     "use_peft": "",
@@ -78,18 +76,14 @@ def migrate(settings: Settings) -> Migration:
     """
     notes: list[str] = []
     run: dict[str, Any] = {"model": {}, "data": {}, "objective": migrate_objective(settings, notes), "training": {}}
-    arguments = {field.name for field in fields(PreferenceConfig)}
+    paths = {field.name: ("training", field.name) for field in fields(PreferenceConfig)} | _PATHS
     for name, value in settings.items():
-        if name in _MODEL:
-            section = run["model"]
-            *path, last = _MODEL[name]
-            for part in path:
-                section = section.setdefault(part, {})
-            section[last] = value
-        elif name in _DATA:
-            run["data"][_DATA[name]] = value
-        elif name in arguments:
-            run["training"][_RENAMED.get(name, name)] = value
+        if name in paths:
+            section = run
+            *parents, key = paths[name]
+            for parent in parents:
+                section = section.setdefault(parent, {})
+            section[key] = value
         elif name in _WITHOUT_EQUIVALENT:
             notes.extend([f"{name}: {_WITHOUT_EQUIVALENT[name]}"] if value and _WITHOUT_EQUIVALENT[name] else [])
         elif name not in READ_BY_OBJECTIVE:
@@ -100,8 +94,8 @@ def migrate(settings: Settings) -> Migration:
     _drop_unused(run, notes)
     for name, value in _TRL_TRAINING.items():
         if name not in settings:
-            ours = _RENAMED.get(name, name)
-            notes.append(f"{name}: TRL's default is {value}, here it is transformers'; set training.{ours}")
+            path = ".".join(paths[name])
+            notes.append(f"{name}: TRL's default is {value}, here it is transformers'; set {path}")
     run = {section: content for section, content in run.items() if content}
     RunFile.model_validate(run)
     return Migration(run, tuple(notes))

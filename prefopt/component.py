@@ -69,7 +69,9 @@ class Named(BaseModel, ABC):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     kind: ClassVar[str]
-    """The kind in words, such as "token weighting"; set by each kind."""
+    """The kind in words, such as "token weighting"."""
+    hook: ClassVar[str]
+    """The name of the hook that brings classes of the kind."""
 
     name: str
 
@@ -109,6 +111,7 @@ class TokenWeighting(Component):
     """
 
     kind: ClassVar[str] = "token weighting"
+    hook: ClassVar[str] = "prefopt_token_weightings"
 
     def build(self, *, num_layers: int, hidden_size: int) -> WeightFunction:
         """The function that weighs tokens: this component itself, unless it has parameters to learn."""
@@ -137,6 +140,7 @@ class Divergence(Component):
     """
 
     kind: ClassVar[str] = "divergence"
+    hook: ClassVar[str] = "prefopt_divergences"
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -222,6 +226,7 @@ class RewardShaping(Component):
     """From token rewards to the response's reward: (rewards [N, T], mask [N, T], is_chosen [N]) -> [N]."""
 
     kind: ClassVar[str] = "reward shaping"
+    hook: ClassVar[str] = "prefopt_reward_shapings"
 
     @abstractmethod
     def __call__(self, rewards: Tensor, mask: Tensor, is_chosen: Tensor) -> Tensor:
@@ -238,6 +243,7 @@ class PreferenceLoss(Component):
     """
 
     kind: ClassVar[str] = "preference loss"
+    hook: ClassVar[str] = "prefopt_preference_losses"
 
     @property
     def couples_pairs(self) -> bool:
@@ -261,6 +267,7 @@ class Regularizer(Component):
     """
 
     kind: ClassVar[str] = "regularizer"
+    hook: ClassVar[str] = "prefopt_regularizers"
 
     @abstractmethod
     def __call__(self, tokens: TokenBatch, weights: Tensor, divergence_weights: Tensor) -> Tensor:

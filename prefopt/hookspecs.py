@@ -29,8 +29,6 @@ __all__ = [
     "HOOKS",
     "INTERFACE",
     "PROJECT",
-    "SCORERS",
-    "TASKS",
     "hookimpl",
     "prefopt_divergences",
     "prefopt_preference_losses",
@@ -94,15 +92,6 @@ def prefopt_scorers() -> list[type[Named]]:  # type: ignore[empty-body]
 
 
 HOOKS: MappingProxyType[type[Component], str] = MappingProxyType(
-    {
-        TokenWeighting: prefopt_token_weightings.__name__,
-        Divergence: prefopt_divergences.__name__,
-        RewardShaping: prefopt_reward_shapings.__name__,
-        PreferenceLoss: prefopt_preference_losses.__name__,
-        Regularizer: prefopt_regularizers.__name__,
-    }
+    {kind: kind.hook for kind in (TokenWeighting, Divergence, RewardShaping, PreferenceLoss, Regularizer)}
 )
-"""Which hook brings which kind of component."""
-
-TASKS, SCORERS = prefopt_tasks.__name__, prefopt_scorers.__name__
-"""The hooks that bring tasks and scorers, which are no part of an objective."""
+"""The kinds of component, each with the hook that brings it."""

@@ -38,7 +38,7 @@ from prefopt.component import (
 )
 from prefopt.losses import LogisticLoss
 from prefopt.metrics import Mean, metrics_of
-from prefopt.registry import ComponentError, brought_by, recorded, resolve
+from prefopt.registry import ComponentError, provenance, resolve, with_recorded_versions
 from prefopt.shapings import SumShaping
 from prefopt.tokens import TokenBatch, masked_sum
 from prefopt.validation import explain
@@ -180,7 +180,7 @@ class Objective(nn.Module):
         super().__init__()
         self.config = config
         self.shape = {"num_layers": num_layers, "hidden_size": hidden_size}
-        self.brought_by = brought_by(config.components)  # here, lest a broken plugin stop a run when it comes to save
+        self.provenance = provenance(config.components)  # here, lest a broken plugin stop a run when it comes to save
         self.weighting = config.weighting.build(**self.shape)
         term = config.divergence
         own = term.weighting if term is not None else None
@@ -245,7 +245,7 @@ class Objective(nn.Module):
         """Write objective.yaml and, where parameters are learned, objective.safetensors: those of `state`, if given."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        description = {"objective": self.config.model_dump(mode="json"), **self.shape, "components": self.brought_by}
+        description = {"objective": self.config.model_dump(mode="json"), **self.shape, "components": self.provenance}
         (folder / "objective.yaml").write_text(yaml.safe_dump(description, sort_keys=False), encoding="utf-8")
         own = self.state_dict() if state is None else state
         if own := {name: tensor.contiguous() for name, tensor in own.items()}:
@@ -259,7 +259,7 @@ class Objective(nn.Module):
         file = folder / "objective.yaml"
         description = yaml.safe_load(file.read_text(encoding="utf-8"))
         try:
-            with recorded(description.pop("components", {})):
+            with with_recorded_versions(description.pop("components", {})):
                 config = ObjectiveConfig.model_validate(description.pop("objective"))
         except ValidationError as error:
             raise ComponentError(f"{file}: {' '.join(explain(error, ObjectiveConfig))}") from error

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import importlib.metadata
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import final
 
 import pluggy
 
 from prefopt import hookspecs
-from prefopt.hookspecs import HOOKS, INTERFACE, PROJECT, SCORERS, TASKS
+from prefopt.hookspecs import INTERFACE, PROJECT
 from prefopt.validation import did_you_mean
 
-__all__ = ["WITHOUT", "PluginError", "exclude", "excluded", "plugin_manager", "plugins", "to_do_without"]
+__all__ = [
+    "TEMPORARY",
+    "WITHOUT",
+    "PluginError",
+    "exclude",
+    "excluded",
+    "exclusion_hint",
+    "plugin_manager",
+    "plugins",
+    "reload_plugins",
+]
 
 WITHOUT = "PREFOPT_WITHOUT_PLUGINS"
 """The environment variable that names the plugins to leave out, with commas between them."""
+
+TEMPORARY: dict[str, object] = {}
+"""Plugins that are registered without being installed, by name (see `prefopt.testing.temporary_plugin`)."""
 
 logger = logging.getLogger(__name__)
 
@@ -30,12 +45,12 @@ class PluginError(RuntimeError):
 
 def plugins() -> Mapping[str, importlib.metadata.EntryPoint]:
     """The installed plugins by name, `distribution:entry-point`, excluded or not. Nothing is imported."""
-    found: dict[str, importlib.metadata.EntryPoint] = {}
+    entry_points: dict[str, importlib.metadata.EntryPoint] = {}
     for distribution in importlib.metadata.distributions():
         for entry_point in distribution.entry_points.select(group=PROJECT):
             # setdefault: the same distribution may be seen again further down sys.path.
-            found.setdefault(f"{distribution.name}:{entry_point.name}", entry_point)
-    return found
+            entry_points.setdefault(f"{distribution.name}:{entry_point.name}", entry_point)
+    return entry_points
 
 
 def exclude(names: Iterable[str]) -> None:
@@ -44,28 +59,27 @@ def exclude(names: Iterable[str]) -> None:
     A name is a distribution or `distribution:entry-point`. Raises PluginError where one that is excluded is not
     installed.
     """
-    if every := [*_asked(), *names]:
+    if every := [*_exclusions(), *names]:
         os.environ[WITHOUT] = ",".join(dict.fromkeys(every))
         excluded(plugins())
 
 
-def excluded(known: Iterable[str]) -> frozenset[str]:
-    """Those of these plugins that the environment excludes. Raises PluginError for a name that is not among them."""
-    known = list(known)
-    distributions = {name: name.partition(":")[0] for name in known}
-    choices = sorted({*known, *distributions.values()})
-    for name in _asked():
+def excluded(names: Iterable[str]) -> frozenset[str]:
+    """Those of these plugins that the environment excludes. Raises PluginError where it excludes another."""
+    distributions = {name: name.partition(":")[0] for name in names}
+    choices = sorted({*distributions, *distributions.values()})
+    exclusions = _exclusions()
+    for name in exclusions:
         if name not in choices:
             raise PluginError(
                 f"{WITHOUT} excludes {name!r}, but no such plugin is installed.{did_you_mean(name, choices)} "
                 f"Installed: {', '.join(choices) or 'none'}."
             )
-    asked = set(_asked())
-    return frozenset(name for name, distribution in distributions.items() if {name, distribution} & asked)
+    return frozenset(name for name, distribution in distributions.items() if {name, distribution} & set(exclusions))
 
 
-def to_do_without(*names: str) -> str:
-    """The sentence that says how to exclude one of these plugins; the built-in ones cannot be."""
+def exclusion_hint(*names: str) -> str:
+    """The sentence that says how to run without one of these plugins; empty for built-in ones."""
     return " ".join(
         f"To run without {name}: prefopt --without-plugin {name}, or set {WITHOUT}={name}."
         for name in names
@@ -73,24 +87,33 @@ def to_do_without(*names: str) -> str:
     )
 
 
-def plugin_manager(built_ins: Sequence[ModuleType]) -> pluggy.PluginManager:
+@functools.cache
+def plugin_manager(built_ins: tuple[ModuleType, ...]) -> pluggy.PluginManager:
     """These modules and the plugins, registered. Excluded ones are blocked and not imported. Raises PluginError."""
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
     for module in built_ins:
         manager.register(module, name=f"{PROJECT}:{module.__name__.rpartition('.')[2]}")
-    found = plugins()
-    for name in sorted(excluded(found)):
+    entry_points = plugins()
+    for name in sorted(excluded(entry_points)):
         logger.warning("plugin %s is excluded by %s: its components are not there", name, WITHOUT)
         manager.set_blocked(name)
-    for name, entry_point in found.items():
+    for name, entry_point in entry_points.items():
         if not manager.is_blocked(name):
             _register(manager, name, entry_point)
+    for name, plugin in TEMPORARY.items():
+        manager.register(plugin, name=name)
     _refuse_misspelt_hooks(manager)
     return manager
 
 
-def _asked() -> list[str]:
+def reload_plugins() -> None:
+    """Read the entry points afresh when a registry is next used, such as after an installation in this process."""
+    importlib.invalidate_caches()
+    plugin_manager.cache_clear()
+
+
+def _exclusions() -> list[str]:
     return [name.strip() for name in os.environ.get(WITHOUT, "").split(",") if name.strip()]
 
 
@@ -101,13 +124,13 @@ def _register(manager: pluggy.PluginManager, name: str, entry_point: importlib.m
     except Exception as error:
         raise PluginError(
             f"plugin {name} cannot be imported ({type(error).__name__}: {error}). "
-            f"Mend {entry_point.value}, or uninstall {distribution}. {to_do_without(name)}"
+            f"Mend {entry_point.value}, or uninstall {distribution}. {exclusion_hint(name)}"
         ) from error
     _refuse_other_interfaces(name, getattr(module, "PREFOPT_INTERFACE", INTERFACE))
     try:
         manager.register(module, name=name)
     except (ValueError, pluggy.PluginValidationError) as error:
-        raise PluginError(f"plugin {name} cannot be registered: {error}. {to_do_without(name)}") from error
+        raise PluginError(f"plugin {name} cannot be registered: {error}. {exclusion_hint(name)}") from error
 
 
 def _refuse_other_interfaces(name: str, stated: object) -> None:
@@ -115,7 +138,7 @@ def _refuse_other_interfaces(name: str, stated: object) -> None:
     if not versions or not all(isinstance(version, int) for version in versions):
         raise PluginError(
             f"plugin {name}: PREFOPT_INTERFACE is the versions of the plugin interface that it supports, such as "
-            f"{INTERFACE} or ({INTERFACE},); got {stated!r}. {to_do_without(name)}"
+            f"{INTERFACE} or ({INTERFACE},); got {stated!r}. {exclusion_hint(name)}"
         )
     if INTERFACE not in versions:
         distribution = name.partition(":")[0]
@@ -123,7 +146,7 @@ def _refuse_other_interfaces(name: str, stated: object) -> None:
         raise PluginError(
             f"plugin {name} ({distribution} {importlib.metadata.version(distribution)}) supports the plugin interface "
             f"in version {', '.join(map(str, versions))}, but that of prefopt {importlib.metadata.version(PROJECT)} is "
-            f"{INTERFACE}. Install a {newer} that fits: pip install --upgrade {newer}. {to_do_without(name)}"
+            f"{INTERFACE}. Install a {newer} that fits: pip install --upgrade {newer}. {exclusion_hint(name)}"
         )
 
 
@@ -134,9 +157,9 @@ def _refuse_misspelt_hooks(manager: pluggy.PluginManager) -> None:
         plugin = manager.get_name(error.plugin) or ""
         callers = manager.get_hookcallers(error.plugin) or []
         unknown = next(hook.name for hook in callers if not hook.has_spec())
-        known = sorted([*HOOKS.values(), TASKS, SCORERS])
+        hooks = sorted(name for name in vars(hookspecs) if name.startswith("prefopt_"))
         raise PluginError(
             f"plugin {plugin} implements {unknown!r}, which is no hook of prefopt."
-            f"{did_you_mean(unknown, known)} Hooks: {', '.join(known)}. "
-            f"{to_do_without(plugin)}"
+            f"{did_you_mean(unknown, hooks)} Hooks: {', '.join(hooks)}. "
+            f"{exclusion_hint(plugin)}"
         ) from error

@@ -1,15 +1,15 @@
-"""Finds components: the built-in ones and those of installed plugins, through the same hooks."""
+"""Registries: the built-in classes of a kind and those of installed plugins, by name, through the same hook."""
 
 from __future__ import annotations
 
 import functools
 import importlib.metadata
-import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TypeVar, cast, final, get_args, get_origin
+from types import MappingProxyType, ModuleType
+from typing import Generic, TypeVar, cast, final, get_args, get_origin
 
 import pluggy
 from pydantic import ValidationError
@@ -17,31 +17,28 @@ from pydantic import ValidationError
 from prefopt import divergences, losses, regularizers, shapings, weightings
 from prefopt.component import Component, Named
 from prefopt.hookspecs import HOOKS
-from prefopt.plugins import WITHOUT, PluginError, plugin_manager, plugins, to_do_without
+from prefopt.plugins import TEMPORARY, WITHOUT, PluginError, excluded, exclusion_hint, plugin_manager, plugins
 from prefopt.validation import did_you_mean, explain
 
 __all__ = [
     "ComponentError",
     "Owner",
     "PluginError",
+    "Registry",
     "available",
-    "brought",
-    "brought_by",
+    "components_with_field",
     "excluded_plugins",
     "installed",
     "owner",
-    "readers",
-    "recorded",
+    "provenance",
     "resolve",
-    "resolve_named",
+    "with_recorded_versions",
 ]
 
-C = TypeVar("C", bound=Component)
 N = TypeVar("N", bound=Named)
+C = TypeVar("C", bound=Component)
 
-_BUILT_INS = (weightings, divergences, shapings, losses, regularizers)
-
-_RECORDED: ContextVar[Mapping[str, str]] = ContextVar("_RECORDED", default=types.MappingProxyType({}))
+_RECORDED: ContextVar[Mapping[str, str]] = ContextVar("_RECORDED", default=MappingProxyType({}))
 
 
 @final
@@ -52,138 +49,165 @@ class ComponentError(ValueError):
 @final
 @dataclass(frozen=True)
 class Owner:
-    """Who brings a component: the distribution, its version, and the plugin as `distribution:entry-point`."""
+    """Who brings a class: the distribution, its version, and the plugin as `distribution:entry-point`."""
 
     distribution: str
     version: str
     plugin: str
 
 
+@final
+class Registry(Generic[N]):
+    """The installed classes of one kind, by name.
+
+    kind       the abstract class; its `hook` brings the concrete ones
+    built_ins  the modules of this package that implement the hook
+    error      what `resolve` raises
+    """
+
+    def __init__(self, kind: type[N], built_ins: tuple[ModuleType, ...], error: type[ValueError]) -> None:
+        self.kind = kind
+        self.built_ins = built_ins
+        self.error = error
+
+    @property
+    def installed(self) -> Mapping[str, tuple[type[N], Owner]]:
+        """The classes and their owners, by name. Raises PluginError where a plugin cannot be used."""
+        return _collect(plugin_manager(self.built_ins), self.kind)
+
+    def available(self) -> Mapping[str, type[N]]:
+        """The classes by name."""
+        return MappingProxyType({name: cls for name, (cls, _) in self.installed.items()})
+
+    def resolve(self, value: object) -> N:
+        """An instance from its name, from a mapping with `name` and fields, or from an instance itself.
+
+        Fields that hold components take the same forms. Raises the registry's error, with the nearest right name where
+        no class has that name, or with the field where one does not fit.
+        """
+        if isinstance(value, self.kind):
+            return value
+        fields = {"name": value} if isinstance(value, str) else value
+        if not isinstance(fields, Mapping) or not isinstance(fields.get("name"), str):
+            raise self.error(
+                f"a {self.kind.kind} is given by name, by a mapping with 'name' and its fields, or as a "
+                f"{self.kind.__name__}; got {value!r}"
+            )
+        classes, name = self.available(), fields["name"]
+        if name not in classes:
+            raise self.error(
+                f"no {self.kind.__name__} named {name!r}.{self._remedy(name)} Installed: {', '.join(sorted(classes))}."
+            )
+        slots = _component_fields(classes[name])
+        filled = {
+            key: _fill(*slots[key], part, f"{name}: {key}") if key in slots else part for key, part in fields.items()
+        }
+        try:
+            return classes[name].model_validate(filled)
+        except ValidationError as error:
+            lines = explain(error, classes[name])
+            if issubclass(self.kind, Component):
+                unread = {str(detail["loc"][0]) for detail in error.errors() if detail["type"] == "extra_forbidden"}
+                lines += filter(None, map(components_with_field, sorted(unread)))
+            raise self.error(f"{name}: {' '.join(lines)}") from error
+
+    def _remedy(self, name: str) -> str:
+        """What to do about a class that is not installed: include its plugin, install it, or correct the name."""
+        distribution, _, version = str(_RECORDED.get().get(f"{self.kind.kind} {name}", "")).rpartition(" ")
+        left_out = excluded_plugins()
+        if distribution in {plugin.partition(":")[0] for plugin in left_out}:
+            return f" {distribution} {version} brought it when this was saved; it is excluded by {WITHOUT}."
+        if distribution:
+            return f" {distribution} {version} brought it when this was saved: pip install {distribution}=={version}."
+        exclusions = f" Excluded by {WITHOUT}: {', '.join(left_out)}." if left_out else ""
+        return did_you_mean(name, self.available()) + exclusions
+
+
+_BUILT_INS = (weightings, divergences, shapings, losses, regularizers)
+_COMPONENTS: Mapping[type[Component], Registry[Component]] = MappingProxyType(
+    {kind: Registry(kind, _BUILT_INS, ComponentError) for kind in HOOKS}
+)
+
+
 def available(kind: type[C]) -> Mapping[str, type[C]]:
     """The installed components of a kind, by name."""
-    return types.MappingProxyType({name: cast("type[C]", cls) for name, (cls, _) in _components(kind).items()})
+    return cast("Mapping[str, type[C]]", _COMPONENTS[kind].available())
 
 
-def owner(component: type[Component]) -> Owner:
-    """Who brings this installed component."""
-    for kind in HOOKS:
-        if issubclass(component, kind):
-            for found, bringer in _components(kind).values():
-                if found is component:
-                    return bringer
-            raise ComponentError(f"{component.__name__} is not installed: no plugin brings it")
-    raise ComponentError(f"{component.__name__} is of no kind that prefopt knows")
+def resolve(kind: type[C], value: object) -> C:
+    """A component of that kind: `Registry.resolve`. Raises ComponentError."""
+    return cast("C", _COMPONENTS[kind].resolve(value))
 
 
 def installed() -> Iterator[tuple[type[Component], Owner]]:
     """Every installed component with its owner, kind by kind, then by name."""
-    for kind in HOOKS:
-        for _, entry in sorted(_components(kind).items()):
+    for registry in _COMPONENTS.values():
+        for _, entry in sorted(registry.installed.items()):
             yield entry
+
+
+def owner(component: type[Component]) -> Owner:
+    """Who brings this component. Raises ComponentError where no plugin does."""
+    owners = dict(installed())
+    if component not in owners:
+        raise ComponentError(f"{component.__name__} is not installed: no plugin brings it")
+    return owners[component]
 
 
 def excluded_plugins() -> tuple[str, ...]:
     """The installed plugins that are left out, as `distribution:entry-point`, in the order of their names."""
-    return tuple(sorted(name for name in plugins() if _manager().is_blocked(name)))
+    return tuple(sorted(excluded(plugins())))
 
 
-def brought_by(components: Iterable[Component]) -> dict[str, str]:
+def provenance(components: Iterable[Component]) -> dict[str, str]:
     """`kind name` -> `distribution version`, for these components and those inside them that a plugin brings."""
-    found = {}
-    for part in components:
-        for component, bringer in installed():
-            if component is type(part):
-                found[f"{part.kind} {part.name}"] = f"{bringer.distribution} {bringer.version}"
-        values = [getattr(part, name) for name in type(part).model_fields]
-        inside = [each for value in values for each in (value if isinstance(value, list | tuple) else (value,))]
-        found |= brought_by(each for each in inside if isinstance(each, Component))
-    return found
+    owners, versions = dict(installed()), {}
+    for component in components:
+        if bringer := owners.get(type(component)):
+            versions[f"{component.kind} {component.name}"] = f"{bringer.distribution} {bringer.version}"
+        values = [getattr(component, name) for name in type(component).model_fields]
+        parts = [part for value in values for part in (value if isinstance(value, list | tuple) else (value,))]
+        versions |= provenance(part for part in parts if isinstance(part, Component))
+    return versions
 
 
 @contextmanager
-def recorded(components: object) -> Iterator[None]:
-    """Within it, errors for components that are not installed say what to install, as `brought_by` wrote it down."""
-    if not isinstance(components, Mapping):
-        raise ComponentError(f"components: a mapping of `kind name` to `distribution version`, got {components!r}")
-    token = _RECORDED.set(components)
+def with_recorded_versions(versions: object) -> Iterator[None]:
+    """Within it, errors for components that are not installed say what to install, as `provenance` recorded it."""
+    if not isinstance(versions, Mapping):
+        raise ComponentError(f"components: a mapping of `kind name` to `distribution version`, got {versions!r}")
+    token = _RECORDED.set(versions)
     try:
         yield
     finally:
         _RECORDED.reset(token)
 
 
-def resolve(kind: type[C], value: object) -> C:
-    """A component of that kind from its name, from a mapping with `name` and fields, or from a component itself.
-
-    Fields that hold components take the same forms.
-    Raises ComponentError with the nearest right name where there is none so called, or where a field does not fit.
-    """
-    if isinstance(value, kind):
-        return value
-    fields = {"name": value} if isinstance(value, str) else value
-    if not isinstance(fields, Mapping) or not isinstance(fields.get("name"), str):
-        raise ComponentError(
-            f"a {kind.kind} is given by name, by a mapping with 'name' and its fields, or as a {kind.__name__}; "
-            f"got {value!r}"
-        )
-    known = available(kind)
-    name = fields["name"]
-    if name not in known:
-        raise ComponentError(
-            f"no {kind.__name__} named {name!r}.{_remedy(kind, name)} Installed: {', '.join(sorted(known))}."
-        )
-    inner = _inner_slots(known[name])
-    filled = {
-        key: _filled(*inner[key], part, f"{name}: {key}") if key in inner else part for key, part in fields.items()
-    }
-    try:
-        return known[name].model_validate(filled)
-    except ValidationError as error:
-        unread = {str(detail["loc"][0]) for detail in error.errors() if detail["type"] == "extra_forbidden"}
-        lines = [*explain(error, known[name]), *filter(None, map(readers, sorted(unread)))]
-        raise ComponentError(f"{name}: {' '.join(lines)}") from error
-
-
-def readers(field: str) -> str:
+def components_with_field(field: str) -> str:
     """The sentence that names the installed components with such a field; empty where there is none."""
-    found = [
+    kinds = [
         f"{kind.kind} {', '.join(names)}"
-        for kind in HOOKS
-        if (names := sorted(name for name, cls in available(kind).items() if field in cls.model_fields))
+        for kind, registry in _COMPONENTS.items()
+        if (names := sorted(name for name, cls in registry.available().items() if field in cls.model_fields))
     ]
-    return f"Components that read {field!r}: {'; '.join(found)}." if found else ""
+    return f"Components that read {field!r}: {'; '.join(kinds)}." if kinds else ""
 
 
-def _remedy(kind: type[Component], name: str) -> str:
-    """What to do about a component that is not installed: include its plugin, install it, or spell the name right."""
-    distribution, _, version = str(_RECORDED.get().get(f"{kind.kind} {name}", "")).rpartition(" ")
-    excluded = excluded_plugins()
-    if distribution in {plugin.partition(":")[0] for plugin in excluded}:
-        return f" {distribution} {version} brought it when this was saved; it is excluded by {WITHOUT}."
-    if distribution:
-        return f" {distribution} {version} brought it when this was saved: pip install {distribution}=={version}."
-    without = f" Excluded by {WITHOUT}: {', '.join(excluded)}." if excluded else ""
-    return did_you_mean(name, available(kind)) + without
-
-
-def _inner_slots(component: type[Component]) -> dict[str, tuple[type[Component], bool]]:
-    """The fields of a component that hold components themselves: of which kind, and whether several."""
-    found = {}
-    for name, field in component.model_fields.items():
-        parts = [field.annotation, *(part for argument in get_args(field.annotation) for part in _unwrapped(argument))]
+def _component_fields(cls: type[Named]) -> dict[str, tuple[type[Component], bool]]:
+    """The fields that hold components themselves: of which kind, and whether several."""
+    slots = {}
+    for name, field in cls.model_fields.items():
+        arguments = get_args(field.annotation)
+        parts = [field.annotation, *arguments, *(part for argument in arguments for part in get_args(argument))]
         kinds = [part for part in parts if isinstance(part, type) and part in HOOKS]
         if kinds:
-            found[name] = (kinds[0], get_origin(field.annotation) in (list, tuple))
-    return found
+            slots[name] = (kinds[0], get_origin(field.annotation) in (list, tuple))
+    return slots
 
 
-def _unwrapped(annotation: object) -> tuple[object, ...]:
-    return (annotation, *get_args(annotation))
-
-
-def _filled(kind: type[Component], several: bool, value: object, where: str) -> object:
+def _fill(kind: type[Component], several: bool, value: object, where: str) -> object:
     if several and isinstance(value, list | tuple):
-        return [_filled(kind, False, part, f"{where}.{index}") for index, part in enumerate(value)]
+        return [_fill(kind, False, part, f"{where}.{index}") for index, part in enumerate(value)]
     if several or value is None:  # for the field itself to take or to refuse
         return value
     try:
@@ -193,79 +217,43 @@ def _filled(kind: type[Component], several: bool, value: object, where: str) -> 
 
 
 @functools.cache
-def _manager() -> pluggy.PluginManager:
-    return plugin_manager(_BUILT_INS)
-
-
-@functools.cache
-def _components(kind: type[Component]) -> Mapping[str, tuple[type[Component], Owner]]:
-    return brought(_manager(), HOOKS[kind], kind)
-
-
-def brought(manager: pluggy.PluginManager, hook: str, kind: type[N]) -> Mapping[str, tuple[type[N], Owner]]:
-    """What the plugins of a manager bring through a hook, by name, with the owner.
-
-    Raises PluginError where a plugin fails, brings something that is not of that kind, or a name that is taken.
+def _collect(manager: pluggy.PluginManager, kind: type[N]) -> Mapping[str, tuple[type[N], Owner]]:
+    """What the plugins of a manager bring through the kind's hook. Raises PluginError where a plugin fails, brings
+    something that is not of that kind, or brings a name that is taken.
     """
-    found: dict[str, tuple[type[N], Owner]] = {}
-    for implementation in getattr(manager.hook, hook).get_hookimpls():
-        bringer = _owner_of(implementation.plugin_name)
+    classes: dict[str, tuple[type[N], Owner]] = {}
+    for implementation in getattr(manager.hook, kind.hook).get_hookimpls():
+        plugin = implementation.plugin_name
         try:
-            classes = list(implementation.function())
+            returned = list(implementation.function())
         except Exception as error:
             raise PluginError(
-                f"plugin {bringer.plugin}: {hook} must return a list of subclasses of {kind.__name__}, "
-                f"but it failed ({type(error).__name__}: {error}). {to_do_without(bringer.plugin)}"
+                f"plugin {plugin}: {kind.hook} must return a list of subclasses of {kind.__name__}, but it failed "
+                f"({type(error).__name__}: {error}). {exclusion_hint(plugin)}"
             ) from error
-        for cls in classes:
+        for cls in returned:
             if not (isinstance(cls, type) and issubclass(cls, kind)):
                 raise PluginError(
-                    f"plugin {bringer.plugin}: {hook} returned {cls!r}, "
-                    f"which is not a subclass of {kind.__name__}. {to_do_without(bringer.plugin)}"
+                    f"plugin {plugin}: {kind.hook} returned {cls!r}, which is not a subclass of {kind.__name__}. "
+                    f"{exclusion_hint(plugin)}"
                 )
-            name = _name(cls, bringer.plugin)
-            if name in found:
+            name = cls.model_fields["name"].default
+            if not isinstance(name, str):
                 raise PluginError(
-                    f"two components of kind {kind.kind} are named {name!r}: one from plugin "
-                    f"{found[name][1].plugin}, one from plugin {bringer.plugin}. Rename one, or uninstall one of the "
-                    f"two distributions. "
-                    f"{to_do_without(found[name][1].plugin, bringer.plugin)}"
+                    f'{cls.__module__}.{cls.__name__} has no name; give it `name: Literal["..."] = "..."`. '
+                    f"{exclusion_hint(plugin)}"
                 )
-            found[name] = (cls, bringer)
-    return types.MappingProxyType(found)
+            if name in classes:
+                other = classes[name][1].plugin
+                raise PluginError(
+                    f"two components of kind {kind.kind} are named {name!r}: one from plugin {other}, one from plugin "
+                    f"{plugin}. Rename one, or uninstall one of the two distributions. {exclusion_hint(other, plugin)}"
+                )
+            classes[name] = (cls, _owner(plugin))
+    return MappingProxyType(classes)
 
 
-def resolve_named(
-    kind: type[N], value: object, available: Callable[[], Mapping[str, type[N]]], error: type[ValueError]
-) -> N:
-    """One of what is available from its name, from a mapping with `name` and fields, or from one itself."""
-    if isinstance(value, kind):
-        return value
-    fields = {"name": value} if isinstance(value, str) else value
-    if not isinstance(fields, Mapping) or not isinstance(fields.get("name"), str):
-        raise error(
-            f"a {kind.kind} is given by name, by a mapping with 'name' and its fields, or as a {kind.__name__}; "
-            f"got {value!r}"
-        )
-    classes, name = available(), fields["name"]
-    if name not in classes:
-        raise error(
-            f"no {kind.__name__} named {name!r}.{did_you_mean(name, classes)} Installed: {', '.join(sorted(classes))}."
-        )
-    try:
-        return classes[name].model_validate(fields)
-    except ValidationError as problem:
-        raise error(f"{name}: {' '.join(explain(problem, classes[name]))}") from problem
-
-
-def _owner_of(plugin: str) -> Owner:
+def _owner(plugin: str) -> Owner:
     distribution = plugin.partition(":")[0]
-    return Owner(distribution, importlib.metadata.version(distribution), plugin)
-
-
-def _name(component: type[Named], plugin: str) -> str:
-    name = component.model_fields["name"].default
-    if not isinstance(name, str):
-        where = f"{component.__module__}.{component.__name__}"
-        raise PluginError(f'{where} has no name; give it `name: Literal["..."] = "..."`. {to_do_without(plugin)}')
-    return name
+    version = "temporary" if plugin in TEMPORARY else importlib.metadata.version(distribution)
+    return Owner(distribution, version, plugin)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from prefopt import registry
+from prefopt.plugins import reload_plugins
 
-__all__ = ["HALVING", "HOOK", "Install", "clear", "install"]
+__all__ = ["HALVING", "HOOK", "Install", "install"]
 
 Install = Callable[..., None]
 
@@ -41,11 +40,6 @@ def {signature}:
 """
 
 
-def clear() -> None:
-    registry._manager.cache_clear()
-    registry._components.cache_clear()
-
-
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     """Installs a distribution whose one entry point names a module of that source."""
@@ -60,10 +54,9 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
         (info / "entry_points.txt").write_text(f"[prefopt]\n{entry_point} = {module}\n")
-        importlib.invalidate_caches()
-        clear()
+        reload_plugins()
 
     yield write
     for module in set(sys.modules) - before:
         del sys.modules[module]
-    clear()
+    reload_plugins()

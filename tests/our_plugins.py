@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -10,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from prefopt.tasks import registry
-from tests.little_plugins import clear
+from prefopt.plugins import reload_plugins
 
 __all__ = ["code_plugin", "words_plugin"]
 
@@ -29,14 +27,11 @@ def as_installed(folder: Path, site: Path, monkeypatch: pytest.MonkeyPatch) -> I
     (info / "entry_points.txt").write_text(f"[prefopt]\n{entry_points}")
     for path in (site, folder):
         monkeypatch.syspath_prepend(path)
-    importlib.invalidate_caches()
-    clear()
-    registry.installed_tasks.cache_clear()
+    reload_plugins()
     yield
     for module in [name for name in sys.modules if name.partition(".")[0] == package]:
         del sys.modules[module]
-    clear()
-    registry.installed_tasks.cache_clear()
+    reload_plugins()
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ import yaml
 from prefopt import Objective, ObjectiveConfig, available, registry, resolve
 from prefopt.component import TokenWeighting
 from prefopt.hookspecs import INTERFACE
-from prefopt.plugins import WITHOUT
-from prefopt.registry import ComponentError, PluginError, brought_by, excluded_plugins, installed
+from prefopt.plugins import WITHOUT, reload_plugins
+from prefopt.registry import ComponentError, PluginError, excluded_plugins, installed, provenance
 from prefopt.training import RunFile, RunFileError
 from prefopt.weightings import UniformWeighting
 from tests.cli.test_cli import run as typed
-from tests.little_plugins import HALVING, HOOK, Install, clear
+from tests.little_plugins import HALVING, HOOK, Install
 
 
 @pytest.mark.parametrize("name", ["broken-plugin", "broken-plugin:components", " , broken-plugin,other-plugin "])
@@ -50,7 +50,7 @@ def test_the_command_line_excludes_plugins(install: Install, monkeypatch: pytest
     )
     assert registry.excluded_plugins() == ("broken-plugin:components", "halving-plugin:components")
     monkeypatch.setenv(WITHOUT, "")
-    clear()
+    reload_plugins()
     assert "error: plugin broken-plugin:components cannot be imported" in typed("components", exit_code=2)
     output = typed(*options, "components", "token-weighting")
     assert "halving-plugin" in output
@@ -59,7 +59,7 @@ def test_the_command_line_excludes_plugins(install: Install, monkeypatch: pytest
     misspelt = typed("--without-plugin", "borken-plugin", "zoo", exit_code=2)
     assert "Did you mean 'broken-plugin'?" in misspelt
     monkeypatch.setenv(WITHOUT, "")
-    clear()
+    reload_plugins()
     assert "Excluded" not in typed(*options, "zoo", "dpo")
 
 
@@ -70,11 +70,11 @@ def test_of_two_plugins_in_a_distribution_one_can_be_excluded(
     with (tmp_path / "two_plugins-1.0.dist-info" / "entry_points.txt").open("a") as file:
         file.write("broken = a_module_that_is_not_there\n")
     monkeypatch.setenv(WITHOUT, "two-plugins:broken")
-    clear()
+    reload_plugins()
     assert excluded_plugins() == ("two-plugins:broken",)
     assert "halving" in available(TokenWeighting)
     monkeypatch.setenv(WITHOUT, "two-plugins")
-    clear()
+    reload_plugins()
     assert excluded_plugins() == ("two-plugins:broken", "two-plugins:components")
 
 
@@ -113,7 +113,7 @@ def test_every_complaint_of_a_plugin_says_how_to_do_without_it(
         install(name, source)
     for name in names:
         monkeypatch.setenv(WITHOUT, ",".join(other for other in names if other != name))
-        clear()
+        reload_plugins()
         with pytest.raises(PluginError) as error:
             list(installed())
         remedies = re.findall(
@@ -121,7 +121,7 @@ def test_every_complaint_of_a_plugin_says_how_to_do_without_it(
         )
         assert remedies == [(f"{name}:components",) * 2], str(error.value)
     monkeypatch.setenv(WITHOUT, ",".join(f"{name}:components" for name in names))
-    clear()
+    reload_plugins()
     assert {bringer.distribution for _, bringer in installed()}.isdisjoint(names)
 
 
@@ -160,7 +160,7 @@ def test_an_interface_that_is_no_version_is_an_error(install: Install, stated: s
 def without(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As another environment would be, without what was installed."""
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != str(tmp_path)])
-    clear()
+    reload_plugins()
 
 
 RUN = {"model": "a-model", "data": {"train": "a.jsonl", "eval": "b.jsonl"}, "objective": {"weighting": "halving"}}
@@ -173,7 +173,7 @@ def test_what_is_saved_says_who_brought_its_components(install: Install) -> None
     ours = f"prefopt {version('prefopt')}"
     expected = {"token weighting halving": "halving-plugin 1.0", "reward shaping sum": ours}
     expected |= {"preference loss mixture": ours, "preference loss hinge": ours}
-    assert brought_by(config.components) == expected
+    assert provenance(config.components) == expected
 
 
 def test_an_objective_says_what_to_install_where_its_component_is_not(
@@ -184,7 +184,7 @@ def test_an_objective_says_what_to_install_where_its_component_is_not(
     objective.save(tmp_path / "saved")
     assert Objective.load(tmp_path / "saved").config == objective.config
     monkeypatch.setenv(WITHOUT, "halving-plugin")
-    clear()
+    reload_plugins()
     with pytest.raises(ComponentError, match=f"{BROUGHT}; it is excluded by {WITHOUT}"):
         Objective.load(tmp_path / "saved")
     monkeypatch.delenv(WITHOUT)

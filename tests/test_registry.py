@@ -13,11 +13,12 @@ from prefopt import Objective, ObjectiveConfig, available, resolve
 from prefopt.component import Divergence, PreferenceLoss, Regularizer, RewardShaping, TokenWeighting
 from prefopt.hookspecs import HOOKS
 from prefopt.losses import LogisticLoss
+from prefopt.plugins import reload_plugins
 from prefopt.registry import ComponentError, Owner, PluginError, installed, owner
 from prefopt.shapings import SumShaping
 from prefopt.weightings import SparseWeighting, UniformWeighting
 from tests.batches import random_case
-from tests.little_plugins import HALVING, HOOK, Install, clear
+from tests.little_plugins import HALVING, HOOK, Install
 
 
 def test_built_ins_are_found_by_name() -> None:
@@ -112,7 +113,7 @@ def test_a_distribution_seen_twice_on_the_path_counts_once(
     install("halving-plugin", HALVING.format(name="halving"))
     again = shutil.copytree(tmp_path, tmp_path / "again")
     monkeypatch.syspath_prepend(again)
-    clear()
+    reload_plugins()
     assert owner(available(TokenWeighting)["halving"]).distribution == "halving-plugin"
 
 

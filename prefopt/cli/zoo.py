@@ -68,12 +68,12 @@ def components(kind: Annotated[str | None, typer.Argument(help="One kind, such a
         entries: list[tuple[type[Named], Owner]] = list(installed())
         if kind not in kinds:  # tasks and scorers cost the import of what trains models
             from prefopt.tasks import Scorer, Task
-            from prefopt.tasks.registry import installed_tasks
-            from prefopt.tasks.scorers.registry import installed_scorers
+            from prefopt.tasks.registry import TASKS
+            from prefopt.tasks.scorers.registry import SCORERS
 
             kinds += [Task.kind, Scorer.kind]
-            for more in (installed_tasks(), installed_scorers()):
-                entries += [entry for _, entry in sorted(more.items())]
+            entries += [entry for _, entry in sorted(TASKS.installed.items())]
+            entries += [entry for _, entry in sorted(SCORERS.installed.items())]
         if kind is not None:
             reject_unknown_kind(kind, kinds)
     table = Table("kind", "name", "distribution", "version", "equation", box=None, padding=(0, 2, 0, 0))

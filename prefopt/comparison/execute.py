@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from prefopt.comparison.run import MATERIAL, Run
 from prefopt.data import read_rows
 from prefopt.objective import ObjectiveConfig
-from prefopt.registry import brought_by
+from prefopt.registry import provenance
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import Material
 from prefopt.tasks.held_out import held_out
@@ -56,7 +56,7 @@ def _empty_record(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "configuration": run.configuration,
         "versions": {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in _LIBRARIES},
-        "components": brought_by(() if run.objective is None else run.objective.components),
+        "components": provenance(() if run.objective is None else run.objective.components),
         "values": {},
         "samples": {},
         "profiles": {},

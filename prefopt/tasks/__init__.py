@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prefopt.tasks.base import Evaluation, Material, Metric, Task
-from prefopt.tasks.registry import TaskError, available_tasks, resolve_task, task_owner
+from prefopt.tasks.registry import TaskError, available_tasks, resolve_task
 from prefopt.tasks.scorers.base import Scorer
 from prefopt.tasks.scorers.registry import AnyScorer, ScorerError, available_scorers, resolve_scorer
 
@@ -20,5 +20,4 @@ __all__ = [
     "available_tasks",
     "resolve_scorer",
     "resolve_task",
-    "task_owner",
 ]

@@ -115,6 +115,7 @@ class Task(Named):
     """
 
     kind: ClassVar[str] = "task"
+    hook: ClassVar[str] = "prefopt_tasks"
 
     @property
     @abstractmethod

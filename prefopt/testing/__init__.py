@@ -12,5 +12,16 @@ from __future__ import annotations
 from prefopt.testing.check import Check, ConformanceError, Result
 from prefopt.testing.checks import CHECKS
 from prefopt.testing.suite import checks_of, conformance, examine, markdown
+from prefopt.testing.temporary import temporary_plugin
 
-__all__ = ["CHECKS", "Check", "ConformanceError", "Result", "checks_of", "conformance", "examine", "markdown"]
+__all__ = [
+    "CHECKS",
+    "Check",
+    "ConformanceError",
+    "Result",
+    "checks_of",
+    "conformance",
+    "examine",
+    "markdown",
+    "temporary_plugin",
+]

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from transformers.trainer_utils import get_last_checkpoint
 
 from prefopt.data import DataReport, read_rows
-from prefopt.registry import brought_by, excluded_plugins
+from prefopt.registry import excluded_plugins, provenance
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.run_file import RunFile, RunFileError
 from prefopt.training.trainer import PreferenceTrainer
@@ -87,7 +87,7 @@ def _write_run_record(run: RunFile, args: PreferenceConfig, reports: dict[str, D
     about = {
         "python": platform.python_version(),
         "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
-        "components": brought_by(run.objective.components),
+        "components": provenance(run.objective.components),
         "excluded_plugins": excluded_plugins(),
         "seeds": {"seed": args.seed, "data_seed": args.data_seed},
         "data": {name: report.to_dict() for name, report in reports.items()},

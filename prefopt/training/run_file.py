@@ -23,7 +23,7 @@ from pydantic import (
 from prefopt import zoo
 from prefopt.data import OnBadRows
 from prefopt.objective import ObjectiveConfig
-from prefopt.registry import brought_by, recorded
+from prefopt.registry import provenance, with_recorded_versions
 from prefopt.training.config import PreferenceConfig, training_arguments
 from prefopt.validation import explain
 
@@ -148,7 +148,7 @@ class RunFile(_Section):
         """`components`, which `to_yaml` adds, is for the error where a component is not installed."""
         if not isinstance(value, Mapping):
             return handler(value)
-        with recorded(value.get("components", {})):
+        with with_recorded_versions(value.get("components", {})):
             return handler({key: part for key, part in value.items() if key != "components"})
 
     @field_validator("training")
@@ -170,5 +170,5 @@ class RunFile(_Section):
 
     def to_yaml(self) -> str:
         """The resolved run, which repeats it, and the distributions of its components."""
-        components = brought_by(self.objective.components)
+        components = provenance(self.objective.components)
         return yaml.safe_dump({**self.model_dump(mode="json"), "components": components}, sort_keys=False)

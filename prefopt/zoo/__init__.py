@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError, validate_call
 
 from prefopt.objective import ObjectiveConfig
-from prefopt.registry import readers
+from prefopt.registry import components_with_field
 from prefopt.validation import did_you_mean, explain
 from prefopt.zoo.absolute import aot, aot_paired, apo_down, apo_zero, bco, bco_pair, nca, sppo
 from prefopt.zoo.f_divergences import f_dpo_alpha, f_dpo_forward_kl, f_dpo_jensen_shannon, f_dpo_reverse_kl
@@ -131,7 +131,7 @@ def build(spec: object) -> ObjectiveConfig:
             f"{did_you_mean(unknown[0], names)} Parameters: {', '.join(parameters)}. "
             f"Slots: {', '.join(ObjectiveConfig.model_fields)}."
             f"{f' Rows that read {unknown[0]!r}: ' + ', '.join(rows) + '.' if rows else ''}"
-            f"{' ' + components if (components := readers(unknown[0])) else ''}"
+            f"{' ' + components if (components := components_with_field(unknown[0])) else ''}"
         )
     try:
         row = validate_call(ZOO[name])(**own)

@@ -14,9 +14,9 @@ if __name__ == "__main__":
 
     import prefopt
     from prefopt.registry import installed
-    from prefopt.tasks import available_tasks, task_owner
+    from prefopt.tasks.registry import TASKS
 
-    owners = [*(owner for _, owner in installed()), *map(task_owner, available_tasks())]
+    owners = [owner for _, owner in [*installed(), *TASKS.installed.values()]]
     facts = {"prefopt": prefopt.__file__, "owners": sorted({owner.distribution for owner in owners})}
     Path(sys.argv[1]).write_text(json.dumps(facts))
     sys.exit(exit_code)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from prefopt.tasks import TaskError, resolve_task, task_owner
+from prefopt.tasks import TaskError, resolve_task
+from prefopt.tasks.registry import TASKS
 
 
 def test_the_data_sets_solutions_pass(shared: Path, code_plugin: None) -> None:
@@ -33,7 +34,7 @@ def test_the_data_sets_solutions_pass(shared: Path, code_plugin: None) -> None:
 
 def test_the_task_is_there_with_its_plugin(code_plugin: None) -> None:
     assert resolve_task({"name": "code", "model": "m", "data": "d", "held_out": 3}).name == "code"
-    assert task_owner("code").distribution == "prefopt-code"
+    assert TASKS.installed["code"][1].distribution == "prefopt-code"
 
 
 @pytest.mark.parametrize("value", ["code", {"name": "code", "model": "m"}])

@@ -11,13 +11,15 @@ from typing import Any, Literal
 
 import pytest
 
+from prefopt.hookspecs import hookimpl
 from prefopt.plugins import PluginError
 from prefopt.scoring import PreferenceModel
-from prefopt.tasks import Evaluation, Metric, Task, TaskError, available_tasks, registry, resolve_task, task_owner
+from prefopt.tasks import Evaluation, Metric, Task, TaskError, available_tasks, resolve_task
 from prefopt.tasks.conformance import check_task
 from prefopt.tasks.planted import PlantedTask
+from prefopt.tasks.registry import TASKS
+from prefopt.testing import temporary_plugin
 from prefopt.testing.check import ConformanceError
-from tests.little_plugins import HOOK, Install
 
 MADE: list[Path] = []
 
@@ -45,9 +47,6 @@ class Little(Task):
 @pytest.fixture(autouse=True)
 def _afresh() -> Iterator[None]:
     MADE.clear()
-    registry.installed_tasks.cache_clear()
-    yield
-    registry.installed_tasks.cache_clear()
 
 
 def test_material_is_made_once_for_a_seed_and_its_settings(tmp_path: Path) -> None:
@@ -94,7 +93,7 @@ def test_what_a_killed_maker_left_is_no_material_and_is_cleared_away(tmp_path: P
 
 def test_tasks_are_found_by_name() -> None:
     assert available_tasks()["planted"] is PlantedTask
-    assert task_owner("planted").plugin == "prefopt:built_ins"
+    assert TASKS.installed["planted"][1].plugin == "prefopt:built_ins"
     assert resolve_task("planted") == PlantedTask() == resolve_task(PlantedTask())
     assert resolve_task({"name": "planted", "noise": 0.1}) == PlantedTask(noise=0.1)
 
@@ -116,16 +115,22 @@ def test_a_task_that_cannot_be_had_is_named(value: object, message: str) -> None
         resolve_task(value)
 
 
-def test_plugins_bring_tasks_by_the_same_hook(install: Install) -> None:
-    source = HOOK.format(signature="prefopt_tasks()", value="[Little]")
-    install("little-plugin", f"from tests.tasks.test_registry import Little\n{source}")
-    assert resolve_task({"name": "little", "model": "x"}) == Little(model="x")
-    assert task_owner("little").distribution == "little-plugin"
+def test_plugins_bring_tasks_by_the_same_hook() -> None:
+    with temporary_plugin(Little, name="little-plugin"):
+        assert resolve_task({"name": "little", "model": "x"}) == Little(model="x")
+        assert TASKS.installed["little"][1].distribution == "little-plugin"
+    assert "little" not in available_tasks()
 
 
-def test_a_plugin_that_brings_no_task_is_named(install: Install) -> None:
-    install("broken-plugin", HOOK.format(signature="prefopt_tasks()", value="[int]"))
-    with pytest.raises(PluginError, match="broken-plugin:components: prefopt_tasks returned <class 'int'>"):
+def test_a_plugin_that_brings_no_task_is_named() -> None:
+    @hookimpl
+    def prefopt_tasks() -> list[type[int]]:
+        return [int]
+
+    with (
+        temporary_plugin(prefopt_tasks, name="broken-plugin"),
+        pytest.raises(PluginError, match="broken-plugin:0: prefopt_tasks returned <class 'int'>"),
+    ):
         available_tasks()
 
 

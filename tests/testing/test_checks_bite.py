@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 
 import pytest
 
-from prefopt import registry
-from prefopt.testing import CHECKS, examine
+from prefopt.testing import CHECKS, examine, temporary_plugin
+from tests.testing import saboteurs
 from tests.testing.saboteurs import ALSO, SABOTEURS
 
 
 @pytest.fixture(scope="module", autouse=True)
-def installed_saboteurs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The saboteurs as an installed plugin."""
-    folder = tmp_path_factory.mktemp("site")
-    info = folder / "saboteurs-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: saboteurs\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[prefopt]\nsaboteurs = tests.testing.saboteurs\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(folder)
-        _forget()
+def installed_saboteurs() -> Iterator[None]:
+    with temporary_plugin(saboteurs):
         yield
-    _forget()
-
-
-def _forget() -> None:
-    importlib.invalidate_caches()
-    registry._manager.cache_clear()
-    registry._components.cache_clear()
 
 
 def test_every_check_has_a_saboteur() -> None:

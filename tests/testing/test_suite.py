@@ -11,8 +11,10 @@ from torch import Tensor
 from prefopt.columns import Column, TokenColumn
 from prefopt.component import Divergence, PreferenceLoss, TokenWeighting
 from prefopt.divergences import ForwardKL, SampledK1
+from prefopt.hookspecs import hookimpl
 from prefopt.losses import BcoLoss, LogisticLoss, MixtureLoss, RobustLoss
-from prefopt.testing import CHECKS, ConformanceError, checks_of, conformance, examine, markdown
+from prefopt.registry import ComponentError, owner, resolve
+from prefopt.testing import CHECKS, ConformanceError, checks_of, conformance, examine, markdown, temporary_plugin
 from prefopt.testing.cases import case_for
 from prefopt.testing.check import label
 from prefopt.tokens import TokenBatch
@@ -165,3 +167,18 @@ def test_every_check_is_in_the_list_for_the_documentation() -> None:
         assert f"### `{check.name}`\n" in text
         assert check.what in text
         assert check.why in text
+
+
+def test_a_temporary_plugin_brings_classes_hooks_and_modules_while_it_lasts() -> None:
+    @hookimpl
+    def prefopt_token_weightings() -> list[type[TokenWeighting]]:
+        return [Crashing]
+
+    with temporary_plugin(Inverse, name="outer"), temporary_plugin(prefopt_token_weightings, name="outer"):
+        assert resolve(TokenWeighting, "inverse") == Inverse()
+        assert resolve(TokenWeighting, "crashing") == Crashing()
+        assert owner(Inverse).distribution == "outer"
+    with pytest.raises(ComponentError, match="no TokenWeighting named 'inverse'"):
+        resolve(TokenWeighting, "inverse")
+    with pytest.raises(TypeError, match="a plugin is made of"), temporary_plugin(3):  # type: ignore[arg-type]
+        pass

@@ -19,6 +19,7 @@ class Scorer(Named):
     """
 
     kind: ClassVar[str] = "scorer"
+    hook: ClassVar[str] = "prefopt_scorers"
 
     @abstractmethod
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:

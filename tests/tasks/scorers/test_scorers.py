@@ -5,33 +5,26 @@ from __future__ import annotations
 import json
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
 from prefopt.data import DataError
-from prefopt.tasks import ScorerError, available_scorers, resolve_scorer
-from prefopt.tasks.scorers import (
-    ReviewsScorer,
-    VaderScorer,
-    WordsScorer,
-    linear,
-    registry,
-    sequence_classification,
-    words,
-)
+from prefopt.tasks import Scorer, ScorerError, available_scorers, resolve_scorer
+from prefopt.tasks.scorers import ReviewsScorer, VaderScorer, WordsScorer, linear, sequence_classification, words
 from prefopt.tasks.scorers.corpus import WORDS
-from tests.little_plugins import HOOK, Install
+from prefopt.testing import temporary_plugin
 
 GOOD, BAD = " a wonderful, lovely film", " a terrible, boring film"
 
 
 @pytest.fixture(autouse=True)
 def _afresh() -> Iterator[None]:
-    caches = (registry.installed_scorers, linear._classifier, words._analyzer, sequence_classification.load)
+    caches = (linear._classifier, words._analyzer, sequence_classification.load)
     for cache in caches:
         cache.cache_clear()
     yield
@@ -69,20 +62,16 @@ def test_a_scorer_that_cannot_be_had_is_named(value: object, message: str) -> No
         resolve_scorer(value)
 
 
-def test_plugins_bring_scorers(install: Install) -> None:
-    source = """
-from collections.abc import Sequence
-from typing import Literal
-from prefopt.tasks import Scorer
-
 class LengthScorer(Scorer):
     name: Literal["length"] = "length"
 
-    def score(self, prompts, responses):
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
         return [float(len(response)) for response in responses]
-"""
-    install("long-plugin", source + HOOK.format(signature="prefopt_scorers()", value="[LengthScorer]"))
-    assert score("length", "a", "abc") == [1, 3]
+
+
+def test_plugins_bring_scorers() -> None:
+    with temporary_plugin(LengthScorer):
+        assert score("length", "a", "abc") == [1, 3]
 
 
 def test_words(tmp_path: Path) -> None:

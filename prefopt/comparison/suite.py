@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Self, final
 
 import yaml
@@ -39,13 +38,11 @@ __all__ = ["SUITE", "Plane", "Suite", "SuiteError"]
 SUITE = "suite.yaml"
 """The name of the suite in the folder of a comparison."""
 
-_DEFAULTS = MappingProxyType(
-    {"logging_steps": 0.05, "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
-    | {"model_init_kwargs": {"dtype": "float32"}}
-)
-_ELSEWHERE = MappingProxyType(
-    {"output_dir": "is what `--out` sets", "seed": "belongs under `seeds`", "reference_cache": "belongs at the top"}
-    | dict.fromkeys(("report_to", "disable_tqdm", "save_strategy"), "is not for a suite: a run keeps its figures alone")
+_FIXED: dict[str, Any] = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True}
+_DEFAULTS = {"logging_steps": 0.05, **_FIXED, "model_init_kwargs": {"dtype": "float32"}}
+_ELSEWHERE = {"output_dir": "is what `--out` sets", "seed": "belongs under `seeds`"}
+_ELSEWHERE |= {"reference_cache": "belongs at the top"} | dict.fromkeys(
+    _FIXED, "is not for a suite: a run keeps its figures alone"
 )
 
 
@@ -119,6 +116,10 @@ class Suite(_Section):
     controls         whether each run with a mask gets a control without one, at beta times its mean (see `controls`)
     frontier         see `Plane`; null: the default one, where the task has its metrics
     reference_cache  whether runs share the reference's outputs for the pairs, on disk
+
+    >>> suite = Suite.model_validate({"task": "planted", "objectives": {"dpo": "dpo", "tdpo1": "tdpo1"}, "seeds": [0]})
+    >>> [str(run) for run in suite.runs()]
+    ['reference, seed 0', 'dpo, seed 0', 'tdpo1, seed 0']
     """
 
     task: Annotated[SerializeAsAny[Task], BeforeValidator(resolve_task)]

@@ -152,10 +152,9 @@ class Suite(_Section):
             raise SuiteError(f"{path}: not a readable suite: {error}") from error
         try:
             return cls.model_validate(select_objectives(fields, only))
-        except ValidationError as error:
-            raise SuiteError("\n".join(f"{path}: {line}" for line in explain(error, cls))) from error
         except ValueError as error:
-            raise SuiteError(f"{path}: {error}") from error
+            lines = explain(error, cls) if isinstance(error, ValidationError) else [str(error)]
+            raise SuiteError("\n".join(f"{path}: {line}" for line in lines)) from error
 
     @field_validator("seeds", "sweeps")
     @classmethod

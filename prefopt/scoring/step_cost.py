@@ -7,7 +7,7 @@ architecture, adapter or checkpointing. Head, reference and signals are computed
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -55,23 +55,17 @@ class StepPlan:
         return sum(part.bytes for part in self.parts)
 
 
-class _Trace(NamedTuple):
-    forward: float
-    backward: float
-    kept: int
-
-
 def plan_step(model: PreferenceModel, batch: PreferenceBatch) -> StepPlan:
     """The plan of a training step on a batch of these shapes."""
     layout = _layout(model, batch)
     tokens = int(layout.mask.sum())
-    policy = _traced(model.policy, layout, trains=True)
+    forward, backward, saved = _traced(model.policy, layout, trains=True)
     embedding = causal_lm(model.policy).get_input_embeddings().weight
     gradient = embedding.nbytes if embedding.requires_grad else 0  # dense, and new in every pass
-    parts = [Part("policy", policy.forward + policy.backward, policy.kept + gradient), _head(model, layout)]
+    parts = [Part("policy", forward + backward, saved + gradient), _head(model, layout)]
     if not model.reference_free:
         runs = model.reference_scorer.cache_folder is None
-        reference = _traced(model.reference_model, layout, trains=False).forward if runs else 0.0
+        reference = _traced(model.reference_model, layout, trains=False)[0] if runs else 0.0
         parts.append(Part("reference", reference, 0))
         parts.append(_signals(model, layout, tokens))
     return StepPlan(tuple(parts))
@@ -122,21 +116,22 @@ def _signals(model: PreferenceModel, layout: Layout, tokens: int) -> Part:
     return Part("signals and masks", 10.0 * masks * read, padded + masks * read * 4)
 
 
-def _traced(model: nn.Module, layout: Layout, *, trains: bool) -> _Trace:
+def _traced(model: nn.Module, layout: Layout, *, trains: bool) -> tuple[float, float, int]:
+    """Operations forward and backward, and bytes saved for backward."""
     lm = causal_lm(model)
-    kept: dict[int, int] = {}
+    saved: dict[int, int] = {}
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.set_grad_enabled(trains):
         fakes = [mode.from_tensor(parameter) for parameter in lm.parameters()]  # held, so that they stay the same
         weights = {fake.untyped_storage()._cdata for fake in fakes}
 
-        def keep(tensor: Tensor) -> Tensor:
+        def save(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
             if storage._cdata not in weights:
-                kept[storage._cdata] = storage.nbytes()
+                saved[storage._cdata] = storage.nbytes()
             return tensor
 
         inputs = {name: mode.from_tensor(value) for name, value in layout.inputs(lm.dtype).items()}
-        saving = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        saving = torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor)
         with FlopCounterMode(display=False) as forward, saving:
             states = lm.base_model(**inputs, use_cache=False).last_hidden_state
         leaves = [p for p in lm.base_model.parameters() if p.requires_grad] if trains else []
@@ -144,4 +139,4 @@ def _traced(model: nn.Module, layout: Layout, *, trains: bool) -> _Trace:
             if leaves:
                 torch.autograd.grad(states.sum(), leaves, allow_unused=True)
     checkpoints = lm.config.get_text_config().num_hidden_layers * states.nbytes if lm.is_activation_checkpointing else 0
-    return _Trace(forward.get_total_flops(), backward.get_total_flops(), sum(kept.values()) + checkpoints)
+    return forward.get_total_flops(), backward.get_total_flops(), sum(saved.values()) + checkpoints

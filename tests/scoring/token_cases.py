@@ -80,10 +80,11 @@ def dense(at, divergence):
 
 def chunks_of(size):
     """A context in which token_statistics takes chunks of so many tokens; its own with None."""
-    if size is None:
-        return nullcontext()
-    slices = lambda tokens, _: [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]  # noqa: E731
-    return patch("prefopt.scoring.lm_head.token_statistics._chunks", slices)
+
+    def slices(tokens, logit_bytes):
+        return [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]
+
+    return patch("prefopt.scoring.lm_head.token_statistics._chunks", slices) if size else nullcontext()
 
 
 def fused(at, divergence, *, chunk_size=None, **options):

@@ -73,8 +73,9 @@ class Frontiers:
 
     @property
     def matched(self) -> list[Measure]:
-        """The rewards at the same distance, as far as any objective has one."""
-        return [measure for measure in self.measures if measure.distance is not None and measure.estimates]
+        """The rewards at the same distance, where at least one is read between two runs."""
+        readings = (measure for measure in self.measures if measure.distance is not None)
+        return [measure for measure in readings if set(measure.estimates) - set(measure.extrapolated)]
 
 
 def frontiers(suite: Suite, table: Sequence[Row], values: pd.DataFrame) -> list[Frontiers]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 import datasets
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from prefopt.scoring import PreferenceModel
@@ -23,28 +23,19 @@ _BATCH = 128
 
 _WEIGHTS = {"w": "the weights of log-ratios", "v": "the weights of the divergence"}
 
-_WEIGHT_METRICS: tuple[tuple[Metric, Callable[[Tensor, Tensor], float | None]], ...] = (
-    (
-        Metric("auroc", "higher", "P(a bearing token has the larger one) + P(equal) / 2, over the tokens of a pair"),
-        lambda weights, truth: auroc(weights, truth > 0),
-    ),
-    (
-        Metric("ap", "higher", "average precision in finding bearing tokens, over the tokens of a pair"),
-        lambda weights, truth: average_precision(weights, truth > 0),
-    ),
-    (
-        Metric("sparsity_error", "lower", "|share of exact zeros - that of the truth|, over the tokens of a pair"),
-        sparsity_error,
-    ),
+_WEIGHT_METRICS = (
+    Metric("auroc", "higher", "P(a bearing token has the larger one) + P(equal) / 2, over the tokens of a pair"),
+    Metric("ap", "higher", "average precision in finding bearing tokens, over the tokens of a pair"),
+    Metric("sparsity_error", "lower", "|share of exact zeros - that of the truth|, over the tokens of a pair"),
 )
 
 METRICS = (
     Metric("reward", "higher", "true worth of the policy's samples; a good phrase is 1, a bad one -1"),
     *GENERATION_METRICS,
     *(
-        Metric(f"{metric.name}_{suffix}", metric.better, f"{metric.what}: {weights}")
+        replace(metric, name=f"{metric.name}_{suffix}", what=f"{metric.what}: {weights}")
         for suffix, weights in _WEIGHTS.items()
-        for metric, _ in _WEIGHT_METRICS
+        for metric in _WEIGHT_METRICS
     ),
 )
 
@@ -69,8 +60,12 @@ def pair_metrics(
             responses = (token_words(row[f"{side}_ids"], tokenizer) for side in ("chosen", "rejected"))
             truth = torch.tensor([weight for words in responses for weight in language.weights(words)])
             for suffix, predicted in weights.items():
-                for metric, measure in _WEIGHT_METRICS:
-                    value = measure(predicted, truth)
+                values = {
+                    "auroc": auroc(predicted, truth > 0),
+                    "ap": average_precision(predicted, truth > 0),
+                    "sparsity_error": sparsity_error(predicted, truth),
+                }
+                for name, value in values.items():
                     assert value is not None, "the responses of a pair differ in worth"
-                    metrics.setdefault(f"{metric.name}_{suffix}", []).append(value)
+                    metrics.setdefault(f"{name}_{suffix}", []).append(value)
     return metrics

@@ -24,4 +24,4 @@ if __name__ == "__main__":
     metrics = trainer.evaluate()
     trainer.save_model()
     if trainer.is_world_process_zero():
-        (Path(out) / "found.json").write_text(json.dumps({"log": trainer.state.log_history, "eval": metrics}))
+        (Path(out) / "result.json").write_text(json.dumps({"log": trainer.state.log_history, "eval": metrics}))

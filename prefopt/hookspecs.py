@@ -11,7 +11,9 @@ and names its module under the entry-point group `prefopt`. The built-in compone
 
 from __future__ import annotations
 
-from types import MappingProxyType
+import inspect
+from types import MappingProxyType, ModuleType
+from typing import TypeVar
 
 import pluggy
 
@@ -29,6 +31,7 @@ __all__ = [
     "HOOKS",
     "INTERFACE",
     "PROJECT",
+    "concrete_classes",
     "hookimpl",
     "prefopt_divergences",
     "prefopt_preference_losses",
@@ -50,8 +53,21 @@ renamed, or a component has to have, take or return something else. A new hook, 
 does not raise it. A plugin module may state the versions that it supports as `PREFOPT_INTERFACE`, an int or a tuple.
 """
 
+K = TypeVar("K", bound=Component)
+
 hookimpl = pluggy.HookimplMarker(PROJECT)
 hookspec = pluggy.HookspecMarker(PROJECT)
+
+
+def concrete_classes(kind: type[K], *modules: ModuleType) -> list[type[K]]:
+    """The concrete public classes of a kind that these modules define, in the order of their definitions."""
+    return [
+        value
+        for module in modules
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, kind) and value.__module__ == module.__name__
+        if not inspect.isabstract(value) and not name.startswith("_")
+    ]
 
 
 @hookspec

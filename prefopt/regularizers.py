@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import MappingProxyType
 from typing import Literal, final
 
@@ -9,10 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from prefopt.component import Regularizer, Signal
-from prefopt.hookspecs import hookimpl
+from prefopt.hookspecs import concrete_classes, hookimpl
 from prefopt.tokens import TokenBatch, masked_mean, masked_sum
-
-__all__ = ["MaskL1", "NegativeLogLikelihood"]
 
 
 @final
@@ -62,4 +61,4 @@ _REDUCTIONS = MappingProxyType({"mean": masked_mean, "sum": masked_sum})
 
 @hookimpl
 def prefopt_regularizers() -> list[type[Regularizer]]:
-    return [MaskL1, NegativeLogLikelihood]
+    return concrete_classes(Regularizer, sys.modules[__name__])  # type: ignore[type-abstract]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Literal, final
 
 import torch
@@ -11,19 +12,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from prefopt.component import RewardShaping
-from prefopt.hookspecs import hookimpl
+from prefopt.hookspecs import concrete_classes, hookimpl
 from prefopt.stable import capped_exp, log1mexp
 from prefopt.tokens import masked_mean, masked_sum
-
-__all__ = [
-    "AlphaShaping",
-    "ForwardKLShaping",
-    "JensenShannonShaping",
-    "LogOddsShaping",
-    "MeanShaping",
-    "PositiveShaping",
-    "SumShaping",
-]
 
 
 @final
@@ -136,12 +127,4 @@ class AlphaShaping(RewardShaping):
 
 @hookimpl
 def prefopt_reward_shapings() -> list[type[RewardShaping]]:
-    return [
-        SumShaping,
-        MeanShaping,
-        PositiveShaping,
-        LogOddsShaping,
-        ForwardKLShaping,
-        JensenShannonShaping,
-        AlphaShaping,
-    ]
+    return concrete_classes(RewardShaping, sys.modules[__name__])  # type: ignore[type-abstract]

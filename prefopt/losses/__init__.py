@@ -3,54 +3,19 @@
 from __future__ import annotations
 
 from prefopt.component import PreferenceLoss
-from prefopt.hookspecs import hookimpl
-from prefopt.losses.absolute import ApoDownLoss, ApoZeroLoss, BcoPairLoss, NcaLoss, SppoLoss
-from prefopt.losses.composed import MixtureLoss
-from prefopt.losses.coupled import AotLoss, AotPairedLoss, BcoLoss
-from prefopt.losses.margin import DiscoPopLoss, ExoLoss, HingeLoss, LogisticLoss, RobustLoss, SquaredLoss
-from prefopt.losses.weighed import OffsetLoss, OnPolicyWeightedLoss, WeightedLoss
+from prefopt.hookspecs import concrete_classes, hookimpl
+from prefopt.losses import absolute, composed, coupled, margin, weighted
+from prefopt.losses.absolute import *
+from prefopt.losses.composed import *
+from prefopt.losses.coupled import *
+from prefopt.losses.margin import *
+from prefopt.losses.weighted import *
 
-__all__ = [
-    "AotLoss",
-    "AotPairedLoss",
-    "ApoDownLoss",
-    "ApoZeroLoss",
-    "BcoLoss",
-    "BcoPairLoss",
-    "DiscoPopLoss",
-    "ExoLoss",
-    "HingeLoss",
-    "LogisticLoss",
-    "MixtureLoss",
-    "NcaLoss",
-    "OffsetLoss",
-    "OnPolicyWeightedLoss",
-    "RobustLoss",
-    "SppoLoss",
-    "SquaredLoss",
-    "WeightedLoss",
-]
+_LOSSES = concrete_classes(PreferenceLoss, margin, absolute, coupled, weighted, composed)
+
+__all__ = sorted(loss.__name__ for loss in _LOSSES)
 
 
 @hookimpl
 def prefopt_preference_losses() -> list[type[PreferenceLoss]]:
-    return [
-        LogisticLoss,
-        HingeLoss,
-        SquaredLoss,
-        RobustLoss,
-        ExoLoss,
-        DiscoPopLoss,
-        NcaLoss,
-        BcoPairLoss,
-        SppoLoss,
-        ApoZeroLoss,
-        ApoDownLoss,
-        AotLoss,
-        AotPairedLoss,
-        BcoLoss,
-        OffsetLoss,
-        WeightedLoss,
-        OnPolicyWeightedLoss,
-        MixtureLoss,
-    ]
+    return _LOSSES

@@ -11,8 +11,6 @@ from torch.nn.functional import logsigmoid
 from prefopt.component import PreferenceLoss
 from prefopt.tokens import TokenBatch
 
-__all__ = ["ApoDownLoss", "ApoZeroLoss", "BcoPairLoss", "NcaLoss", "SppoLoss"]
-
 
 @final
 class NcaLoss(PreferenceLoss):

@@ -14,8 +14,6 @@ from prefopt.columns import Column
 from prefopt.component import LossFunction, PreferenceLoss, Signal
 from prefopt.tokens import TokenBatch
 
-__all__ = ["ComposedLoss", "MixtureLoss", "WeighedSum"]
-
 
 class ComposedLoss(PreferenceLoss):
     """A loss that holds others, `parts`, and needs what they need."""
@@ -58,9 +56,9 @@ class MixtureLoss(ComposedLoss):
     def parts(self) -> tuple[PreferenceLoss, ...]:
         return self.losses
 
-    def build(self) -> WeighedSum:
+    def build(self) -> WeightedSum:
         """The sum of what its losses build."""
-        return WeighedSum(self.losses, self._constant)
+        return WeightedSum(self.losses, self._constant)
 
     def _constant(self, tokens: TokenBatch) -> tuple[float, ...]:
         return self.weights
@@ -73,21 +71,18 @@ class MixtureLoss(ComposedLoss):
 
 
 @final
-class WeighedSum(nn.Module):
-    """sum_i w_i loss_i, [B], with weights w = weigh(tokens), each a number or [B], one for each loss.
-
-    Whatever the losses keep from step to step is this module's state.
-    """
+class WeightedSum(nn.Module):
+    """loss = sum_i w_i loss_i, [B], w = weights(tokens): a number or [B] for each loss. Holds the losses' state."""
 
     def __init__(
-        self, losses: Sequence[PreferenceLoss], weigh: Callable[[TokenBatch], Sequence[float | Tensor]]
+        self, losses: Sequence[PreferenceLoss], weights: Callable[[TokenBatch], Sequence[float | Tensor]]
     ) -> None:
         super().__init__()
-        self.weigh = weigh
+        self.weights = weights
         self.losses: list[LossFunction] = [loss.build() for loss in losses]
         self.stateful = nn.ModuleList(loss for loss in self.losses if isinstance(loss, nn.Module))
 
     def forward(self, chosen: Tensor, rejected: Tensor, tokens: TokenBatch) -> Tensor:
         """chosen, rejected [B] -> [B]."""
-        weighed = zip(self.weigh(tokens), self.losses, strict=True)
-        return torch.stack([weight * loss(chosen, rejected, tokens) for weight, loss in weighed]).sum(0)
+        terms = zip(self.weights(tokens), self.losses, strict=True)
+        return torch.stack([weight * loss(chosen, rejected, tokens) for weight, loss in terms]).sum(0)

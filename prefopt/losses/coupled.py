@@ -12,8 +12,6 @@ from torch.nn.functional import logsigmoid
 from prefopt.component import PreferenceLoss, Signal
 from prefopt.tokens import TokenBatch, masked_sum
 
-__all__ = ["AotLoss", "AotPairedLoss", "BcoLoss", "RunningBaseline"]
-
 
 class _SortingLoss(PreferenceLoss):
     """loss_i = logistic(z_i), with label smoothing, z_i a difference of the i-th smallest of the batch."""

@@ -13,15 +13,6 @@ from torch.nn.functional import logsigmoid
 from prefopt.component import PreferenceLoss
 from prefopt.tokens import TokenBatch
 
-__all__ = [
-    "DiscoPopLoss",
-    "ExoLoss",
-    "HingeLoss",
-    "LogisticLoss",
-    "RobustLoss",
-    "SquaredLoss",
-]
-
 
 @final
 class LogisticLoss(PreferenceLoss):

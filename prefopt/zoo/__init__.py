@@ -14,90 +14,25 @@ from pydantic import ValidationError, validate_call
 from prefopt.objective import ObjectiveConfig
 from prefopt.registry import components_with_field
 from prefopt.validation import did_you_mean, explain
-from prefopt.zoo.absolute import aot, aot_paired, apo_down, apo_zero, bco, bco_pair, nca, sppo
-from prefopt.zoo.f_divergences import f_dpo_alpha, f_dpo_forward_kl, f_dpo_jensen_shannon, f_dpo_reverse_kl
-from prefopt.zoo.reference_free import cpo, cpo_simpo, orpo, simpo, slic
-from prefopt.zoo.sequence_level import (
-    cdpo,
-    discopop,
-    dpo,
-    dpo_norm,
-    dpop,
-    exo,
-    hinge,
-    ipo,
-    ipo_sum,
-    robust,
-    rpo,
-    rso,
+from prefopt.zoo import absolute, f_divergences, reference_free, sequence_level, token_level, weighted
+from prefopt.zoo.absolute import *
+from prefopt.zoo.f_divergences import *
+from prefopt.zoo.reference_free import *
+from prefopt.zoo.sequence_level import *
+from prefopt.zoo.token_level import *
+from prefopt.zoo.weighted import *
+
+ZOO: Mapping[str, Callable[..., ObjectiveConfig]] = types.MappingProxyType(
+    {
+        name: row
+        for module in (sequence_level, token_level, absolute, weighted, f_divergences, reference_free)
+        for name, row in vars(module).items()
+        if inspect.isfunction(row) and row.__module__ == module.__name__
+    }
 )
-from prefopt.zoo.token_level import ld_dpo, mapo, sparsepo, sparsepo_token, tdpo1, tdpo2
-from prefopt.zoo.weighed import mpo, odpo, wpo
+"""Every named objective, by name: the functions that these modules define."""
 
-_ROWS = (
-    *(dpo, tdpo1, tdpo2, mapo, sparsepo, sparsepo_token, ld_dpo),
-    *(cdpo, robust, hinge, rso, ipo, ipo_sum, exo, nca, bco, bco_pair, sppo, apo_zero, apo_down, aot, aot_paired),
-    *(
-        discopop,
-        dpop,
-        odpo,
-        wpo,
-        dpo_norm,
-        rpo,
-        mpo,
-        f_dpo_reverse_kl,
-        f_dpo_forward_kl,
-        f_dpo_jensen_shannon,
-        f_dpo_alpha,
-    ),
-    *(simpo, cpo, cpo_simpo, orpo, slic),
-)
-
-ZOO: Mapping[str, Callable[..., ObjectiveConfig]] = types.MappingProxyType({row.__name__: row for row in _ROWS})
-"""Every named objective, by name."""
-
-__all__ = [
-    "ZOO",
-    "aot",
-    "aot_paired",
-    "apo_down",
-    "apo_zero",
-    "bco",
-    "bco_pair",
-    "build",
-    "cdpo",
-    "cpo",
-    "cpo_simpo",
-    "discopop",
-    "dpo",
-    "dpo_norm",
-    "dpop",
-    "exo",
-    "f_dpo_alpha",
-    "f_dpo_forward_kl",
-    "f_dpo_jensen_shannon",
-    "f_dpo_reverse_kl",
-    "hinge",
-    "ipo",
-    "ipo_sum",
-    "ld_dpo",
-    "mapo",
-    "mpo",
-    "nca",
-    "odpo",
-    "orpo",
-    "robust",
-    "rpo",
-    "rso",
-    "simpo",
-    "slic",
-    "sparsepo",
-    "sparsepo_token",
-    "sppo",
-    "tdpo1",
-    "tdpo2",
-    "wpo",
-]
+__all__ = ["ZOO", *sorted(["build", *ZOO])]
 
 
 def build(spec: object) -> ObjectiveConfig:
@@ -121,7 +56,7 @@ def build(spec: object) -> ObjectiveConfig:
             f"no objective named {name!r} in the zoo.{did_you_mean(str(name), ZOO)} Zoo: {', '.join(ZOO)}."
         )
     parameters = inspect.signature(ZOO[name]).parameters
-    own = {key: value for key, value in fields.items() if key in parameters}
+    arguments = {key: value for key, value in fields.items() if key in parameters}
     slots = {key: value for key, value in fields.items() if key not in parameters and key != "zoo"}
     names = [*parameters, *ObjectiveConfig.model_fields]
     if unknown := [key for key in slots if key not in names]:
@@ -134,7 +69,7 @@ def build(spec: object) -> ObjectiveConfig:
             f"{' ' + components if (components := components_with_field(unknown[0])) else ''}"
         )
     try:
-        row = validate_call(ZOO[name])(**own)
+        row = validate_call(ZOO[name])(**arguments)
     except ValidationError as error:
         raise ValueError(" ".join(explain(error, ObjectiveConfig))) from error
     return _validated(_laid_over(row.model_dump(), slots)) if slots else row

@@ -18,8 +18,6 @@ from prefopt.losses import (
 )
 from prefopt.objective import ObjectiveConfig
 
-__all__ = ["aot", "aot_paired", "apo_down", "apo_zero", "bco", "bco_pair", "nca", "sppo"]
-
 
 def nca(beta: float = 0.1) -> ObjectiveConfig:
     """loss = -log sigmoid(b_c) - log sigmoid(-b_c) / 2 - log sigmoid(-b_j) / 2, b = beta sum r.

@@ -9,8 +9,6 @@ from __future__ import annotations
 from prefopt.objective import ObjectiveConfig
 from prefopt.shapings import AlphaShaping, ForwardKLShaping, JensenShannonShaping
 
-__all__ = ["f_dpo_alpha", "f_dpo_forward_kl", "f_dpo_jensen_shannon", "f_dpo_reverse_kl"]
-
 
 def f_dpo_reverse_kl(beta: float = 0.1) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (sum r_c - sum r_j)).

@@ -11,8 +11,6 @@ from prefopt.objective import ObjectiveConfig
 from prefopt.regularizers import NegativeLogLikelihood
 from prefopt.shapings import LogOddsShaping, MeanShaping
 
-__all__ = ["cpo", "cpo_simpo", "orpo", "simpo", "slic"]
-
 
 def simpo(beta: float = 2.0, gamma: float = 1.0) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (mean log pi_c - mean log pi_j) - gamma), with means over each response's tokens.

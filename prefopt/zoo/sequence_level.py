@@ -18,21 +18,6 @@ from prefopt.objective import ObjectiveConfig
 from prefopt.regularizers import NegativeLogLikelihood
 from prefopt.shapings import MeanShaping, PositiveShaping
 
-__all__ = [
-    "cdpo",
-    "discopop",
-    "dpo",
-    "dpo_norm",
-    "dpop",
-    "exo",
-    "hinge",
-    "ipo",
-    "ipo_sum",
-    "robust",
-    "rpo",
-    "rso",
-]
-
 
 def dpo(beta: float = 0.1) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (sum r_c - sum r_j)).

@@ -17,8 +17,6 @@ from prefopt.weightings import (
 )
 from prefopt.weightings.activation import Reduction, SiteKind
 
-__all__ = ["ld_dpo", "mapo", "sparsepo", "sparsepo_token", "tdpo1", "tdpo2"]
-
 
 def tdpo1(beta: float = 0.1) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (sum r_c - sum r_j) - beta (sum k_j - sum k_c)).

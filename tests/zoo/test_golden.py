@@ -19,9 +19,7 @@ from prefopt import Objective, TokenBatch, zoo
 from tests.batches import KINDS, rubbish, scores, without_noise
 
 FILE = Path(__file__).with_name("golden.json")
-ROWS = {name: row() for name, row in zoo.ZOO.items()} | {
-    "sparsepo-independent": zoo.sparsepo(shared=False),
-}
+ROWS = {name: row() for name, row in zoo.ZOO.items()} | {"sparsepo-independent": zoo.sparsepo(shared=False)}
 LENGTHS = (5, 2, 7, 3, 4, 6)
 LAYERS, HIDDEN = 3, 4
 
@@ -72,7 +70,7 @@ def numbers(name: str) -> dict[str, object]:
 
 
 def test_every_row_has_its_golden_numbers() -> None:
-    assert list(json.loads(FILE.read_text())) == list(ROWS)
+    assert sorted(json.loads(FILE.read_text())) == sorted(ROWS)
 
 
 def test_the_numbers_tell_the_rows_apart() -> None:
@@ -90,4 +88,5 @@ def test_the_numbers_are_the_golden_ones(name: str) -> None:
 
 
 if __name__ == "__main__":
-    FILE.write_text(json.dumps({name: numbers(name) for name in ROWS}, indent=1) + "\n")
+    names = dict.fromkeys([*json.loads(FILE.read_text()), *ROWS])
+    FILE.write_text(json.dumps({name: numbers(name) for name in names if name in ROWS}, indent=1) + "\n")

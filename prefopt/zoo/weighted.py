@@ -10,8 +10,6 @@ from prefopt.losses import BcoLoss, LogisticLoss, MixtureLoss, OffsetLoss, OnPol
 from prefopt.objective import ObjectiveConfig
 from prefopt.regularizers import NegativeLogLikelihood
 
-__all__ = ["mpo", "odpo", "wpo"]
-
 
 def odpo(beta: float = 0.1, alpha: float = 1.0) -> ObjectiveConfig:
     """loss = -log sigmoid(z - alpha log(s_c - s_j)), s the scores of the responses.

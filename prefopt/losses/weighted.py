@@ -12,10 +12,8 @@ from torch.nn.functional import logsigmoid
 
 from prefopt.columns import Column, PairColumn
 from prefopt.component import PreferenceLoss, Signal
-from prefopt.losses.composed import ComposedLoss, WeighedSum
+from prefopt.losses.composed import ComposedLoss, WeightedSum
 from prefopt.tokens import TokenBatch, masked_mean
-
-__all__ = ["OffsetLoss", "OnPolicyWeightedLoss", "WeightedLoss"]
 
 
 def _of_pairs(loss: PreferenceLoss) -> PreferenceLoss:
@@ -83,9 +81,9 @@ class WeightedLoss(ComposedLoss):
     def columns(self) -> frozenset[Column]:
         return super().columns | {PairColumn(self.column, at_least=0.0)}
 
-    def build(self) -> WeighedSum:
+    def build(self) -> WeightedSum:
         """The loss that it weighs, weighed."""
-        return WeighedSum((self.loss,), self._weights)
+        return WeightedSum((self.loss,), self._weights)
 
     def _weights(self, tokens: TokenBatch) -> tuple[Tensor]:
         return (tokens.columns[self.column],)
@@ -111,9 +109,9 @@ class OnPolicyWeightedLoss(ComposedLoss):
     def requires(self) -> frozenset[Signal]:
         return super().requires | {Signal.LOG_COLLISION}
 
-    def build(self) -> WeighedSum:
+    def build(self) -> WeightedSum:
         """The loss that it weighs, weighed."""
-        return WeighedSum((self.loss,), self._weights)
+        return WeightedSum((self.loss,), self._weights)
 
     def _weights(self, tokens: TokenBatch) -> tuple[Tensor]:
         assert tokens.log_collision is not None

@@ -243,8 +243,6 @@ def exported(file: Path) -> list[str]:
     """`__all__`, of a package as it is computed."""
     for node in tree_of(file).body:
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
-            if isinstance(node.value, ast.List):
-                return ast.literal_eval(node.value)
             return importlib.import_module(module_of(file)).__all__
     return []
 

@@ -49,7 +49,7 @@ def test_python_examples_run(
     namespace: dict[str, object] = {"__name__": f"docs_{page.stem}"}
     for block in blocks(page, "python"):
         code = block.replace(NAMED_MODEL, model_folder)
-        exec(compile(code, str(page), "exec"), namespace)
+        exec(compile(code, str(page), "exec", dont_inherit=True), namespace)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -9,7 +9,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from prefopt import ObjectiveConfig, TokenBatch, registry, resolve
+from prefopt import ObjectiveConfig, TokenBatch, resolve
 from prefopt.component import PreferenceLoss, Signal
 from prefopt.losses import (
     AotLoss,
@@ -25,6 +25,7 @@ from prefopt.losses import (
     WeightedLoss,
 )
 from prefopt.registry import ComponentError
+from prefopt.testing import temporary_plugin
 from tests.batches import taken
 from tests.test_component import double
 
@@ -107,13 +108,13 @@ class Scaled(PreferenceLoss):
         return 2 * (chosen - rejected if self.inner is None else self.inner.build()(chosen, rejected, tokens))
 
 
-def test_a_single_inner_slot_takes_the_same_forms_and_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "available", lambda kind: {"scaled": Scaled, "hinge": HingeLoss})
-    for inner, expected in (
-        ("hinge", HingeLoss()),
-        ({"name": "hinge", "margin": 3}, HingeLoss(margin=3)),
-        (None, None),
-    ):
-        assert resolve(PreferenceLoss, {"name": "scaled", "inner": inner}) == Scaled(inner=expected)
-    with pytest.raises(ComponentError, match=r"^scaled: inner: no PreferenceLoss named 'hing'"):
-        resolve(PreferenceLoss, {"name": "scaled", "inner": "hing"})
+def test_a_single_inner_slot_takes_the_same_forms_and_none() -> None:
+    with temporary_plugin(Scaled):
+        for inner, expected in (
+            ("hinge", HingeLoss()),
+            ({"name": "hinge", "margin": 3}, HingeLoss(margin=3)),
+            (None, None),
+        ):
+            assert resolve(PreferenceLoss, {"name": "scaled", "inner": inner}) == Scaled(inner=expected)
+        with pytest.raises(ComponentError, match=r"^scaled: inner: no PreferenceLoss named 'hing'"):
+            resolve(PreferenceLoss, {"name": "scaled", "inner": "hing"})

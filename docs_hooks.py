@@ -14,6 +14,8 @@ from typing import Any
 
 import prefopt
 from prefopt import testing, zoo
+from prefopt.hookspecs import HOOKS
+from prefopt.registry import available
 from prefopt.zoo.cards import markdown
 
 PACKAGE = Path(prefopt.__file__).parent
@@ -33,6 +35,8 @@ def on_page_markdown(text: str, **_: Any) -> str:
     """Replace the markers of a page by what the code says."""
     text = text.replace("<!-- cards -->", "\n".join(markdown(name) for name in zoo.ZOO))
     text = text.replace("<!-- checks -->", testing.markdown())
+    for kind in HOOKS:
+        text = text.replace(f"<!-- names of {kind.kind} -->", ", ".join(f"`{name}`" for name in available(kind)))
     return text.replace("<!-- map of imports -->", picture(rooms())) if "<!-- map of imports -->" in text else text
 
 

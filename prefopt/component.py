@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, ClassVar, final
 
 import torch
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from prefopt.columns import Column
+from prefopt.signals import Signal
 from prefopt.tokens import TokenBatch
 
 __all__ = [
@@ -35,28 +35,6 @@ __all__ = [
 
 WeightFunction = Callable[[TokenBatch], Tensor]
 LossFunction = Callable[[Tensor, Tensor, TokenBatch], Tensor]
-
-
-class Signal(StrEnum):
-    """The fields of TokenBatch that a component must say it reads: those that cost, collected only where some component
-    requires them, and those that a run without a reference does not have.
-    """
-
-    LOG_COLLISION = "log_collision"
-    REF_LOGPS = "ref_logps"
-    DIVERGENCE = "divergence"
-    REF_HIDDEN_STATES = "ref_hidden_states"
-    REF_TOKEN_STATES = "ref_token_states"
-    REF_EMBEDDINGS = "ref_embeddings"
-    REF_ACTIVATIONS = "ref_activations"
-
-    @property
-    def of_reference(self) -> bool:
-        """Whether it takes a reference to have it."""
-        return self not in _OF_POLICY_ALONE
-
-
-_OF_POLICY_ALONE = frozenset({Signal.LOG_COLLISION})
 
 
 class Named(BaseModel, ABC):

@@ -21,7 +21,7 @@ FACADE = "prefopt/__init__"
 
 # A unit imports only units of lower layers, and never another of its own.
 LAYERS: list[set[str]] = [
-    {"columns", "pages", "stable", "tokens", "validation"},
+    {"columns", "pages", "signals", "stable", "tokens", "validation"},
     {"component", "data", "metrics"},
     {"hookspecs"},
     {"weightings", "divergences", "shapings", "losses", "regularizers", "plugins"},

@@ -79,9 +79,3 @@ def test_generated_pages_hold_every_row_and_every_check() -> None:
     assert not [name for name, text in pages.items() if "<!--" in text]
     assert all(f"## {name}\n" in pages["zoo.md"] for name in zoo.ZOO)
     assert all(f"`{check.name}`" in pages["conformance.md"] for check in CHECKS)
-
-
-def test_every_row_of_the_zoo_is_in_the_readme() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = [line for line in text.splitlines() if line.startswith("| `")]
-    assert all(any(f"`{name}`" in line for line in table) for name in zoo.ZOO)

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from prefopt.component import Divergence
-from prefopt.divergences.exact import AlphaDivergence, ForwardKL, JensenShannon, ReverseKL, TotalVariation
-from prefopt.divergences.sampled import SampledK1, SampledK2, SampledK3
-from prefopt.hookspecs import hookimpl
+from prefopt.divergences import exact, sampled
+from prefopt.divergences.exact import *
+from prefopt.divergences.sampled import *
+from prefopt.hookspecs import concrete_classes, hookimpl
 
-__all__ = [
-    "AlphaDivergence",
-    "ForwardKL",
-    "JensenShannon",
-    "ReverseKL",
-    "SampledK1",
-    "SampledK2",
-    "SampledK3",
-    "TotalVariation",
-]
+_DIVERGENCES = concrete_classes(Divergence, exact, sampled)
+
+__all__ = sorted(component.__name__ for component in _DIVERGENCES)
 
 
 @hookimpl
 def prefopt_divergences() -> list[type[Divergence]]:
-    exact: list[type[Divergence]] = [ForwardKL, ReverseKL, JensenShannon, AlphaDivergence, TotalVariation]
-    return [*exact, SampledK1, SampledK2, SampledK3]
+    return _DIVERGENCES

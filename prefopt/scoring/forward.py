@@ -7,24 +7,21 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any, Self, TypeVar, final
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from prefopt.component import Signal
 from prefopt.scoring.activation_hooks import logit_activations, record
 from prefopt.scoring.fsdp import call_in_forward
 from prefopt.scoring.lm_head.head import Head
 from prefopt.scoring.lm_head.token_statistics import TokenStatistics
 from prefopt.scoring.rows.layout import Layout
+from prefopt.signals import SIGNALS, Signal
 from prefopt.tokens import TokenBatch
 
 __all__ = [
-    "LAYER_SIGNALS",
-    "STATE_SIGNALS",
     "ModelStates",
     "causal_lm",
     "compile_in_place",
@@ -35,18 +32,6 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
-
-LAYER_SIGNALS: Mapping[Signal, tuple[slice, str]] = MappingProxyType(
-    {
-        Signal.REF_HIDDEN_STATES: (slice(1, None), "query_positions"),
-        Signal.REF_TOKEN_STATES: (slice(1, None), "label_positions"),
-        Signal.REF_EMBEDDINGS: (slice(1), "label_positions"),
-    }
-)
-"""Signals that are states of layers: which of a model's `hidden_states`, and at which positions of a Layout."""
-
-STATE_SIGNALS = (*LAYER_SIGNALS, Signal.REF_ACTIVATIONS)
-"""The signals in ModelStates."""
 
 _RECOMPILE_LIMIT = 64
 """Most compiled forms of a module: with and without gradient, in training and evaluation, shared rows and not, adapters
@@ -106,7 +91,7 @@ def forward_hidden_states(
     """One forward pass of the backbone, or, with `plain_forward`, of the whole model to its logits."""
     lm = causal_lm(model)
     config = lm.config.get_text_config()
-    wants_states = not signals.isdisjoint(LAYER_SIGNALS)
+    wants_states = any(SIGNALS[signal].layers is not None for signal in signals)
     kinds = activation_kinds if Signal.REF_ACTIVATIONS in signals else frozenset()
     recording = record(lm.base_model, kinds, layout.input_ids.shape, config.hidden_size, config.num_attention_heads)
     # Compiled code runs no hooks, and compiled models are verified against the plain forward pass.
@@ -121,9 +106,11 @@ def forward_hidden_states(
     # An adapter may have put tokens of its own before each row.
     gathered = layout.gather(states[:, -layout.width :], layout.query_positions)
     collected: dict[Signal, Tensor] = {}
-    for signal, (layers, positions) in LAYER_SIGNALS.items():
-        if signal in signals:
-            collected[signal] = _stack_layers(layout, output.hidden_states[layers], getattr(layout, positions))
+    for signal in signals:
+        spec = SIGNALS[signal]
+        if spec.layers is not None:
+            positions = getattr(layout, spec.positions)
+            collected[signal] = _stack_layers(layout, output.hidden_states[spec.layers], positions)
     activations: list[tuple[str, Tensor]] = []
     if kinds:
         by_kind = ((kind, values) for (kind, _), parts in sites.items() for values in parts)

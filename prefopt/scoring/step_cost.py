@@ -16,12 +16,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from prefopt.component import StreamedDivergence
 from prefopt.scoring.chunked_loss import group_pairs
-from prefopt.scoring.forward import LAYER_SIGNALS, causal_lm
+from prefopt.scoring.forward import causal_lm
 from prefopt.scoring.lm_head.online_softmax import BLOCK_BYTES
 from prefopt.scoring.lm_head.token_statistics import max_chunk_tokens, max_saved_tokens
 from prefopt.scoring.model import PreferenceModel
 from prefopt.scoring.rows.layout import Layout
 from prefopt.scoring.rows.limits import RowLimits, best_layout
+from prefopt.signals import SIGNALS
 from prefopt.tokens import PreferenceBatch
 
 __all__ = ["Part", "StepPlan", "plan_step"]
@@ -108,11 +109,10 @@ def _head(model: PreferenceModel, layout: Layout) -> Part:
 def _signals(model: PreferenceModel, layout: Layout, tokens: int) -> Part:
     """The reference's states, and what the weightings that learn from them save of them."""
     config = causal_lm(model.reference_model).config.get_text_config()
-    signals, states = model.objective.config.requires, range(config.num_hidden_layers + 1)
-    layers = [len(states[part]) for signal, (part, _) in LAYER_SIGNALS.items() if signal in signals]
-    padded = sum(layers) * layout.mask.numel() * config.hidden_size * 4
+    states = [SIGNALS[signal].states(config.num_hidden_layers) for signal in model.objective.config.requires]
+    padded = sum(states) * layout.mask.numel() * config.hidden_size * 4
     masks = sum(1 for module in model.objective.children() if any(True for _ in module.parameters()))
-    read = max(layers, default=1) * tokens * config.hidden_size
+    read = max([1, *states]) * tokens * config.hidden_size
     return Part("signals and masks", 10.0 * masks * read, padded + masks * read * 4)
 
 

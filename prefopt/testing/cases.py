@@ -16,6 +16,7 @@ from torch import Tensor
 from prefopt.columns import Column, PairColumn
 from prefopt.component import Component, Divergence, SampledDivergence, Signal
 from prefopt.divergences import ForwardKL
+from prefopt.signals import SIGNALS
 from prefopt.tokens import TokenBatch
 
 __all__ = ["HIDDEN", "LAYERS", "SEEDS", "Case", "case_for"]
@@ -26,6 +27,7 @@ SEEDS = range(5)
 """Those of the cases on which a property is tried."""
 
 _KINDS = ("mlp", "attn", "resid", "logits")
+_STATES = [signal for signal, spec in SIGNALS.items() if spec.layers is not None]
 
 
 @final
@@ -35,7 +37,7 @@ class Case:
 
     rows     N first: logits, ref_logits [N, T, V], token_ids [N, T], rewards, weights, divergence_weights [N, T],
              response_rewards [N], and token columns [N, T]
-    layers   N second: states, token_states [L, N, T, H], embeddings [1, N, T, H], activations [S, N, T]
+    layers   N second: the signals that are states [L, N, T, H], and the activations [S, N, T]
     pairs    B first: columns of pairs
     words    says in words what the case is
     """
@@ -90,10 +92,7 @@ class Case:
             "ref_logps": self.padded(ref_logps),
             "divergence": self.padded(measure(*self.distributions(sampled=isinstance(measure, SampledDivergence)))),
             "log_collision": self.padded((2 * full.detach()).logsumexp(-1)),
-            "ref_hidden_states": self.padded(self.layers["states"], axis=1),
-            "ref_token_states": self.padded(self.layers["token_states"], axis=1),
-            "ref_embeddings": self.padded(self.layers["embeddings"], axis=1),
-            "ref_activations": self.padded(self.layers["activations"], axis=1),
+            **{name: self.padded(values, axis=1) for name, values in self.layers.items()},
         }
         columns = {
             name: self.pairs[name] if name in self.pairs else self.padded(self.rows[name]) for name in self.columns
@@ -121,7 +120,7 @@ class Case:
             self,
             words=f"{self.words}, activation sites of kinds {', '.join(sorted(kinds)) or 'none'}",
             activation_kinds=tuple(self.activation_kinds[index] for index in kept),
-            layers={**self.layers, "activations": self.layers["activations"][kept]},
+            layers={**self.layers, Signal.REF_ACTIVATIONS: self.layers[Signal.REF_ACTIVATIONS][kept]},
         )
 
     def of_pairs(self, pairs: Sequence[int]) -> Self:
@@ -166,7 +165,7 @@ class Case:
 
     def with_states_in(self, dtype: torch.dtype) -> Self:
         """The reference's states in the precision of a model that runs in it; all else as it was."""
-        states = {name: self.layers[name].to(dtype) for name in ("states", "token_states", "embeddings")}
+        states = {signal.value: self.layers[signal].to(dtype) for signal in _STATES}
         return dataclasses.replace(self, words=f"{self.words}, states in {dtype}", layers={**self.layers, **states})
 
 
@@ -196,16 +195,14 @@ def case_for(
         "divergence_weights": torch.where(mask, normal(*size).abs(), 0),
     }
     layers = {
-        "states": normal(LAYERS, *size, HIDDEN),
-        "token_states": normal(LAYERS, *size, HIDDEN),
-        "activations": normal(len(kinds), *size),
+        **{signal.value: normal(SIGNALS[signal].states(LAYERS), *size, HIDDEN) for signal in _STATES},
+        Signal.REF_ACTIVATIONS.value: normal(len(kinds), *size),
     }
     columns = sorted(component.columns, key=lambda column: column.name)
     of_pairs = [column for column in columns if isinstance(column, PairColumn)]
     pairs = _column_values(of_pairs, lambda: normal(size[0] // 2))
     of_tokens = [column for column in columns if column not in of_pairs]
     rows |= _column_values(of_tokens, lambda: normal(*size), close=lambda above: above if constant else _closer(above))
-    layers["embeddings"] = normal(1, *size, HIDDEN)
     words = f"{len(lengths)} responses of {', '.join(map(str, lengths))} tokens (chosen first), seed {seed}"
     return Case(
         words=f"{words}, nan, infinities and 1e30 off the responses{', all tokens alike' if constant else ''}",

@@ -3,38 +3,25 @@
 from __future__ import annotations
 
 from prefopt.component import TokenWeighting
-from prefopt.hookspecs import hookimpl
-from prefopt.weightings.activation import ActivationWeighting
-from prefopt.weightings.column import ColumnWeighting
-from prefopt.weightings.desensitised import LengthDesensitisedWeighting
-from prefopt.weightings.position import PositionWeighting
-from prefopt.weightings.random import RandomWeighting
-from prefopt.weightings.shuffled import ShuffledWeighting
-from prefopt.weightings.sparse import SparseMask, SparseWeighting
-from prefopt.weightings.uniform import UniformWeighting
+from prefopt.hookspecs import concrete_classes, hookimpl
+from prefopt.weightings import activation, column, desensitised, position, random, shuffled, uniform
+from prefopt.weightings.activation import *
+from prefopt.weightings.column import *
+from prefopt.weightings.desensitised import *
+from prefopt.weightings.position import *
+from prefopt.weightings.random import *
+from prefopt.weightings.shuffled import *
+from prefopt.weightings.sparse import *
+from prefopt.weightings.sparse import config as sparse_config
+from prefopt.weightings.uniform import *
 
-__all__ = [
-    "ActivationWeighting",
-    "ColumnWeighting",
-    "LengthDesensitisedWeighting",
-    "PositionWeighting",
-    "RandomWeighting",
-    "ShuffledWeighting",
-    "SparseMask",
-    "SparseWeighting",
-    "UniformWeighting",
-]
+_WEIGHTINGS = concrete_classes(
+    TokenWeighting, activation, column, desensitised, position, random, shuffled, sparse_config, uniform
+)
+
+__all__ = sorted(component.__name__ for component in _WEIGHTINGS)
 
 
 @hookimpl
 def prefopt_token_weightings() -> list[type[TokenWeighting]]:
-    return [
-        UniformWeighting,
-        ActivationWeighting,
-        SparseWeighting,
-        LengthDesensitisedWeighting,
-        ColumnWeighting,
-        PositionWeighting,
-        RandomWeighting,
-        ShuffledWeighting,
-    ]
+    return _WEIGHTINGS

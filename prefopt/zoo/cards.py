@@ -6,19 +6,12 @@ import inspect
 from dataclasses import dataclass
 from typing import final
 
-from prefopt.component import Named, Signal
+from prefopt.component import Named
 from prefopt.objective import ObjectiveConfig
+from prefopt.signals import SIGNALS
 from prefopt.zoo import ZOO, build
 
 __all__ = ["Card", "card", "markdown"]
-
-_READS = {
-    Signal.DIVERGENCE: "its whole distribution at every response token",
-    Signal.REF_HIDDEN_STATES: "its hidden states where response tokens are predicted",
-    Signal.REF_TOKEN_STATES: "its hidden states at response tokens",
-    Signal.REF_EMBEDDINGS: "its embeddings of response tokens",
-    Signal.REF_ACTIVATIONS: "its activations where response tokens are predicted",
-}
 
 _DIFFERS = "Differs: "
 
@@ -97,6 +90,6 @@ def _reference(config: ObjectiveConfig) -> str:
         return "none is run."
     reads = [
         "its log-probabilities of response tokens",
-        *(_READS[signal] for signal in sorted(config.requires & set(_READS))),
+        *(spec.card for signal, spec in sorted(SIGNALS.items()) if spec.card and signal in config.requires),
     ]
     return "; ".join(reads) + "."

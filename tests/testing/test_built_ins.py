@@ -4,25 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from prefopt.component import Component
 from prefopt.divergences import (
     AlphaDivergence,
-    ForwardKL,
-    JensenShannon,
-    ReverseKL,
     SampledK1,
-    SampledK2,
     SampledK3,
-    TotalVariation,
 )
 from prefopt.losses import (
-    AotLoss,
-    AotPairedLoss,
-    ApoDownLoss,
-    ApoZeroLoss,
     BcoLoss,
-    BcoPairLoss,
     DiscoPopLoss,
-    ExoLoss,
     HingeLoss,
     LogisticLoss,
     MixtureLoss,
@@ -30,7 +20,6 @@ from prefopt.losses import (
     OffsetLoss,
     OnPolicyWeightedLoss,
     RobustLoss,
-    SppoLoss,
     SquaredLoss,
     WeightedLoss,
 )
@@ -38,20 +27,12 @@ from prefopt.registry import installed
 from prefopt.regularizers import MaskL1, NegativeLogLikelihood
 from prefopt.shapings import (
     AlphaShaping,
-    ForwardKLShaping,
-    JensenShannonShaping,
     LogOddsShaping,
-    MeanShaping,
-    PositiveShaping,
-    SumShaping,
 )
 from prefopt.testing import conformance
 from prefopt.weightings import (
     ActivationWeighting,
-    ColumnWeighting,
-    LengthDesensitisedWeighting,
     PositionWeighting,
-    RandomWeighting,
     ShuffledWeighting,
     SparseWeighting,
     UniformWeighting,
@@ -60,18 +41,28 @@ from prefopt.weightings import (
 Run = Callable[[], object]
 
 
+# A test of its own says which check each of these fails by design, and why; MaskL1 needs a weight.
+APART = {SparseWeighting, SampledK1, LogOddsShaping, RobustLoss, DiscoPopLoss, MaskL1}
+
+
+def with_defaults() -> list[Component]:
+    """Every other built-in component that needs no arguments."""
+    built_in = [component for component, owner in installed() if owner.distribution == "prefopt"]
+    plain = [cls for cls in built_in if not any(field.is_required() for field in cls.model_fields.values())]
+    return [cls() for cls in plain if cls not in APART]
+
+
+@conformance(*with_defaults())
+def test_every_component_with_its_defaults(check: Run) -> None:
+    check()
+
+
 @conformance(
-    UniformWeighting(),
     UniformWeighting(value=0.25),
-    ActivationWeighting(),
     ActivationWeighting(sites=("mlp",)),
     ActivationWeighting(reduction="sigmoid"),
     ActivationWeighting(sites=("attn", "logits"), reduction="abs_mean"),
-    LengthDesensitisedWeighting(),
-    ColumnWeighting(),
-    PositionWeighting(),
     PositionWeighting(values=(2.0, 0.0), learned=False),
-    RandomWeighting(),
     ShuffledWeighting(weighting=SparseWeighting(init="near_one", gate="hard_concrete", l0=0.1)),
     SparseWeighting(init="near_one"),
     SparseWeighting(init="near_one", position="token", dropout=0.1),
@@ -100,14 +91,7 @@ def test_the_published_start_of_sparse_masks(check: Run) -> None:
 
 
 @conformance(
-    ForwardKL(),
-    ReverseKL(),
-    JensenShannon(),
-    AlphaDivergence(),
     AlphaDivergence(a=0.1),
-    TotalVariation(),
-    SampledK2(),
-    SampledK3(),
     SampledK3(direction="reverse", cap=5),
 )
 def test_divergences(check: Run) -> None:
@@ -124,12 +108,6 @@ def test_the_estimate_that_may_be_negative(check: Run) -> None:
 
 
 @conformance(
-    SumShaping(),
-    MeanShaping(),
-    PositiveShaping(),
-    ForwardKLShaping(),
-    JensenShannonShaping(),
-    AlphaShaping(),
     AlphaShaping(a=0),
 )
 def test_shapings(check: Run) -> None:
@@ -148,21 +126,8 @@ def test_log_odds(check: Run) -> None:
 
 
 @conformance(
-    LogisticLoss(),
     LogisticLoss(label_smoothing=0.2, margin=1.5),
-    HingeLoss(),
-    SquaredLoss(),
     RobustLoss(label_smoothing=0),
-    ExoLoss(),
-    NcaLoss(),
-    BcoPairLoss(),
-    SppoLoss(),
-    ApoZeroLoss(),
-    ApoDownLoss(),
-    AotLoss(),
-    AotPairedLoss(),
-    BcoLoss(),
-    OffsetLoss(),
     OffsetLoss(scale="identity", alpha=0.5),
     WeightedLoss(loss=HingeLoss()),
     OnPolicyWeightedLoss(loss=LogisticLoss()),
@@ -194,7 +159,6 @@ def test_discopop(check: Run) -> None:
 @conformance(
     MaskL1(reward=0.1),
     MaskL1(reward=0.1, divergence=0.2),
-    NegativeLogLikelihood(),
     NegativeLogLikelihood(weight=0.5, reduction="sum"),
 )
 def test_regularizers(check: Run) -> None:

@@ -14,7 +14,8 @@ from prefopt.component import Signal, weights_and_penalty
 from prefopt.divergences import ForwardKL
 from prefopt.objective import DivergenceTerm
 from prefopt.regularizers import MaskL1
-from prefopt.weightings import SparseMask, SparseWeighting
+from prefopt.weightings import SparseWeighting
+from prefopt.weightings.sparse import SparseMask
 from prefopt.weightings.sparse.gates import GATES, Gate
 from prefopt.weightings.sparse.initial import INITIALISERS
 from prefopt.weightings.sparse.scales import SCALES

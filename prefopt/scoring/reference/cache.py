@@ -17,17 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from prefopt.objective import ObjectiveConfig
-from prefopt.scoring.forward import STATE_SIGNALS, ModelStates, causal_lm
+from prefopt.scoring.forward import ModelStates, causal_lm
 from prefopt.scoring.fsdp import full_tensor
 from prefopt.scoring.reference.tensor_store import StoreError, TensorStore
 from prefopt.scoring.rows.layout import Layout
+from prefopt.signals import SIGNALS
 from prefopt.tokens import PreferenceBatch
 
 __all__ = ["ReferenceCache", "fingerprint", "open_cache", "response_key", "response_keys"]
 
 _HIDDEN, _LOGPS = "final", "logps"
 """Names of fields in the store."""
-
 
 _TOLERANCES = MappingProxyType({torch.float64: 1e-8, torch.float32: 1e-3})
 _HALF_TOLERANCE = 0.1
@@ -54,7 +54,8 @@ class ReferenceCache:
         self.folder = Path(folder) / fingerprint(reference, dtype)
         self.field = _LOGPS if config.exact_divergence is None else _HIDDEN
         kinds = "-".join(["", *sorted(config.activation_kinds)])
-        self.signals = {f"{signal}{kinds}": signal for signal in STATE_SIGNALS if signal in config.requires}
+        cached = [signal for signal, spec in SIGNALS.items() if spec.cached and signal in config.requires]
+        self.signals = {f"{signal}{kinds}": signal for signal in cached}
         self.activation_kinds: tuple[str, ...] = ()
         """Of the sites; known after `put`."""
         self.store = TensorStore(self.folder, [self.field, *self.signals])

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from prefopt.component import Signal, TokenWeighting, weights_and_penalty
+from prefopt.component import TokenWeighting, weights_and_penalty
+from prefopt.signals import SIGNALS
 from prefopt.testing.cases import SEEDS, case_for
 from prefopt.testing.check import check
 from prefopt.testing.trial import build, call, gradient, require, require_finite, same
 
 __all__: list[str] = []
 
-_STATES = frozenset({Signal.REF_HIDDEN_STATES, Signal.REF_TOKEN_STATES, Signal.REF_EMBEDDINGS})
+_STATES = frozenset(signal for signal, spec in SIGNALS.items() if spec.layers is not None)
 
 
 @check(TokenWeighting)

@@ -8,7 +8,7 @@ from prefopt.divergences.exact import *
 from prefopt.divergences.sampled import *
 from prefopt.hookspecs import concrete_classes, hookimpl
 
-_DIVERGENCES = concrete_classes(Divergence, exact, sampled)
+_DIVERGENCES = concrete_classes(Divergence, exact, sampled)  # type: ignore[type-abstract]
 
 __all__ = sorted(component.__name__ for component in _DIVERGENCES)
 

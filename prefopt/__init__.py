@@ -10,18 +10,43 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prefopt import zoo
+    from prefopt.columns import PairColumn, TokenColumn
+    from prefopt.component import (
+        Divergence,
+        ExactDivergence,
+        PreferenceLoss,
+        Regularizer,
+        RewardShaping,
+        SampledDivergence,
+        StreamedDivergence,
+        TokenWeighting,
+    )
+    from prefopt.hookspecs import hookimpl
     from prefopt.objective import DivergenceTerm, Objective, ObjectiveConfig, ObjectiveOutput
     from prefopt.registry import available, resolve
+    from prefopt.signals import Signal
     from prefopt.tokens import PreferenceBatch, TokenBatch, masked_mean, masked_sum
 
 __all__ = [
+    "Divergence",
     "DivergenceTerm",
+    "ExactDivergence",
     "Objective",
     "ObjectiveConfig",
     "ObjectiveOutput",
+    "PairColumn",
     "PreferenceBatch",
+    "PreferenceLoss",
+    "Regularizer",
+    "RewardShaping",
+    "SampledDivergence",
+    "Signal",
+    "StreamedDivergence",
     "TokenBatch",
+    "TokenColumn",
+    "TokenWeighting",
     "available",
+    "hookimpl",
     "masked_mean",
     "masked_sum",
     "resolve",
@@ -29,7 +54,7 @@ __all__ = [
 ]
 
 # Searched in this order, lower layers first, for the names of __all__; a test compares them with the block above.
-_MODULES = ("tokens", "objective", "registry")
+_MODULES = ("columns", "signals", "tokens", "component", "hookspecs", "objective", "registry")
 
 
 def __getattr__(name: str) -> Any:

@@ -68,10 +68,10 @@ def test_every_component_with_its_defaults(check: Run) -> None:
     SparseWeighting(init="near_one", position="token", dropout=0.1),
     SparseWeighting(init="near_one", position="embedding", architecture="two_layer", hidden_width=4),
     SparseWeighting(init="near_one", scale="mean_one", layers="last"),
-    SparseWeighting(gate="softplus", scale="max_one", layers=(1, 3)),
+    SparseWeighting(gate="softplus", layers=(1, 3)),
     SparseWeighting(init="near_one", gate="sigmoid", scale="mean_one", architecture="two_layer", hidden_width=4),
     SparseWeighting(gate="sigmoid", architecture="two_layer", hidden_width=4),
-    SparseWeighting(init="near_one", gate="hard_concrete", scale="max_one", position="token", l0=0.1),
+    SparseWeighting(init="near_one", gate="hard_concrete", position="token", l0=0.1),
     SparseWeighting(init="near_one", gate="binary", scale="mean_one", position="token", l0=0.1),
     SparseWeighting(init="near_one", gate="top_k", scale="mean_one", position="token", share=0.4),
 )

@@ -17,7 +17,7 @@ from prefopt.weightings.sparse.scales import SCALES
 __all__ = ["SparseWeighting"]
 
 GateName = Literal["relu", "softplus", "sigmoid", "hard_concrete", "binary", "top_k"]
-ScaleName = Literal["free", "mean_one", "max_one"]
+ScaleName = Literal["free", "mean_one"]
 Layers = Literal["all", "last"] | Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
 
 
@@ -37,8 +37,8 @@ class SparseWeighting(TokenWeighting):
                   (the `share` of a response's tokens that score highest). Only under "relu" has a_l its relu
     init          "published": u and c (and V) from N(0, 0.02), so weights of relu start near 0, some seeds all-zero; or
                   "near_one": u = 0, b where the gate is at or near one, c = 1/L up to 2^-20 with sum c = 1
-    scale         "free"; "mean_one" or "max_one": over the mean or the maximum of the response, so that beta keeps its
-                  meaning. Where all its weights are zero they stay so
+    scale         "free"; "mean_one": over the mean of the response, so that beta keeps its meaning. Where all its
+                  weights are zero they stay so
     l0            adds l0 sum_t P(w_t is not 0) over both responses to the loss of a pair; "hard_concrete" and "binary"
     dropout       acts on a_l and on gate(...) in training
 

@@ -18,19 +18,9 @@ def _free(weights: Tensor, mask: Tensor) -> Tensor:
 
 
 def _mean_one(weights: Tensor, mask: Tensor) -> Tensor:
-    return _over(weights, masked_mean(weights, mask))
+    mean = masked_mean(weights, mask)  # [N]; zero where all weights of the response are, and these stay so
+    return weights / torch.where(mean > 0, mean, 1)[:, None]
 
 
-def _max_one(weights: Tensor, mask: Tensor) -> Tensor:
-    return _over(weights, weights.amax(-1))
-
-
-def _over(weights: Tensor, unit: Tensor) -> Tensor:
-    """weights [N, T] over unit [N] -> [N, T]. Where the unit is zero all weights of the response are, and stay so."""
-    return weights / torch.where(unit > 0, unit, 1)[:, None]
-
-
-SCALES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
-    {"free": _free, "mean_one": _mean_one, "max_one": _max_one}
-)
+SCALES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType({"free": _free, "mean_one": _mean_one})
 """(weights [N, T], 0 off the response, mask [N, T]) -> [N, T], by name."""

@@ -79,3 +79,13 @@ def test_generated_pages_hold_every_row_and_every_check() -> None:
     assert not [name for name, text in pages.items() if "<!--" in text]
     assert all(f"## {name}\n" in pages["zoo.md"] for name in zoo.ZOO)
     assert all(f"`{check.name}`" in pages["conformance.md"] for check in CHECKS)
+
+
+def test_journeys_name_files_that_are_there_and_not_too_many() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    journeys = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
+    assert len(journeys) == 4
+    for journey in journeys:
+        steps = re.findall(r"^\d+\. `([^`]+)`", journey, flags=re.MULTILINE)
+        assert 5 <= len(steps) <= 12
+        assert [step for step in steps if not any((base / step).is_file() for base in (ROOT, ROOT / "prefopt"))] == []

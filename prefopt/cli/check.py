@@ -14,8 +14,6 @@ from prefopt.cli.console import component_kinds, console, exit_on, kind_name, re
 if TYPE_CHECKING:
     from prefopt.component import Component
 
-__all__ = ["check"]
-
 _STYLES = {"pass": "green", "fail": "red", "expected failure": "yellow"}
 
 

@@ -10,8 +10,6 @@ from rich.markup import escape
 
 from prefopt.cli.console import console, exit_on
 
-__all__ = ["compare", "report"]
-
 
 def compare(
     suite: Annotated[Path, typer.Argument(help="Task, objectives, sweeps, seeds and training, in YAML.")],

@@ -14,17 +14,6 @@ from rich.markup import escape
 if TYPE_CHECKING:
     from prefopt.component import Component, Named
 
-__all__ = [
-    "UNUSABLE",
-    "component_kinds",
-    "console",
-    "error_console",
-    "exit_on",
-    "kind_name",
-    "reject_unknown_kind",
-    "show_progress",
-]
-
 UNUSABLE = 2
 """Exit code for input that cannot be used."""
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from prefopt.columns import Column
 
-__all__ = ["app", "check", "parse_renaming"]
-
 app = typer.Typer(help="Look at preference data.", no_args_is_help=True)
 
 _PAIRS_SHOWN = 3

@@ -11,8 +11,6 @@ from rich.markup import escape
 from prefopt.cli.compare import compare
 from prefopt.cli.console import console
 
-__all__ = ["SUITE", "demo"]
-
 SUITE = Path(__file__).parents[1] / "suites" / "demo.yaml"
 """The suite of the demo."""
 

@@ -11,8 +11,6 @@ from rich.markup import escape
 from prefopt.cli.console import console, exit_on
 from prefopt.cli.data import parse_renaming
 
-__all__ = ["inspect"]
-
 
 def inspect(
     run: Annotated[

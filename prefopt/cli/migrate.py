@@ -11,8 +11,6 @@ from rich.markup import escape
 
 from prefopt.cli.console import console, error_console, exit_on
 
-__all__ = ["migrate"]
-
 
 def migrate(
     context: typer.Context,

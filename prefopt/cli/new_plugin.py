@@ -11,8 +11,6 @@ from rich.markup import escape
 
 from prefopt.cli.console import component_kinds, console, exit_on, reject_unknown_kind
 
-__all__ = ["new_plugin"]
-
 _TEMPLATES = Path(__file__).parent / "plugin"
 _SLOTS = {
     "token-weighting": "weighting: {}",

@@ -14,8 +14,6 @@ from prefopt.cli.console import console, exit_on, show_progress
 if TYPE_CHECKING:
     from prefopt.training import RunPlan
 
-__all__ = ["train"]
-
 
 def train(
     run_file: Annotated[Path, typer.Argument(help="The run: model, data, objective and training, in YAML.")],

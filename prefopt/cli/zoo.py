@@ -12,8 +12,6 @@ from rich.table import Table
 
 from prefopt.cli.console import component_kinds, console, exit_on, kind_name, reject_unknown_kind
 
-__all__ = ["components", "zoo"]
-
 
 def zoo(name: Annotated[str | None, typer.Argument(help="One objective, in detail.")] = None) -> None:
     """The named objectives; with a NAME, its equation, source, slots and YAML."""

@@ -16,8 +16,6 @@ from prefopt.comparison.suite import Suite
 from prefopt.objective import ObjectiveConfig
 from prefopt.weightings import UniformWeighting
 
-__all__ = ["controls", "masked", "unmasked"]
-
 _UNIFORM = UniformWeighting()
 
 

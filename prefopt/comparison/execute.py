@@ -27,8 +27,6 @@ from prefopt.tasks.quiet import quiet
 from prefopt.training import PreferenceConfig, PreferenceTrainer
 from prefopt.training.trainer_inputs import ensure_pad_token, lora_config
 
-__all__ = ["execute", "failure", "train_and_measure"]
-
 _LIBRARIES = ("prefopt", "torch", "transformers", "accelerate", "datasets", "tokenizers")
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 

@@ -24,8 +24,6 @@ from prefopt.comparison.run_log import Record
 from prefopt.comparison.run_queue import RunQueue
 from prefopt.comparison.worker import Worker, WorkerError
 
-__all__ = ["WorkerPool", "accelerators", "execute_here", "require_importable", "worker_command"]
-
 End = Callable[[Run, Record, int], None]
 """Called with a run that is over, its record and its slot on the board."""
 

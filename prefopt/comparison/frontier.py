@@ -28,8 +28,6 @@ from prefopt.comparison.summary import (
     own_controls,
 )
 
-__all__ = ["Frontiers", "Measure", "frontiers"]
-
 ByItem = Mapping[str, float]
 Line = Sequence[tuple[float, ByItem]]
 """(distance, reward of each item), the reference first."""

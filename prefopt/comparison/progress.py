@@ -11,8 +11,6 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import Trainer, TrainerCallback
 
-__all__ = ["Board", "Steps", "follow"]
-
 Steps = Callable[[int, int], None]
 """Called with how many training steps of a run are done, and of how many."""
 

@@ -14,8 +14,6 @@ from prefopt.comparison.run_log import RUNS, Record, RunLog
 from prefopt.comparison.suite import SUITE, Suite, SuiteError
 from prefopt.comparison.summary import Difference, Row, differences, opponents, own_controls, rows
 
-__all__ = ["Results"]
-
 
 @final
 @dataclass(frozen=True, eq=False)

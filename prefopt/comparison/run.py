@@ -15,8 +15,6 @@ from prefopt.objective import ObjectiveConfig
 from prefopt.tasks.base import Task
 from prefopt.training import PreferenceConfig
 
-__all__ = ["MATERIAL", "REFERENCE", "Run", "as_text", "control_name"]
-
 MATERIAL = "material"
 
 REFERENCE = "reference"

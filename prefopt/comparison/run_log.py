@@ -12,8 +12,6 @@ from filelock import FileLock
 
 from prefopt.comparison.run import Run
 
-__all__ = ["RUNS", "Record", "RunLog"]
-
 RUNS = "runs.jsonl"
 """The name of the log in the folder of a comparison."""
 

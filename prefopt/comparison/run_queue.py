@@ -12,8 +12,6 @@ from filelock import FileLock, Timeout
 from prefopt.comparison.run import Run
 from prefopt.comparison.run_log import Record, RunLog
 
-__all__ = ["RunQueue"]
-
 
 @final
 class RunQueue:

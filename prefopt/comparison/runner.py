@@ -17,8 +17,6 @@ from prefopt.comparison.run_queue import RunQueue
 from prefopt.comparison.suite import SUITE, Suite
 from prefopt.comparison.tensorboard import write_run
 
-__all__ = ["compare"]
-
 
 def compare(suite: Suite, folder: Path, *, console: Console | None = None, processes: int | None = None) -> list[Run]:
     """Execute the runs of the suite that the folder does not hold yet, and return those that failed.

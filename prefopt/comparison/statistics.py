@@ -10,17 +10,6 @@ from numpy.typing import NDArray
 from scipy import stats  # type: ignore[import-untyped]
 from torch import Tensor
 
-__all__ = [
-    "SEEDS_TO_TELL",
-    "bootstrap",
-    "holm",
-    "hypervolume",
-    "least_p",
-    "paired_permutation",
-    "seed_intervals",
-    "shares_at",
-]
-
 SEEDS_TO_TELL = 6
 """The fewest seeds for which a sign-flip test can give p < 0.05."""
 

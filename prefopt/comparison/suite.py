@@ -33,8 +33,6 @@ from prefopt.training.preflight import reject_mask_rate_without_mask, reject_spl
 from prefopt.training.trainer_inputs import lora_config
 from prefopt.validation import did_you_mean, explain
 
-__all__ = ["SUITE", "Plane", "Suite", "SuiteError"]
-
 SUITE = "suite.yaml"
 """The name of the suite in the folder of a comparison."""
 

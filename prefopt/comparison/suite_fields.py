@@ -7,8 +7,6 @@ from typing import Any
 
 from prefopt.validation import did_you_mean
 
-__all__ = ["as_mapping", "flatten", "nest", "select_objectives", "set_path"]
-
 
 def as_mapping(value: object) -> object:
     """A name of the zoo as the mapping that it is short for."""

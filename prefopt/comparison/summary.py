@@ -19,21 +19,6 @@ from prefopt.comparison.run_log import Record
 from prefopt.comparison.statistics import bootstrap, holm, paired_permutation, seed_intervals
 from prefopt.comparison.suite import Suite
 
-__all__ = [
-    "Difference",
-    "Estimate",
-    "Row",
-    "Setting",
-    "differences",
-    "estimate",
-    "estimates",
-    "frame",
-    "grouped",
-    "opponents",
-    "own_controls",
-    "rows",
-]
-
 COLUMNS = ("metric", "setting", "objective", "seed", "item", "value")
 """item: the held-out item; "" where a figure has one value a seed."""
 

@@ -17,8 +17,6 @@ from torch.utils.tensorboard import SummaryWriter
 from prefopt.comparison.run import Run
 from prefopt.comparison.run_log import Record
 
-__all__ = ["FOLDER", "run_folder", "write_run", "write_runs"]
-
 FOLDER = "tensorboard"
 
 _KEPT = " ,.=+-_()[]{}"

@@ -21,8 +21,6 @@ from prefopt.comparison.progress import Steps, follow
 from prefopt.comparison.run import Run
 from prefopt.comparison.run_log import Record
 
-__all__ = ["Worker", "WorkerError", "main"]
-
 _READY, _STEP, _RECORD = "ready", "step", "record"
 """Kinds of message: the worker has started; (steps done, of how many) of its run; the record of its run."""
 

@@ -11,8 +11,6 @@ from torch import Tensor
 from prefopt.columns import Column
 from prefopt.tokens import PreferenceBatch
 
-__all__ = ["PreferenceCollator"]
-
 
 @final
 @dataclass(frozen=True)

@@ -14,8 +14,6 @@ from prefopt.columns import Column, PairColumn, TokenColumn
 from prefopt.data.pairs import Pair, Side, response_text
 from prefopt.data.rows import BadRow, RowError, SourceRow, describe
 
-__all__ = ["ColumnValues", "Numbers", "Span", "Spans", "TokenizedResponse", "features", "read_column_values"]
-
 _LARGEST = torch.finfo(torch.float32).max
 
 _FORMS = "numbers, one for each token, or of spans {start, end, value}"

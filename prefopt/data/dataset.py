@@ -25,8 +25,6 @@ from prefopt.data.encode import EncodedPair, EncodingConfig, encode_pair
 from prefopt.data.pairs import check_columns, to_pair
 from prefopt.data.rows import BadRow, DataError, SourceRow
 
-__all__ = ["FEATURES", "DataReport", "LengthReport", "OnBadRows", "prepare"]
-
 OnBadRows = Literal["stop", "quarantine"]
 
 _LISTED = 10

@@ -14,8 +14,6 @@ from prefopt.data.column_values import ColumnValues, TokenizedResponse
 from prefopt.data.pairs import Pair, TextPair, common_length
 from prefopt.data.rows import BadRow, DataError, RowError
 
-__all__ = ["EncodedPair", "EncodingConfig", "encode_pair", "encode_prompt"]
-
 _MARKER = "\ue000"
 """A private-use character, with which no response begins."""
 

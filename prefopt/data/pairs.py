@@ -9,20 +9,6 @@ from typing import Literal, NamedTuple, cast
 from prefopt.columns import Column
 from prefopt.data.rows import BadRow, DataError, RowError, SourceRow, describe
 
-__all__ = [
-    "ChatPair",
-    "Message",
-    "Messages",
-    "Pair",
-    "ResponseText",
-    "Side",
-    "TextPair",
-    "check_columns",
-    "common_length",
-    "response_text",
-    "to_pair",
-]
-
 Message = dict[str, str]
 """A turn of a conversation: {"role": ..., "content": ...}."""
 

@@ -12,8 +12,6 @@ from typing import IO, cast
 
 import datasets
 
-__all__ = ["BadRow", "DataError", "RowError", "SourceRow", "describe", "read_rows", "rows_of"]
-
 
 class DataError(ValueError):
     """Unusable data; the message gives the position, the problem and the remedy."""

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-__all__ = ["decode", "token_texts"]
-
 _WINDOW = 8
 """Preceding tokens that can change how a token is decoded."""
 

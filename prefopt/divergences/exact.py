@@ -15,8 +15,6 @@ from torch import Tensor
 
 from prefopt.component import BackwardBlock, ExactDivergence, StreamedDivergence
 
-__all__ = ["AlphaDivergence", "ForwardKL", "JensenShannon", "ReverseKL", "TotalVariation"]
-
 
 def _expectation(log_weights: Tensor, values: Tensor) -> Tensor:
     """sum_v exp(log_weights)_v values_v, [..., V] -> [...]; a weight of zero silences any value, even infinity, and its

@@ -17,8 +17,6 @@ from torch import Tensor
 from prefopt.component import SampledDivergence
 from prefopt.stable import capped_expm1
 
-__all__ = ["SampledK1", "SampledK2", "SampledK3"]
-
 Direction = Literal["forward", "reverse"]
 
 _SIGNS = MappingProxyType({"forward": 1, "reverse": -1})

@@ -12,8 +12,6 @@ from prefopt.objective import ObjectiveConfig, ObjectiveOutput
 from prefopt.pages.token_view import TokenLayer
 from prefopt.validation import did_you_mean
 
-__all__ = ["distinct", "layer_named", "layer_values", "layers", "scale"]
-
 _QUANTILE = 0.98
 """The share of the tokens whose magnitude the darkest shade covers: one outlier must not pale the others."""
 

@@ -23,8 +23,6 @@ from prefopt.pages import render
 from prefopt.pages.token_view import PairTokens, token_view, visible
 from prefopt.training import DataSection, SavedRun
 
-__all__ = ["html_page", "inspect_run"]
-
 _RANKED = 12
 _LIBRARIES = ("prefopt", "torch", "transformers")
 

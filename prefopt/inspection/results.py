@@ -11,8 +11,6 @@ from prefopt.inspection.layers import distinct, scale
 from prefopt.inspection.statistics import Ranking, Summary
 from prefopt.pages.token_view import PairTokens, TokenLayer
 
-__all__ = ["Inspection"]
-
 
 @final
 @dataclass(frozen=True)

@@ -15,8 +15,6 @@ from prefopt.scoring.batches import scored_batches
 from prefopt.scoring.forward import causal_lm
 from prefopt.training import SavedRun
 
-__all__ = ["reject_unknown_tokens", "score_pairs"]
-
 
 def score_pairs(run: SavedRun, pairs: datasets.Dataset, *, batch_size: int) -> Iterator[PairTokens]:
     """Every pair of a data set of `prepare`, in its order, as the objective weighs it. Raises NonFiniteError."""

@@ -13,8 +13,6 @@ from transformers import PreTrainedTokenizerBase
 from prefopt.data.token_texts import decode
 from prefopt.pages.token_view import PairTokens, TokenLayer
 
-__all__ = ["LayerStatistics", "Ranking", "Summary", "TokenMean"]
-
 
 @final
 @dataclass(frozen=True)

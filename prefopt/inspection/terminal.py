@@ -14,8 +14,6 @@ from prefopt.inspection.results import Inspection
 from prefopt.inspection.statistics import Ranking, TokenMean
 from prefopt.pages.token_view import PairTokens, ResponseTokens, TokenLayer, visible
 
-__all__ = ["pair_views", "ranking_table", "summary_table"]
-
 _PAPER, _INK, _ON_DARK = (250, 250, 248), "#1d2025", "#ffffff"
 _POSITIVE, _NEGATIVE = (20, 80, 190), (180, 70, 0)
 _LEVELS = 9

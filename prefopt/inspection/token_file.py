@@ -12,8 +12,6 @@ import pyarrow.parquet as pq
 
 from prefopt.pages.token_view import PairTokens
 
-__all__ = ["token_file"]
-
 _ROW_GROUP = 100_000
 
 _LAYERS = ("w", "v", "log_ratio", "divergence")

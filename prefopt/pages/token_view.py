@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-__all__ = ["PairTokens", "ResponseTokens", "TokenLayer", "token_view", "visible"]
-
 
 @final
 @dataclass(frozen=True)

@@ -13,8 +13,6 @@ from prefopt.pages.charts import Chart, Segment, line_chart
 from prefopt.report.format import at, number, shown, spaced
 from prefopt.report.plots import Panel, Plot, Point
 
-__all__ = ["COLOURS", "ChartGroup", "PanelChart", "chart_groups", "looks"]
-
 COLOURS = ("#1663b3", "#b4530a", "#1a7f4b", "#8a3ab9", "#b3261e", "#0b7285", "#7a6200", "#5c636e")
 """Of the lines, on light paper."""
 

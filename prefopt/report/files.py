@@ -18,8 +18,6 @@ from prefopt.report.charts import looks
 from prefopt.report.page import write_page
 from prefopt.report.plots import PLOTS, plots
 
-__all__ = ["report"]
-
 _FIGURES = ["metric", "objective", "seeds", "mean", "low", "high", "interval_over"]
 _DIFFERENCE = ["difference", "difference_low", "difference_high", "p_items", "p_items_holm", "p_seeds", "p_seeds_holm"]
 

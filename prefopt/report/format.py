@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from prefopt.comparison.summary import Estimate, Row, Setting
 
-__all__ = ["at", "counted", "named", "number", "short", "shown", "spaced"]
-
 
 def number(value: float | None, sign: str = "") -> str:
     return "-" if value is None else f"{value:{sign}.3g}"

@@ -14,8 +14,6 @@ from prefopt.comparison.summary import Difference, Estimate, Row
 from prefopt.report.format import at, counted, number, shown, spaced
 from prefopt.tasks.base import Metric
 
-__all__ = ["headline", "sentences", "size"]
-
 _LEVEL = 0.05
 """A difference whose adjusted p is below is called distinguishable from chance."""
 

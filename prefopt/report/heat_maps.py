@@ -11,8 +11,6 @@ from prefopt.comparison.summary import Row, grouped
 from prefopt.pages.token_view import PairTokens, ResponseTokens, TokenLayer, token_view
 from prefopt.report.format import at, named
 
-__all__ = ["HeatMaps", "heat_maps"]
-
 _LAYERS = (
     TokenLayer("w", "weight w", "how much the token's log-ratio counts in the reward"),
     TokenLayer("v", "weight v", "how much the token's divergence counts in the reward, if the objective has one"),

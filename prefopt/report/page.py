@@ -19,8 +19,6 @@ from prefopt.report.headline import headline, sentences, size
 from prefopt.report.heat_maps import heat_maps
 from prefopt.report.plots import Plot
 
-__all__ = ["write_page"]
-
 _PROMPTS = 8
 """Prompts whose responses the page shows."""
 

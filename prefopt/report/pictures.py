@@ -15,8 +15,6 @@ from prefopt.report.plots import Plot
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw"]
-
 _ACROSS = 4
 _DASHES = {"d0": "-", "d1": "--", "d2": ":", "control": "-."}
 

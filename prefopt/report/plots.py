@@ -18,8 +18,6 @@ from prefopt.comparison.statistics import seed_intervals
 from prefopt.comparison.summary import Estimate, Row, Setting, grouped
 from prefopt.report.format import spaced
 
-__all__ = ["PLOTS", "Panel", "Plot", "Point", "plots"]
-
 PLOTS = ("frontier", "sparsity", "divergence", "curves")
 """The names of the plots there may be."""
 

@@ -19,8 +19,6 @@ from torch import Tensor, nn
 
 from prefopt.scoring.lm_head.head import Head, wide
 
-__all__ = ["logit_activations", "record"]
-
 _LOGITS = "logits"
 """The one site that is not a module's: it is computed from the head (see `logit_activations`)."""
 

@@ -13,8 +13,6 @@ from prefopt.objective import ObjectiveOutput
 from prefopt.scoring.model import PreferenceModel
 from prefopt.tokens import PreferenceBatch
 
-__all__ = ["ScoredBatch", "scored_batches"]
-
 
 @final
 class ScoredBatch(NamedTuple):

@@ -28,8 +28,6 @@ from prefopt.scoring.lm_head.token_statistics import TokenStatistics, dense_stat
 from prefopt.scoring.rows.layout import Layout
 from prefopt.tokens import TokenBatch
 
-__all__ = ["Group", "chunked_loss", "group_pairs", "statistics_for_objective"]
-
 
 def statistics_for_objective(
     config: ObjectiveConfig,

@@ -9,8 +9,6 @@ import torch
 from prefopt.objective import ObjectiveOutput
 from prefopt.tokens import PreferenceBatch
 
-__all__ = ["NonFiniteError", "is_finite", "require_finite"]
-
 
 @final
 class NonFiniteError(FloatingPointError):

@@ -21,16 +21,6 @@ from prefopt.scoring.rows.layout import Layout
 from prefopt.signals import SIGNALS, Signal
 from prefopt.tokens import TokenBatch
 
-__all__ = [
-    "ModelStates",
-    "causal_lm",
-    "compile_in_place",
-    "forward_hidden_states",
-    "in_fsdp_forward",
-    "token_batch",
-    "turn_dropout_off",
-]
-
 _T = TypeVar("_T")
 
 _RECOMPILE_LIMIT = 64

@@ -12,8 +12,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-__all__ = ["call_in_forward", "full_tensor", "unwrapped_type"]
-
 _T = TypeVar("_T")
 
 

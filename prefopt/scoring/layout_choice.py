@@ -19,8 +19,6 @@ from prefopt.scoring.rows.limits import RowLimits, attention_window, best_layout
 from prefopt.scoring.rows.packing import two_in_a_row
 from prefopt.tokens import PreferenceBatch
 
-__all__ = ["Disagreement", "LayoutChoice", "Role", "disagreement"]
-
 _MAX_PAIRS = 4
 """Pairs of the first batch that are verified."""
 

@@ -33,8 +33,6 @@ from prefopt.scoring.reference.scorer import ReferenceScorer
 from prefopt.scoring.rows.layout import Layout
 from prefopt.tokens import PreferenceBatch, TokenBatch
 
-__all__ = ["PreferenceModel"]
-
 
 @final
 class PreferenceModel(nn.Module):

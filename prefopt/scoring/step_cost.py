@@ -25,8 +25,6 @@ from prefopt.scoring.rows.limits import RowLimits, best_layout
 from prefopt.signals import SIGNALS
 from prefopt.tokens import PreferenceBatch
 
-__all__ = ["Part", "StepPlan", "plan_step"]
-
 
 @final
 @dataclass(frozen=True)

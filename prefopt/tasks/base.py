@@ -19,8 +19,6 @@ from prefopt.component import Named
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.preference_data.sources import Prompt, as_text
 
-__all__ = ["HELD_OUT", "PROMPTS", "TRAIN", "Evaluation", "HeldOutPrompt", "Material", "Metric", "Task", "write_jsonl"]
-
 TRAIN, HELD_OUT, PROMPTS = "train.jsonl", "held-out.jsonl", "prompts.jsonl"
 """What `Task.make` writes: preference pairs, and rows that have a `prompt`."""
 

@@ -17,8 +17,6 @@ from prefopt.tasks.quiet import quiet
 from prefopt.testing.check import ConformanceError
 from prefopt.training.trainer_inputs import ensure_pad_token
 
-__all__ = ["check_task"]
-
 _STEP = 0.02
 """The change of the weights that makes another policy, in standard deviations of each weight tensor."""
 

@@ -20,8 +20,6 @@ from prefopt.tasks.base import Material, Metric
 from prefopt.tasks.ranking import auroc
 from prefopt.tokens import TokenBatch, masked_mean
 
-__all__ = ["ACCURACY", "AUROC", "COMMON", "HeldOut", "held_out", "pair_weights"]
-
 ACCURACY = Metric(
     "accuracy", "higher", "share of held-out pairs whose chosen response has the higher reward; a tie is half"
 )

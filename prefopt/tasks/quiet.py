@@ -8,8 +8,6 @@ from contextlib import contextmanager
 import datasets
 import transformers
 
-__all__ = ["quiet"]
-
 
 @contextmanager
 def quiet() -> Iterator[None]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["auroc", "average_precision", "sparsity_error"]
-
 
 def auroc(scores: Tensor, positive: Tensor) -> float | None:
     """P(score of a positive > score of a negative) + P(equal) / 2, over all pairs of a positive and a negative.

@@ -9,9 +9,6 @@ from prefopt.registry import Registry
 from prefopt.tasks import built_ins
 from prefopt.tasks.base import Task
 
-__all__ = ["TASKS", "TaskError", "available_tasks", "resolve_task"]
-
-
 _PACKAGES: Mapping[object, str] = {"code": "prefopt-code"}
 """Our tasks that are installed apart -> the package that brings them."""
 

@@ -19,8 +19,6 @@ from prefopt.divergences import ForwardKL
 from prefopt.signals import SIGNALS
 from prefopt.tokens import TokenBatch
 
-__all__ = ["HIDDEN", "LAYERS", "SEEDS", "Case", "case_for"]
-
 LAYERS, HIDDEN, VOCABULARY, WIDTH = 3, 5, 7, 8
 LENGTHS = (4, 2, 6, 3, 5, 2)
 SEEDS = range(5)

@@ -9,8 +9,6 @@ from typing import Any, Literal, final
 
 from prefopt.component import Component
 
-__all__ = ["Check", "ConformanceError", "Result", "check", "label"]
-
 
 @final
 class ConformanceError(AssertionError):

@@ -11,8 +11,6 @@ from prefopt.testing.check import Check, ConformanceError, Result, label
 from prefopt.testing.checks import CHECKS
 from prefopt.validation import did_you_mean
 
-__all__ = ["checks_of", "conformance", "examine", "markdown"]
-
 
 def checks_of(component: Component) -> tuple[Check, ...]:
     """The checks that concern the component, as configured."""

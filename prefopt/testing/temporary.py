@@ -12,8 +12,6 @@ from prefopt.component import Named
 from prefopt.hookspecs import hookimpl
 from prefopt.plugins import TEMPORARY, reload_plugins
 
-__all__ = ["temporary_plugin"]
-
 
 @contextmanager
 def temporary_plugin(

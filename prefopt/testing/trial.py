@@ -23,21 +23,6 @@ from prefopt.objective import DivergenceTerm, Objective, ObjectiveConfig
 from prefopt.testing.cases import HIDDEN, LAYERS, Case
 from prefopt.testing.check import ConformanceError
 
-__all__ = [
-    "arguments",
-    "build",
-    "call",
-    "gradient",
-    "largest",
-    "learns",
-    "objective_of",
-    "placed",
-    "require",
-    "require_finite",
-    "same",
-    "stateful",
-]
-
 Function = Callable[..., Tensor]
 
 

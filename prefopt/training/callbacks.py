@@ -14,8 +14,6 @@ from transformers import TrainerCallback
 from prefopt.objective import Objective
 from prefopt.scoring import PreferenceModel
 
-__all__ = ["MaskWatch", "ReferenceUpdate", "drift"]
-
 _LOG = logging.getLogger(__name__)
 
 _PATIENCE = 5

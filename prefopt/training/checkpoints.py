@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from prefopt.objective import Objective
 from prefopt.scoring import PreferenceModel
 
-__all__ = ["load_checkpoint", "save_checkpoint", "saved_reference"]
-
 _REFERENCE = "reference"
 
 

@@ -14,8 +14,6 @@ from prefopt.data import EncodingConfig, OnBadRows
 from prefopt.scoring.lm_head.token_statistics import DEFAULT_BUDGET
 from prefopt.validation import did_you_mean
 
-__all__ = ["PreferenceConfig", "training_arguments"]
-
 
 @dataclass
 class PreferenceConfig(TrainingArguments):

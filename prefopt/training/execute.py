@@ -19,8 +19,6 @@ from prefopt.training.run_file import RunFile, RunFileError
 from prefopt.training.trainer import PreferenceTrainer
 from prefopt.training.trainer_inputs import ensure_pad_token, lora_config, prepare_dataset
 
-__all__ = ["RunResult", "start", "train"]
-
 _LIBRARIES = ("prefopt", "torch", "transformers", "accelerate", "datasets", "peft", "tokenizers")
 
 

@@ -12,8 +12,6 @@ from transformers.integrations import TensorBoardCallback
 
 from prefopt.objective import Mean, ObjectiveOutput
 
-__all__ = ["MetricSums", "log_histograms"]
-
 
 @final
 class MetricSums:

@@ -10,8 +10,6 @@ from prefopt.training.config import PreferenceConfig
 from prefopt.training.migrate_objective import READ_BY_OBJECTIVE, migrate_objective
 from prefopt.training.run_file import RunFile
 
-__all__ = ["Migration", "migrate"]
-
 Settings = Mapping[str, Any]
 
 _PATHS = {

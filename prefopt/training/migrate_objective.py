@@ -8,8 +8,6 @@ from typing import Any
 from prefopt import zoo
 from prefopt.objective import ObjectiveConfig
 
-__all__ = ["READ_BY_OBJECTIVE", "migrate_objective"]
-
 Settings = Mapping[str, Any]
 
 READ_BY_OBJECTIVE = frozenset(

@@ -9,8 +9,6 @@ from prefopt.scoring.step_cost import StepPlan, plan_step
 from prefopt.tokens import PreferenceBatch
 from prefopt.training.trainer import PreferenceTrainer
 
-__all__ = ["RunPlan", "plan_run"]
-
 
 @final
 @dataclass(frozen=True)

@@ -10,8 +10,6 @@ from prefopt.objective import Objective, ObjectiveConfig, ObjectiveOutput
 from prefopt.scoring import PreferenceModel
 from prefopt.training.config import PreferenceConfig
 
-__all__ = ["check_initial_loss", "reject_mask_rate_without_mask", "reject_split_step", "reject_unused_options"]
-
 _LOG = logging.getLogger(__name__)
 
 _TOLERANCE = 1e-4

@@ -20,8 +20,6 @@ from torch import Tensor
 from prefopt.scoring import PreferenceModel, ReferenceCache, response_key
 from prefopt.tokens import PreferenceBatch
 
-__all__ = ["fill_reference_cache"]
-
 Row = Mapping[str, Any]
 
 _LOG = logging.getLogger(__name__)

@@ -27,8 +27,6 @@ from prefopt.registry import provenance, with_recorded_versions
 from prefopt.training.config import PreferenceConfig, training_arguments
 from prefopt.validation import explain
 
-__all__ = ["DataSection", "ModelSection", "RunFile", "RunFileError"]
-
 _DATA_ARGUMENTS = ("max_length", "max_prompt_length", "on_bad_rows", "reference_cache")
 """Fields of PreferenceConfig that a run file sets under `data`."""
 

@@ -17,8 +17,6 @@ from prefopt.training.checkpoints import saved_reference
 from prefopt.training.run_file import DataSection, RunFile
 from prefopt.training.trainer_inputs import ensure_pad_token
 
-__all__ = ["SavedRun", "SavedRunError"]
-
 
 @final
 class SavedRunError(ValueError):

@@ -26,8 +26,6 @@ from prefopt.training.preflight import check_initial_loss, reject_split_step, re
 from prefopt.training.reference_cache import fill_reference_cache
 from prefopt.training.trainer_inputs import ensure_pad_token, preference_model, prepare_dataset, reference_loader
 
-__all__ = ["PreferenceTrainer"]
-
 _LOG = logging.getLogger(__name__)
 
 

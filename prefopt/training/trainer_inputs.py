@@ -19,14 +19,6 @@ from prefopt.objective import Objective, ObjectiveConfig
 from prefopt.scoring import PreferenceModel
 from prefopt.training.config import PreferenceConfig
 
-__all__ = [
-    "ensure_pad_token",
-    "lora_config",
-    "preference_model",
-    "prepare_dataset",
-    "reference_loader",
-]
-
 
 def preference_model(
     model: str | nn.Module,

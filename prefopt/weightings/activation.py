@@ -13,8 +13,6 @@ from torch import Tensor
 from prefopt.component import Signal, TokenWeighting
 from prefopt.tokens import TokenBatch
 
-__all__ = ["ActivationWeighting"]
-
 SiteKind = Literal["mlp", "attn", "resid", "logits"]
 Reduction = Literal["zn_rescale", "sigmoid", "abs_mean"]
 

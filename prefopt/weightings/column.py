@@ -12,8 +12,6 @@ from prefopt.columns import Column, TokenColumn
 from prefopt.component import TokenWeighting
 from prefopt.tokens import TokenBatch
 
-__all__ = ["ColumnWeighting"]
-
 
 @final
 class ColumnWeighting(TokenWeighting):

@@ -11,8 +11,6 @@ from torch import Tensor
 from prefopt.component import TokenWeighting
 from prefopt.tokens import TokenBatch
 
-__all__ = ["LengthDesensitisedWeighting"]
-
 
 @final
 class LengthDesensitisedWeighting(TokenWeighting):

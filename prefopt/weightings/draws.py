@@ -7,8 +7,6 @@ from torch import Tensor
 
 from prefopt.tokens import TokenBatch
 
-__all__ = ["uniform_draws"]
-
 _BITS = 0xFFFFFFFF
 
 

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from prefopt.component import TokenWeighting, WeightFunction
 from prefopt.tokens import TokenBatch
 
-__all__ = ["PositionCurve", "PositionWeighting"]
-
 
 @final
 class PositionWeighting(TokenWeighting):

@@ -12,8 +12,6 @@ from prefopt.component import TokenWeighting
 from prefopt.tokens import TokenBatch
 from prefopt.weightings.draws import uniform_draws
 
-__all__ = ["RandomWeighting"]
-
 
 @final
 class RandomWeighting(TokenWeighting):

@@ -13,8 +13,6 @@ from prefopt.component import Signal, TokenWeighting, WeightFunction, weights_an
 from prefopt.tokens import TokenBatch
 from prefopt.weightings.draws import uniform_draws
 
-__all__ = ["ShuffledWeighting", "ShuffledWeights"]
-
 
 @final
 class ShuffledWeighting(TokenWeighting):

@@ -10,8 +10,6 @@ from torch import Tensor
 from prefopt.component import TokenWeighting
 from prefopt.tokens import TokenBatch
 
-__all__ = ["UniformWeighting"]
-
 
 @final
 class UniformWeighting(TokenWeighting):

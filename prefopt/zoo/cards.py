@@ -11,8 +11,6 @@ from prefopt.objective import ObjectiveConfig
 from prefopt.signals import SIGNALS
 from prefopt.zoo import ZOO, build
 
-__all__ = ["Card", "card", "markdown"]
-
 _DIFFERS = "Differs: "
 
 

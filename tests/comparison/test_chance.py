@@ -19,7 +19,8 @@ from prefopt.comparison.results import Results
 from prefopt.comparison.statistics import paired_permutation, seed_intervals
 from prefopt.comparison.suite import Suite
 from prefopt.comparison.summary import Difference, Setting, differences, frame
-from prefopt.tasks.generation.generate import Generation, generate
+from prefopt.tasks.generation.generate import generate
+from prefopt.tasks.generation.sampling import Generation
 from prefopt.tasks.planted import PlantedTask
 
 TIMES, LEVEL = 200, 0.05

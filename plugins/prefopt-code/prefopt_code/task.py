@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, Metric, Task, write_jsonl
-from prefopt.tasks.generation.generate import GENERATION_METRICS, Generation, generate, sample_texts
+from prefopt.tasks.generation.generate import GENERATION_METRICS, generate, sample_texts
+from prefopt.tasks.generation.sampling import Generation
 from prefopt.tasks.models.without_eos import save_without_eos
 from prefopt.tasks.quiet import quiet
 from prefopt_code.measures import figures, metrics

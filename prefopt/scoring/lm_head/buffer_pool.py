@@ -10,8 +10,6 @@ from torch import Tensor
 
 from prefopt.scoring.lm_head.head import wide
 
-__all__ = ["BufferPool"]
-
 
 @final
 @dataclass(eq=False)

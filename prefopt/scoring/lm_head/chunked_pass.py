@@ -15,8 +15,6 @@ from prefopt.component import ExactDivergence
 from prefopt.scoring.lm_head.buffer_pool import BufferPool
 from prefopt.scoring.lm_head.head import Head, HeadGradient, wide
 
-__all__ = ["ChunkKernel", "ChunkStatistics", "ChunkedPass", "DenseKernel", "HeadInputs", "log_collision_probability"]
-
 Saved = TypeVar("Saved")
 
 

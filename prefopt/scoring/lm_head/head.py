@@ -12,8 +12,6 @@ from transformers import PreTrainedModel
 
 from prefopt.scoring.fsdp import full_tensor, unwrapped_type
 
-__all__ = ["Head", "HeadGradient", "UnsupportedHeadError", "wide"]
-
 
 def wide(dtype: torch.dtype) -> torch.dtype:
     """The precision of statistics over the vocabulary: float32, or the dtype itself where it is wider."""

@@ -19,8 +19,6 @@ from prefopt.scoring.lm_head.buffer_pool import BufferPool
 from prefopt.scoring.lm_head.chunked_pass import ChunkKernel, ChunkStatistics, HeadInputs
 from prefopt.scoring.lm_head.head import Head, HeadGradient, wide
 
-__all__ = ["BLOCK_BYTES", "OnlineSoftmaxKernel"]
-
 BLOCK_BYTES = 4 * 2**20
 """Size of a block of logits on a CPU: those of both models and their differences fit its cache."""
 

@@ -29,15 +29,6 @@ from prefopt.scoring.lm_head.chunked_pass import (
 from prefopt.scoring.lm_head.head import Head, HeadGradient, wide
 from prefopt.scoring.lm_head.online_softmax import OnlineSoftmaxKernel
 
-__all__ = [
-    "DEFAULT_BUDGET",
-    "TokenStatistics",
-    "dense_statistics",
-    "max_chunk_tokens",
-    "max_saved_tokens",
-    "token_statistics",
-]
-
 DEFAULT_BUDGET = 256 * 2**20
 """Bytes of logits that are saved for backward by default."""
 

@@ -24,8 +24,6 @@ from prefopt.scoring.rows.layout import Layout
 from prefopt.signals import SIGNALS
 from prefopt.tokens import PreferenceBatch
 
-__all__ = ["ReferenceCache", "fingerprint", "open_cache", "response_key", "response_keys"]
-
 _HIDDEN, _LOGPS = "final", "logps"
 """Names of fields in the store."""
 

@@ -21,8 +21,6 @@ from prefopt.scoring.reference.unloaded import UnloadedReference
 from prefopt.scoring.rows.layout import Layout
 from prefopt.tokens import PreferenceBatch
 
-__all__ = ["ReferenceScorer"]
-
 
 @final
 class ReferenceScorer(nn.Module):

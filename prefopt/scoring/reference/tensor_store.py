@@ -20,8 +20,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-__all__ = ["SHARD_BYTES", "StoreError", "TensorStore"]
-
 SHARD_BYTES = 128 * 2**20
 """Size at which a shard is written: the most that a process loses when it is killed."""
 

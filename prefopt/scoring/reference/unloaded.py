@@ -13,8 +13,6 @@ from prefopt.scoring.lm_head.head import Head
 from prefopt.scoring.reference.cache import ReferenceCache, fingerprint
 from prefopt.scoring.reference.tensor_store import StoreError
 
-__all__ = ["UnloadedReference"]
-
 
 @final
 class UnloadedReference(nn.Module):

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
-__all__ = ["CHOSEN", "PROMPT", "REJECTED", "SEGMENTS", "Mask", "Prefix"]
-
 PROMPT, CHOSEN, REJECTED, SEGMENTS = 0, 1, 2, 3
 """Segment 3 i + PROMPT is the prompt of pair i, 3 i + CHOSEN and 3 i + REJECTED are its responses."""
 

@@ -17,8 +17,6 @@ from prefopt.scoring.rows.attention_mask import CHOSEN, PROMPT, REJECTED, SEGMEN
 from prefopt.scoring.rows.packing import Placement, one_per_row
 from prefopt.tokens import PreferenceBatch
 
-__all__ = ["Layout"]
-
 
 @final
 @dataclass(frozen=True, eq=False)

@@ -12,8 +12,6 @@ from prefopt.scoring.rows.layout import Layout
 from prefopt.scoring.rows.packing import least_work, work
 from prefopt.tokens import PreferenceBatch
 
-__all__ = ["RowLimits", "attention_window", "best_layout", "saves_work"]
-
 _WINDOWS = ("sliding_window", "attention_window_size", "window_size", "attention_chunk_size")
 """Configuration names of the number of positions that a layer attends back over."""
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, final
 
-__all__ = ["Placement", "first_fit", "least_work", "one_per_row", "two_in_a_row", "work"]
-
 _STEPS = 8
 """Row widths that are tried: from the longest pair to twice its length, in so many steps."""
 

@@ -9,8 +9,6 @@ from typing import Self, final
 
 import yaml
 
-__all__ = ["LEXICON", "REFUSALS", "Lexicon", "refuses"]
-
 LEXICON = Path(__file__).with_name("harm.yaml")
 """Mild words by subject: a response that has one is about the subject; it need not do harm."""
 

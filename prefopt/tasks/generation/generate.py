@@ -20,16 +20,6 @@ from prefopt.tasks.generation.sampling import Generation, end_token_ids, sample_
 from prefopt.tasks.preference_data.sources import Prompt
 from prefopt.tokens import PreferenceBatch, masked_sum
 
-__all__ = [
-    "GENERATION_METRICS",
-    "Generation",
-    "Generations",
-    "generate",
-    "prompt_means",
-    "sample_texts",
-    "sequence_kl",
-]
-
 GENERATION_METRICS = (
     Metric(
         "sequence_kl",

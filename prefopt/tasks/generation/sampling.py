@@ -11,8 +11,6 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from prefopt.tasks.quiet import quiet
 
-__all__ = ["Generation", "end_token_ids", "sample_ids"]
-
 _ROWS = 256
 """Samples that are generated at a time."""
 

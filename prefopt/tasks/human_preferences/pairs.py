@@ -11,13 +11,11 @@ from transformers import AutoTokenizer
 
 from prefopt.data import ChatPair
 from prefopt.tasks.base import HELD_OUT, PROMPTS, TRAIN, Task, write_jsonl
-from prefopt.tasks.generation.generate import Generation
+from prefopt.tasks.generation.sampling import Generation
 from prefopt.tasks.models.sft import Sft, supervised
 from prefopt.tasks.preference_data.forms import Compared, Template, read_compared
 from prefopt.tasks.preference_data.sources import Longest, Rows, Source
 from prefopt.tasks.preference_data.split import split_by_prompt
-
-__all__ = ["PreferencesTask"]
 
 
 class PreferencesTask(Task):

@@ -10,8 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prefopt.tasks.scorers.registry import AnyScorer
 
-__all__ = ["Judge", "ScorerJudge"]
-
 
 class Judge(BaseModel, ABC):
     """A verdict on two responses to a prompt; its fields are part of what determines a run."""

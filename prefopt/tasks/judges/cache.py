@@ -11,8 +11,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import final
 
-__all__ = ["Answers", "default_answers"]
-
 
 def default_answers() -> Path:
     """The file in the user's cache, `$XDG_CACHE_HOME/prefopt/answers.sqlite`."""

@@ -18,8 +18,6 @@ from prefopt.tasks.judges.prompt import SLOTS, TEMPLATE, question, verdict
 from prefopt.tasks.optional import needed
 from prefopt.tasks.preference_data.texts import template_slots
 
-__all__ = ["EndpointJudge", "JudgeError"]
-
 _CHARACTERS_A_TOKEN = 4  # of English, roughly; for the log line alone
 
 logger = logging.getLogger(__name__)

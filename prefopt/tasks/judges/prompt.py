@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["SLOTS", "TEMPLATE", "question", "verdict"]
-
 TEMPLATE = """\
 Which of two responses to a prompt is better? Consider what the prompt asks for, whether the response is right and \
 complete, and how well it is written. Their order and their length say nothing of their quality.

@@ -20,8 +20,6 @@ from prefopt.tasks.optional import needed
 from prefopt.tasks.quiet import quiet
 from prefopt.validation import did_you_mean
 
-__all__ = ["Figure", "evaluate_harness", "figures", "load", "manager"]
-
 _REFUSED = {
     "class": "is written in Python, which does not say what it measures before its data is read",
     "unsafe_code": "runs code that the model writes, without protection; the task `code` contains it",

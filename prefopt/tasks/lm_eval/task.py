@@ -14,8 +14,6 @@ from prefopt.tasks.generation.generate import GENERATION_METRICS, generate
 from prefopt.tasks.human_preferences.pairs import PreferencesTask
 from prefopt.tasks.lm_eval.harness import Figure, evaluate_harness, figures, load
 
-__all__ = ["LmEvalTask"]
-
 
 @final
 class LmEvalTask(PreferencesTask):

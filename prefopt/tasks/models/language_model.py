@@ -11,8 +11,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase,
 
 from prefopt.tasks.models.sft import Sft, train_language_model
 
-__all__ = ["small_llama", "train_small_model", "word_tokenizer"]
-
 _POSITIONS, _BATCH, _LEARNING_RATE = 256, 32, 3e-3
 
 

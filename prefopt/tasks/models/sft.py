@@ -23,8 +23,6 @@ from transformers import (
 from prefopt.tasks.quiet import quiet
 from prefopt.training.trainer_inputs import ensure_pad_token
 
-__all__ = ["Sft", "supervised", "train_language_model"]
-
 
 @final
 class Sft(BaseModel):

@@ -10,8 +10,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from prefopt.tasks.quiet import quiet
 from prefopt.training.trainer_inputs import ensure_pad_token
 
-__all__ = ["save_without_eos"]
-
 
 def save_without_eos(model: str, folder: Path, *, end_token: str | None = None) -> str:
     """Write the model into the folder with a tokenizer that has no end-of-text token; return the text of that token.

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self, final
 
-__all__ = ["Language", "Phrase", "Style"]
-
 WORDS = 117
 """All words; with the three special tokens, a vocabulary of 120."""
 

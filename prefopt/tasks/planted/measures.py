@@ -17,8 +17,6 @@ from prefopt.tasks.held_out import pair_weights
 from prefopt.tasks.planted.language import Language
 from prefopt.tasks.ranking import auroc, average_precision, sparsity_error
 
-__all__ = ["METRICS", "pair_metrics", "token_words"]
-
 _BATCH = 128
 
 _WEIGHTS = {"w": "the weights of log-ratios", "v": "the weights of the divergence"}

@@ -9,8 +9,6 @@ from typing import Any, final
 
 from prefopt.tasks.planted.language import Language, Style
 
-__all__ = ["PROMPT_WORDS", "Accidents", "Generator"]
-
 PROMPT_WORDS = 4
 _TRIES = 1000
 

@@ -14,8 +14,6 @@ from prefopt.data.rows import RowError
 from prefopt.tasks.preference_data.sources import Longest, Source, as_text
 from prefopt.tasks.preference_data.texts import template_slots
 
-__all__ = ["SLOTS", "Compared", "Template", "read_compared"]
-
 SLOTS = ("post", "title", "subreddit")
 """The slots that a prompt template may have."""
 

@@ -10,8 +10,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from prefopt.data import OnBadRows, Pair
 
-__all__ = ["Longest", "Prompt", "Rows", "Source", "as_text"]
-
 Prompt = str | Sequence[Mapping[str, str]]
 """Text, or messages for the chat template."""
 

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from prefopt.data import DataError
 from prefopt.tasks.preference_data.forms import Compared
 
-__all__ = ["split_by_prompt"]
-
 
 def split_by_prompt(
     pairs: Sequence[Compared],

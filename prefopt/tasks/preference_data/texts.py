@@ -13,8 +13,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from prefopt.data import BadRow, DataError, read_rows
 
-__all__ = ["SomeTexts", "Templates", "Texts", "TextsOrTemplates", "labelled", "rows_with", "template_slots"]
-
 _LABELS = {"1": 1, "true": 1, "pos": 1, "positive": 1, "0": 0, "false": 0, "neg": 0, "negative": 0}
 
 

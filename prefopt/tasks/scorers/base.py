@@ -8,8 +8,6 @@ from typing import ClassVar
 
 from prefopt.component import Named
 
-__all__ = ["Scorer"]
-
 
 class Scorer(Named):
     """A number for a response to a prompt, the higher the better; its fields are what can be varied of it.

@@ -18,8 +18,6 @@ import yaml
 
 from prefopt.tasks.scorers.word_lists import Lexicon
 
-__all__ = ["WORDS", "corpus_prompts", "corpus_reviews"]
-
 _GRAMMAR: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 
 

@@ -14,8 +14,6 @@ from prefopt.tasks.preference_data.sources import Longest, Rows, Source, as_text
 from prefopt.tasks.preference_data.texts import labelled
 from prefopt.tasks.scorers.base import Scorer
 
-__all__ = ["PreferencesScorer", "ReviewsScorer"]
-
 
 @final
 class ReviewsScorer(Scorer):

@@ -10,8 +10,6 @@ from prefopt.registry import Registry
 from prefopt.tasks import scorers
 from prefopt.tasks.scorers.base import Scorer
 
-__all__ = ["SCORERS", "AnyScorer", "ScorerError", "available_scorers", "resolve_scorer"]
-
 
 @final
 class ScorerError(ValueError):

@@ -16,8 +16,6 @@ from prefopt.tasks.scorers.base import Scorer
 from prefopt.training.trainer_inputs import ensure_pad_token
 from prefopt.validation import did_you_mean
 
-__all__ = ["ClassifierScorer", "RewardModelScorer", "load"]
-
 
 @final
 class ClassifierScorer(Scorer):

@@ -12,8 +12,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, mo
 
 from prefopt.validation import explain
 
-__all__ = ["Lexicon"]
-
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 
 

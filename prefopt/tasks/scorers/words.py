@@ -14,8 +14,6 @@ from prefopt.tasks.scorers.base import Scorer
 from prefopt.tasks.scorers.corpus import WORDS
 from prefopt.tasks.scorers.word_lists import Lexicon
 
-__all__ = ["VaderScorer", "WordsScorer"]
-
 
 @final
 class WordsScorer(Scorer):

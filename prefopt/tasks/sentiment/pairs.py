@@ -11,11 +11,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from prefopt.tasks.generation.generate import Generation, sample_texts
+from prefopt.tasks.generation.generate import sample_texts
+from prefopt.tasks.generation.sampling import Generation
 from prefopt.tasks.quiet import quiet
 from prefopt.tasks.scorers.base import Scorer
-
-__all__ = ["Pairing", "Scored", "scored_samples", "split"]
 
 
 class Scored(NamedTuple):

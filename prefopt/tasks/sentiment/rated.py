@@ -10,8 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from prefopt.tasks.preference_data.texts import rows_with
 from prefopt.tasks.sentiment.pairs import Scored
 
-__all__ = ["Rated"]
-
 _NO_SPACE_BEFORE = ".,;:!?')"
 
 

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, Metric, Task, write_jsonl
-from prefopt.tasks.generation.generate import GENERATION_METRICS, Generation, generate, prompt_means
+from prefopt.tasks.generation.generate import GENERATION_METRICS, generate, prompt_means
+from prefopt.tasks.generation.sampling import Generation
 from prefopt.tasks.held_out import AUROC
 from prefopt.tasks.models.language_model import train_small_model
 from prefopt.tasks.models.sft import Sft, supervised
@@ -29,8 +30,6 @@ from prefopt.tasks.scorers.corpus import corpus_prompts, corpus_reviews
 from prefopt.tasks.scorers.registry import AnyScorer
 from prefopt.tasks.sentiment.pairs import Pairing, scored_samples, split
 from prefopt.tasks.sentiment.rated import Rated
-
-__all__ = ["SentimentTask"]
 
 _PROMPT_SOURCES = ("prompts", "pairs", "rated")
 

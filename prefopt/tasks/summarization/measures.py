@@ -16,8 +16,6 @@ import torch
 from prefopt.tasks.base import Metric
 from prefopt.tasks.optional import needed
 
-__all__ = ["BERT_SCORE", "METRICS", "SUMMAC", "bert_score", "copied", "figures", "rouge", "self_bleu", "summac"]
-
 _ROUGE = ("rouge1", "rouge2", "rougeL")
 _RUN = 3
 """Words in a row that count as copied."""

@@ -8,12 +8,11 @@ from typing import Any, Literal, Self, final
 from pydantic import model_validator
 
 from prefopt.tasks.base import HeldOutPrompt, Metric
-from prefopt.tasks.generation.generate import Generation, prompt_means
+from prefopt.tasks.generation.generate import prompt_means
+from prefopt.tasks.generation.sampling import Generation
 from prefopt.tasks.human_preferences.answering import AnsweringTask
 from prefopt.tasks.preference_data.forms import Template
 from prefopt.tasks.summarization import measures
-
-__all__ = ["SummarizationTask"]
 
 
 @final

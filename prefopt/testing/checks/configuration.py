@@ -18,8 +18,6 @@ from prefopt.testing.cases import case_for
 from prefopt.testing.check import ConformanceError, check, label
 from prefopt.testing.trial import build, call, require, same
 
-__all__: list[str] = []
-
 
 @check(Component)
 def config_round_trips(component: Component) -> None:

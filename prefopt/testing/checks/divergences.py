@@ -12,8 +12,6 @@ from prefopt.testing.cases import SEEDS, Case, case_for
 from prefopt.testing.check import check
 from prefopt.testing.trial import call, gradient, require, require_finite, same
 
-__all__: list[str] = []
-
 
 def _near(component: Divergence, step: float, seed: int = 0) -> Case:
     """A case whose policy is that far from the reference."""

@@ -10,8 +10,6 @@ from prefopt.testing.cases import SEEDS, Case, case_for
 from prefopt.testing.check import check
 from prefopt.testing.trial import call, largest, require, same
 
-__all__: list[str] = []
-
 
 @check(TokenWeighting, RewardShaping, PreferenceLoss, Regularizer)
 def padding_changes_nothing(component: Component) -> None:

@@ -12,8 +12,6 @@ from prefopt.testing.cases import Case, case_for
 from prefopt.testing.check import check
 from prefopt.testing.trial import build, call, gradient, require, require_finite, same
 
-__all__: list[str] = []
-
 
 def _with(case: Case, chosen: float, rejected: float) -> Case:
     rewards = case.rows["response_rewards"]

@@ -12,8 +12,6 @@ from prefopt.testing.cases import case_for
 from prefopt.testing.check import check
 from prefopt.testing.trial import arguments, build, call, learns, objective_of, require, same, stateful
 
-__all__: list[str] = []
-
 
 @check(TokenWeighting, PreferenceLoss, Regularizer)
 def reads_only_what_it_declares(component: Component) -> None:

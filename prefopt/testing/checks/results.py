@@ -14,8 +14,6 @@ from prefopt.testing.check import ConformanceError, check
 from prefopt.testing.trial import arguments, build, call, gradient, largest, objective_of, require, require_finite, same
 from prefopt.tokens import TokenBatch
 
-__all__: list[str] = []
-
 
 @check(Component)
 def one_value_each(component: Component) -> None:

@@ -9,8 +9,6 @@ from prefopt.testing.cases import case_for
 from prefopt.testing.check import check
 from prefopt.testing.trial import arguments, call, gradient, require, require_finite, same
 
-__all__: list[str] = []
-
 
 @check(RewardShaping)
 def sides_are_told_by_is_chosen(component: RewardShaping) -> None:

@@ -10,8 +10,6 @@ from prefopt.testing.cases import SEEDS, case_for
 from prefopt.testing.check import check
 from prefopt.testing.trial import build, call, gradient, require, require_finite, same
 
-__all__: list[str] = []
-
 _STATES = frozenset(signal for signal, spec in SIGNALS.items() if spec.layers is not None)
 
 

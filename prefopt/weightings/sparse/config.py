@@ -14,8 +14,6 @@ from prefopt.weightings.sparse.initial import INITIALISERS
 from prefopt.weightings.sparse.mask import SparseMask
 from prefopt.weightings.sparse.scales import SCALES
 
-__all__ = ["SparseWeighting"]
-
 GateName = Literal["relu", "softplus", "sigmoid", "hard_concrete", "binary", "top_k"]
 ScaleName = Literal["free", "mean_one"]
 Layers = Literal["all", "last"] | Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]

@@ -13,8 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-__all__ = ["GATES", "BinaryGate", "Gate", "HardConcreteGate", "ReluGate", "SigmoidGate", "SoftplusGate", "TopKGate"]
-
 
 class Gate(nn.Module, ABC):
     """(scores [n], mask [N, T]) -> [n]: a weight for each of the n response tokens, row by row, that the mask keeps.

@@ -10,8 +10,6 @@ from torch import nn
 
 from prefopt.weightings.sparse.mask import SparseMask
 
-__all__ = ["INITIALISERS"]
-
 
 @torch.no_grad()
 def _published(mask: SparseMask) -> None:

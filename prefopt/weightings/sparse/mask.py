@@ -13,8 +13,6 @@ from prefopt.component import Signal
 from prefopt.tokens import TokenBatch
 from prefopt.weightings.sparse.gates import Gate
 
-__all__ = ["HiddenLayer", "SparseMask"]
-
 
 @final
 class SparseMask(nn.Module):

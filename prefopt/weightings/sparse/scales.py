@@ -10,8 +10,6 @@ from torch import Tensor
 
 from prefopt.tokens import masked_mean
 
-__all__ = ["SCALES"]
-
 
 def _free(weights: Tensor, mask: Tensor) -> Tensor:
     return weights

@@ -59,6 +59,9 @@ class DivergenceTerm(BaseModel):
 
     weighting      None: v = w, the weights of the log-ratios
     detach_chosen  no gradient to the policy through the chosen response's divergence (TDPO2, arXiv 2404.11999)
+
+    >>> DivergenceTerm(measure="forward_kl", alpha=0.5).measure.name
+    'forward_kl'
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -76,6 +79,9 @@ class ObjectiveConfig(BaseModel):
 
     beta            strength of the rewards
     reference_free  r_t = w_t log pi_t, and no reference model is run
+
+    >>> ObjectiveConfig(beta=0.5, loss={"name": "hinge"}).loss.margin
+    1.0
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -174,6 +180,9 @@ class Objective(nn.Module):
     """The objective as a function: (TokenBatch) -> ObjectiveOutput, with what its weightings learn and its loss keeps.
 
     num_layers and hidden_size describe the reference, for weightings that learn from its states.
+
+    >>> Objective(ObjectiveConfig(weighting="sparse"), num_layers=2, hidden_size=8).weighting.weight.shape
+    torch.Size([2, 8])
     """
 
     def __init__(self, config: ObjectiveConfig, *, num_layers: int, hidden_size: int) -> None:

@@ -20,6 +20,9 @@ class MaskL1(Regularizer):
 
     Weights are non-negative, so the sum is the L1 norm. A mask that serves both terms is penalised for both.
     Source: SparsePO (arXiv 2410.05102), the L1 penalty on its masks.
+
+    >>> MaskL1(reward=0.1).divergence
+    0.0
     """
 
     name: Literal["mask_l1"] = "mask_l1"
@@ -44,6 +47,9 @@ class NegativeLogLikelihood(Regularizer):
 
     The mean is over the tokens of each response, then over pairs. Source: RPO (arXiv 2404.19733), where it is a mean;
     CPO (arXiv 2401.08417) and ORPO (arXiv 2403.07691) write it as a sum and compute a mean.
+
+    >>> NegativeLogLikelihood(weight=0.5).reduction
+    'mean'
     """
 
     name: Literal["nll"] = "nll"

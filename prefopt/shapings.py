@@ -22,6 +22,9 @@ class SumShaping(RewardShaping):
     """r(y) = sum_t r_t, over the response's tokens, never length-normalised.
 
     Source: DPO (arXiv 2305.18290) eq. 7.
+
+    >>> SumShaping()(torch.tensor([[1.0, 2.0]]), torch.tensor([[True, True]]), torch.tensor([True]))
+    tensor([3.])
     """
 
     name: Literal["sum"] = "sum"
@@ -36,6 +39,9 @@ class MeanShaping(RewardShaping):
     """r(y) = (1 / T) sum_t r_t, over the T tokens of the response.
 
     Source: SimPO (arXiv 2405.14734) eq. 4; also what IPO's authors take for its log-ratios.
+
+    >>> MeanShaping()(torch.tensor([[1.0, 2.0]]), torch.tensor([[True, True]]), torch.tensor([True]))
+    tensor([1.5000])
     """
 
     name: Literal["mean"] = "mean"
@@ -51,6 +57,9 @@ class PositiveShaping(RewardShaping):
 
     The chosen response pays for every nat that it falls below the reference.
     Source: DPO-Positive (Smaug, arXiv 2402.13228) eq. 3.
+
+    >>> PositiveShaping()(torch.tensor([[-1.0, 0.5]]), torch.tensor([[True, True]]), torch.tensor([True]))
+    tensor([-25.5000])
     """
 
     name: Literal["positive"] = "positive"
@@ -67,6 +76,9 @@ class LogOddsShaping(RewardShaping):
     """r(y) = log(p / (1 - p)), log p = (1 / T) sum_t r_t: the log-odds of the response's mean probability.
 
     Source: ORPO (arXiv 2403.07691) eq. 4-5.
+
+    >>> LogOddsShaping()(torch.tensor([[-1.0, -2.0]]), torch.tensor([[True, True]]), torch.tensor([True]))
+    tensor([-1.2475])
     """
 
     name: Literal["log_odds"] = "log_odds"
@@ -83,6 +95,9 @@ class ForwardKLShaping(RewardShaping):
 
     Where -u > cap the exponential goes on as its tangent, which the paper does not do and no float can do without.
     Source: f-DPO (arXiv 2309.16240), table 1.
+
+    >>> ForwardKLShaping()(torch.tensor([[0.5, 0.5]]), torch.tensor([[True, True]]), torch.tensor([True]))
+    tensor([0.6321])
     """
 
     name: Literal["f_forward_kl"] = "f_forward_kl"
@@ -98,6 +113,9 @@ class JensenShannonShaping(RewardShaping):
     """r(y) = log 2 + log sigmoid(u), u = sum_t r_t: f'(pi / pi_ref) of the Jensen-Shannon divergence.
 
     Source: f-DPO (arXiv 2309.16240), table 1.
+
+    >>> JensenShannonShaping()(torch.tensor([[0.5, 0.5]]), torch.tensor([[True, True]]), torch.tensor([True]))
+    tensor([0.3799])
     """
 
     name: Literal["f_jensen_shannon"] = "f_jensen_shannon"
@@ -113,6 +131,9 @@ class AlphaShaping(RewardShaping):
 
     a = 0 is the forward KL's, a -> 1 the reverse KL's. Where the exponent passes cap it goes on as its tangent.
     Source: f-DPO (arXiv 2309.16240), table 1, with the exponent written as TRL writes it.
+
+    >>> AlphaShaping()(torch.tensor([[0.5, 0.5]]), torch.tensor([[True, True]]), torch.tensor([True]))
+    tensor([0.7869])
     """
 
     name: Literal["f_alpha"] = "f_alpha"

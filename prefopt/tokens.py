@@ -47,6 +47,9 @@ class PreferenceBatch:
     rows [B]                                                        int64: where the pair stands in its data set
     columns                     extra columns, float32: [B] under "pair:NAME", [B, Tc] and [B, Tr] under "chosen:NAME"
                                 and "rejected:NAME"
+
+    >>> PreferenceBatch.from_ids([[5, 6]], chosen=[[7]], rejected=[[8, 9]], pad_token_id=0).lengths
+    tensor([5])
     """
 
     prompt_ids: Tensor
@@ -148,6 +151,9 @@ class TokenBatch:
 
     Rows 0..B-1 are the chosen responses and rows B..N-1 the rejected ones of the same pairs, in the same order. The
     fields after `token_ids` are None unless some component of the objective requires them (see `Signal`).
+
+    >>> TokenBatch(*torch.zeros(2, 4, 3), torch.ones(4, 3) > 0, torch.zeros(4, 3).long()).pairs
+    2
     """
 
     logps: Tensor

@@ -17,6 +17,9 @@ class NcaLoss(PreferenceLoss):
     """loss = -log sigmoid(r_c) - 1/2 log sigmoid(-r_c) - 1/2 log sigmoid(-r_j).
 
     Noise contrastive alignment: the chosen reward is kept from falling. Source: NCA (arXiv 2402.05369), for pairs.
+
+    >>> NcaLoss()(Tensor([2.0]), Tensor([0.5]), None)
+    tensor([1.6774])
     """
 
     name: Literal["nca"] = "nca"
@@ -31,6 +34,9 @@ class BcoPairLoss(PreferenceLoss):
     """loss = -log sigmoid(r_c) - log sigmoid(-r_j): a binary classifier of good and bad responses.
 
     Source: BCO (arXiv 2404.04656) for pairs, with its reward shift delta, a running mean of rewards, held at 0.
+
+    >>> BcoPairLoss()(Tensor([2.0]), Tensor([0.5]), None)
+    tensor([1.1010])
     """
 
     name: Literal["bco_pair"] = "bco_pair"
@@ -45,6 +51,9 @@ class SppoLoss(PreferenceLoss):
     """loss = (r_c - m)^2 + (r_j + m)^2, with target m.
 
     Source: SPPO (arXiv 2405.00675) with hard labels, where r is a log-ratio and m = 1 / (2 beta).
+
+    >>> SppoLoss()(Tensor([2.0]), Tensor([0.5]), None)
+    tensor([39.2500])
     """
 
     name: Literal["sppo"] = "sppo"
@@ -60,6 +69,9 @@ class ApoZeroLoss(PreferenceLoss):
     """loss = 1 - sigmoid(r_c) + sigmoid(r_j): the chosen response up, the rejected one down.
 
     For chosen responses that are better than the model's own. Source: APO (arXiv 2408.06266) eq. 7.
+
+    >>> ApoZeroLoss()(Tensor([2.0]), Tensor([0.5]), None)
+    tensor([0.7417])
     """
 
     name: Literal["apo_zero"] = "apo_zero"
@@ -74,6 +86,9 @@ class ApoDownLoss(PreferenceLoss):
     """loss = sigmoid(r_c) + 1 - sigmoid(r_c - r_j): both responses down, the rejected one further.
 
     For chosen responses that are worse than the model's own. Source: APO (arXiv 2408.06266) eq. 8.
+
+    >>> ApoDownLoss()(Tensor([2.0]), Tensor([0.5]), None)
+    tensor([1.0632])
     """
 
     name: Literal["apo_down"] = "apo_down"

@@ -46,6 +46,10 @@ class MixtureLoss(ComposedLoss):
 
     Source: MPO (arXiv 2411.10442), whose parts are a preference, a quality and a generation loss; the last is the
     regulariser `nll` here. ORPO (arXiv 2403.07691) weighs its one loss so.
+
+    >>> from prefopt import resolve
+    >>> resolve(PreferenceLoss, {"name": "mixture", "losses": ["logistic", "bco"], "weights": [0.8, 0.2]}).couples_pairs
+    True
     """
 
     name: Literal["mixture"] = "mixture"

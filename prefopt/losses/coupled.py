@@ -37,6 +37,9 @@ class AotLoss(_SortingLoss):
 
     Chosen rewards are to dominate rejected ones as distributions; who was paired with whom does not matter.
     Source: AOT, unpaired (arXiv 2406.05882).
+
+    >>> AotLoss().couples_pairs, AotLoss().sorts_pairs
+    (True, True)
     """
 
     name: Literal["aot"] = "aot"
@@ -53,6 +56,9 @@ class AotPairedLoss(_SortingLoss):
 
     With s the objective's beta, d + s g is beta times the policy's own log-ratio of the two responses: the policy's
     preferences are to dominate the reference's as distributions. Source: AOT, paired (arXiv 2406.05882).
+
+    >>> AotPairedLoss(reference_scale=0.2).couples_pairs
+    True
     """
 
     name: Literal["aot_paired"] = "aot_paired"
@@ -76,6 +82,9 @@ class BcoLoss(PreferenceLoss):
 
     A binary classifier of good and bad responses, around a running baseline that passes no gradient. The rewards of
     the batch are in delta before its loss is taken. Source: BCO (arXiv 2404.04656), its reward shift.
+
+    >>> BcoLoss().build().mean
+    tensor(0.)
     """
 
     name: Literal["bco"] = "bco"

@@ -20,6 +20,9 @@ class LogisticLoss(PreferenceLoss):
 
     Source: e = m = 0 is DPO's (arXiv 2305.18290 eq. 7); e > 0 is conservative DPO's (Mitchell 2023, "A note on DPO with
     noisy preferences and relationship to IPO", eq. 3); m > 0 is SimPO's (arXiv 2405.14734 eq. 6).
+
+    >>> LogisticLoss(margin=1.0)(torch.tensor([2.0]), torch.tensor([0.5]), None)
+    tensor([0.4741])
     """
 
     name: Literal["logistic"] = "logistic"
@@ -38,6 +41,9 @@ class RobustLoss(PreferenceLoss):
 
     Its expectation under flipped labels is the logistic loss of the clean ones. Not bounded below: with e > 0 it falls
     without end as the margin grows. Source: robust DPO (arXiv 2403.00409).
+
+    >>> RobustLoss(label_smoothing=0.1)(torch.tensor([2.0]), torch.tensor([0.5]), None)
+    tensor([0.0139])
     """
 
     name: Literal["robust"] = "robust"
@@ -55,6 +61,9 @@ class HingeLoss(PreferenceLoss):
     """loss = max(0, m - d), with target margin m.
 
     Source: the rank calibration loss of SLiC-HF (arXiv 2305.10425) on DPO's rewards, as in RSO (arXiv 2309.06657).
+
+    >>> HingeLoss()(torch.tensor([0.75]), torch.tensor([0.5]), None)
+    tensor([0.7500])
     """
 
     name: Literal["hinge"] = "hinge"
@@ -70,6 +79,9 @@ class SquaredLoss(PreferenceLoss):
     """loss = (d - m)^2, with target margin m.
 
     Source: IPO (arXiv 2310.12036) eq. 17, where d is a difference of log-ratios and m = 1 / (2 tau).
+
+    >>> SquaredLoss(margin=5.0)(torch.tensor([2.0]), torch.tensor([0.5]), None)
+    tensor([12.2500])
     """
 
     name: Literal["squared"] = "squared"
@@ -86,6 +98,9 @@ class ExoLoss(PreferenceLoss):
     e).
 
     Source: EXO (arXiv 2402.00856) eq. 16, for pairs.
+
+    >>> ExoLoss()(torch.tensor([2.0]), torch.tensor([0.5]), None)
+    tensor([0.7859])
     """
 
     name: Literal["exo"] = "exo"
@@ -105,6 +120,9 @@ class DiscoPopLoss(PreferenceLoss):
 
     A blend of logistic and exponential losses, found by search; computed so that exp(-d) cannot overflow where its
     share vanishes. Source: DiscoPOP (arXiv 2406.08414) eq. 5.
+
+    >>> DiscoPopLoss()(torch.tensor([2.0]), torch.tensor([0.5]), None)
+    tensor([0.2231])
     """
 
     name: Literal["discopop"] = "discopop"

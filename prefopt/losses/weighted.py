@@ -34,6 +34,9 @@ class OffsetLoss(PreferenceLoss):
     A pair whose responses differ more in score must be further apart in reward. Reads the columns `score_chosen` and
     `score_rejected`. With the logarithm, a pair of equal scores asks for no margin at all.
     Source: ODPO (arXiv 2402.10571), which scales by the logarithm unless it compares scalings.
+
+    >>> sorted(column.name for column in OffsetLoss(alpha=0.5).columns)
+    ['score_chosen', 'score_rejected']
     """
 
     name: Literal["offset"] = "offset"
@@ -67,6 +70,10 @@ class WeightedLoss(ComposedLoss):
 
     For confidences of labels, sampling weights and the like. Reads the column that `column` names, numbers >= 0.
     Source: this library; weighing examples is older than preference losses.
+
+    >>> from prefopt import resolve
+    >>> resolve(PreferenceLoss, {"name": "weighted", "loss": "hinge", "column": "votes"}).columns
+    frozenset({PairColumn(name='votes', at_least=0.0)})
     """
 
     name: Literal["weighted"] = "weighted"
@@ -96,6 +103,10 @@ class OnPolicyWeightedLoss(ComposedLoss):
     A response counts by how likely the policy is to say it, against what the policy would say itself: about 1 for its
     own responses, so that data of others is weighed as if it were the policy's. The weights pass no gradient.
     Source: WPO (arXiv 2406.11827) eq. 2, with its sampled alignment.
+
+    >>> from prefopt import resolve
+    >>> sorted(resolve(PreferenceLoss, {"name": "on_policy_weighted", "loss": "logistic"}).requires)
+    [<Signal.LOG_COLLISION: 'log_collision'>]
     """
 
     name: Literal["on_policy_weighted"] = "on_policy_weighted"

@@ -30,6 +30,9 @@ class ActivationWeighting(TokenWeighting):
     all equal at a site, one token among them, says nothing about which token matters: all its weights there are 1, or
     sigmoid(0) = 1/2. No gradient reaches any model. Source: MaPO, in the SparsePO paper (arXiv 2410.05102), which is
     zn_rescale. Its code has another sigmoid, of each feature before their mean; the two other reductions here are ours.
+
+    >>> sorted(ActivationWeighting(sites=("mlp",)).requires)
+    [<Signal.REF_ACTIVATIONS: 'ref_activations'>]
     """
 
     name: Literal["activation"] = "activation"

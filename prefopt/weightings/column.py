@@ -19,6 +19,9 @@ class ColumnWeighting(TokenWeighting):
 
     Reads the token column that `column` names, numbers >= 0: of a row, its fields chosen_COLUMN and rejected_COLUMN.
     Source: importance weights per token, as TIS-DPO (arXiv 2410.04350) estimates them before training.
+
+    >>> [column.name for column in ColumnWeighting(column="votes").columns]
+    ['votes']
     """
 
     name: Literal["column"] = "column"

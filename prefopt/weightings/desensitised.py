@@ -18,6 +18,9 @@ class LengthDesensitisedWeighting(TokenWeighting):
 
     The weights fall on policy and reference alike. Source: LD-DPO (arXiv 2409.06411), its length-desensitised
     likelihood.
+
+    >>> LengthDesensitisedWeighting(alpha=0.25).alpha
+    0.25
     """
 
     name: Literal["length_desensitised"] = "length_desensitised"

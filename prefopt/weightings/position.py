@@ -19,6 +19,9 @@ class PositionWeighting(TokenWeighting):
     The first value is that of the first token, and of the only one of a response. `learned` makes the values
     parameters, softplus of free numbers, which start at `values`: what a mask can gain by position alone.
     Source: this package, as the control for masks that are said to find the tokens that matter.
+
+    >>> PositionWeighting(values=(2.0, 0.0), learned=False).values
+    (2.0, 0.0)
     """
 
     name: Literal["position"] = "position"

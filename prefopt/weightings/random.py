@@ -19,6 +19,9 @@ class RandomWeighting(TokenWeighting):
 
     The draws hang on the seed, the response's tokens and t, so that a response has the same weights in every epoch.
     Source: SparsePO (arXiv 2410.05102), its mask of uniform random numbers; that they stay the same is this package's.
+
+    >>> RandomWeighting(seed=1).seed
+    1
     """
 
     name: Literal["random"] = "random"

@@ -22,6 +22,10 @@ class ShuffledWeighting(TokenWeighting):
     seed and the response's tokens, and stays the same. Where the other learns, it learns from what its weights do
     where they have come to stand.
     Source: this package, as the control for masks that are said to find the tokens that matter.
+
+    >>> from prefopt import resolve
+    >>> resolve(TokenWeighting, {"name": "shuffled", "weighting": "sparse"}).weighting.gate
+    'relu'
     """
 
     name: Literal["shuffled"] = "shuffled"

@@ -17,6 +17,9 @@ class UniformWeighting(TokenWeighting):
 
     A value c scales the whole reward: an objective with weights c at beta is the unweighted one at beta c, which makes
     it the control for the scale of any mask. Source: DPO (arXiv 2305.18290) eq. 7, whose weights are all one.
+
+    >>> UniformWeighting(value=0.25).value
+    0.25
     """
 
     name: Literal["uniform"] = "uniform"

@@ -42,6 +42,9 @@ class SparseWeighting(TokenWeighting):
 
     Source: SparsePO (arXiv 2410.05102), its mask over all layers and its variants; hard concrete gates and their L0
     penalty, arXiv 1712.01312; the other gates, scales and starts, this package.
+
+    >>> sum(p.numel() for p in SparseWeighting(layers="last").build(num_layers=2, hidden_size=8).parameters())
+    25
     """
 
     name: Literal["sparse"] = "sparse"

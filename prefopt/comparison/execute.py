@@ -19,11 +19,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from prefopt.comparison.run import MATERIAL, Run
 from prefopt.data import read_rows
 from prefopt.objective import ObjectiveConfig
+from prefopt.quiet import quiet
 from prefopt.registry import provenance
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import Material
 from prefopt.tasks.held_out import held_out
-from prefopt.tasks.quiet import quiet
 from prefopt.training import PreferenceConfig, PreferenceTrainer
 from prefopt.training.trainer_inputs import ensure_pad_token, lora_config
 

@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefopt.data import BadRow, read_rows, to_pair
 from prefopt.objective import ObjectiveConfig
+from prefopt.quiet import quiet
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import Evaluation, Material, Task
 from prefopt.tasks.held_out import COMMON
-from prefopt.tasks.quiet import quiet
 from prefopt.testing.check import ConformanceError
 from prefopt.training.trainer_inputs import ensure_pad_token
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, set_seed
 
+from prefopt.quiet import quiet
 from prefopt.tasks.models.language_model import small_llama
 from prefopt.tasks.models.sft import Sft, train_language_model
-from prefopt.tasks.quiet import quiet
 
 __all__ = ["PROMPT", "sentence_pairs", "train_reference", "word_list"]
 

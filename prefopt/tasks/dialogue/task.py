@@ -29,6 +29,9 @@ class DialogueTask(AnsweringTask):
 
     harm      a file of YAML or JSON that maps categories to lists of words, instead of our own
     refusals  phrases by which an answer is taken for a refusal
+
+    >>> DialogueTask(model="gpt2", data="Anthropic/hh-rlhf").headline
+    'accuracy'
     """
 
     name: Literal["dialogue"] = "dialogue"

@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from prefopt.tasks.quiet import quiet
+from prefopt.quiet import quiet
 
 _ROWS = 256
 """Samples that are generated at a time."""

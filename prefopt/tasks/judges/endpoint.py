@@ -1,22 +1,47 @@
-"""A judge behind an OpenAI-compatible endpoint."""
+"""A judge behind an OpenAI-compatible endpoint: its prompt, its calls, and its answers on disk."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+import re
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Self, final
 
 from pydantic import Field, model_validator
 
 from prefopt.tasks.judges.base import Judge
-from prefopt.tasks.judges.cache import Answers, default_answers
-from prefopt.tasks.judges.prompt import SLOTS, TEMPLATE, question, verdict
 from prefopt.tasks.optional import needed
 from prefopt.tasks.preference_data.texts import template_slots
+
+TEMPLATE = """\
+Which of two responses to a prompt is better? Consider what the prompt asks for, whether the response is right and \
+complete, and how well it is written. Their order and their length say nothing of their quality.
+
+[Prompt]
+{prompt}
+
+[Response A]
+{first}
+
+[Response B]
+{second}
+
+Answer with one word: A, B, or tie if they are equally good."""
+
+SLOTS = ("prompt", "first", "second")
+"""What a template has to have in braces."""
+
+_VERDICT = re.compile(r"(?:[\w ]+:)?[\W_]*(A|B|tie)[\W_]*", re.IGNORECASE)
+"""A line that is a verdict, alone or after a label such as `Answer:`, with marks around it."""
+
+_SHARE = {"a": 1.0, "tie": 0.5, "b": 0.0}
 
 _CHARACTERS_A_TOKEN = 4  # of English, roughly; for the log line alone
 
@@ -144,3 +169,46 @@ class EndpointJudge(Judge):
                 f"judge {self.model} at {self.endpoint}: {type(error).__name__}: {str(error).replace(key, '***')}; "
                 "answers so far are kept for the next call"
             ) from None
+
+
+def question(template: str, prompt: str, first: str, second: str) -> str:
+    """The template with prompt and responses in it; braces in these are text."""
+    return template.format(prompt=prompt, first=first.strip(), second=second.strip())
+
+
+def verdict(answer: str) -> float | None:
+    """1 where the answer's last line is A, 0 where it is B, 0.5 where it is tie; None where it is something else."""
+    lines = [line for line in answer.splitlines() if line.strip()]
+    match = _VERDICT.fullmatch(lines[-1].strip()) if lines else None
+    return None if match is None else _SHARE[match[1].lower()]
+
+
+def default_answers() -> Path:
+    """The file in the user's cache, `$XDG_CACHE_HOME/prefopt/answers.sqlite`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "prefopt" / "answers.sqlite"
+
+
+@final
+class Answers:
+    """Question -> answer, each written when it is added. Processes and threads may share the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._execute("create table if not exists answers (question text primary key, answer text not null)")
+
+    def get(self, question: Mapping[str, object]) -> str | None:
+        """The answer to the question; None where there is none yet."""
+        rows = self._execute("select answer from answers where question = ?", _digest(question))
+        return str(rows[0][0]) if rows else None
+
+    def add(self, question: Mapping[str, object], answer: str) -> None:
+        self._execute("insert or replace into answers values (?, ?)", _digest(question), answer)
+
+    def _execute(self, statement: str, *values: str) -> list[tuple[object, ...]]:
+        with closing(sqlite3.connect(self.path, timeout=60)) as database, database:
+            return database.execute(statement, values).fetchall()
+
+
+def _digest(question: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()

@@ -27,6 +27,9 @@ class LmEvalTask(PreferencesTask):
     num_fewshot    examples before each document; null: as the task says
     batch_size     requests at a time
     chat_template  whether documents go through the tokenizer's chat template
+
+    >>> LmEvalTask.model_fields["held_out"].default
+    64
     """
 
     name: Literal["lm_eval"] = "lm_eval"

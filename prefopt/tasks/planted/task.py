@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from prefopt.data import EncodingConfig, prepare, read_rows
+from prefopt.quiet import quiet
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, Metric, Task, write_jsonl
 from prefopt.tasks.generation.generate import generate
@@ -26,7 +27,6 @@ from prefopt.tasks.models.sft import Sft, train_language_model
 from prefopt.tasks.planted.language import Language, Style
 from prefopt.tasks.planted.measures import METRICS, pair_metrics, token_words
 from prefopt.tasks.planted.pairs import PROMPT_WORDS, Accidents, Generator
-from prefopt.tasks.quiet import quiet
 
 _SIZES = {"n_layer": 2, "n_embd": 32, "n_head": 2}
 _TEXTS, _BATCH, _LEARNING_RATE = 8000, 32, 5e-3

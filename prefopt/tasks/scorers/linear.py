@@ -25,6 +25,9 @@ class ReviewsScorer(Scorer):
     split    of a hub data set
     text     column of the text
     label    column of the label: 1 and 0, true and false, or names such as positive and negative
+
+    >>> ReviewsScorer(reviews="movie_reviews.zip").label
+    'label'
     """
 
     name: Literal["reviews"] = "reviews"
@@ -52,6 +55,9 @@ class PreferencesScorer(Scorer):
               out (see `part` of a source). Bad rows that may be set aside are left out
     longest   most words of prompt and response of the pairs that are taken
     strength  weight of the likelihood against the penalty: scikit-learn's C
+
+    >>> PreferencesScorer(data="pairs.jsonl").data.split
+    'train'
     """
 
     name: Literal["preferences"] = "preferences"

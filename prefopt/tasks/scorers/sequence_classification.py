@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from prefopt.tasks.quiet import quiet
+from prefopt.quiet import quiet
 from prefopt.tasks.scorers.base import Scorer
 from prefopt.training.trainer_inputs import ensure_pad_token
 from prefopt.validation import did_you_mean
@@ -26,6 +26,9 @@ class ClassifierScorer(Scorer):
     with_prompt  whether the text is prompt and response; else it is the response alone
     batch_size   texts at a time
     max_length   tokens of a text; those beyond are cut
+
+    >>> ClassifierScorer(model="lvwerra/distilbert-imdb", label="POSITIVE").max_length
+    512
     """
 
     name: Literal["classifier"] = "classifier"
@@ -60,6 +63,9 @@ class RewardModelScorer(Scorer):
     model       name or folder of a model for sequence classification with one label
     batch_size  texts at a time
     max_length  tokens of a text
+
+    >>> RewardModelScorer(model="OpenAssistant/reward-model-deberta-v3-base").batch_size
+    8
     """
 
     name: Literal["reward_model"] = "reward_model"

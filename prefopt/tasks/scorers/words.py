@@ -60,6 +60,9 @@ class VaderScorer(Scorer):
     """VADER's compound score of the response, from -1 (negative) to 1 (positive). The prompt is not read.
 
     Hutto and Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text", ICWSM 2014.
+
+    >>> VaderScorer().score(["It was"], [" great."])[0] > 0
+    True
     """
 
     name: Literal["vader"] = "vader"

@@ -11,6 +11,7 @@ from typing import Literal, Self, final
 from pydantic import Field, model_validator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from prefopt.quiet import quiet
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, Metric, Task, write_jsonl
 from prefopt.tasks.generation.generate import GENERATION_METRICS, generate, prompt_means
@@ -23,7 +24,6 @@ from prefopt.tasks.preference_data.forms import Compared, Template, read_compare
 from prefopt.tasks.preference_data.sources import Rows, Source
 from prefopt.tasks.preference_data.split import split_by_prompt
 from prefopt.tasks.preference_data.texts import SomeTexts, TextsOrTemplates
-from prefopt.tasks.quiet import quiet
 from prefopt.tasks.scorers import VaderScorer, WordsScorer
 from prefopt.tasks.scorers.base import Scorer
 from prefopt.tasks.scorers.corpus import corpus_prompts, corpus_reviews

@@ -28,6 +28,9 @@ class SummarizationTask(AnsweringTask):
     template    the prompt of a post, with slots {post} and, where rows have them, {title} and {subreddit}
     bert_score  a model for bert-score, which is then measured; null: it is not
     summac      whether SummaC-Conv is measured
+
+    >>> SummarizationTask(model="gpt2", data="tldr.jsonl").headline
+    'rougeL'
     """
 
     name: Literal["summarization"] = "summarization"

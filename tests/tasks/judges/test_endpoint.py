@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from prefopt.tasks.judges import EndpointJudge, JudgeError, resolve_judge
-from prefopt.tasks.judges.cache import default_answers
-from prefopt.tasks.judges.prompt import TEMPLATE, question, verdict
+from prefopt.tasks.judges.endpoint import TEMPLATE, default_answers, question, verdict
 
 KEY = "sk-not-to-be-seen"
 

@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from prefopt import ObjectiveConfig, zoo
 from prefopt.columns import TokenColumn
 from prefopt.data import EncodingConfig, prepare, read_rows
+from prefopt.quiet import quiet
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks import Evaluation, Material
 from prefopt.tasks.planted import PlantedTask
 from prefopt.tasks.planted.measures import token_words
-from prefopt.tasks.quiet import quiet
 from prefopt.training import PreferenceConfig, PreferenceTrainer
 
 SMALL = PlantedTask(pairs=24, held_out=6, prompts=4, shortest=8, longest=12, bearing=0.25, reference_steps=4)

@@ -122,12 +122,12 @@ def taken(loss: PreferenceLoss, chosen: Tensor, rejected: Tensor) -> Tensor:
 
 def penalties(objective: Objective, tokens: TokenBatch) -> Tensor:
     """[B], the penalties of the objective's masks for both responses of each pair, a shared mask once."""
-    found = torch.zeros(tokens.pairs, dtype=tokens.logps.dtype)
+    total = torch.zeros(tokens.pairs, dtype=tokens.logps.dtype)
     for mask in (objective.weighting, objective.divergence_weighting):
         penalty = None if mask is None else weights_and_penalty(mask, tokens)[1]
         if penalty is not None:
-            found = found + penalty.sum(-1).view(2, -1).sum(0)
-    return found
+            total = total + penalty.sum(-1).view(2, -1).sum(0)
+    return total
 
 
 def without_noise(objective: Objective) -> Objective:

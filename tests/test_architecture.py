@@ -314,7 +314,7 @@ MODULES = {module_of(file): file for file in FILES}
 
 
 def test_every_module_imports_in_silence() -> None:
-    used = {name for file in FILES for each in imports(tree_of(file)) if (name := outer(each))}
+    used = {name for file in FILES for module in imports(tree_of(file)) if (name := outer(module))}
     used -= {name for name in OPTIONAL if importlib.util.find_spec(name) is None}
     modules = [name for name in MODULES if name != "prefopt"]
     run(IN_SILENCE.format(modules=modules, package=str(PACKAGE), heavy=sorted(used)))
@@ -342,7 +342,7 @@ def circle(needed: Mapping[str, set[str]]) -> list[str]:
 def test_no_circle_of_imports() -> None:
     """Function-local imports counted: a circle that a function hides is a circle all the same."""
     needed = {
-        name: {module for each in at_run_time(tree_of(file).body) if (module := within_prefopt(each))}
+        name: {module for imported in at_run_time(tree_of(file).body) if (module := within_prefopt(imported))}
         for name, file in MODULES.items()
     }
     assert circle(needed) == []

@@ -26,8 +26,8 @@ NAMED_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 def blocks(page: Path, language: str) -> list[str]:
     """The fenced blocks of a language, with as many blank lines before them as bring errors to the page's own lines."""
     text = page.read_text(encoding="utf-8")
-    found = re.finditer(rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
-    return ["\n" * text.count("\n", 0, match.start(1)) + match[1] for match in found]
+    matches = re.finditer(rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    return ["\n" * text.count("\n", 0, match.start(1)) + match[1] for match in matches]
 
 
 def test_there_are_pages() -> None:

@@ -28,9 +28,13 @@ def near_one(config: ObjectiveConfig) -> ObjectiveConfig:
     if not isinstance(config.weighting, SparseWeighting):
         return config
     weighting, term = SparseWeighting(init="near_one"), config.divergence
-    own = None if term.weighting is None else weighting
+    term_weighting = None if term.weighting is None else weighting
     return config.model_copy(
-        update={"weighting": weighting, "divergence": term.model_copy(update={"weighting": own}), "regularizers": ()}
+        update={
+            "weighting": weighting,
+            "divergence": term.model_copy(update={"weighting": term_weighting}),
+            "regularizers": (),
+        }
     )
 
 

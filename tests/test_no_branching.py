@@ -26,25 +26,25 @@ def concrete() -> dict[str, str]:
 def branches(tree: ast.AST) -> list[str]:
     """Where a decision hangs on the name or the class of a component or an objective."""
     names = {name for name in concrete().values() if name} | set(zoo.ZOO)
-    found = []
+    comparisons = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Compare):
             sides = [node.left, *node.comparators]
             if any(map(is_name, sides)) and strings(sides) & names:
-                found.append(ast.unparse(node))
+                comparisons.append(ast.unparse(node))
             if concrete().keys() & identifiers(sides) and any("type(" in ast.unparse(side) for side in sides):
-                found.append(ast.unparse(node))
+                comparisons.append(ast.unparse(node))
         elif isinstance(node, ast.Match) and is_name(node.subject) and strings(node.cases) & names:
-            found.append(f"match {ast.unparse(node.subject)}")
+            comparisons.append(f"match {ast.unparse(node.subject)}")
         elif isinstance(node, ast.MatchClass) and concrete().keys() & identifiers([node.cls]):
-            found.append(f"case {ast.unparse(node)}")
+            comparisons.append(f"case {ast.unparse(node)}")
         elif (
             isinstance(node, ast.Call)
             and ast.unparse(node.func) in ("isinstance", "issubclass")
             and concrete().keys() & identifiers(node.args[1:])
         ):
-            found.append(ast.unparse(node))
-    return found
+            comparisons.append(ast.unparse(node))
+    return comparisons
 
 
 def is_name(node: ast.AST) -> bool:

@@ -208,7 +208,7 @@ def test_metrics_are_those_of_the_trained_rewards(config: ObjectiveConfig) -> No
     with torch.no_grad():
         output = objective(tokens)
         chosen, rejected = output.rewards.chunk(2)
-        added = [each(tokens, output.weights, output.divergence_weights) for each in config.regularizers]
+        added = [regularizer(tokens, output.weights, output.divergence_weights) for regularizer in config.regularizers]
         losses = objective.loss(chosen, rejected, tokens)
         added.append(penalties(objective, tokens))
     torch.testing.assert_close(output.losses, sum(added, start=losses))
@@ -244,7 +244,7 @@ def test_metrics_are_those_of_the_trained_rewards(config: ObjectiveConfig) -> No
         expected |= of_weights("divergence_weights", output.divergence_weights)
         ratios = torch.where(case.mask, output.weights * (tokens.logps - tokens.ref_logps).detach(), 0)
         alone = config.beta * config.shaping(ratios, case.mask, tokens.is_chosen)
-        own = (alone[:3] - alone[3:]).mean()
-        expected["rewards/margins_log_ratio"] = own
-        expected["rewards/margins_divergence"] = expected["rewards/margins"] - own
-    assert value == pytest.approx({name: float(each) for name, each in expected.items()}, rel=1e-5)
+        log_ratio_margin = (alone[:3] - alone[3:]).mean()
+        expected["rewards/margins_log_ratio"] = log_ratio_margin
+        expected["rewards/margins_divergence"] = expected["rewards/margins"] - log_ratio_margin
+    assert value == pytest.approx({name: float(metric) for name, metric in expected.items()}, rel=1e-5)

@@ -1,4 +1,4 @@
-"""Plugins that are excluded, that are for another interface, or that are gone: what is said, and what is saved."""
+"""Plugins that are excluded, that are for another interface, or that are gone: what is logged, and what is saved."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def test_an_excluded_plugin_is_not_imported_and_said_once(
         assert ObjectiveConfig(weighting="uniform") == ObjectiveConfig()
     assert "broken_plugin" not in sys.modules
     assert "broken-plugin:components" in excluded_plugins()
-    said = [message for message in caplog.messages if "broken-plugin" in message]
-    assert said == [f"plugin broken-plugin:components is excluded by {WITHOUT}: its components are not there"]
+    warnings = [message for message in caplog.messages if "broken-plugin" in message]
+    assert warnings == [f"plugin broken-plugin:components is excluded by {WITHOUT}: its components are not there"]
     with pytest.raises(ComponentError, match=rf"Excluded by {WITHOUT}: broken-plugin:components"):
         resolve(TokenWeighting, "of_the_broken_one")
 
@@ -132,21 +132,22 @@ def test_a_plugin_that_supports_this_interface_is_taken(install: Install, stated
 
 
 @pytest.mark.parametrize(
-    ("stated", "said", "remedy"),
+    ("stated", "versions", "remedy"),
     [
         (f"({INTERFACE + 1}, {INTERFACE + 2})", f"{INTERFACE + 1}, {INTERFACE + 2}", "prefopt"),
         (f"{INTERFACE - 1}", f"{INTERFACE - 1}", "other-plugin"),
     ],
 )
 def test_a_plugin_for_another_interface_is_named_with_what_to_install(
-    install: Install, stated: str, said: str, remedy: str
+    install: Install, stated: str, versions: str, remedy: str
 ) -> None:
     install("other-plugin", f"{HALVING.format(name='halving')}\nPREFOPT_INTERFACE = {stated}\n")
     with pytest.raises(PluginError) as error:
         available(TokenWeighting)
     assert str(error.value).startswith(
-        f"plugin other-plugin:components (other-plugin 1.0) supports the plugin interface in version {said}, but that "
-        f"of prefopt {version('prefopt')} is {INTERFACE}. Install a {remedy} that fits: pip install --upgrade {remedy}."
+        f"plugin other-plugin:components (other-plugin 1.0) supports the plugin interface in version {versions}, but "
+        f"that of prefopt {version('prefopt')} is {INTERFACE}. "
+        f"Install a {remedy} that fits: pip install --upgrade {remedy}."
     )
 
 

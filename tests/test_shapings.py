@@ -129,7 +129,7 @@ def exact_log1mexp(x: float) -> float:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_log1mexp_is_accurate_near_zero_and_far_from_it(dtype: torch.dtype) -> None:
     x = torch.tensor([-1e-30, -1e-12, -3e-8, -1e-3, -0.5, -0.69, -0.7, -1, -5, -20, -80], dtype=dtype)
-    expected = [exact_log1mexp(each) for each in x.tolist()]
+    expected = [exact_log1mexp(value) for value in x.tolist()]
     assert log1mexp(x).tolist() == pytest.approx(expected, rel=4 * torch.finfo(dtype).eps, abs=0)
 
 
@@ -140,7 +140,7 @@ def test_log1mexp_has_a_finite_gradient_up_to_zero(dtype: torch.dtype) -> None:
     value = log1mexp(x)
     (slope,) = torch.autograd.grad(value.sum(), x)
     assert value.isfinite().all()
-    expected = [-1 / math.expm1(-each) for each in x.tolist()[1:-1]]
+    expected = [-1 / math.expm1(-logp) for logp in x.tolist()[1:-1]]
     assert slope.tolist()[0] == 0
     assert slope.tolist()[1:-1] == pytest.approx(expected, rel=1e-6)
     assert slope[-1] == 0  # a probability of 1 has infinite odds; here it pulls at nothing

@@ -66,8 +66,8 @@ class EntmaxMask(nn.Module):
         if len(states) != layers:
             raise ValueError(f"entmax mask: built for {layers} layers, but the reference gave states of {len(states)}")
         x = layer_norm(states.detach()[:, tokens.mask].to(self.weight.dtype), (hidden_size,))
-        found = torch.einsum("lnh,lh->n", x, self.weight) / layers
-        scores = found.new_full(tokens.mask.shape, -torch.inf).masked_scatter(tokens.mask, found)
+        token_scores = torch.einsum("lnh,lh->n", x, self.weight) / layers
+        scores = token_scores.new_full(tokens.mask.shape, -torch.inf).masked_scatter(tokens.mask, token_scores)
         lengths = tokens.mask.sum(-1, keepdim=True)
         # A response without tokens would have no score but -inf, of which there is no distribution.
         shares: Tensor = self.mapping(torch.where(lengths > 0, scores, 0), dim=-1)

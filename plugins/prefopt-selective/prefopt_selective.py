@@ -22,7 +22,7 @@ __all__ = ["SelectiveWeighting"]
 class _Score(NamedTuple):
     """What tokens are ranked by, from the batch and the column of the data, and what that takes."""
 
-    of: Callable[[TokenBatch, str], Tensor]
+    compute: Callable[[TokenBatch, str], Tensor]
     requires: frozenset[Signal] = frozenset()
     reads_column: bool = False
 
@@ -62,7 +62,7 @@ class SelectiveWeighting(TokenWeighting):
 
     def __call__(self, tokens: TokenBatch) -> Tensor:
         """-> [N, T]."""
-        scores = _SCORES[self.score].of(tokens, self.column)
+        scores = _SCORES[self.score].compute(tokens, self.column)
         scores = torch.where(tokens.is_chosen[:, None], scores, -scores).masked_fill(~tokens.mask, -torch.inf)
         # Responses stand at the left, so that a token of -inf still comes before the padding.
         ranks = scores.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)

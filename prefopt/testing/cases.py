@@ -157,7 +157,7 @@ class Case:
             return values.to(dtype) if values.is_floating_point() else values
 
         rows, layers, pairs = (
-            {name: cast(value) for name, value in each.items()} for each in (self.rows, self.layers, self.pairs)
+            {name: cast(value) for name, value in group.items()} for group in (self.rows, self.layers, self.pairs)
         )
         return dataclasses.replace(self, words=f"{self.words}, in {dtype}", rows=rows, layers=layers, pairs=pairs)
 
@@ -231,8 +231,8 @@ def _column_values(
 
 def _closer(above: Tensor) -> Tensor:
     """Of numbers above 0, [N, T], every third put at 0 and every third near it."""
-    place = torch.arange(above.shape[1]) % 3
-    return torch.where(place == 1, 0, torch.where(place == 2, 1e-3 * above, above))
+    phase = torch.arange(above.shape[1]) % 3
+    return torch.where(phase == 1, 0, torch.where(phase == 2, 1e-3 * above, above))
 
 
 def _rubbish(like: Tensor) -> Tensor:

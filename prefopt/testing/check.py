@@ -14,14 +14,14 @@ from prefopt.component import Component
 class ConformanceError(AssertionError):
     """What a check found wrong with a component, on which input, and why that matters."""
 
-    def __init__(self, found: str, on: str = "", why: str = "") -> None:
-        super().__init__(found)
-        self.found = found
+    def __init__(self, fault: str, on: str = "", why: str = "") -> None:
+        super().__init__(fault)
+        self.fault = fault
         self.on = on
         self.why = why
 
     def __str__(self) -> str:
-        return "\n".join(filter(None, (self.found, self.on and f"on: {self.on}", self.why and f"why: {self.why}")))
+        return "\n".join(filter(None, (self.fault, self.on and f"on: {self.on}", self.why and f"why: {self.why}")))
 
 
 @final
@@ -65,8 +65,8 @@ class Check:
         """Check the component. An exception of the component's own is a fault like any other."""
         try:
             return self.function(component)
-        except ConformanceError as fault:
-            raise ConformanceError(fault.found, fault.on, self.why) from fault
+        except ConformanceError as error:
+            raise ConformanceError(error.fault, error.on, self.why) from error
         except Exception as error:
             raise ConformanceError(f"it raised {type(error).__name__}: {error}", why=self.why) from error
 
@@ -83,7 +83,7 @@ class Result:
     text: str
 
     @classmethod
-    def of(cls, check: Check, component: Component, expected_failures: Mapping[str, str]) -> Result:
+    def run(cls, check: Check, component: Component, expected_failures: Mapping[str, str]) -> Result:
         """Run the check. One that is expected to fail and passes has failed."""
         expected = expected_failures.get(check.name)
         try:
@@ -111,6 +111,6 @@ def label(component: object) -> str:
     if not isinstance(component, Component):
         return str(component)
     fields = type(component).model_fields
-    own = {key: getattr(component, key) for key in fields if key != "name"}
-    shown = [f"{key}={label(value)}" for key, value in own.items() if value != fields[key].default]
+    values = {key: getattr(component, key) for key in fields if key != "name"}
+    shown = [f"{key}={label(value)}" for key, value in values.items() if value != fields[key].default]
     return f"{component.name}({', '.join(shown)})" if shown else component.name

@@ -25,7 +25,7 @@ def examine(component: Component, expected_failures: Mapping[str, str] | None = 
     """
     expected = expected_failures or {}
     _refuse_unknown(expected, (component,))
-    return [Result.of(check, component, expected) for check in checks_of(component)]
+    return [Result.run(check, component, expected) for check in checks_of(component)]
 
 
 def conformance(
@@ -54,12 +54,12 @@ def conformance(
 
 
 def _refuse_unknown(expected: Mapping[str, str], components: Iterable[Component]) -> None:
-    known = sorted({check.name for component in components for check in checks_of(component)})
+    names = sorted({check.name for component in components for check in checks_of(component)})
     for name in expected:
-        if name not in known:
+        if name not in names:
             raise ValueError(
                 f"expected_failures: no check {name!r} concerns {', '.join(map(label, components))}."
-                f"{did_you_mean(name, known)} Checks: {', '.join(known)}."
+                f"{did_you_mean(name, names)} Checks: {', '.join(names)}."
             )
 
 

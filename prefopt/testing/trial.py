@@ -115,14 +115,14 @@ def gradient(value: Tensor, leaf: Tensor) -> Tensor:
     """d value.sum() / d leaf; zero where the value does not depend on it."""
     if not value.requires_grad:
         return torch.zeros_like(leaf)
-    (found,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
-    return torch.zeros_like(leaf) if found is None else found
+    (d_leaf,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
+    return torch.zeros_like(leaf) if d_leaf is None else d_leaf
 
 
-def require(condition: object, found: str, case: Case | str) -> None:
-    """Raise ConformanceError with what was found, on that case, unless the condition holds."""
+def require(condition: object, fault: str, case: Case | str) -> None:
+    """Raise ConformanceError with the fault, on that case, unless the condition holds."""
     if not condition:
-        raise ConformanceError(found, on=case if isinstance(case, str) else case.words)
+        raise ConformanceError(fault, on=case if isinstance(case, str) else case.words)
 
 
 def require_finite(values: Tensor, what: str, case: Case) -> None:

@@ -105,8 +105,8 @@ def test_examine_tells_pass_fail_and_expected_failure() -> None:
     failed = by_name.pop("loss_is_bounded_below")
     assert {result.status for result in by_name.values()} == {"pass"}
     assert failed.status == "fail"
-    found, on, why = failed.text.splitlines()
-    assert found.startswith("its lowest value goes from ")
+    message, on, why = failed.text.splitlines()
+    assert message.startswith("its lowest value goes from ")
     assert on == "on: rewards up to 1e3, then 1e6"
     assert why == f"why: {failed.check.why}"
     expected = examine(RobustLoss(), {"loss_is_bounded_below": "negative part"})

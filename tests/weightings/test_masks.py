@@ -282,8 +282,8 @@ def test_the_row_with_weights_of_one_is_tdpo2() -> None:
     objective = Objective(zoo.sparsepo_token(beta=0.3, alpha=0.7, l1=0), num_layers=3, hidden_size=5).double()
     tdpo2 = Objective(zoo.tdpo2(beta=0.3, alpha=0.7), num_layers=3, hidden_size=5)
     case = random_case(11)
-    found, expected = (torch.autograd.grad(each(case.tokens()).loss, case.logits) for each in (objective, tdpo2))
-    torch.testing.assert_close(found, expected)
+    gradient, expected = (torch.autograd.grad(o(case.tokens()).loss, case.logits) for o in (objective, tdpo2))
+    torch.testing.assert_close(gradient, expected)
     torch.testing.assert_close(objective(case.tokens()).losses, tdpo2(case.tokens()).losses)
 
 

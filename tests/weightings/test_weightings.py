@@ -174,7 +174,7 @@ def test_position_selects_the_signal(position: str) -> None:
     mask = sparse(5, position=position, init="near_one")
     torch.nn.init.normal_(mask.weight)
     weights = mask(case.tokens())
-    others = {field: getattr(case, field) + 1 for of, field in FIELDS.items() if of != position}
+    others = {field: getattr(case, field) + 1 for name, field in FIELDS.items() if name != position}
     field = FIELDS[position]
     assert torch.equal(mask(case.but(**others).tokens()), weights)
     assert not torch.equal(mask(case.but(**{field: getattr(case, field).flip(-1)}).tokens()), weights)

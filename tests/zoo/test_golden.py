@@ -66,7 +66,7 @@ def numbers(name: str) -> dict[str, object]:
     output = objective(tokens)
     leaves = [tokens.logps, tokens.divergence, *objective.parameters()]
     gradients = torch.autograd.grad(output.loss, leaves, allow_unused=True)
-    norm = math.sqrt(sum(float(each.square().sum()) for each in gradients if each is not None))
+    norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients if gradient is not None))
     return {"loss": output.loss.item(), "losses": output.losses.tolist(), "gradient_norm": norm}
 
 

@@ -81,7 +81,7 @@ def test_where_the_policy_is_the_reference(shared: bool) -> None:
     torch.testing.assert_close(output.losses, torch.full((3,), math.log(2), dtype=torch.float64), **EXACT)
     gradient, *mask_gradients = torch.autograd.grad(output.loss, [case.logits, *objective.parameters()])
     assert gradient.abs().max() > 1e-3
-    assert all((each.abs() < 1e-14).all() for each in mask_gradients)
+    assert all((mask_gradient.abs() < 1e-14).all() for mask_gradient in mask_gradients)
 
     r = (case.logits.log_softmax(-1) - case.ref_logits.log_softmax(-1)).gather(-1, case.token_ids[..., None])[..., 0]
     sums = torch.where(case.mask, output.weights * r, 0).sum(-1)
@@ -118,7 +118,7 @@ def test_logits_on_padding_change_nothing(name: str) -> None:
         states=torch.where(keep, case.states, 5 - case.states),
         activations=torch.where(case.mask, case.activations, 9 * case.activations),
     )
-    (value, gradient), (other_value, other_gradient) = (value_and_gradient(config, each) for each in (case, other))
+    (value, gradient), (other_value, other_gradient) = (value_and_gradient(config, batch) for batch in (case, other))
     assert torch.equal(value, other_value)
     assert torch.equal(gradient, other_gradient)
 
@@ -127,7 +127,7 @@ def test_the_papers_masks_cannot_see_the_token_that_they_weigh() -> None:
     case = random_case(16)
     other = case.but(token_ids=(case.token_ids + 1) % 7, token_states=-2 * case.token_states + 1)
     for config in (zoo.mapo(), zoo.sparsepo(), zoo.sparsepo(shared=False)):
-        one, two = (build(config)(each.tokens()) for each in (case, other))
+        one, two = (build(config)(batch.tokens()) for batch in (case, other))
         assert torch.equal(one.weights, two.weights)
         assert torch.equal(one.divergence_weights, two.divergence_weights)
         assert not torch.equal(one.rewards, two.rewards)

@@ -124,7 +124,7 @@ def token_mask(case: Case, row: int, network: torch.nn.Module) -> list[Tensor]:
         x = (h - h.mean()) / torch.sqrt(((h - h.mean()) ** 2).mean() + 1e-5)
         x = x * network.norm.weight + network.norm.bias
         z = [(v * x).sum() + d for v, d in zip(network.hidden.weight[0], network.hidden.bias[0], strict=True)]
-        g = torch.stack([each * (1 + torch.erf(each / 2**0.5)) / 2 for each in z])
+        g = torch.stack([s * (1 + torch.erf(s / 2**0.5)) / 2 for s in z])
         a = torch.relu((network.weight[0] * g).sum() + network.bias[0])
         weights.append(torch.relu(network.mixer[0] * a))
     return weights
@@ -141,8 +141,8 @@ def by_hand(name: str, case: Case, objective: Objective) -> Tensor:
             m = token_mask(case, row, objective.weighting)
         elif name.startswith("sparsepo"):
             m = sparse_mask(case, row, objective.weighting)
-        own = name == "sparsepo-independent"
-        d = sparse_mask(case, row, objective.divergence_weighting) if own else m
+        independent = name == "sparsepo-independent"
+        d = sparse_mask(case, row, objective.divergence_weighting) if independent else m
         responses.append(respond(case, row, m, d))
     for pair in range(case.pairs):
         losses.append(PAPERS[name][1](responses[pair], responses[pair + case.pairs]))

@@ -162,13 +162,13 @@ def aot(c: list[Response], j: list[Response]) -> Tensor:
 def aot_paired(c: list[Response], j: list[Response]) -> Tensor:
     policy = [0.6 * (sum(x.logp) - sum(y.logp)) for x, y in zip(c, j, strict=True)]
     reference = [0.6 * (sum(x.logp) - sum(x.r) - sum(y.logp) + sum(y.r)) for x, y in zip(c, j, strict=True)]
-    return quantiles(ordered(policy), ordered([each.detach() for each in reference]), 0.2)
+    return quantiles(ordered(policy), ordered([margin.detach() for margin in reference]), 0.2)
 
 
 def bco(c: list[Response], j: list[Response]) -> Tensor:
     """At the first step, when the mean of all rewards is that of the batch."""
     good, bad = ([0.6 * sum(x.r) for x in side] for side in (c, j))
-    delta = mean([each.detach() for each in [*good, *bad]])
+    delta = mean([reward.detach() for reward in [*good, *bad]])
     return torch.stack([-log_sigmoid(x - delta) - log_sigmoid(-(y - delta)) for x, y in zip(good, bad, strict=True)])
 
 

@@ -104,7 +104,7 @@ def test_more_padding_changes_nothing(name: str, tokens: TokenBatch, columns: in
 @few
 @given(tokens=batches(), order=st.permutations(range(3)))
 def test_the_order_of_pairs_changes_nothing(name: str, tokens: TokenBatch, order: list[int]) -> None:
-    one, two = (evaluated(name, each) for each in (tokens, rows_of(tokens, [*order, *(row + 3 for row in order)])))
+    one, two = (evaluated(name, batch) for batch in (tokens, rows_of(tokens, [*order, *(row + 3 for row in order)])))
     torch.testing.assert_close(two.loss, one.loss, **CLOSE)
     torch.testing.assert_close(two.rewards.view(2, 3), one.rewards.view(2, 3)[:, order], **CLOSE)
     if not zoo.ZOO[name]().loss.sorts_pairs:

@@ -243,7 +243,9 @@ def test_the_likelihood_term_is_a_mean_over_tokens_there_and_over_responses_here
     torch.testing.assert_close(difference, 0.7 * (over_responses - over_tokens), rtol=1e-2, atol=1e-6)
     # Of a model that is unsure of every token alike the losses are near; the gradients are not.
     assert difference.abs() > 1e-4
-    our, their = (torch.cat([each.flatten() for each in result.gradients.values()]) for result in (ours, theirs))
+    our, their = (
+        torch.cat([gradient.flatten() for gradient in result.gradients.values()]) for result in (ours, theirs)
+    )
     assert (our - their).norm() > 0.01 * their.norm()
 
 

@@ -118,10 +118,10 @@ def test_sparser_with_alpha():
 def test_empty_responses_have_no_weight_and_no_gradient():
     tokens, mask = batch((3, 0, 0, 1)), built(1.5)
     weights = mask(tokens)
-    (found,) = torch.autograd.grad(weights[:, 0].sum(), mask.weight)
+    (gradient,) = torch.autograd.grad(weights[:, 0].sum(), mask.weight)
     assert weights[1:3].tolist() == [[0.0] * 3] * 2
     assert weights[3].tolist() == [1.0, 0.0, 0.0]
-    assert found.isfinite().all()
+    assert gradient.isfinite().all()
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
@@ -131,8 +131,8 @@ def test_every_weight_is_one_at_the_start_where_every_parameter_has_a_gradient(a
     weights = mask(tokens)
     torch.testing.assert_close(weights, tokens.mask.float())
     rewards = torch.randn(weights.shape, generator=torch.Generator().manual_seed(1))
-    (found,) = torch.autograd.grad((weights * rewards).sum(), mask.weight)
-    assert found.abs().min() > 0
+    (gradient,) = torch.autograd.grad((weights * rewards).sum(), mask.weight)
+    assert gradient.abs().min() > 0
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)

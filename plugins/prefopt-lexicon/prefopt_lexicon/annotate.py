@@ -61,8 +61,8 @@ def annotate(row: SourceRow | BadRow, matches: re.Pattern[str], *, column: str =
         if held is None:
             problem = f"found a response of {len(getattr(pair, side))} messages"
             return row.bad(side, problem, "keep to responses of a single message, the only ones that take spans")
-        found = (match.span() for match in matches.finditer(held.text))
-        marked[field] = [{"start": start, "end": end} for start, end in found if max(start, held.begins) < end]
+        spans = (match.span() for match in matches.finditer(held.text))
+        marked[field] = [{"start": start, "end": end} for start, end in spans if max(start, held.begins) < end]
     return SourceRow(row.where, {**row.fields, **marked})
 
 
@@ -89,7 +89,7 @@ def annotate_file(source: Path, target: Path, matches: re.Pattern[str], *, colum
     bad rows, where there are any; `target` is as it was then.
     """
     bad: list[BadRow] = []
-    found: list[list[int]] = []
+    match_counts: list[list[int]] = []
     unfinished = target.with_name(f"{target.name}.unfinished")
     try:
         with unfinished.open("w", encoding="utf-8") as file:
@@ -99,12 +99,12 @@ def annotate_file(source: Path, target: Path, matches: re.Pattern[str], *, colum
                     continue
                 file.write(json.dumps(dict(row.fields), ensure_ascii=False) + "\n")
                 spans = (row.fields[f"{side}_{column}"] for side in SIDES)
-                found.append([len(each) for each in spans if isinstance(each, list)])
+                match_counts.append([len(side) for side in spans if isinstance(side, list)])
         if bad:
             shown = "".join(f"\n  {row}" for row in bad[:SHOWN])
-            raise DataError(f"{source}: {len(bad)} of {len(bad) + len(found)} rows cannot be marked{shown}")
+            raise DataError(f"{source}: {len(bad)} of {len(bad) + len(match_counts)} rows cannot be marked{shown}")
         unfinished.replace(target)
     finally:
         unfinished.unlink(missing_ok=True)
-    chosen, rejected = (sum(counts[side] for counts in found) for side in range(len(SIDES)))
-    return Counts(len(found), sum(not any(counts) for counts in found), chosen, rejected)
+    chosen, rejected = (sum(counts[side] for counts in match_counts) for side in range(len(SIDES)))
+    return Counts(len(match_counts), sum(not any(counts) for counts in match_counts), chosen, rejected)

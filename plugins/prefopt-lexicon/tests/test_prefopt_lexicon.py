@@ -66,14 +66,14 @@ def weighed(row, matches, reader=None, *, column="lexicon"):
     extra = tuple(weighting.columns)
     dataset, _ = prepare([marked], reader, EncodingConfig(), description="pairs", extra=extra)
     batch = PreferenceBatch.from_mapping(PreferenceCollator(0, columns=extra)(list(dataset)))
-    found = []
+    responses = []
     for side in ("chosen", "rejected"):
         mask, ids = getattr(batch, f"{side}_mask"), getattr(batch, f"{side}_ids")
         none = torch.zeros(mask.shape)
         columns = {column: batch.columns[f"{side}:{column}"]}
         tokens = TokenBatch(logps=none, ref_logps=none, mask=mask, token_ids=ids, columns=columns)
-        found.append((reader.decode(ids[0][mask[0]]), weighting(tokens)[0][mask[0]].tolist()))
-    return found
+        responses.append((reader.decode(ids[0][mask[0]]), weighting(tokens)[0][mask[0]].tolist()))
+    return responses
 
 
 def expected(text, *marked):
@@ -83,7 +83,7 @@ def expected(text, *marked):
         assert text.count(word) == 1
         at = text.index(word)
         characters[at : at + len(word)] = [2.0] * len(word)
-    weights = [weight for each, weight in zip(text, characters, strict=True) for _ in each.encode()]
+    weights = [weight for character, weight in zip(text, characters, strict=True) for _ in character.encode()]
     return f"{text}</s>", [*weights, 0.5]
 
 
@@ -141,7 +141,7 @@ def test_a_token_that_joins_a_space_to_the_word_is_inside():
 
 
 @pytest.mark.parametrize(
-    ("matches", "text", "found"),
+    ("matches", "text", "words"),
     [
         (words(["not"]), "Not knot, not_ NOT-", ["Not", "NOT"]),
         (words(["not"], case_sensitive=True), "Not not", ["not"]),
@@ -154,9 +154,9 @@ def test_a_token_that_joins_a_space_to_the_word_is_inside():
         (pattern("A", case_sensitive=True), "aA", ["A"]),
     ],
 )
-def test_what_matches(matches, text, found):
+def test_what_matches(matches, text, words):
     row = annotate(SourceRow("here", {"prompt": "p", "chosen": text, "rejected": "?"}), matches)
-    assert [text[span["start"] : span["end"]] for span in row.fields["chosen_lexicon"]] == found
+    assert [text[span["start"] : span["end"]] for span in row.fields["chosen_lexicon"]] == words
     assert row.fields["rejected_lexicon"] == []
 
 
@@ -198,7 +198,8 @@ def test_the_command_marks_a_file(tmp_path, capsys):
     spans = [[{"start": 0, "end": 3}, {"start": 4, "end": 5}], []]
     marked = [row.fields for row in read_rows(target)]
     assert marked == [
-        row | {"chosen_lexicon": each, "rejected_lexicon": []} for row, each in zip(rows, spans, strict=True)
+        row | {"chosen_lexicon": marked_spans, "rejected_lexicon": []}
+        for row, marked_spans in zip(rows, spans, strict=True)
     ]
     printed = capsys.readouterr().out
     assert "2 rows, of which 1 without a match; 2 matches in chosen responses, 0 in rejected ones" in printed

@@ -68,8 +68,8 @@ def main(
         }
         unfinished = Unfinished(target, settings)
         unfinished.resume()
-        place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        models = {name: scoring(_model(name, dtype).to(place)) for name in names}
+        target_device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        models = {name: scoring(_model(name, dtype).to(target_device)) for name in names}
         pad = words.pad_token_id if words.pad_token_id is not None else 0  # under the mask, where any token will do
         scorer = Scorer(models[positive], models[other], pad)
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:

@@ -71,9 +71,9 @@ def count(source: str, encode: Encoder, column: str) -> int:
     rows = 0
     for row in read_rows(source):
         rows += 1
-        found = row if isinstance(row, BadRow) else encode(row, column)
-        if isinstance(found, BadRow):
-            bad.append(found)
+        encoded = row if isinstance(row, BadRow) else encode(row, column)
+        if isinstance(encoded, BadRow):
+            bad.append(encoded)
     if bad:
         shown = "".join(f"\n  {row}" for row in bad[:SHOWN])
         raise DataError(f"{source}: {len(bad)} of {rows} rows cannot be scored{shown}")
@@ -126,9 +126,9 @@ def _write(
         file.write(json.dumps(fields, ensure_ascii=False) + "\n")
 
 
-def _refuse_another(row: SourceRow | BadRow | None, found: dict[str, object], column: str, where: str) -> None:
+def _refuse_another(row: SourceRow | BadRow | None, fields: dict[str, object], column: str, where: str) -> None:
     added = {f"chosen_{column}", f"rejected_{column}"}
-    kept = {name: value for name, value in found.items() if name not in added}
+    kept = {name: value for name, value in fields.items() if name not in added}
     if not isinstance(row, SourceRow) or json.loads(json.dumps(dict(row.fields))) != kept:
         now = "there is no such row now" if row is None else f"not the row that is at {row.where} now"
         raise DataError(f"{where}: {now}; remove the file to begin anew")

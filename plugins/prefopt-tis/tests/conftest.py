@@ -30,7 +30,7 @@ def tokenizer():
 @pytest.fixture(scope="session")
 def folders(tokenizer, tmp_path_factory):
     """Two models of that tokenizer."""
-    found = []
+    paths = []
     for seed in range(2):
         torch.manual_seed(seed)
         config = LlamaConfig(
@@ -47,8 +47,8 @@ def folders(tokenizer, tmp_path_factory):
         folder = tmp_path_factory.mktemp("model")
         LlamaForCausalLM(config).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        found.append(str(folder))
-    return found
+        paths.append(str(folder))
+    return paths
 
 
 @pytest.fixture(scope="session")

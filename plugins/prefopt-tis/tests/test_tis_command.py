@@ -36,7 +36,7 @@ def lines(path):
 
 
 @torch.no_grad()
-def said(folder, prompt, response):
+def token_logps(folder, prompt, response):
     """log pi of each token of the response, from the plain model call."""
     model = AutoModelForCausalLM.from_pretrained(folder)
     logps = model(torch.tensor([prompt + response])).logits[0].float().log_softmax(-1)
@@ -49,7 +49,7 @@ def expected(positive, negative, dataset, prompts=(None, None)):
         ratios = []
         for side in SIDES:
             one, two = (
-                said(folder, prompt or row["prompt_ids"], row[f"{side}_ids"])
+                token_logps(folder, prompt or row["prompt_ids"], row[f"{side}_ids"])
                 for folder, prompt in zip((positive, negative), prompts, strict=True)
             )
             ratios.append([a - b for a, b in zip(one, two, strict=True)])
@@ -69,11 +69,11 @@ def test_two_models_on_the_tokens_of_training(source, rows, folders, tokenizer, 
     added = {"chosen_log_ratios", "rejected_log_ratios"}
     assert [{key: value for key, value in row.items() if key not in added} for row in written] == rows
     dataset = prepared(read_rows(target), tokenizer)
-    found = [[row[f"{side}:log_ratios"] for side in SIDES] for row in dataset]
-    for numbers, right in zip(found, expected(*folders, dataset), strict=True):
+    log_ratios = [[row[f"{side}:log_ratios"] for side in SIDES] for row in dataset]
+    for numbers, right in zip(log_ratios, expected(*folders, dataset), strict=True):
         for one, two in zip(numbers, right, strict=True):
             assert one == pytest.approx(two, abs=2e-5)
-    assert max(abs(number) for sides in found for side in sides for number in side) > 0.1
+    assert max(abs(number) for sides in log_ratios for side in sides for number in side) > 0.1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pairs.jsonl", "scored.jsonl"]
 
 
@@ -136,7 +136,7 @@ def test_a_stopped_run_goes_on(source, folders, tmp_path, monkeypatch):
         return original(self, questions)
 
     monkeypatch.setattr(Scorer, "__call__", stopping)
-    RUNNER.invoke(app, [str(each) for each in (source, target, *options)])
+    RUNNER.invoke(app, [str(argument) for argument in (source, target, *options)])
     unfinished = tmp_path / "scored.jsonl.unfinished"
     assert len(lines(unfinished)) == 2
     assert not target.exists()
@@ -244,7 +244,7 @@ def test_what_is_written_trains(weighting, source, folders, tmp_path):
     rows = lines(target)
     if weighting["name"] == "column":
         for row in rows:
-            row |= {f"{side}_log_ratios": [abs(each) for each in row[f"{side}_log_ratios"]] for side in SIDES}
+            row |= {f"{side}_log_ratios": [abs(ratio) for ratio in row[f"{side}_log_ratios"]] for side in SIDES}
     args = PreferenceConfig(
         output_dir=str(tmp_path / "run"),
         max_steps=2,

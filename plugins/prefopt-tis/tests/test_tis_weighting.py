@@ -52,9 +52,11 @@ def test_models_that_agree_weigh_nothing():
 
 def test_rewards_are_the_weighted_log_ratios_of_the_policy():
     column = {"log_ratios": torch.tensor([[math.log(2), 0.0], [math.log(2), -0.5]], dtype=torch.float64)}
-    said = torch.tensor([[1.0, 2.0], [4.0, 8.0]], dtype=torch.float64)
+    logps = torch.tensor([[1.0, 2.0], [4.0, 8.0]], dtype=torch.float64)
     mask = torch.ones(2, 2, dtype=torch.bool)
-    tokens = TokenBatch(logps=said, ref_logps=torch.zeros_like(said), mask=mask, token_ids=mask.long(), columns=column)
+    tokens = TokenBatch(
+        logps=logps, ref_logps=torch.zeros_like(logps), mask=mask, token_ids=mask.long(), columns=column
+    )
     config = ObjectiveConfig(beta=1.0, weighting={"name": "tis"})
     rewards = Objective(config, num_layers=1, hidden_size=1)(tokens).rewards
     assert rewards.tolist() == pytest.approx([2 * 1 + 2, 4 / 2 + 8 * math.exp(0.5)])

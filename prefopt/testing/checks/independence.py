@@ -64,12 +64,12 @@ def responses_do_not_leak(component: RewardShaping) -> None:
 def _mixed(case: Case, other: Case, rows: Tensor) -> Case:
     """The case with those rows from another one of the same lengths."""
 
-    def of(axis: int, ours: Tensor, theirs: Tensor) -> Tensor:
+    def mix(axis: int, ours: Tensor, theirs: Tensor) -> Tensor:
         picked = rows.view(*(1,) * axis, -1, *(1,) * (ours.ndim - axis - 1))
         return torch.where(picked, theirs, ours)
 
-    changed = {name: of(0, value, other.rows[name]) for name, value in case.rows.items()}
-    layers = {name: of(1, value, other.layers[name]) for name, value in case.layers.items()}
+    changed = {name: mix(0, value, other.rows[name]) for name, value in case.rows.items()}
+    layers = {name: mix(1, value, other.layers[name]) for name, value in case.layers.items()}
     first = rows[: case.number]
     pairs = {name: torch.where(first, other.pairs[name], value) for name, value in case.pairs.items()}
     numbers = ", ".join(str(int(row) + 1) for row in rows.nonzero())

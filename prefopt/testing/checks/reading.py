@@ -71,7 +71,7 @@ def learned_parameters_learn(component: Component) -> None:
         loss = objective(case.tokens()).loss
         if loss.requires_grad:
             loss.backward()
-        still = {name: each for name, each in still.items() if each.grad is None or not each.grad.any()}
+        still = {name: weight for name, weight in still.items() if weight.grad is None or not weight.grad.any()}
         optimizer.step()
     require(not still, f"no gradient reaches {', '.join(still)} in three steps", case)
 

@@ -25,8 +25,8 @@ def one_value_each(component: Component) -> None:
     """
     case = case_for(component)
     expected = _shape(component, case)
-    found = tuple(call(component, case).shape)
-    require(found == expected, f"the result has shape {found}, not {expected}", case)
+    shape = tuple(call(component, case).shape)
+    require(shape == expected, f"the result has shape {shape}, not {expected}", case)
 
 
 def _shape(component: Component, case: Case) -> tuple[int, ...]:
@@ -89,14 +89,14 @@ def inputs_are_not_modified(component: Component) -> None:
 
 
 def _tensors(given: tuple[object, ...]) -> dict[str, Tensor]:
-    found = {}
+    tensors = {}
     for index, value in enumerate(given):
         if isinstance(value, Tensor):
-            found[f"argument {index + 1}"] = value
+            tensors[f"argument {index + 1}"] = value
         elif isinstance(value, TokenBatch):
             fields = {**vars(value), **{f"column {name}": column for name, column in value.columns.items()}}
-            found |= {name: field for name, field in fields.items() if isinstance(field, Tensor)}
-    return found
+            tensors |= {name: field for name, field in fields.items() if isinstance(field, Tensor)}
+    return tensors
 
 
 @check(Component)
@@ -138,9 +138,9 @@ def gradients_are_finite(component: Component) -> None:
         loss = _loss(objective, case, logits)
         if loss.requires_grad:
             leaves = {"the policy": logits, **dict(objective.named_parameters())}
-            found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-            for name, each in zip(leaves, found, strict=True):
-                require_finite(torch.zeros(()) if each is None else each, f"a gradient of {name}", case)
+            gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+            for name, slope in zip(leaves, gradients, strict=True):
+                require_finite(torch.zeros(()) if slope is None else slope, f"a gradient of {name}", case)
 
 
 @check(Component)

@@ -20,7 +20,7 @@ def sides_are_told_by_is_chosen(component: RewardShaping) -> None:
     case = case_for(component)
     given = arguments(component, case)
     order = torch.tensor([3, 0, 4, 1, 5, 2])
-    mixed = component(*(each[order] for each in given))
+    mixed = component(*(tensor[order] for tensor in given))
     require(same(mixed, component(*given)[order]), "another reward where the rows stand in another order", case)
 
 

@@ -60,8 +60,8 @@ def no_gradient_reaches_the_policy(component: TokenWeighting) -> None:
     case = case_for(component)
     logits = case.rows["logits"].clone().requires_grad_()
     weights = call(component, case.but("policy as trained", logits=logits))
-    found = gradient(weights, logits)
-    require(not found.any(), f"a gradient of {float(found.abs().max()):.3g} reaches the policy's logits", case)
+    d_logits = gradient(weights, logits)
+    require(not d_logits.any(), f"a gradient of {float(d_logits.abs().max()):.3g} reaches the policy's logits", case)
 
 
 @check(TokenWeighting, applies=lambda component: bool(component.requires & _STATES))

@@ -42,8 +42,8 @@ class Leaking(TokenWeighting):
 
     def __call__(self, tokens: TokenBatch) -> Tensor:
         assert tokens.ref_activations is not None
-        each = masked_mean(tokens.ref_activations[0].sigmoid(), tokens.mask)
-        return level(tokens, 1 + each.mean())
+        means = masked_mean(tokens.ref_activations[0].sigmoid(), tokens.mask)
+        return level(tokens, 1 + means.mean())
 
 
 class ByBatchSize(TokenWeighting):

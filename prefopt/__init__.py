@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prefopt import zoo
-    from prefopt.columns import PairColumn, TokenColumn
+    from prefopt.columns import Column, PairColumn, TokenColumn
     from prefopt.component import (
         Divergence,
         ExactDivergence,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from prefopt.tokens import PreferenceBatch, TokenBatch, masked_mean, masked_sum
 
 __all__ = [
+    "Column",
     "Divergence",
     "DivergenceTerm",
     "ExactDivergence",

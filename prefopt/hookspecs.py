@@ -1,6 +1,6 @@
 """The extension points. A plugin implements some of these hooks, each of which returns a list of component classes.
 
-    from prefopt.hookspecs import hookimpl
+    from prefopt import hookimpl
 
     @hookimpl
     def prefopt_token_weightings():

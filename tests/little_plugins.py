@@ -16,8 +16,7 @@ Install = Callable[..., None]
 
 HALVING = """
 from typing import Literal
-from prefopt.component import TokenWeighting
-from prefopt.hookspecs import hookimpl
+from prefopt import TokenWeighting, hookimpl
 
 class Halving(TokenWeighting):
     name: Literal["{name}"] = "{name}"
@@ -32,7 +31,7 @@ def prefopt_token_weightings():
 """
 
 HOOK = """
-from prefopt.hookspecs import hookimpl
+from prefopt import hookimpl
 
 @hookimpl
 def {signature}:

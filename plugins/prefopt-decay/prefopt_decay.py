@@ -8,9 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from prefopt.component import TokenWeighting
-from prefopt.hookspecs import hookimpl
-from prefopt.tokens import TokenBatch
+from prefopt import TokenBatch, TokenWeighting, hookimpl
 
 __all__ = ["DecayWeighting"]
 

@@ -12,9 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
-from prefopt.component import Signal, TokenWeighting
-from prefopt.hookspecs import hookimpl
-from prefopt.tokens import TokenBatch
+from prefopt import Signal, TokenBatch, TokenWeighting, hookimpl
 
 __all__ = ["EntmaxMask", "EntmaxWeighting"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefopt.hookspecs import hookimpl
+from prefopt import hookimpl
 from prefopt.tasks.base import Task
 from prefopt_words.task import WordsTask
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefopt.hookspecs import hookimpl
+from prefopt import hookimpl
 from prefopt.tasks import Task
 from prefopt_code.measures import pass_at_k
 from prefopt_code.sandbox import Limits, Outcome, Sandbox, SandboxError, Verdict

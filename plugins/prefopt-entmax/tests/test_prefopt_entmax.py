@@ -9,8 +9,7 @@ import torch
 from prefopt_entmax import EntmaxWeighting
 from pydantic import ValidationError
 
-from prefopt import Objective, ObjectiveConfig, PreferenceBatch, TokenBatch, zoo
-from prefopt.component import Signal
+from prefopt import Objective, ObjectiveConfig, PreferenceBatch, Signal, TokenBatch, zoo
 from prefopt.scoring import PreferenceModel
 from prefopt.testing import conformance
 

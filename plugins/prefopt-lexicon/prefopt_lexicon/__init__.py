@@ -8,10 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from prefopt.columns import Column, TokenColumn
-from prefopt.component import TokenWeighting
-from prefopt.hookspecs import hookimpl
-from prefopt.tokens import TokenBatch
+from prefopt import Column, TokenBatch, TokenColumn, TokenWeighting, hookimpl
 
 __all__ = ["LexiconWeighting"]
 

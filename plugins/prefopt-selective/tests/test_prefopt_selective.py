@@ -7,9 +7,7 @@ import torch
 from prefopt_selective import SelectiveWeighting
 from pydantic import ValidationError
 
-from prefopt import Objective, ObjectiveConfig, TokenBatch
-from prefopt.columns import TokenColumn
-from prefopt.component import Signal
+from prefopt import Objective, ObjectiveConfig, Signal, TokenBatch, TokenColumn
 from prefopt.testing import conformance
 
 SCORES = ("log_ratio", "reference_surprisal", "column")

@@ -16,8 +16,7 @@ from prefopt_tis.score import Scorer
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from prefopt import zoo
-from prefopt.columns import TokenColumn
+from prefopt import TokenColumn, zoo
 from prefopt.data import EncodingConfig, prepare, read_rows
 from prefopt.training import PreferenceConfig, PreferenceTrainer
 

@@ -9,8 +9,7 @@ import torch
 from prefopt_tis import TisWeighting
 from pydantic import ValidationError
 
-from prefopt import Objective, ObjectiveConfig, TokenBatch
-from prefopt.columns import TokenColumn
+from prefopt import Objective, ObjectiveConfig, TokenBatch, TokenColumn
 from prefopt.testing import conformance
 
 

@@ -57,7 +57,7 @@ def test_new_plugin_refuses_what_would_not_work(tmp_path: Path) -> None:
     taken = run("new-plugin", "prefopt-sparse", "--kind", "token-weighting", *out, exit_code=2)
     assert "named 'sparse' is installed already" in taken
     run("new-plugin", "prefopt-mine", "--kind", "divergence", *out)
-    assert "is there already" in run("new-plugin", "prefopt-mine", "--kind", "divergence", *out, exit_code=2)
+    assert "exists already" in run("new-plugin", "prefopt-mine", "--kind", "divergence", *out, exit_code=2)
 
 
 def test_every_plugin_is_in_the_documentation() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prefopt.tokens import TokenBatch, masked_sum
 
-__all__ = ["Mean", "metrics_of"]
+__all__ = ["Mean", "objective_metrics"]
 
 
 class Mean(NamedTuple):
@@ -24,20 +24,20 @@ class Mean(NamedTuple):
         return float(self.total / self.number)
 
     @classmethod
-    def of(cls, values: Tensor) -> Mean:
+    def from_values(cls, values: Tensor) -> Mean:
         """The mean of all entries."""
         values = values.detach().float()
         return cls(values.sum(), values.new_tensor(values.numel()))
 
     @classmethod
-    def over(cls, values: Tensor, kept: Tensor) -> Mean:
+    def where(cls, values: Tensor, kept: Tensor) -> Mean:
         """The mean of the entries that are kept, a bool of the same shape."""
         kept = kept.detach()
         return cls(torch.where(kept, values.detach().float(), 0).sum(), kept.sum().float())
 
 
 @torch.no_grad()
-def metrics_of(
+def objective_metrics(
     beta: float, tokens: TokenBatch, rewards: Tensor, alone: Tensor | None, w: Tensor, v: Tensor | None
 ) -> dict[str, Mean]:
     """The metrics by name, of rewards [N] and weights w, v [N, T].
@@ -46,25 +46,27 @@ def metrics_of(
     """
     chosen, rejected = rewards.chunk(2)
     metrics = {
-        "rewards/chosen": Mean.of(chosen),
-        "rewards/rejected": Mean.of(rejected),
-        "rewards/margins": Mean.of(chosen - rejected),
-        "rewards/accuracies": Mean.of(chosen > rejected),
-        "beta/effective": Mean.of(beta * w[tokens.mask]),
+        "rewards/chosen": Mean.from_values(chosen),
+        "rewards/rejected": Mean.from_values(rejected),
+        "rewards/margins": Mean.from_values(chosen - rejected),
+        "rewards/accuracies": Mean.from_values(chosen > rejected),
+        "beta/effective": Mean.from_values(beta * w[tokens.mask]),
         **_weights("weights", w, tokens.mask),
     }
     if v is not None:
         metrics |= _weights("divergence_weights", v, tokens.mask)
     if alone is not None:
-        own_chosen, own_rejected = alone.chunk(2)
-        metrics["rewards/margins_log_ratio"] = Mean.of(own_chosen - own_rejected)
-        metrics["rewards/margins_divergence"] = Mean.of((chosen - rejected) - (own_chosen - own_rejected))
+        chosen_log_ratio, rejected_log_ratio = alone.chunk(2)
+        metrics["rewards/margins_log_ratio"] = Mean.from_values(chosen_log_ratio - rejected_log_ratio)
+        metrics["rewards/margins_divergence"] = Mean.from_values(
+            (chosen - rejected) - (chosen_log_ratio - rejected_log_ratio)
+        )
     per_response = {"logps": masked_sum(tokens.logps, tokens.mask), "lengths": tokens.mask.sum(-1)}
     if tokens.divergence is not None:
         per_response["divergence"] = masked_sum(tokens.divergence, tokens.mask)
     for name, values in per_response.items():
         for side, part in zip(("chosen", "rejected"), values.chunk(2), strict=True):
-            metrics[f"{name}/{side}"] = Mean.of(part)
+            metrics[f"{name}/{side}"] = Mean.from_values(part)
     return metrics
 
 
@@ -73,8 +75,8 @@ def _weights(name: str, w: Tensor, mask: Tensor) -> dict[str, Mean]:
     shares = torch.where(mask, w, 0) / torch.where(total > 0, total, 1)[:, None]
     entropies = -torch.special.xlogy(shares, shares).sum(-1) / lengths.clamp(min=2).log()
     return {
-        f"{name}/mean": Mean.of(w[mask]),
-        f"{name}/sparsity": Mean.of(w[mask] == 0),
-        f"{name}/all_zero": Mean.over(total == 0, lengths > 0),
-        f"{name}/entropy": Mean.over(entropies, (total > 0) & (lengths > 1)),
+        f"{name}/mean": Mean.from_values(w[mask]),
+        f"{name}/sparsity": Mean.from_values(w[mask] == 0),
+        f"{name}/all_zero": Mean.where(total == 0, lengths > 0),
+        f"{name}/entropy": Mean.where(entropies, (total > 0) & (lengths > 1)),
     }

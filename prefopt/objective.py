@@ -37,7 +37,7 @@ from prefopt.component import (
     weights_and_penalty,
 )
 from prefopt.losses import LogisticLoss
-from prefopt.metrics import Mean, metrics_of
+from prefopt.metrics import Mean, objective_metrics
 from prefopt.registry import ComponentError, provenance, resolve, with_recorded_versions
 from prefopt.shapings import SumShaping
 from prefopt.tokens import TokenBatch, masked_sum
@@ -104,8 +104,8 @@ class ObjectiveConfig(BaseModel):
     @property
     def requires(self) -> frozenset[Signal]:
         """The signals that the scorer must collect."""
-        own = frozenset({Signal.DIVERGENCE}) if self.divergence else frozenset()
-        return reduce(frozenset.union, (component.requires for component in self.components), own)
+        signals = frozenset({Signal.DIVERGENCE}) if self.divergence else frozenset()
+        return signals.union(*(component.requires for component in self.components))
 
     @property
     def couples_pairs(self) -> bool:
@@ -192,8 +192,8 @@ class Objective(nn.Module):
         self.provenance = provenance(config.components)  # here, lest a broken plugin stop a run when it comes to save
         self.weighting = config.weighting.build(**self.shape)
         term = config.divergence
-        own = term.weighting if term is not None else None
-        self.divergence_weighting = own.build(**self.shape) if own is not None else None
+        weighting = None if term is None else term.weighting
+        self.divergence_weighting = None if weighting is None else weighting.build(**self.shape)
         self.loss = config.loss.build()
 
     @property
@@ -242,7 +242,7 @@ class Objective(nn.Module):
             weights=w.detach(),
             divergence_weights=None if v is None else v.detach(),
             tokens=tokens,
-            metrics=metrics_of(config.beta, tokens, rewards, alone, w, v),
+            metrics=objective_metrics(config.beta, tokens, rewards, alone, w, v),
         )
 
     def at_reference(self, tokens: TokenBatch) -> ObjectiveOutput:
@@ -256,9 +256,10 @@ class Objective(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         description = {"objective": self.config.model_dump(mode="json"), **self.shape, "components": self.provenance}
         (folder / "objective.yaml").write_text(yaml.safe_dump(description, sort_keys=False), encoding="utf-8")
-        own = self.state_dict() if state is None else state
-        if own := {name: tensor.contiguous() for name, tensor in own.items()}:
-            save_file(own, folder / "objective.safetensors")
+        tensors = self.state_dict() if state is None else state
+        if tensors:
+            contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+            save_file(contiguous, folder / "objective.safetensors")
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:

@@ -109,8 +109,7 @@ class PreferenceBatch:
 
     def as_mapping(self) -> dict[str, Tensor]:
         """The fields by name: the form in which data loaders, accelerate and DistributedDataParallel move a batch."""
-        own = {each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.name != "columns"}
-        return own | dict(self.columns)
+        return {name: value for name, value in vars(self).items() if name != "columns"} | dict(self.columns)
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch on another device."""
@@ -201,7 +200,7 @@ def _column(key: str, values: Sequence[Any], padded: Mapping[str, Tensor]) -> Te
     if mask is None:
         return torch.tensor(values, dtype=torch.float32)
     column = torch.zeros(mask.shape)
-    if [len(each) for each in values] != mask.sum(-1).tolist():
+    if [len(numbers) for numbers in values] != mask.sum(-1).tolist():
         raise ValueError(f"column {key!r} needs as many numbers as the {side} response has tokens, for every pair")
-    column[mask] = torch.tensor([number for each in values for number in each])
+    column[mask] = torch.tensor([number for numbers in values for number in numbers])
     return column

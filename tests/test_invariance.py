@@ -194,8 +194,8 @@ def test_metrics_add_up_over_batches(config: ObjectiveConfig) -> None:
 
 
 def test_a_mean_of_nothing_is_nan() -> None:
-    assert torch.tensor(Mean.of(torch.zeros(0)).value).isnan()
-    assert Mean.of(torch.tensor([True, False])).value == 0.5
+    assert torch.tensor(Mean.from_values(torch.zeros(0)).value).isnan()
+    assert Mean.from_values(torch.tensor([True, False])).value == 0.5
 
 
 @each_row

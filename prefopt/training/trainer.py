@@ -139,7 +139,7 @@ class PreferenceTrainer(Trainer):
         with self._locating_errors(model.training):
             output: ObjectiveOutput = model(batch)
         truncated = torch.cat([batch.chosen_truncated, batch.rejected_truncated])
-        data_metrics = {"truncated/share": Mean.of(truncated), "padding/share": _padding(batch.lengths)}
+        data_metrics = {"truncated/share": Mean.from_values(truncated), "padding/share": _padding(batch.lengths)}
         self._sums["train" if model.training else "eval"].add(output.metrics | data_metrics)
         loss = output.loss
         if num_items_in_batch is not None:

@@ -53,17 +53,17 @@ def card(name: str) -> Card:
 
 def markdown(name: str) -> str:
     """The card as a section of a page."""
-    found = card(name)
+    row = card(name)
     lines = [
         f"## {name}",
-        f"    {found.equation}",
-        *found.about,
-        f"- **Defaults**: {found.defaults}",
-        f"- **Reduction**: {found.reduction}",
-        f"- **Reference**: {found.reference}",
-        *([f"- **Fields of a row, besides the pair**: {found.data}"] if found.data else []),
-        *([f"- **Differs**: {found.differs}"] if found.differs else []),
-        "\n".join(["| slot | component | equation |", "|---|---|---|"] + [_table_row(slot) for slot in found.slots]),
+        f"    {row.equation}",
+        *row.about,
+        f"- **Defaults**: {row.defaults}",
+        f"- **Reduction**: {row.reduction}",
+        f"- **Reference**: {row.reference}",
+        *([f"- **Fields of a row, besides the pair**: {row.data}"] if row.data else []),
+        *([f"- **Differs**: {row.differs}"] if row.differs else []),
+        "\n".join(["| slot | component | equation |", "|---|---|---|"] + [_table_row(slot) for slot in row.slots]),
     ]
     return "\n\n".join(lines) + "\n"
 

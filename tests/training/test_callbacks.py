@@ -96,5 +96,5 @@ def test_zeros_that_come_and_go_are_not_told(caplog: pytest.LogCaptureFixture) -
 
 def test_a_metric_of_nothing_is_not_logged() -> None:
     sums = MetricSums()
-    sums.add({"one": Mean.of(torch.tensor([1.0, 2.0])), "none": Mean.of(torch.zeros(0))})
+    sums.add({"one": Mean.from_values(torch.tensor([1.0, 2.0])), "none": Mean.from_values(torch.zeros(0))})
     assert sums.flush(Accelerator(cpu=True)) == {"one": 1.5}

@@ -96,7 +96,7 @@ def test_an_interrupt_ends_all_workers_and_leaves_finished_runs(tmp_path: Path) 
     threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
         compare(suite, tmp_path, console=QUIET, processes=2)
-    assert len(workers) == 2
+    assert len(workers) >= 2  # a semaphore tracker may be among them
     assert not any(worker.is_running() for worker in workers)
     log = RunLog(tmp_path / "runs.jsonl")
     assert [record["error"] for record in log.records.values()] == [None, None]

@@ -21,7 +21,7 @@ FACADE = "prefopt/__init__"
 
 # A unit imports only units of lower layers, and never another of its own.
 LAYERS: list[set[str]] = [
-    {"columns", "pages", "quiet", "signals", "stable", "tokens", "validation"},
+    {"columns", "pages", "signals", "stable", "tokens", "validation"},
     {"component", "data", "metrics"},
     {"hookspecs"},
     {"weightings", "divergences", "shapings", "losses", "regularizers", "plugins"},
@@ -82,9 +82,9 @@ OUTSIDE: dict[str, set[str]] = {
     "safetensors": {"objective", "scoring", "training"},
     "pluggy": {"hookspecs", "plugins", "registry"},
     "pytest": {"testing"},
-    "transformers": {"data", "quiet", "scoring", "training", "tasks", "comparison", "inspection", "cli"},
+    "transformers": {"data", "scoring", "training", "tasks", "comparison", "inspection", "cli"},
     "tokenizers": {"data", "tasks"},
-    "datasets": {"data", "quiet", "scoring", "training", "tasks", "inspection"},
+    "datasets": {"data", "scoring", "training", "tasks", "inspection"},
     "pyarrow": {"data", "scoring", "inspection"},
     "accelerate": {"training", "tasks", "comparison"},
     "filelock": {"training", "tasks", "comparison"},

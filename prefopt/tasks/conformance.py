@@ -9,8 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefopt.data import BadRow, read_rows, to_pair
+from prefopt.data.quiet import quiet
 from prefopt.objective import ObjectiveConfig
-from prefopt.quiet import quiet
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import Evaluation, Material, Task
 from prefopt.tasks.held_out import COMMON

@@ -10,7 +10,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, set_seed
 
-from prefopt.quiet import quiet
+from prefopt.data.quiet import quiet
 from prefopt.tasks.models.language_model import small_llama
 from prefopt.tasks.models.sft import Sft, train_language_model
 

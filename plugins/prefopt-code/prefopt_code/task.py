@@ -13,7 +13,7 @@ import torch
 from pydantic import BeforeValidator, Field, model_validator
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from prefopt.quiet import quiet
+from prefopt.data.quiet import quiet
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, Metric, Task, write_jsonl
 from prefopt.tasks.generation.generate import GENERATION_METRICS, generate, sample_texts

@@ -16,7 +16,7 @@ from prefopt_code.task import COUNTS, VERDICTS
 from transformers import AutoTokenizer
 
 from prefopt.data import EncodingConfig, prepare, read_rows
-from prefopt.quiet import quiet
+from prefopt.data.quiet import quiet
 from prefopt.tasks import Evaluation, Material, TaskError, resolve_task
 from prefopt.tasks.conformance import check_task
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from prefopt.quiet import quiet
+from prefopt.data.quiet import quiet
 
 _ROWS = 256
 """Samples that are generated at a time."""

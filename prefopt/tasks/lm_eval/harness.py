@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, final
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prefopt.quiet import quiet
+from prefopt.data.quiet import quiet
 from prefopt.tasks.base import Metric
 from prefopt.tasks.optional import needed
 from prefopt.validation import did_you_mean

@@ -20,7 +20,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from prefopt.quiet import quiet
+from prefopt.data.quiet import quiet
 from prefopt.training.trainer_inputs import ensure_pad_token
 
 

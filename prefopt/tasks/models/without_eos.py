@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from prefopt.quiet import quiet
+from prefopt.data.quiet import quiet
 from prefopt.training.trainer_inputs import ensure_pad_token
 
 

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from prefopt.data import EncodingConfig, prepare, read_rows
-from prefopt.quiet import quiet
+from prefopt.data.quiet import quiet
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, Metric, Task, write_jsonl
 from prefopt.tasks.generation.generate import generate

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from prefopt.quiet import quiet
+from prefopt.data.quiet import quiet
 from prefopt.tasks.scorers.base import Scorer
 from prefopt.training.trainer_inputs import ensure_pad_token
 from prefopt.validation import did_you_mean

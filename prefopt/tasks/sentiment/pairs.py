@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from prefopt.quiet import quiet
+from prefopt.data.quiet import quiet
 from prefopt.tasks.generation.generate import sample_texts
 from prefopt.tasks.generation.sampling import Generation
 from prefopt.tasks.scorers.base import Scorer

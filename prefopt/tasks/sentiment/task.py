@@ -11,7 +11,7 @@ from typing import Literal, Self, final
 from pydantic import Field, model_validator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prefopt.quiet import quiet
+from prefopt.data.quiet import quiet
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, Metric, Task, write_jsonl
 from prefopt.tasks.generation.generate import GENERATION_METRICS, generate, prompt_means

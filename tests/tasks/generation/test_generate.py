@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from prefopt.quiet import quiet
+from prefopt.data.quiet import quiet
 from prefopt.tasks.generation.generate import prompt_means, sequence_kl
 from prefopt.tasks.generation.sampling import Generation, sample_ids
 from prefopt.tasks.models.language_model import word_tokenizer

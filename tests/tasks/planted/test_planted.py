@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from prefopt import ObjectiveConfig, zoo
 from prefopt.columns import TokenColumn
 from prefopt.data import EncodingConfig, prepare, read_rows
-from prefopt.quiet import quiet
+from prefopt.data.quiet import quiet
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks import Evaluation, Material
 from prefopt.tasks.planted import PlantedTask

@@ -117,7 +117,7 @@ def test_what_cannot_be_used_is_said(tmp_path: Path, user_files: Path) -> None:
 
 def test_the_suite_is_the_one_documented() -> None:
     suite = Suite.load(SUITE)
-    assert 2 <= len(suite.seeds) <= 3
+    assert len(suite.seeds) == 1  # that it stays under 3 minutes on 2 cores
     assert suite.task.scorer_judges
     sparsepo = build(suite.objectives["SparsePO"].objective)
     assert (sparsepo.weighting.position, sparsepo.weighting.init) == ("token", "near_one")

@@ -1,4 +1,5 @@
-# Every target makes what it needs; nothing has to be installed first but Python 3.11 or newer.
+# Every target makes what it needs; nothing has to be installed first but Python 3.11 or newer. Bytecode is compiled when
+# a module is first imported: most modules of torch never are.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,7 +18,11 @@ help: ## print this list
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,docs]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
 demo: $(VENV)/.installed ## train DPO and SparsePO on a small made corpus and write a page of results (about 3 minutes)
@@ -37,7 +42,7 @@ lint: $(VENV)/.installed ## check types and style
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(VENV)/.installed ## build the documentation into site/, warnings being errors
+docs: $(VENV)/.docs ## build the documentation into site/, warnings being errors
 	$(BIN)/mkdocs build --strict --quiet
 
 clean: ## remove what the other targets made

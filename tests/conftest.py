@@ -18,8 +18,9 @@ __all__ = ["code_plugin", "install", "words_plugin"]  # fixtures, for every test
 torch.set_num_threads(1)  # the models of the tests are so small that a second thread only gets in the way
 
 
-def pytest_collection_finish() -> None:
-    """Every training run collects garbage; what the libraries made when they were imported need not be walked again."""
+@pytest.fixture(scope="module", autouse=True)
+def _what_is_imported_need_not_be_collected_again() -> None:
+    """Every training run collects garbage, which walks all that the libraries made when they were imported."""
     gc.collect()
     gc.freeze()
 

@@ -270,6 +270,7 @@ def run(code: str, *options: str) -> str:
     return done.stdout
 
 
+@pytest.mark.outside
 def test_importing_prefopt_is_light_and_silent() -> None:
     code = "import sys; {}; print([name for name in {!r} if name in sys.modules])"
     bare = run(code.format("import prefopt", ("torch", "pydantic", *HEAVY)), "-W", "error")
@@ -313,6 +314,7 @@ def module_of(file: Path) -> str:
 MODULES = {module_of(file): file for file in FILES}
 
 
+@pytest.mark.outside
 def test_every_module_imports_in_silence() -> None:
     used = {name for file in FILES for module in imports(tree_of(file)) if (name := outer(module))}
     used -= {name for name in OPTIONAL if importlib.util.find_spec(name) is None}

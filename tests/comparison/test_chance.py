@@ -23,6 +23,8 @@ from prefopt.tasks.generation.generate import generate
 from prefopt.tasks.generation.sampling import Generation
 from prefopt.tasks.planted import PlantedTask
 
+pytestmark = pytest.mark.slow
+
 TIMES, LEVEL = 200, 0.05
 FEWEST, MOST = 2, 18
 """P(X < 2) < 0.0005 and P(X > 18) < 0.007 for X ~ Binomial(200, 0.05)."""

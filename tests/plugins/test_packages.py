@@ -20,12 +20,14 @@ SANDBOX_REFUSED = "programs of a model cannot be run here in isolation: the syst
 """The one reason for which a plugin's test may be skipped."""
 
 
-def passes_its_tests(names: Sequence[str], sources: Path, built: dict[str, Path], tmp_path: Path) -> Environment:
-    """An environment with these plugins and no other, where prefopt is a wheel too and their tests pass."""
+def passes_tests(
+    tested: Sequence[str], names: Sequence[str], sources: Path, built: dict[str, Path], tmp_path: Path
+) -> Environment:
+    """An environment with these plugins and no other, prefopt being a wheel too, where the tests of `tested` pass."""
     environment = Environment.create(tmp_path / "environment", [built["prefopt"], *(built[name] for name in names)])
-    tests = [sources / name / "tests" for name in names]
+    tests = [sources / name / "tests" for name in tested]
     options = ("-q", "-rs", "-W", "error", "-p", "no:cacheprovider", "--import-mode=importlib")
-    config = ("-c", sources / names[0] / "pyproject.toml")
+    config = ("-c", sources / tested[0] / "pyproject.toml")
     file = tmp_path / "facts.json"
     output = environment.command("python", OWN_TESTS, file, *options, *config, *tests, cwd=tmp_path)
     facts = json.loads(file.read_text())
@@ -41,12 +43,13 @@ def passes_its_tests(names: Sequence[str], sources: Path, built: dict[str, Path]
 def test_a_plugin_passes_its_own_tests_where_it_is_alone(
     name: str, sources: Path, built: dict[str, Path], tmp_path: Path
 ) -> None:
-    passes_its_tests([name], sources, built, tmp_path)
+    passes_tests([name], [name], sources, built, tmp_path)
 
 
-def test_all_plugins_together_pass_theirs(sources: Path, built: dict[str, Path], tmp_path: Path) -> None:
-    names = [*(plugin.name for plugin in PLUGINS), *NEW]
-    environment = passes_its_tests(names, sources, built, tmp_path)
+def test_plugins_written_by_the_command_pass_their_tests_beside_all_of_ours(
+    sources: Path, built: dict[str, Path], tmp_path: Path
+) -> None:
+    environment = passes_tests(NEW, [*(plugin.name for plugin in PLUGINS), *NEW], sources, built, tmp_path)
     assert "INPUT" in environment.command("prefopt-tis", "--help")
 
 

@@ -23,7 +23,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from benchmarks.markdown import row, table
 from prefopt import PreferenceBatch, TokenBatch
 from prefopt.divergences import ForwardKL
-from prefopt.objective import DivergenceTerm, ObjectiveConfig
+from prefopt.objective_config import DivergenceTerm, ObjectiveConfig
 from prefopt.scoring import PreferenceModel
 from prefopt.weightings import SparseWeighting
 

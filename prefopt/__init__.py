@@ -22,7 +22,8 @@ if TYPE_CHECKING:
         TokenWeighting,
     )
     from prefopt.hookspecs import hookimpl
-    from prefopt.objective import DivergenceTerm, Objective, ObjectiveConfig, ObjectiveOutput
+    from prefopt.objective import Objective, ObjectiveOutput
+    from prefopt.objective_config import DivergenceTerm, ObjectiveConfig
     from prefopt.registry import available, resolve
     from prefopt.signals import Signal
     from prefopt.tokens import PreferenceBatch, TokenBatch, masked_mean, masked_sum
@@ -55,7 +56,7 @@ __all__ = [
 ]
 
 # Searched in this order, lower layers first, for the names of __all__; a test compares them with the block above.
-_MODULES = ("columns", "signals", "tokens", "component", "hookspecs", "objective", "registry")
+_MODULES = ("columns", "signals", "tokens", "component", "hookspecs", "registry", "objective_config", "objective")
 
 
 def __getattr__(name: str) -> Any:

@@ -129,19 +129,19 @@ class PreferenceBatch:
 @final
 @dataclass(frozen=True, eq=False)
 class TokenBatch:
-    """What the two models said about every response token; prompts are not in it. Components must not write to it.
+    """What policy and reference give for every response token, without the prompts. Components must not write to it.
 
     logps, ref_logps        [N, T]        float32   log-probability of each response token; `logps` carries the policy
-                                                    gradient, `ref_logps` is zero where no reference was asked
-    mask                    [N, T]        bool      true on response tokens, which stand at the left of their row
+                                                    gradient, `ref_logps` is zero where no reference is run
+    mask                    [N, T]        bool      true on response tokens, which are left-aligned in their row
     token_ids               [N, T]        int64     the response's own tokens
     divergence              [N, T]        float32   divergence of policy and reference at each response token, >= 0 if
                                                     exact; carries gradient
     log_collision           [N, T]        float32   log sum_v pi(v)^2 at each response token: the log-probability that
-                                                    two draws from the policy agree; no gradient
+                                                    two samples of the policy are equal; no gradient
     ref_hidden_states       [L, N, T, H]            reference states at the position that predicts y_t
     ref_token_states        [L, N, T, H]            reference states at y_t's own position
-    ref_embeddings          [1, N, T, H]            what the reference's first layer is given at y_t's own position
+    ref_embeddings          [1, N, T, H]            inputs of the reference's first layer at y_t's own position
     ref_activations         [S, N, T]     float32   mean activation of the reference at each site, where y_t is
                                                     predicted
     activation_kinds        S names                 the kind of each site, such as "mlp", or "mlp.abs" for the mean of

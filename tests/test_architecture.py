@@ -26,6 +26,7 @@ LAYERS: list[set[str]] = [
     {"hookspecs"},
     {"weightings", "divergences", "shapings", "losses", "regularizers", "plugins"},
     {"registry"},
+    {"objective_config"},
     {"objective"},
     {"zoo", "scoring", "testing"},
     {"training"},

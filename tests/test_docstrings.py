@@ -12,7 +12,7 @@ import pytest
 
 import prefopt
 from prefopt import Objective, ObjectiveConfig
-from prefopt.objective import DivergenceTerm
+from prefopt.objective_config import DivergenceTerm
 from prefopt.registry import installed
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks import available_scorers, available_tasks

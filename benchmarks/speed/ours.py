@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.speed.contender import Contender, differentiated, named
 from benchmarks.speed.setting import Setting, batches, models, objective
-from prefopt.objective import ObjectiveConfig
+from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring import PreferenceModel
 
 __all__ = ["cached", "ours"]

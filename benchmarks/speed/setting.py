@@ -11,7 +11,8 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from prefopt import PreferenceBatch
-from prefopt.objective import Objective, ObjectiveConfig
+from prefopt.objective import Objective
+from prefopt.objective_config import ObjectiveConfig
 
 __all__ = ["BATCHES", "BETA", "LENGTHS", "PAD", "Setting", "batches", "models", "objective", "rows"]
 

@@ -13,7 +13,7 @@ from statistics import fmean
 from prefopt.comparison.run import Run, control_name
 from prefopt.comparison.run_log import Record
 from prefopt.comparison.suite import Suite
-from prefopt.objective import ObjectiveConfig
+from prefopt.objective_config import ObjectiveConfig
 from prefopt.weightings import UniformWeighting
 
 _UNIFORM = UniformWeighting()

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from prefopt.comparison.run import MATERIAL, Run
 from prefopt.data import read_rows
 from prefopt.data.quiet import quiet
-from prefopt.objective import ObjectiveConfig
+from prefopt.objective_config import ObjectiveConfig
 from prefopt.registry import provenance
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import Material

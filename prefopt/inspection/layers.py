@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from prefopt.component import SampledDivergence
-from prefopt.objective import ObjectiveConfig, ObjectiveOutput
+from prefopt.objective import ObjectiveOutput
+from prefopt.objective_config import ObjectiveConfig
 from prefopt.pages.token_view import TokenLayer
 from prefopt.validation import did_you_mean
 

@@ -89,7 +89,7 @@ class WeightedLoss(ComposedLoss):
         return super().columns | {PairColumn(self.column, at_least=0.0)}
 
     def build(self) -> WeightedSum:
-        """The loss that it weighs, weighed."""
+        """(chosen [B], rejected [B], TokenBatch) -> [B]: the inner loss times the weights of the column."""
         return WeightedSum((self.loss,), self._weights)
 
     def _weights(self, tokens: TokenBatch) -> tuple[Tensor]:
@@ -121,7 +121,7 @@ class OnPolicyWeightedLoss(ComposedLoss):
         return super().requires | {Signal.LOG_COLLISION}
 
     def build(self) -> WeightedSum:
-        """The loss that it weighs, weighed."""
+        """(chosen [B], rejected [B], TokenBatch) -> [B]: the inner loss times w_c w_j."""
         return WeightedSum((self.loss,), self._weights)
 
     def _weights(self, tokens: TokenBatch) -> tuple[Tensor]:

@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from prefopt.component import Signal
-from prefopt.objective import Mean, Objective, ObjectiveConfig, ObjectiveOutput
+from prefopt.objective import Mean, Objective, ObjectiveOutput
+from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring.forward import ModelStates, token_batch
 from prefopt.scoring.lm_head.buffer_pool import BufferPool
 from prefopt.scoring.lm_head.head import Head, HeadGradient

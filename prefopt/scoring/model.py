@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from prefopt.objective import Objective, ObjectiveConfig, ObjectiveOutput
+from prefopt.objective import Objective, ObjectiveOutput
+from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring.chunked_loss import Group, chunked_loss, group_pairs, statistics_for_objective
 from prefopt.scoring.finite import is_finite, require_finite
 from prefopt.scoring.forward import (

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefopt.data import BadRow, read_rows, to_pair
 from prefopt.data.quiet import quiet
-from prefopt.objective import ObjectiveConfig
+from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import Evaluation, Material, Task
 from prefopt.tasks.held_out import COMMON

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from prefopt.data import EncodingConfig, prepare, read_rows
 from prefopt.data.token_texts import decode, token_texts
 from prefopt.divergences import ForwardKL
-from prefopt.objective import DivergenceTerm, ObjectiveConfig, ObjectiveOutput
+from prefopt.objective import ObjectiveOutput
+from prefopt.objective_config import DivergenceTerm, ObjectiveConfig
 from prefopt.scoring import PreferenceModel
 from prefopt.scoring.batches import scored_batches
 from prefopt.tasks.base import Material, Metric

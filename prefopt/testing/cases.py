@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import cycle, islice
 from math import inf, nan
-from typing import Self, final
+from typing import Any, Self, final
 
 import torch
 from torch import Tensor
@@ -21,8 +21,6 @@ from prefopt.tokens import TokenBatch
 
 LAYERS, HIDDEN, VOCABULARY, WIDTH = 3, 5, 7, 8
 LENGTHS = (4, 2, 6, 3, 5, 2)
-SEEDS = range(5)
-"""Those of the cases on which a property is tried."""
 
 _KINDS = ("mlp", "attn", "resid", "logits")
 _STATES = [signal for signal, spec in SIGNALS.items() if spec.layers is not None]
@@ -107,9 +105,33 @@ class Case:
         """The same case with some of its rows replaced, and those words added."""
         return dataclasses.replace(self, words=f"{self.words}, {words}", rows={**self.rows, **rows})
 
-    def having(self, *, layers: Mapping[str, Tensor], pairs: Mapping[str, Tensor]) -> Self:
-        """The same case with other layers and columns of pairs."""
-        return dataclasses.replace(self, layers=layers, pairs=pairs)
+    def with_gradient(self, side: str = "logits") -> tuple[Self, Tensor]:
+        """The same case with one of its rows a leaf that takes gradient, and that leaf."""
+        leaf = self.rows[side].clone().requires_grad_()
+        return self.but("policy as trained", **{side: leaf}), leaf
+
+    def mixed(self, other: Self, rows: Tensor) -> Self:
+        """With those rows, [N] bool, from another case of the same lengths; with the columns of a pair where the chosen
+        row is among them."""
+
+        def mix(values: Tensor, theirs: Tensor, axis: int) -> Tensor:
+            picked = rows[: values.shape[axis]].view(*(1,) * axis, -1, *(1,) * (values.ndim - axis - 1))
+            return torch.where(picked, theirs, values)
+
+        numbers = ", ".join(str(int(row) + 1) for row in rows.nonzero())
+        return self._transformed(f"responses {numbers} of it from seed 1", mix, other)
+
+    def _transformed(self, words: str, change: Callable[..., Tensor], *others: Case, **fields: Any) -> Self:
+        """With every tensor changed: `change` takes it, those of the same name in `others`, and its axis of responses
+        or pairs."""
+        changed: dict[str, Any] = {
+            group: {
+                name: change(value, *(getattr(other, group)[name] for other in others), axis)
+                for name, value in getattr(self, group).items()
+            }
+            for group, axis in (("rows", 0), ("layers", 1), ("pairs", 0))
+        }
+        return dataclasses.replace(self, words=f"{self.words}, {words}", **changed, **fields)
 
     def with_sites_of(self, kinds: Collection[str]) -> Self:
         """With the activation sites of those kinds only."""
@@ -124,42 +146,32 @@ class Case:
     def of_pairs(self, pairs: Sequence[int]) -> Self:
         """Only those pairs, in that order."""
         rows = torch.tensor([*pairs, *(pair + self.number for pair in pairs)])
-        return dataclasses.replace(
-            self,
-            words=f"{self.words}, pairs {', '.join(str(pair + 1) for pair in pairs)} of it",
-            lengths=tuple(self.lengths[row] for row in rows),
-            rows={name: value[rows] for name, value in self.rows.items()},
-            layers={name: value[:, rows] for name, value in self.layers.items()},
-            pairs={name: value[list(pairs)] for name, value in self.pairs.items()},
-        )
+
+        def pick(values: Tensor, axis: int) -> Tensor:
+            return values.index_select(axis, rows if values.shape[axis] == 2 * self.number else rows[: len(pairs)])
+
+        words = f"pairs {', '.join(str(pair + 1) for pair in pairs)} of it"
+        return self._transformed(words, pick, lengths=tuple(self.lengths[row] for row in rows))
 
     def widened(self, more: int) -> Self:
         """With more columns of padding."""
 
         def wider(values: Tensor, axis: int) -> Tensor:
-            if values.ndim <= axis:
+            if values.ndim <= axis + 1:  # a number for each response or pair
                 return values
             shape = list(values.shape)
-            shape[axis] = more
-            return torch.cat([values, values.new_zeros(shape)], dim=axis)
+            shape[axis + 1] = more
+            return torch.cat([values, values.new_zeros(shape)], dim=axis + 1)
 
-        return dataclasses.replace(
-            self,
-            words=f"{self.words}, {more} more columns of padding",
-            rows={name: wider(value, 1) for name, value in self.rows.items()},
-            layers={name: wider(value, 2) for name, value in self.layers.items()},
-        )
+        return self._transformed(f"{more} more columns of padding", wider)
 
     def to(self, dtype: torch.dtype) -> Self:
         """The same numbers in another precision."""
 
-        def cast(values: Tensor) -> Tensor:
+        def cast(values: Tensor, axis: int) -> Tensor:
             return values.to(dtype) if values.is_floating_point() else values
 
-        rows, layers, pairs = (
-            {name: cast(value) for name, value in group.items()} for group in (self.rows, self.layers, self.pairs)
-        )
-        return dataclasses.replace(self, words=f"{self.words}, in {dtype}", rows=rows, layers=layers, pairs=pairs)
+        return self._transformed(f"in {dtype}", cast)
 
     def with_states_in(self, dtype: torch.dtype) -> Self:
         """The reference's states in the precision of a model that runs in it; all else as it was."""
@@ -211,6 +223,11 @@ def case_for(
         pairs=pairs,
         columns=tuple(column.name for column in columns),
     )
+
+
+def cases(component: Component, number: int = 5) -> Iterator[Case]:
+    """The cases on which a property is tried, of that many seeds."""
+    return (case_for(component, seed) for seed in range(number))
 
 
 def _column_values(

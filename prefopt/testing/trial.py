@@ -19,7 +19,8 @@ from prefopt.component import (
     TokenWeighting,
 )
 from prefopt.divergences import ForwardKL
-from prefopt.objective import DivergenceTerm, Objective, ObjectiveConfig
+from prefopt.objective import Objective
+from prefopt.objective_config import DivergenceTerm, ObjectiveConfig
 from prefopt.testing.cases import HIDDEN, LAYERS, Case
 from prefopt.testing.check import ConformanceError
 
@@ -86,7 +87,7 @@ def call(component: Component, case: Case, function: Function | None = None) -> 
         raise ConformanceError(f"it raised {type(error).__name__}: {error}", on=case.words) from error
 
 
-def placed(component: Component) -> ObjectiveConfig:
+def config_with(component: Component) -> ObjectiveConfig:
     """An otherwise plain objective with the component in its slot."""
     term = DivergenceTerm(measure=ForwardKL()) if Signal.DIVERGENCE in component.requires else None
     match component:
@@ -107,7 +108,7 @@ def objective_of(component: Component, dtype: torch.dtype = torch.float64, *, se
     """That objective, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        objective = Objective(placed(component), num_layers=LAYERS, hidden_size=HIDDEN)
+        objective = Objective(config_with(component), num_layers=LAYERS, hidden_size=HIDDEN)
     return objective.to(dtype).eval()
 
 
@@ -132,6 +133,17 @@ def require_finite(values: Tensor, what: str, case: Case) -> None:
         raise ConformanceError(f"{what} of {float(wrong.flatten()[0])}", on=case.words)
 
 
+def require_finite_with_gradient(values: Tensor, leaf: Tensor, what: str, case: Case) -> None:
+    """Raise ConformanceError where a value, or its gradient in the leaf, is not finite."""
+    require_finite(values, what, case)
+    require_finite(gradient(values, leaf), "a gradient", case)
+
+
+def require_same(one: Tensor, two: Tensor, what: str, case: Case, *, tolerance: float = 1e-9) -> None:
+    """Raise ConformanceError where two results differ; `what` moves by the largest difference."""
+    require(same(one, two, tolerance=tolerance), f"{what} moves by {_largest(one, two)}", case)
+
+
 def same(one: Tensor, two: Tensor, *, tolerance: float = 1e-9) -> bool:
     """Whether two results agree, nan and infinity being like themselves."""
     return one.shape == two.shape and torch.allclose(
@@ -139,7 +151,8 @@ def same(one: Tensor, two: Tensor, *, tolerance: float = 1e-9) -> bool:
     )
 
 
-def largest(difference: Tensor) -> str:
-    """The largest entry, in digits for a message."""
-    size = difference.detach().abs().nan_to_num(nan=torch.inf)
+def _largest(one: Tensor, two: Tensor) -> str:
+    if one.shape != two.shape:
+        return f"shape: {tuple(one.shape)} for {tuple(two.shape)}"
+    size = (one.double() - two.double()).detach().abs().nan_to_num(nan=torch.inf)
     return f"{float(size.max()):.3g}" if size.numel() else "nothing"

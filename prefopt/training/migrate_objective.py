@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prefopt import zoo
-from prefopt.objective import ObjectiveConfig
+from prefopt.objective_config import ObjectiveConfig
 
 Settings = Mapping[str, Any]
 

@@ -6,7 +6,8 @@ import logging
 
 import torch
 
-from prefopt.objective import Objective, ObjectiveConfig, ObjectiveOutput
+from prefopt.objective import Objective, ObjectiveOutput
+from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring import PreferenceModel
 from prefopt.training.config import PreferenceConfig
 

@@ -22,7 +22,7 @@ from pydantic import (
 
 from prefopt import zoo
 from prefopt.data import OnBadRows
-from prefopt.objective import ObjectiveConfig
+from prefopt.objective_config import ObjectiveConfig
 from prefopt.registry import provenance, with_recorded_versions
 from prefopt.training.config import PreferenceConfig, training_arguments
 from prefopt.validation import explain

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
 
 from prefopt.data import DataReport, PreferenceCollator
-from prefopt.objective import Mean, Objective, ObjectiveConfig, ObjectiveOutput
+from prefopt.objective import Mean, Objective, ObjectiveOutput
+from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring import NonFiniteError, PreferenceModel
 from prefopt.tokens import PreferenceBatch
 from prefopt.training.callbacks import MaskWatch, ReferenceUpdate, drift

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from prefopt.data import BadRow, DataError, DataReport, SourceRow, prepare, rows_of
 from prefopt.data.dataset import FEATURES
-from prefopt.objective import Objective, ObjectiveConfig
+from prefopt.objective import Objective
+from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring import PreferenceModel
 from prefopt.training.config import PreferenceConfig
 

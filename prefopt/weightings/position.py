@@ -1,4 +1,4 @@
-"""Weights that see nothing but how far into the response a token stands."""
+"""Weights by relative position in the response."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from prefopt.tokens import TokenBatch
 
 @final
 class PositionWeighting(TokenWeighting):
-    """w_t = f((t - 1) / (T - 1)), f piecewise linear through `values`, which stand at equal distances from 0 to 1.
+    """w_t = f((t - 1) / (T - 1)), f piecewise linear through `values` at equally spaced knots in [0, 1].
 
-    The first value is that of the first token, and of the only one of a response. `learned` makes the values
-    parameters, softplus of free numbers, which start at `values`: what a mask can gain by position alone.
-    Source: this package, as the control for masks that are said to find the tokens that matter.
+    A response of one token has the first value. `learned` makes the values parameters, softplus of free numbers, that
+    start at `values`: what a mask can gain by position alone.
+    Source: this package, as the control for masks that are meant to select the tokens that matter.
 
     >>> PositionWeighting(values=(2.0, 0.0), learned=False).values
     (2.0, 0.0)
@@ -45,7 +45,7 @@ class PositionWeighting(TokenWeighting):
 
 @final
 class PositionCurve(nn.Module):
-    """(TokenBatch) -> [N, T]: softplus(free_k) between which weights are interpolated."""
+    """(TokenBatch) -> [N, T]: weights interpolated between the knots softplus(free_k)."""
 
     def __init__(self, values: tuple[float, ...]) -> None:
         super().__init__()
@@ -58,10 +58,10 @@ class PositionCurve(nn.Module):
 
 
 def _interpolated(values: Tensor, mask: Tensor) -> Tensor:
-    """values [K], mask [N, T] -> [N, T]: the K values spread over each row's response; 0 off it."""
+    """values [K], mask [N, T] -> [N, T]: interpolated between K knots over each row's response; 0 off it."""
     last = len(values) - 1
     steps = torch.arange(mask.shape[1], device=mask.device, dtype=values.dtype)
-    places = steps * last / (mask.sum(-1, keepdim=True) - 1).clamp(min=1)
+    positions = steps * last / (mask.sum(-1, keepdim=True) - 1).clamp(min=1)
     knots = torch.arange(last + 1, device=mask.device, dtype=values.dtype)
-    shares = torch.relu(1 - (places[..., None] - knots).abs())
-    return torch.where(mask, shares @ values, 0)
+    hat_functions = torch.relu(1 - (positions[..., None] - knots).abs())
+    return torch.where(mask, hat_functions @ values, 0)

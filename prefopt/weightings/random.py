@@ -1,4 +1,4 @@
-"""Weights that know nothing: the control for what a mask has learned."""
+"""Random weights: the control for what a mask has learned."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from prefopt.weightings.draws import uniform_draws
 
 @final
 class RandomWeighting(TokenWeighting):
-    """w_t = u_t, drawn evenly from [0, 1), 0.5 on average.
+    """w_t = u_t, uniform on [0, 1).
 
-    The draws hang on the seed, the response's tokens and t, so that a response has the same weights in every epoch.
-    Source: SparsePO (arXiv 2410.05102), its mask of uniform random numbers; that they stay the same is this package's.
+    The draws depend on the seed, the response's tokens and t, so that a response has the same weights in every epoch.
+    Source: SparsePO (arXiv 2410.05102), its mask of uniform random numbers; that they are fixed per response is this
+    package's.
 
     >>> RandomWeighting(seed=1).seed
     1

@@ -18,10 +18,10 @@ from prefopt.weightings.draws import uniform_draws
 class ShuffledWeighting(TokenWeighting):
     """w_t = w'_p(t), w' another weighting's weights and p a permutation of the response's tokens.
 
-    It keeps the other's scale and sparsity in every response, and takes its aim away. The permutation is drawn from the
-    seed and the response's tokens, and stays the same. Where the other learns, it learns from what its weights do
-    where they have come to stand.
-    Source: this package, as the control for masks that are said to find the tokens that matter.
+    Every response keeps the scale and sparsity of w', but not which tokens it selects. The permutation is drawn from
+    the seed and the response's tokens, and is the same in every epoch. Gradients reach the parameters of w' through the
+    permuted weights.
+    Source: this package, as the control for masks that are meant to select the tokens that matter.
 
     >>> from prefopt import resolve
     >>> resolve(TokenWeighting, {"name": "shuffled", "weighting": "sparse"}).weighting.gate

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError, validate_call
 
-from prefopt.objective import ObjectiveConfig
+from prefopt.objective_config import ObjectiveConfig
 from prefopt.registry import components_with_field
 from prefopt.validation import did_you_mean, explain
 from prefopt.zoo import absolute, f_divergences, reference_free, sequence_level, token_level, weighted

@@ -16,7 +16,7 @@ from prefopt.losses import (
     NcaLoss,
     SppoLoss,
 )
-from prefopt.objective import ObjectiveConfig
+from prefopt.objective_config import ObjectiveConfig
 
 
 def nca(beta: float = 0.1) -> ObjectiveConfig:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import final
 
 from prefopt.component import Named
-from prefopt.objective import ObjectiveConfig
+from prefopt.objective_config import ObjectiveConfig
 from prefopt.signals import SIGNALS
 from prefopt.zoo import ZOO, build
 
@@ -69,8 +69,8 @@ def markdown(name: str) -> str:
 
 
 def equation_of(component: type[Named]) -> str:
-    """The first line of a docstring: the equation of a component, the purpose of anything else."""
-    return (inspect.getdoc(component) or "").partition("\n")[0]
+    """The first paragraph of a docstring, on one line: the equation of a component, the purpose of anything else."""
+    return " ".join((inspect.getdoc(component) or "").partition("\n\n")[0].split())
 
 
 def _table_row(slot: tuple[str, str, str]) -> str:

@@ -6,7 +6,7 @@ over response tokens.
 
 from __future__ import annotations
 
-from prefopt.objective import ObjectiveConfig
+from prefopt.objective_config import ObjectiveConfig
 from prefopt.shapings import AlphaShaping, ForwardKLShaping, JensenShannonShaping
 
 

@@ -7,7 +7,7 @@ sums and means run over response tokens.
 from __future__ import annotations
 
 from prefopt.losses import HingeLoss, LogisticLoss, MixtureLoss
-from prefopt.objective import ObjectiveConfig
+from prefopt.objective_config import ObjectiveConfig
 from prefopt.regularizers import NegativeLogLikelihood
 from prefopt.shapings import LogOddsShaping, MeanShaping
 

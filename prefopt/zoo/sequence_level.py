@@ -14,7 +14,7 @@ from prefopt.losses import (
     RobustLoss,
     SquaredLoss,
 )
-from prefopt.objective import ObjectiveConfig
+from prefopt.objective_config import ObjectiveConfig
 from prefopt.regularizers import NegativeLogLikelihood
 from prefopt.shapings import MeanShaping, PositiveShaping
 

@@ -7,7 +7,7 @@ response, j the rejected one, z = beta (sum r_c - sum r_j), and sums run over re
 from __future__ import annotations
 
 from prefopt.divergences import ForwardKL
-from prefopt.objective import DivergenceTerm, ObjectiveConfig
+from prefopt.objective_config import DivergenceTerm, ObjectiveConfig
 from prefopt.regularizers import MaskL1
 from prefopt.weightings import (
     ActivationWeighting,

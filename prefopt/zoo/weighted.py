@@ -7,7 +7,7 @@ Written out below, r is log pi - log pi_ref of a response token, c the chosen re
 from __future__ import annotations
 
 from prefopt.losses import BcoLoss, LogisticLoss, MixtureLoss, OffsetLoss, OnPolicyWeightedLoss
-from prefopt.objective import ObjectiveConfig
+from prefopt.objective_config import ObjectiveConfig
 from prefopt.regularizers import NegativeLogLikelihood
 
 

@@ -95,7 +95,7 @@ def test_data_check_shows_the_columns_of_an_objective(
     tmp_path: Path, model_folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     columns = (PairColumn("margin"), TokenColumn("w"))
-    monkeypatch.setattr("prefopt.objective.ObjectiveConfig.columns", columns)
+    monkeypatch.setattr("prefopt.objective_config.ObjectiveConfig.columns", columns)
     file = tmp_path / "pairs.jsonl"
     row = {"prompt": "the", "chosen": " film was good", "rejected": " bad", "margin": 1.5, "rejected_w": [2]}
     row["chosen_w"] = [{"start": 1, "end": 9, "value": 0.5}]

@@ -15,7 +15,7 @@ from prefopt.comparison.run_log import RunLog
 from prefopt.comparison.runner import compare
 from prefopt.comparison.suite import Suite
 from prefopt.divergences import ForwardKL
-from prefopt.objective import DivergenceTerm
+from prefopt.objective_config import DivergenceTerm
 from prefopt.report import report
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,7 @@ import torch
 
 from prefopt import zoo
 from prefopt.divergences import JensenShannon
-from prefopt.objective import DivergenceTerm, ObjectiveConfig
+from prefopt.objective_config import DivergenceTerm, ObjectiveConfig
 from prefopt.scoring import PreferenceModel
 from prefopt.scoring.chunked_loss import chunked_loss, group_pairs
 from prefopt.scoring.lm_head.online_softmax import OnlineSoftmaxKernel

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from prefopt import zoo
 from prefopt.data import EncodingConfig
-from prefopt.objective import ObjectiveConfig
+from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import Material
 from prefopt.tasks.generation.generate import GENERATION_METRICS, generate

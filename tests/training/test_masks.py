@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from prefopt import Objective, ObjectiveConfig, zoo
 from prefopt.divergences import ForwardKL
-from prefopt.objective import DivergenceTerm
+from prefopt.objective_config import DivergenceTerm
 from prefopt.training import PreferenceTrainer
 from prefopt.weightings import SparseWeighting
 from prefopt.weightings.sparse.gates import GATES

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from prefopt import ObjectiveConfig, resolve, zoo
 from prefopt.component import Component, PreferenceLoss
 from prefopt.divergences import ForwardKL
-from prefopt.objective import DivergenceTerm
+from prefopt.objective_config import DivergenceTerm
 from prefopt.registry import installed
 from prefopt.regularizers import MaskL1
 from prefopt.training import PreferenceConfig, PreferenceTrainer

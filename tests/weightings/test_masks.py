@@ -12,7 +12,7 @@ from torch import Tensor
 from prefopt import Objective, ObjectiveConfig, TokenBatch, zoo
 from prefopt.component import Signal, weights_and_penalty
 from prefopt.divergences import ForwardKL
-from prefopt.objective import DivergenceTerm
+from prefopt.objective_config import DivergenceTerm
 from prefopt.regularizers import MaskL1
 from prefopt.weightings import SparseWeighting
 from prefopt.weightings.sparse import SparseMask

@@ -16,7 +16,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from prefopt.objective import ObjectiveConfig
+from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring.forward import ModelStates, causal_lm
 from prefopt.scoring.fsdp import full_tensor
 from prefopt.scoring.reference.tensor_store import StoreError, TensorStore

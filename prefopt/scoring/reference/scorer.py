@@ -11,7 +11,7 @@ from typing import Any, final
 import torch
 from torch import nn
 
-from prefopt.objective import ObjectiveConfig
+from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring.forward import ModelStates, causal_lm, forward_hidden_states, in_fsdp_forward
 from prefopt.scoring.lm_head.buffer_pool import BufferPool
 from prefopt.scoring.lm_head.head import Head

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from prefopt.data import EncodingConfig, encode_prompt
 from prefopt.data.token_texts import decode
 from prefopt.divergences import ReverseKL
-from prefopt.objective import DivergenceTerm, ObjectiveConfig
+from prefopt.objective_config import DivergenceTerm, ObjectiveConfig
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import Metric
 from prefopt.tasks.generation.sampling import Generation, end_token_ids, sample_ids

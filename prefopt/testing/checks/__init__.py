@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 from prefopt.testing.check import Check
-from prefopt.testing.checks import (
-    configuration,
-    divergences,
-    independence,
-    losses,
-    reading,
-    results,
-    shapings,
-    weightings,
-)
+from prefopt.testing.checks import configuration, divergences, independence, reading, results, rewards, weightings
 
 __all__ = ["CHECKS"]
 
-_MODULES = (configuration, results, independence, reading, weightings, divergences, shapings, losses)
+_MODULES = (configuration, results, independence, reading, weightings, divergences, rewards)
 
 CHECKS: tuple[Check, ...] = tuple(
     value for module in _MODULES for value in vars(module).values() if isinstance(value, Check)

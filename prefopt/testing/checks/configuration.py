@@ -16,7 +16,7 @@ from prefopt.hookspecs import HOOKS
 from prefopt.registry import ComponentError, owner, resolve
 from prefopt.testing.cases import case_for
 from prefopt.testing.check import ConformanceError, check, label
-from prefopt.testing.trial import build, call, require, same
+from prefopt.testing.trial import build, call, require, require_same
 
 
 @check(Component)
@@ -125,9 +125,7 @@ def pickles(component: Component) -> None:
     require(pickle.loads(pickle.dumps(component)) == component, "its copy is not equal to it", repr(component))
     function, case = build(component), case_for(component)
     copied = pickle.loads(pickle.dumps(function))
-    require(
-        same(call(component, case, function), call(component, case, copied)), "its copy says something else", case.words
-    )
+    require_same(call(component, case, copied), call(component, case, function), "in its copy a value", case)
 
 
 @check(Component)
@@ -139,6 +137,6 @@ def deep_copies(component: Component) -> None:
     """
     require(copy.deepcopy(component) == component, "its copy is not equal to it", label(component))
     function, case = build(component), case_for(component)
-    used = case.but("after a first call", logits=case.rows["logits"].clone().requires_grad_())
+    used, _ = case.with_gradient()
     result = call(component, used, function)
-    require(same(call(component, used, copy.deepcopy(function)), result), "its copy says something else", used)
+    require_same(call(component, used, copy.deepcopy(function)), result, "in its copy a value", used)

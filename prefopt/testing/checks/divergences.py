@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import product
 from math import inf
 
 import torch
 from torch import Tensor
 
 from prefopt.component import BackwardBlock, Divergence, ExactDivergence, SampledDivergence, StreamedDivergence
-from prefopt.testing.cases import SEEDS, Case, case_for
+from prefopt.testing.cases import Case, case_for, cases
 from prefopt.testing.check import check
-from prefopt.testing.trial import call, gradient, require, require_finite, same
+from prefopt.testing.trial import call, gradient, require, require_finite_with_gradient, require_same, same
 
 
-def _near(component: Divergence, step: float, seed: int = 0) -> Case:
-    """A case whose policy is that far from the reference."""
-    case = case_for(component, seed)
+def _near(case: Case, step: float) -> Case:
+    """The case with a policy that far from the reference."""
     moved = case.rows["ref_logits"] + step * case.rows["logits"]
     return case.but(f"policy {step:g} logits from the reference", logits=moved)
 
@@ -27,12 +27,10 @@ def divergence_is_never_negative(component: Divergence) -> None:
     A divergence is a distance; a negative one is a reward for being near the reference. Clamp what is a difference of
     sums.
     """
-    for seed in SEEDS:
-        for step in (0.0, 1e-4, 1e-2, 1.0):
-            for dtype in (torch.float64, torch.float32):
-                case = _near(component, step, seed).to(dtype)
-                value = call(component, case)
-                require(not (value < 0).any(), f"a divergence of {float(value.min()):.3g}", case)
+    for case, step, dtype in product(cases(component), (0.0, 1e-4, 1e-2, 1.0), (torch.float64, torch.float32)):
+        near = _near(case, step).to(dtype)
+        value = call(component, near)
+        require(not (value < 0).any(), f"a divergence of {float(value.min()):.3g}", near)
 
 
 @check(Divergence)
@@ -41,10 +39,10 @@ def divergence_is_zero_where_equal_and_only_there(component: Divergence) -> None
 
     What is not 0 at the reference moves a policy that has nothing to learn; what is 0 elsewhere does not see it leave.
     """
-    case = _near(component, 0.0)
+    case = _near(case_for(component), 0.0)
     equal = call(component, case)
     require(equal.abs().max() < 1e-9, f"{float(equal.abs().max()):.3g} where policy and reference agree", case)
-    case = _near(component, 0.1)
+    case = _near(case_for(component), 0.1)
     differs = call(component, case)
     require((differs.abs() > 1e-9).all(), f"{float(differs.abs().min()):.3g} where they differ", case)
 
@@ -56,13 +54,10 @@ def peaked_distributions_are_finite(component: Divergence) -> None:
     Trained models are nearly certain of most tokens. The probability of the others is 0 in float32, and its logarithm
     is not: work with log-probabilities.
     """
-    for seed in range(3):
-        case = case_for(component, seed).to(torch.float32)
-        logits = (80 * case.rows["logits"]).requires_grad_()
-        peaked = case.but("80 times the logits", logits=logits, ref_logits=-80 * case.rows["ref_logits"])
-        value = call(component, peaked)
-        require_finite(value, "a value", peaked)
-        require_finite(gradient(value, logits), "a gradient", peaked)
+    for case in (case.to(torch.float32) for case in cases(component, 3)):
+        rows = {"logits": 80 * case.rows["logits"], "ref_logits": -80 * case.rows["ref_logits"]}
+        peaked, logits = case.but("80 times the logits", **rows).with_gradient()
+        require_finite_with_gradient(call(component, peaked), logits, "a value", peaked)
 
 
 @check(Divergence)
@@ -92,8 +87,8 @@ def gradient_reaches_the_policy(component: Divergence) -> None:
     Without one the divergence is a constant: it is computed at every token, and trains nothing.
     """
     case = case_for(component)
-    logits = case.rows["logits"].clone().requires_grad_()
-    d_logits = gradient(call(component, case.but("policy as trained", logits=logits)), logits)
+    trained, logits = case.with_gradient()
+    d_logits = gradient(call(component, trained), logits)
     require(d_logits[case.mask].any(), "no gradient reaches the policy's logits", case)
 
 
@@ -104,15 +99,14 @@ def closed_form_gradient_agrees(component: ExactDivergence) -> None:
     Scoring takes this closed form in place of autograd. If it is wrong, the loss that is shown is not the one that is
     trained, and nothing else says so.
     """
-    for seed in SEEDS:
-        case = case_for(component, seed)
-        logits = case.rows["logits"].clone().requires_grad_()
-        logps, ref_logps = case.but("", logits=logits).distributions()
+    for case in cases(component):
+        trained, logits = case.with_gradient()
+        logps, ref_logps = trained.distributions()
         value = component(logps, ref_logps)
         closed = component.logit_gradient(logps.detach().clone(), ref_logps.clone(), value.detach())
-        expected = gradient(value, logits)
-        gap = _gap(closed, expected)
-        require(same(closed, expected, tolerance=1e-10), f"closed form and autograd differ {gap}", case)
+        require_same(
+            closed, gradient(value, logits), "from autograd to the closed form a gradient", case, tolerance=1e-10
+        )
 
 
 @check(StreamedDivergence)
@@ -122,16 +116,15 @@ def streaming_agrees_with_the_call(component: StreamedDivergence) -> None:
 
     Scoring computes a StreamedDivergence block by block; `__call__` is what its documentation states.
     """
-    for seed in SEEDS:
-        case = case_for(component, seed)
+    for case in cases(component):
         logits, ref_logits = (case.rows[side].flatten(0, 1).T for side in ("logits", "ref_logits"))
         logps, ref_logps = logits.T.log_softmax(-1), ref_logits.T.log_softmax(-1)
         g_logps, g_value = logps[:, 0].sigmoid(), ref_logps[:, 0].sigmoid()
         value = component(logps, ref_logps)
         d_logits = g_value[:, None] * component.logit_gradient(logps, ref_logps, value) - g_logps[:, None] * logps.exp()
         blockwise, gradients = _in_two_blocks(component, logits, ref_logits, g_logps, g_value)
-        require(same(blockwise, value, tolerance=1e-9), f"values differ {_gap(blockwise, value)}", case)
-        require(same(gradients.T, d_logits, tolerance=1e-9), f"gradients differ {_gap(gradients.T, d_logits)}", case)
+        require_same(blockwise, value, "block by block a value", case)
+        require_same(gradients.T, d_logits, "block by block a gradient", case)
 
 
 def _in_two_blocks(
@@ -154,10 +147,6 @@ def _in_two_blocks(
         for block, scale in zip(blocks, scales, strict=True)
     ]
     return value, torch.cat(gradients)
-
-
-def _gap(actual: Tensor, expected: Tensor) -> str:
-    return f"by {float((actual - expected).abs().max()):.3g}" if actual.shape == expected.shape else "in shape"
 
 
 @check(Divergence)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from prefopt.component import Component, PreferenceLoss, Regularizer, RewardShaping, TokenWeighting
-from prefopt.testing.cases import SEEDS, Case, case_for
+from prefopt.testing.cases import case_for, cases
 from prefopt.testing.check import check
-from prefopt.testing.trial import call, largest, require, same
+from prefopt.testing.trial import call, require_same
 
 
 @check(TokenWeighting, RewardShaping, PreferenceLoss, Regularizer)
@@ -18,14 +17,13 @@ def padding_changes_nothing(component: Component) -> None:
     How far a response is padded depends on the others in its batch. `values * mask` is not enough: 0 times infinity
     is NaN. Use torch.where(mask, values, 0), masked_sum and masked_mean.
     """
-    for seed in SEEDS:
-        case = case_for(component, seed)
+    for case in cases(component):
         wider = case.widened(5)
         one, two = call(component, case), call(component, wider)
         if one.shape == case.mask.shape:
             one = torch.where(case.mask, one, 0)
             two = torch.where(case.mask, two[:, : one.shape[1]], 0)
-        require(same(one, two), f"a value moves by {largest(one - two)}", wider)
+        require_same(one, two, "a value", wider)
 
 
 @check(TokenWeighting, Regularizer)
@@ -39,11 +37,11 @@ def pairs_do_not_leak(component: Component) -> None:
     number = case.number
     for changed in range(number):
         rows = torch.arange(2 * number) % number == changed
-        mixed = _mixed(case, other, rows)
+        mixed = case.mixed(other, rows)
         one, two = call(component, case), call(component, mixed)
         per_token = len(one) == 2 * number
         keep = ~rows if per_token else ~rows[:number]
-        require(same(one[keep], two[keep]), f"another pair's value moves by {largest((one - two)[keep])}", mixed)
+        require_same(one[keep], two[keep], "another pair's value", mixed)
 
 
 @check(RewardShaping)
@@ -56,24 +54,9 @@ def responses_do_not_leak(component: RewardShaping) -> None:
     case, other = case_for(component), case_for(component, 1)
     for changed in range(2 * case.number):
         row = torch.arange(2 * case.number) == changed
-        mixed = _mixed(case, other, row)
+        mixed = case.mixed(other, row)
         one, two = call(component, case), call(component, mixed)
-        require(same(one[~row], two[~row]), f"another response's reward moves by {largest((one - two)[~row])}", mixed)
-
-
-def _mixed(case: Case, other: Case, rows: Tensor) -> Case:
-    """The case with those rows from another one of the same lengths."""
-
-    def mix(axis: int, ours: Tensor, theirs: Tensor) -> Tensor:
-        picked = rows.view(*(1,) * axis, -1, *(1,) * (ours.ndim - axis - 1))
-        return torch.where(picked, theirs, ours)
-
-    changed = {name: mix(0, value, other.rows[name]) for name, value in case.rows.items()}
-    layers = {name: mix(1, value, other.layers[name]) for name, value in case.layers.items()}
-    first = rows[: case.number]
-    pairs = {name: torch.where(first, other.pairs[name], value) for name, value in case.pairs.items()}
-    numbers = ", ".join(str(int(row) + 1) for row in rows.nonzero())
-    return case.but(f"responses {numbers} of it from seed 1", **changed).having(layers=layers, pairs=pairs)
+        require_same(one[~row], two[~row], "another response's reward", mixed)
 
 
 @check(TokenWeighting, RewardShaping, Regularizer)
@@ -88,4 +71,4 @@ def cutting_the_batch_changes_nothing(component: Component) -> None:
         rows = cut if len(whole) == case.number else [*cut, *(pair + case.number for pair in cut)]
         part = case.of_pairs(cut)
         result = call(component, part)
-        require(same(result, whole[rows]), f"a value moves by {largest(result - whole[rows])}", part)
+        require_same(result, whole[rows], "a value", part)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from prefopt.component import Component, PreferenceLoss, Regularizer, Signal, TokenWeighting
-from prefopt.testing.cases import case_for
+from prefopt.testing.cases import case_for, cases
 from prefopt.testing.check import check
-from prefopt.testing.trial import arguments, build, call, learns, objective_of, require, same, stateful
+from prefopt.testing.trial import arguments, build, call, learns, objective_of, require, require_same, same, stateful
 
 
 @check(TokenWeighting, PreferenceLoss, Regularizer)
@@ -86,11 +86,7 @@ def state_dict_round_trips(component: Component) -> None:
     case = case_for(component)
     one, two = build(component), build(component, seed=1)
     one.train()
-    for seed in range(3):
-        one(*arguments(component, case_for(component, seed)))
+    for used in cases(component, 3):
+        one(*arguments(component, used))
     two.load_state_dict(one.state_dict())
-    require(
-        same(call(component, case, one.eval()), call(component, case, two)),
-        "the fresh module says something else",
-        case,
-    )
+    require_same(call(component, case, two), call(component, case, one.eval()), "in the fresh module a value", case)

@@ -9,9 +9,19 @@ from torch import Tensor
 
 from prefopt.component import Component, Divergence, Regularizer, RewardShaping, TokenWeighting
 from prefopt.objective import Objective, ObjectiveOutput
-from prefopt.testing.cases import SEEDS, Case, case_for
+from prefopt.testing.cases import Case, case_for, cases
 from prefopt.testing.check import ConformanceError, check
-from prefopt.testing.trial import arguments, build, call, gradient, largest, objective_of, require, require_finite, same
+from prefopt.testing.trial import (
+    arguments,
+    build,
+    call,
+    gradient,
+    objective_of,
+    require,
+    require_finite,
+    require_same,
+    same,
+)
 from prefopt.tokens import TokenBatch
 
 
@@ -44,8 +54,7 @@ def values_are_finite(component: Component) -> None:
 
     One NaN in one pair makes the loss of the whole batch NaN, and the step after it has no model left to train.
     """
-    for seed in SEEDS:
-        case = case_for(component, seed)
+    for case in cases(component):
         require_finite(call(component, case), "a value", case)
 
 
@@ -109,7 +118,7 @@ def evaluation_is_deterministic(component: Component) -> None:
     case = case_for(component)
     function = build(component)
     one, two = call(component, case, function), call(component, case, function)
-    require(same(one, two, tolerance=0), f"a value moves by {largest(one - two)} in the second call", case)
+    require_same(one, two, "in the second call a value", case, tolerance=0)
 
 
 @check(Component)
@@ -118,10 +127,9 @@ def single_precision_agrees_with_double(component: Component) -> None:
 
     Training is in float32. Where the two disagree, digits cancel, and the gradient is noise.
     """
-    for seed in SEEDS:
-        case = case_for(component, seed)
+    for case in cases(component):
         double, single = call(component, case), call(component, case.to(torch.float32))
-        require(same(single, double, tolerance=2e-4), f"a value moves by {largest(double - single.double())}", case)
+        require_same(single, double, "a value", case, tolerance=2e-4)
 
 
 @check(Component)
@@ -131,11 +139,10 @@ def gradients_are_finite(component: Component) -> None:
     torch.where(mask, f(x), 0) hides a NaN in the padding from the value, but not from the gradient, where 0 times NaN
     is NaN. Put the where inside: f(torch.where(mask, x, 0)).
     """
-    for seed in SEEDS:
-        case = case_for(component, seed)
+    for case in cases(component):
         objective = objective_of(component)
-        logits = case.rows["logits"].clone().requires_grad_()
-        loss = _loss(objective, case, logits)
+        trained, logits = case.with_gradient()
+        loss = _loss(objective, trained)
         if loss.requires_grad:
             leaves = {"the policy": logits, **dict(objective.named_parameters())}
             gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
@@ -152,26 +159,25 @@ def objective_descends(component: Component) -> None:
     """
     case = case_for(component)
     objective = objective_of(component)
-    logits = case.rows["logits"]
-    before, slope = _descent(objective, case, logits)
+    before, _ = _descent(objective, case)
+    trained = case
     for _ in range(5):
-        _, slope = _descent(objective, case, logits)
+        _, slope = _descent(objective, trained)
         require(slope.norm() > 0, "no gradient reaches the policy", case)
-        logits = logits - 0.02 * slope / slope.norm()
-    after, _ = _descent(objective, case, logits)
+        trained = case.but("after steps", logits=trained.rows["logits"] - 0.02 * slope / slope.norm())
+    after, _ = _descent(objective, trained)
     require(after < before, f"the loss goes from {before:.9g} to {after:.9g} in 5 steps", case)
 
 
-def _descent(objective: Objective, case: Case, logits: Tensor) -> tuple[float, Tensor]:
-    logits = logits.clone().requires_grad_()
-    loss = _loss(objective, case, logits)
+def _descent(objective: Objective, case: Case) -> tuple[float, Tensor]:
+    trained, logits = case.with_gradient()
+    loss = _loss(objective, trained)
     return float(loss.detach()), gradient(loss, logits)
 
 
-def _loss(objective: Objective, case: Case, logits: Tensor) -> Tensor:
+def _loss(objective: Objective, case: Case) -> Tensor:
     term = objective.config.divergence
-    tokens = case.but("policy as trained", logits=logits).tokens(term.measure if term else None)
-    output: ObjectiveOutput = objective(tokens)
+    output: ObjectiveOutput = objective(case.tokens(term.measure if term else None))
     return output.loss
 
 

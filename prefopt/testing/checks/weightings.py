@@ -6,7 +6,7 @@ import torch
 
 from prefopt.component import TokenWeighting, weights_and_penalty
 from prefopt.signals import SIGNALS
-from prefopt.testing.cases import SEEDS, case_for
+from prefopt.testing.cases import case_for, cases
 from prefopt.testing.check import check
 from prefopt.testing.trial import build, call, gradient, require, require_finite, same
 
@@ -21,8 +21,7 @@ def weights_are_not_negative(component: TokenWeighting) -> str:
     comparison with unweighted training needs it.
     """
     means = []
-    for seed in SEEDS:
-        case = case_for(component, seed)
+    for case in cases(component):
         weights = call(component, case).detach()
         require((weights >= 0).logical_or(weights.isnan()).all(), f"a weight of {float(weights.min()):.3g}", case)
         means.append(float(weights[case.mask].double().mean()))
@@ -58,9 +57,8 @@ def no_gradient_reaches_the_policy(component: TokenWeighting) -> None:
     Otherwise the policy can lower the loss by moving weights in place of preferences. Detach what is read of it.
     """
     case = case_for(component)
-    logits = case.rows["logits"].clone().requires_grad_()
-    weights = call(component, case.but("policy as trained", logits=logits))
-    d_logits = gradient(weights, logits)
+    trained, logits = case.with_gradient()
+    d_logits = gradient(call(component, trained), logits)
     require(not d_logits.any(), f"a gradient of {float(d_logits.abs().max()):.3g} reaches the policy's logits", case)
 
 
@@ -91,8 +89,7 @@ def penalties_are_of_response_tokens(component: TokenWeighting) -> None:
 
     An objective takes both from `weights_and_penalty`, and adds the penalties of a pair to its loss.
     """
-    for seed in SEEDS:
-        case = case_for(component, seed)
+    for case in cases(component):
         function = build(component)
         weights, penalty = weights_and_penalty(function, case.tokens())
         require(same(weights, call(component, case, function)), "its weights are not those of the call", case)

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefopt.data import EncodingConfig, prepare, read_rows
 from prefopt.data.quiet import quiet
-from prefopt.objective import ObjectiveConfig
+from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks import Material, TaskError, resolve_task
 from prefopt.tasks.conformance import check_task

@@ -1,4 +1,4 @@
-"""Checks of preference losses."""
+"""Checks of reward shapings and preference losses."""
 
 from __future__ import annotations
 
@@ -7,10 +7,38 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from prefopt.component import PreferenceLoss
+from prefopt.component import PreferenceLoss, RewardShaping
 from prefopt.testing.cases import Case, case_for
 from prefopt.testing.check import check
-from prefopt.testing.trial import build, call, gradient, require, require_finite, same
+from prefopt.testing.trial import arguments, build, call, require, require_finite_with_gradient, same
+
+
+@check(RewardShaping)
+def sides_are_told_by_is_chosen(component: RewardShaping) -> None:
+    """With rows in another order, and `is_chosen` with them, the rewards come in that order.
+
+    What tells a chosen response is `is_chosen`. A shaping that goes by the place of a row is wrong as soon as a batch
+    is laid out otherwise.
+    """
+    case = case_for(component)
+    given = arguments(component, case)
+    order = torch.tensor([3, 0, 4, 1, 5, 2])
+    mixed = component(*(tensor[order] for tensor in given))
+    require(same(mixed, component(*given)[order]), "another reward where the rows stand in another order", case)
+
+
+@check(RewardShaping)
+def extreme_token_rewards_are_finite(component: RewardShaping) -> None:
+    """Token rewards of up to 1000 nats give finite values and gradients, in float32.
+
+    A policy far from its reference, or one impossible token, makes such rewards. The exponential of 89 overflows.
+    """
+    for scale in (300.0, 1000.0):
+        case = case_for(component).to(torch.float32)
+        for sign in (1, -1):
+            rewards = sign * scale * case.rows["rewards"].tanh().abs()
+            extreme, leaf = case.but(f"token rewards up to {sign * scale:g}", rewards=rewards).with_gradient("rewards")
+            require_finite_with_gradient(call(component, extreme), leaf, "a reward", extreme)
 
 
 def _with(case: Case, chosen: float, rejected: float) -> Case:
@@ -40,11 +68,8 @@ def loss_is_finite_at_extreme_rewards(component: PreferenceLoss) -> None:
     """
     case = case_for(component).to(torch.float32)
     for chosen, rejected in product((-1e4, -100.0, 0.0, 1e4), repeat=2):
-        extreme = _with(case, chosen, rejected)
-        rewards = extreme.rows["response_rewards"].clone().requires_grad_()
-        losses = call(component, extreme.but("as trained", response_rewards=rewards))
-        require_finite(losses, "a loss", extreme)
-        require_finite(gradient(losses, rewards), "a gradient", extreme)
+        extreme, rewards = _with(case, chosen, rejected).with_gradient("response_rewards")
+        require_finite_with_gradient(call(component, extreme), rewards, "a loss", extreme)
 
 
 @check(PreferenceLoss)

@@ -1,5 +1,3 @@
-"""The dialogue task: people's choices between two answers to a conversation."""
+"""The dialogue task: human preferences between two answers."""
 
-from prefopt.tasks.dialogue.task import DialogueTask
-
-__all__ = ["DialogueTask"]
+from prefopt.tasks.dialogue.task import DialogueTask as DialogueTask

@@ -61,16 +61,10 @@ def sample_ids(
         torch.manual_seed(seed)
         for start in range(0, len(prompts), prompts_at_once):
             part = prompts[start : start + prompts_at_once]
-            width = max(map(len, part))
-            padding = [width - len(prompt) for prompt in part]
-            ids = [[tokenizer.pad_token_id] * pad + list(p) for pad, p in zip(padding, part, strict=True)]
-            mask = [[0] * pad + [1] * (width - pad) for pad in padding]
-            rows: Any = model.generate(
-                input_ids=torch.tensor(ids, device=model.device),
-                attention_mask=torch.tensor(mask, device=model.device),
-                generation_config=settings,
-            )
-            samples += [_until_end(row, ends) for row in rows[:, width:].tolist()]
+            ids = {"input_ids": list(map(list, part))}
+            batch = tokenizer.pad(ids, padding_side="left", return_attention_mask=True, return_tensors="pt")
+            rows: Any = model.generate(**batch.to(model.device), generation_config=settings)
+            samples += [_until_end(row, ends) for row in rows[:, batch["input_ids"].shape[1] :].tolist()]
     if not generation.temperature:
         return [[sample] * count for sample in samples]
     return [samples[start : start + count] for start in range(0, len(samples), count)]

@@ -10,12 +10,12 @@ from pydantic import Field, model_validator
 from transformers import AutoTokenizer
 
 from prefopt.data import ChatPair
-from prefopt.tasks.base import HELD_OUT, PROMPTS, TRAIN, Task, write_jsonl
+from prefopt.tasks.base import Task
 from prefopt.tasks.generation.sampling import Generation
 from prefopt.tasks.models.sft import Sft, supervised
 from prefopt.tasks.preference_data.forms import Compared, Template, read_compared
 from prefopt.tasks.preference_data.sources import Longest, Rows, Source
-from prefopt.tasks.preference_data.split import split_by_prompt
+from prefopt.tasks.preference_data.split import split_by_prompt, write_split
 
 
 class PreferencesTask(Task):
@@ -65,9 +65,7 @@ class PreferencesTask(Task):
             seed=seed,
             held_out_from=None if self.held_out_data is None else self._read(self.held_out_data, folder),
         )
-        write_jsonl(folder / TRAIN, map(Compared.as_row, train))
-        write_jsonl(folder / HELD_OUT, map(Compared.as_row, held_out))
-        write_jsonl(folder / PROMPTS, map(Compared.as_prompt_row, held_out[: self.prompts]))
+        write_split(folder, train, held_out, held_out[: self.prompts])
         self.check_material(folder)
         return self.model if self.sft is None else self._train_reference(self.sft, train, folder / "reference", seed)
 

@@ -1,7 +1,3 @@
 """Tasks of EleutherAI's evaluation harness, before and after training on preferences."""
 
-from __future__ import annotations
-
-from prefopt.tasks.lm_eval.task import LmEvalTask
-
-__all__ = ["LmEvalTask"]
+from prefopt.tasks.lm_eval.task import LmEvalTask as LmEvalTask

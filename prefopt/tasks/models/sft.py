@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of language models on texts, such as before a comparison, where it makes the reference."""
+"""The reference of a comparison: supervised fine-tuning on texts, and copies that append no end-of-text token."""
 
 from __future__ import annotations
 
@@ -115,3 +115,30 @@ def train_language_model(
     trainer.train()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def save_without_eos(model: str, folder: Path, *, end_token: str | None = None) -> str:
+    """Write the model into the folder with a tokenizer that has no end-of-text token; return the text of that token.
+
+    Encoding a response appends the tokenizer's end-of-text token, but a truncated response must not be trained to end.
+    Under this tokenizer a response ends only if its text ends with the returned one; sampling still stops there, as the
+    generation settings name the token. `end_token` replaces the tokenizer's own end-of-text token.
+
+    Raises ValueError without an end-of-text token, or if the tokenizer reads it as several tokens.
+    """
+    with quiet():
+        tokenizer = ensure_pad_token(AutoTokenizer.from_pretrained(model))
+        copy = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
+    end = end_token or tokenizer.eos_token
+    if end is None:
+        raise ValueError(f"{model}: the tokenizer has no end-of-text token; name what ends a text with `end_token`")
+    # Encoded behind a word, as at the end of a text.
+    end_id: Any = tokenizer(f"x{end}", add_special_tokens=False)["input_ids"][-1]
+    if tokenizer.convert_tokens_to_ids(end) != end_id or end_id == tokenizer.unk_token_id:
+        raise ValueError(f"{model}: the tokenizer does not read {end!r} as one token, so that it cannot be `end_token`")
+    copy.generation_config.eos_token_id = end_id
+    tokenizer.eos_token = None
+    with quiet():
+        copy.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return str(end)

@@ -8,13 +8,7 @@ from statistics import fmean
 from typing import Literal, Self, final
 
 from pydantic import Field, model_validator
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    set_seed,
-)
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from prefopt.data import EncodingConfig, prepare, read_rows
 from prefopt.data.quiet import quiet

@@ -1,8 +1,4 @@
-"""The sentiment task: reviews that go on the better way, ranked by one scorer and judged by another."""
+"""The sentiment task: continuations of reviews, ranked by one scorer and evaluated by another."""
 
-from __future__ import annotations
-
-from prefopt.tasks.sentiment.rated import Rated
-from prefopt.tasks.sentiment.task import SentimentTask
-
-__all__ = ["Rated", "SentimentTask"]
+from prefopt.tasks.sentiment.pairs import Rated as Rated
+from prefopt.tasks.sentiment.task import SentimentTask as SentimentTask

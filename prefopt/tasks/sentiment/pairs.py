@@ -1,4 +1,4 @@
-"""Preference pairs of scored responses, within a prompt."""
+"""Scored responses, sampled or read from rows, and their preference pairs within a prompt."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from prefopt.data.quiet import quiet
 from prefopt.tasks.generation.generate import sample_texts
 from prefopt.tasks.generation.sampling import Generation
+from prefopt.tasks.preference_data.texts import rows_with
 from prefopt.tasks.scorers.base import Scorer
+
+_NO_SPACE_BEFORE = ".,;:!?')"
 
 
 class Scored(NamedTuple):
@@ -23,6 +26,33 @@ class Scored(NamedTuple):
     text: str
     score: float
     end: str = ""
+
+
+@final
+class Rated(BaseModel):
+    """Rows with the columns `prompt`, `text` and `reward`.
+
+    source  a file, folder or hub name that `prefopt.data.read_rows` takes
+    split   of a hub data set
+    words   responses are truncated to that many words; null: not at all
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    split: str = "train"
+    words: int | None = Field(default=None, ge=1)
+
+    def read(self) -> Mapping[str, list[Scored]]:
+        """Prompt -> its responses and their rewards. A response starts with a space, unless its first character is a
+        punctuation mark that takes none. Raises DataError."""
+        responses: dict[str, list[Scored]] = {}
+        for fields in rows_with(self.source, self.split, ("prompt", "text", "reward")):
+            # Reviews from the web have line breaks as tags.
+            text = " ".join(str(fields["text"]).replace("<br />", " ").split()[: self.words])
+            space = "" if text[:1] in _NO_SPACE_BEFORE else " "
+            responses.setdefault(str(fields["prompt"]), []).append(Scored(space + text, float(fields["reward"])))
+        return responses
 
 
 @final

@@ -18,18 +18,16 @@ from prefopt.tasks.generation.generate import GENERATION_METRICS, generate, prom
 from prefopt.tasks.generation.sampling import Generation
 from prefopt.tasks.held_out import AUROC
 from prefopt.tasks.models.language_model import train_small_model
-from prefopt.tasks.models.sft import Sft, supervised
-from prefopt.tasks.models.without_eos import save_without_eos
-from prefopt.tasks.preference_data.forms import Compared, Template, read_compared
+from prefopt.tasks.models.sft import Sft, save_without_eos, supervised
+from prefopt.tasks.preference_data.forms import Template, read_compared
 from prefopt.tasks.preference_data.sources import Rows, Source
-from prefopt.tasks.preference_data.split import split_by_prompt
+from prefopt.tasks.preference_data.split import split_by_prompt, write_split
 from prefopt.tasks.preference_data.texts import SomeTexts, TextsOrTemplates
-from prefopt.tasks.scorers import VaderScorer, WordsScorer
 from prefopt.tasks.scorers.base import Scorer
 from prefopt.tasks.scorers.corpus import corpus_prompts, corpus_reviews
 from prefopt.tasks.scorers.registry import AnyScorer
-from prefopt.tasks.sentiment.pairs import Pairing, scored_samples, split
-from prefopt.tasks.sentiment.rated import Rated
+from prefopt.tasks.scorers.words import VaderScorer, WordsScorer
+from prefopt.tasks.sentiment.pairs import Pairing, Rated, scored_samples, split
 
 _PROMPT_SOURCES = ("prompts", "pairs", "rated")
 
@@ -178,9 +176,7 @@ class SentimentTask(Task):
         """The material of given pairs, which end where the tokenizer ends them."""
         compared = read_compared(pairs, Template("{post}"), folder=folder)
         train, held_out = split_by_prompt(compared, held_out=self.held_out, train=None, seed=seed)
-        write_jsonl(folder / TRAIN, map(Compared.as_row, train))
-        write_jsonl(folder / HELD_OUT, map(Compared.as_row, held_out))
-        write_jsonl(folder / PROMPTS, map(Compared.as_prompt_row, held_out))
+        write_split(folder, train, held_out, held_out)
         return self._base(folder, seed)
 
     def _base(self, folder: Path, seed: int) -> str:

@@ -1,5 +1,3 @@
-"""The summarization task: people's choices between two summaries of a post."""
+"""The summarization task: human preferences between two summaries of a post."""
 
-from prefopt.tasks.summarization.task import SummarizationTask
-
-__all__ = ["SummarizationTask"]
+from prefopt.tasks.summarization.task import SummarizationTask as SummarizationTask

@@ -66,12 +66,8 @@ def rouge() -> Callable[[Sequence[str], str], dict[str, float]]:
     with needed("task summarization", "rouge-score", "summarization"):
         from rouge_score.rouge_scorer import RougeScorer
 
-    scorer: Any = RougeScorer(list(_ROUGE), use_stemmer=True)
-
-    def best(references: Sequence[str], text: str) -> dict[str, float]:
-        return {name: float(score.fmeasure) for name, score in scorer.score_multi(list(references), text).items()}
-
-    return best
+    best: Any = RougeScorer(list(_ROUGE), use_stemmer=True).score_multi
+    return lambda references, text: {name: float(f.fmeasure) for name, f in best(list(references), text).items()}
 
 
 def self_bleu() -> Callable[[Sequence[str]], float | None]:
@@ -102,11 +98,9 @@ def bert_score(model: str) -> Callable[[Sequence[Sequence[str]], Sequence[str]],
     with needed("task summarization, field `bert_score`,", "bert-score", "bert-score"):
         from bert_score import score
 
-    def best(references: Sequence[Sequence[str]], texts: Sequence[str]) -> list[float]:
-        _, _, f1 = score(list(texts), list(map(list, references)), model_type=model)
-        return [float(value) for value in f1]
-
-    return best
+    return lambda references, texts: list(
+        map(float, score(list(texts), list(map(list, references)), model_type=model)[2])
+    )
 
 
 def summac() -> Callable[[Sequence[str], Sequence[str]], list[float]]:

@@ -17,7 +17,7 @@ from prefopt.scoring import PreferenceModel
 from prefopt.tasks import Material, TaskError, resolve_task
 from prefopt.tasks.conformance import check_task
 from prefopt.tasks.generation.sampling import end_token_ids
-from prefopt.tasks.models.without_eos import save_without_eos
+from prefopt.tasks.models.sft import save_without_eos
 from prefopt.tasks.scorers import VaderScorer, WordsScorer
 from prefopt.tasks.scorers.corpus import WORDS, corpus_prompts
 from prefopt.tasks.sentiment import SentimentTask

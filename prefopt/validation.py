@@ -1,4 +1,4 @@
-"""Plain-word lines for what pydantic finds wrong, with the nearest name that would have been right."""
+"""Groups of validated fields, and plain-word lines for what pydantic finds wrong, with the nearest right name."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ import difflib
 from collections.abc import Iterable
 from typing import get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-__all__ = ["did_you_mean", "explain"]
+__all__ = ["Settings", "did_you_mean", "explain"]
+
+
+class Settings(BaseModel):
+    """A group of fields that belong together: frozen, and unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefopt.component import Named
 from prefopt.scoring import PreferenceModel
+from prefopt.tasks.preference_data.forms import Compared
 from prefopt.tasks.preference_data.sources import Prompt, as_text
 
 TRAIN, HELD_OUT, PROMPTS = "train.jsonl", "held-out.jsonl", "prompts.jsonl"
@@ -184,3 +185,12 @@ class Task(Named):
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Write rows as JSONL."""
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def write_split(
+    folder: Path, train: Iterable[Compared], held_out: Iterable[Compared], prompts: Iterable[Compared]
+) -> None:
+    """Write the material of a task: training pairs, held-out pairs, and the pairs whose prompts policies answer."""
+    write_jsonl(folder / TRAIN, map(Compared.as_row, train))
+    write_jsonl(folder / HELD_OUT, map(Compared.as_row, held_out))
+    write_jsonl(folder / PROMPTS, map(Compared.as_prompt_row, prompts))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, final
 
 import torch
@@ -147,8 +148,7 @@ def _response_values(values: Tensor | None, mask: Tensor) -> list[list[float]]:
 
 
 def _mean_by_position(responses: Sequence[Sequence[float]]) -> list[float]:
-    longest = max(map(len, responses), default=0)
-    columns = ([values[position] for values in responses if position < len(values)] for position in range(longest))
+    columns = ([value for value in column if value is not None] for column in zip_longest(*responses))
     return [sum(column) / len(column) for column in columns]
 
 

@@ -1,4 +1,4 @@
-"""Ranking metrics of scores against a truth, and the error of their sparsity."""
+"""Ranking metrics of scores against binary labels, and the error of their sparsity."""
 
 from __future__ import annotations
 

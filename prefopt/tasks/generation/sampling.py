@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from typing import Any, final
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from prefopt.data.quiet import quiet
+from prefopt.validation import Settings
 
 _ROWS = 256
 """Samples that are generated at a time."""
 
 
 @final
-class Generation(BaseModel):
+class Generation(Settings):
     """How a policy is sampled.
 
     samples            of each prompt
@@ -25,8 +26,6 @@ class Generation(BaseModel):
     top_p              share of the distribution that is drawn from
     max_prompt_length  in tokens; a longer prompt loses its beginning
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     samples: int = Field(default=2, ge=1)
     max_new_tokens: int = Field(default=64, ge=1)

@@ -10,12 +10,12 @@ from pydantic import Field, model_validator
 from transformers import AutoTokenizer
 
 from prefopt.data import ChatPair
-from prefopt.tasks.base import Task
+from prefopt.tasks.base import Task, write_split
 from prefopt.tasks.generation.sampling import Generation
 from prefopt.tasks.models.sft import Sft, supervised
 from prefopt.tasks.preference_data.forms import Compared, Template, read_compared
 from prefopt.tasks.preference_data.sources import Longest, Rows, Source
-from prefopt.tasks.preference_data.split import split_by_prompt, write_split
+from prefopt.tasks.preference_data.split import split_by_prompt
 
 
 class PreferencesTask(Task):

@@ -9,9 +9,10 @@ from typing import Annotated
 from pydantic import BeforeValidator, SerializeAsAny, ValidationError
 
 from prefopt.tasks.judges.base import Judge, ScorerJudge
-from prefopt.tasks.judges.endpoint import EndpointJudge
-from prefopt.tasks.judges.endpoint import JudgeError as JudgeError
+from prefopt.tasks.judges.endpoint import EndpointJudge, JudgeError
 from prefopt.validation import explain
+
+__all__ = ["AnyJudge", "EndpointJudge", "Judge", "JudgeError", "ScorerJudge", "resolve_judge"]
 
 _JUDGES: Mapping[str, type[Judge]] = MappingProxyType({"scorer": ScorerJudge, "endpoint": EndpointJudge})
 """The field that only one kind of judge has -> the kind."""

@@ -6,15 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from prefopt.tasks.scorers.registry import AnyScorer
+from prefopt.validation import Settings
 
 
-class Judge(BaseModel, ABC):
+class Judge(Settings, ABC):
     """A verdict on two responses to a prompt; its fields are part of what determines a run."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     @abstractmethod
     def check(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self, final
 
 import datasets
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -22,10 +22,11 @@ from transformers import (
 
 from prefopt.data.quiet import quiet
 from prefopt.training.trainer_inputs import ensure_pad_token
+from prefopt.validation import Settings
 
 
 @final
-class Sft(BaseModel):
+class Sft(Settings):
     """The length and rate of supervised fine-tuning.
 
     steps, epochs  length of training; one of the two is set
@@ -36,8 +37,6 @@ class Sft(BaseModel):
     >>> Sft(epochs=2, batch_size=16).total_steps(100)
     13
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: int | None = Field(default=None, ge=1)
     epochs: float | None = Field(default=None, gt=0)

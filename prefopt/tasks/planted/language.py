@@ -1,4 +1,4 @@
-"""The generated language: its words, the chain that texts follow, and what a text is worth."""
+"""The generated language: its words, the Markov chain of its plain words, and the reward of a text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SUCCESSORS = 8
 @final
 @dataclass(frozen=True)
 class Phrase:
-    """Words that are worth something where they stand together, in this order. No word is in it twice."""
+    """Consecutive words with a value, all of them different."""
 
     words: tuple[str, ...]
     value: int
@@ -47,20 +47,20 @@ class Style:
 @final
 @dataclass(frozen=True)
 class Language:
-    """A rule for the worth of a text, and a chain of plain words to hide it in.
+    """The rule for the reward of a text, and a Markov chain of plain words, whose value is 0, around its phrases.
 
-    A text is worth the sum of the values of the phrases that stand in it:
+    The reward is the sum of the values of the phrases that occur in the text:
 
         R(y) = sum over phrases p and positions t of value(p) [y_t .. y_{t + |p| - 1} = p]
 
     Phrases cannot overlap: a word has one position in its phrases, so it belongs to one occurrence at most.
-    A token's true weight is how much the text's worth changes when a plain word takes its place. It is |value| within
-    an occurrence of a phrase, and 0 elsewhere.
+    A token's true weight is the change of the reward where a plain word replaces it: |value| within an occurrence of a
+    phrase, and 0 elsewhere.
 
-    singles        phrases that are good (+1) or bad (-1) by themselves
-    combinations   phrases of the negation and one word more, which is worth nothing without it
-    spurious, fillers   words that are worth nothing, by whatever they may go with in the data
-    successors     plain word -> the plain words that may follow it, and how often
+    singles        phrases with the value 1 or -1
+    combinations   phrases of the negation and a word whose value without it is 0
+    spurious, fillers   words of value 0 that the labels of the data may correlate with
+    successors     plain word -> the plain words that may follow it, and their relative frequencies
     """
 
     singles: tuple[Phrase, ...]
@@ -94,7 +94,7 @@ class Language:
 
     @property
     def plain(self) -> tuple[str, ...]:
-        """The words that are worth nothing and go with nothing."""
+        """The words of value 0 that no label correlates with."""
         return tuple(self.successors)
 
     @property
@@ -104,7 +104,7 @@ class Language:
         return tuple(dict.fromkeys((*bearing, *self.spurious, *self.fillers, *self.plain)))
 
     def reward(self, text: Sequence[str]) -> int:
-        """R(y), what the text is worth."""
+        """R(y), the reward of the text."""
         return sum(phrase.value for _, phrase in self.occurrences(text))
 
     def weights(self, text: Sequence[str]) -> list[int]:
@@ -115,7 +115,7 @@ class Language:
         return weights
 
     def occurrences(self, text: Sequence[str]) -> list[tuple[int, Phrase]]:
-        """The phrases that stand in the text, and where they begin."""
+        """The start and the phrase of every occurrence in the text."""
         phrases: dict[str, list[Phrase]] = {}
         for phrase in (*self.singles, *self.combinations):
             phrases.setdefault(phrase.words[0], []).append(phrase)
@@ -134,8 +134,8 @@ class Language:
         return text
 
     def response(self, draw: random.Random, prompt: Sequence[str], length: int, style: Style) -> list[str]:
-        """`length` words that go on after the prompt: the chain of plain words, and what the style puts between."""
-        # How often to begin a phrase, for its words to have their share of all words.
+        """`length` words after the prompt: the chain of plain words, interleaved with other words as the style says."""
+        # The probability of beginning a phrase at which the words of phrases have their share of all words.
         size = (1 - style.combinations) * len(self.singles[0].words) + 2 * style.combinations
         begin = style.bearing / (size - style.bearing * (size - 1))
         lone = begin * style.combinations

@@ -1,4 +1,4 @@
-"""Preference pairs of the generated language, with what their labels go with by right and by accident."""
+"""Preference pairs of the generated language, and the spurious correlations of their labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TRIES = 1000
 @final
 @dataclass(frozen=True)
 class Accidents:
-    """What the labels of some pairs go with, other than the worth of the responses.
+    """Noise of the labels, and what they correlate with other than the rewards of the responses.
 
     noise     share of pairs whose label is wrong
     spurious  c: chosen responses have spurious words at 1 + c times their share, rejected ones at 1 - c times
@@ -61,10 +61,10 @@ class Generator:
                 yield prompt
 
     def pairs(self, draw: random.Random, count: int, accidents: Accidents) -> Iterator[dict[str, Any]]:
-        """Rows with a prompt, two responses of unequal worth, and the true weights of their tokens.
+        """Rows with a prompt, two responses of unequal reward, and the true weights of their tokens.
 
-        The better response is the chosen one, but for noise. Raises ValueError where the settings leave responses that
-        differ in worth too rare to be drawn.
+        The response with the higher reward is the chosen one, noise aside. Raises ValueError where the settings make
+        responses of unequal reward too rare.
         """
         for prompt in self.prompts(draw, count):
             swapped = draw.random() < accidents.noise

@@ -6,9 +6,10 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Self, final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from prefopt.data import OnBadRows, Pair
+from prefopt.validation import Settings
 
 Prompt = str | Sequence[Mapping[str, str]]
 """Text, or messages for the chat template."""
@@ -17,7 +18,7 @@ _Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @final
-class Source(BaseModel):
+class Source(Settings):
     """Rows of preference data: a file, a folder, or a data set of the hub.
 
     name         path, or the hub's name
@@ -27,8 +28,6 @@ class Source(BaseModel):
     part         takes only the prompts in this part of all, drawn by a hash of their text: [0, 0.5] and [0.5, 1] share
                  no prompt, so that one can train what judges the other
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     split: str = "train"
@@ -53,14 +52,12 @@ Rows = Annotated[Source, BeforeValidator(lambda value: {"name": value} if isinst
 
 
 @final
-class Longest(BaseModel):
+class Longest(Settings):
     """The length of the pairs that are taken, in words, as whitespace parts them; null is without limit.
 
     prompt    most words of the prompt
     response  most words of either response
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     prompt: int | None = Field(default=None, ge=1)
     response: int | None = Field(default=None, ge=1)

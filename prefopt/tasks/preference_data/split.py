@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from prefopt.data import DataError
-from prefopt.tasks.base import HELD_OUT, PROMPTS, TRAIN, write_jsonl
 from prefopt.tasks.preference_data.forms import Compared
 
 
@@ -45,15 +43,6 @@ def split_by_prompt(
         raise DataError(f"{held_out:,} held-out pairs leave no prompt to train on; lower `held_out`, or give more data")
     draw.shuffle(rest)
     return rest[:train], apart
-
-
-def write_split(
-    folder: Path, train: Iterable[Compared], held_out: Iterable[Compared], prompts: Iterable[Compared]
-) -> None:
-    """Write the material of a task: training pairs, held-out pairs, and the pairs whose prompts policies answer."""
-    write_jsonl(folder / TRAIN, map(Compared.as_row, train))
-    write_jsonl(folder / HELD_OUT, map(Compared.as_row, held_out))
-    write_jsonl(folder / PROMPTS, map(Compared.as_prompt_row, prompts))
 
 
 def _key(pair: Compared) -> str:

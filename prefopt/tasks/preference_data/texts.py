@@ -1,4 +1,4 @@
-"""Texts by path or by the name of a data set: reviews to prompt with, to train on, or to learn from."""
+"""Texts from files, data sets or templates, labelled texts, and the slots of templates."""
 
 from __future__ import annotations
 
@@ -9,25 +9,24 @@ from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, Self, final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from prefopt.data import BadRow, DataError, read_rows
+from prefopt.validation import Settings
 
 _LABELS = {"1": 1, "true": 1, "pos": 1, "positive": 1, "0": 0, "false": 0, "neg": 0, "negative": 0}
 
 
 @final
-class Texts(BaseModel):
+class Texts(Settings):
     """Texts, read from a source.
 
     source  a text file, one text a line; a zip or folder of text files, each a text, such as nltk's movie_reviews; or
             rows: a file, folder or hub name that `prefopt.data.read_rows` takes
-    split   of a hub data set
-    column  of rows: which field holds the text
-    words   a text is cut to its first so many words, with single spaces between; null: it is taken as it is
+    split   split of a hub data set
+    column  field of the rows that holds the text
+    words   words to which a text is truncated, joined by single spaces; null: the text is not changed
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str
     split: str = "train"
@@ -54,7 +53,7 @@ class Texts(BaseModel):
 
 
 @final
-class Templates(BaseModel):
+class Templates(Settings):
     """Texts made of templates with slots, all combinations.
 
     templates  such as "One day, {name} saw a {thing}."
@@ -63,8 +62,6 @@ class Templates(BaseModel):
     >>> Templates(templates=["{who} ran.", "{who} sat."], fill={"who": ["Ann", "Ben"]}).read()
     ['Ann ran.', 'Ben ran.', 'Ann sat.', 'Ben sat.']
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     templates: tuple[str, ...] = Field(min_length=1)
     fill: dict[str, tuple[str, ...]] = Field(default_factory=dict)
@@ -78,12 +75,12 @@ class Templates(BaseModel):
 
     def read(self) -> list[str]:
         """Every different text once."""
-        texts: dict[str, None] = {}
-        for template in self.templates:
-            slots = template_slots(template)
-            for values in product(*(self.fill[slot] for slot in slots)):
-                texts[template.format(**dict(zip(slots, values, strict=True)))] = None
-        return list(texts)
+        texts = (
+            template.format(**dict(zip(slots, values, strict=True)))
+            for template, slots in zip(self.templates, map(template_slots, self.templates), strict=True)
+            for values in product(*(self.fill[slot] for slot in slots))
+        )
+        return list(dict.fromkeys(texts))
 
 
 def _source(value: object) -> object:

@@ -8,6 +8,16 @@ from prefopt.tasks.scorers.linear import PreferencesScorer, ReviewsScorer
 from prefopt.tasks.scorers.sequence_classification import ClassifierScorer, RewardModelScorer
 from prefopt.tasks.scorers.words import VaderScorer, WordsScorer
 
+__all__ = [
+    "ClassifierScorer",
+    "PreferencesScorer",
+    "ReviewsScorer",
+    "RewardModelScorer",
+    "Scorer",
+    "VaderScorer",
+    "WordsScorer",
+]
+
 
 @hookimpl
 def prefopt_scorers() -> list[type[Scorer]]:

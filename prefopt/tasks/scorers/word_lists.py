@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import ValidationError, field_validator, model_validator
 
-from prefopt.validation import explain
+from prefopt.validation import Settings, explain
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 
 
-class Lexicon(BaseModel):
+class Lexicon(Settings):
     """Positive and negative words; case does not matter.
 
     score(text) = (positive - negative) / (positive + negative) over the listed words of the text, in [-1, 1]; 0 if
@@ -24,8 +24,6 @@ class Lexicon(BaseModel):
     >>> Lexicon(positive={"good"}, negative={"bad"}).score("Good, good, bad")
     0.3333333333333333
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     positive: frozenset[str]
     negative: frozenset[str]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, final
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefopt.data.quiet import quiet
@@ -16,6 +16,7 @@ from prefopt.tasks.generation.generate import sample_texts
 from prefopt.tasks.generation.sampling import Generation
 from prefopt.tasks.preference_data.texts import rows_with
 from prefopt.tasks.scorers.base import Scorer
+from prefopt.validation import Settings
 
 _NO_SPACE_BEFORE = ".,;:!?')"
 
@@ -29,15 +30,13 @@ class Scored(NamedTuple):
 
 
 @final
-class Rated(BaseModel):
+class Rated(Settings):
     """Rows with the columns `prompt`, `text` and `reward`.
 
     source  a file, folder or hub name that `prefopt.data.read_rows` takes
     split   of a hub data set
     words   responses are truncated to that many words; null: not at all
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str
     split: str = "train"
@@ -56,7 +55,7 @@ class Rated(BaseModel):
 
 
 @final
-class Pairing(BaseModel):
+class Pairing(Settings):
     """Pairs a prompt's best response with its worst, its second best with its second worst, and so on.
 
     most     pairs per prompt; no response is in two
@@ -65,8 +64,6 @@ class Pairing(BaseModel):
     >>> list(Pairing().rows("It was", [Scored(" good", 1.0), Scored(" bad", -1.0)]))[0]["chosen"]
     ' good'
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     most: int = Field(default=4, ge=1)
     min_gap: float = Field(default=0.0, ge=0)

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefopt.data.quiet import quiet
 from prefopt.scoring import PreferenceModel
-from prefopt.tasks.base import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, Metric, Task, write_jsonl
+from prefopt.tasks.base import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, Metric, Task, write_jsonl, write_split
 from prefopt.tasks.generation.generate import GENERATION_METRICS, generate, prompt_means
 from prefopt.tasks.generation.sampling import Generation
 from prefopt.tasks.held_out import AUROC
@@ -21,7 +21,7 @@ from prefopt.tasks.models.language_model import train_small_model
 from prefopt.tasks.models.sft import Sft, save_without_eos, supervised
 from prefopt.tasks.preference_data.forms import Template, read_compared
 from prefopt.tasks.preference_data.sources import Rows, Source
-from prefopt.tasks.preference_data.split import split_by_prompt, write_split
+from prefopt.tasks.preference_data.split import split_by_prompt
 from prefopt.tasks.preference_data.texts import SomeTexts, TextsOrTemplates
 from prefopt.tasks.scorers.base import Scorer
 from prefopt.tasks.scorers.corpus import corpus_prompts, corpus_reviews

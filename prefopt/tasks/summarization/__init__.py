@@ -1,3 +1,5 @@
 """The summarization task: human preferences between two summaries of a post."""
 
-from prefopt.tasks.summarization.task import SummarizationTask as SummarizationTask
+from prefopt.tasks.summarization.task import SummarizationTask
+
+__all__ = ["SummarizationTask"]

@@ -1,4 +1,4 @@
-"""Figures of summaries: overlap with what people wrote, overlap among samples, length, copies, and trained models.
+"""Metrics of summaries: ROUGE, self-BLEU, length, copied n-grams, BERTScore and SummaC.
 
 A function that needs an optional library raises ImportError where it is not installed.
 """

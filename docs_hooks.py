@@ -14,7 +14,7 @@ from typing import Any
 
 import prefopt
 from prefopt import testing, zoo
-from prefopt.hookspecs import HOOKS
+from prefopt.hookspecs import KINDS
 from prefopt.registry import available
 from prefopt.zoo.cards import markdown
 
@@ -35,7 +35,7 @@ def on_page_markdown(text: str, **_: Any) -> str:
     """Replace the markers of a page by what the code says."""
     text = text.replace("<!-- cards -->", "\n".join(markdown(name) for name in zoo.ZOO))
     text = text.replace("<!-- checks -->", testing.markdown())
-    for kind in HOOKS:
+    for kind in KINDS:
         text = text.replace(f"<!-- names of {kind.kind} -->", ", ".join(f"`{name}`" for name in available(kind)))
     return text.replace("<!-- map of imports -->", picture(rooms())) if "<!-- map of imports -->" in text else text
 

@@ -12,7 +12,7 @@ and names its module under the entry-point group `prefopt`. The built-in compone
 from __future__ import annotations
 
 import inspect
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 from typing import TypeVar
 
 import pluggy
@@ -28,8 +28,8 @@ from prefopt.component import (
 )
 
 __all__ = [
-    "HOOKS",
     "INTERFACE",
+    "KINDS",
     "PROJECT",
     "concrete_classes",
     "hookimpl",
@@ -107,7 +107,5 @@ def prefopt_scorers() -> list[type[Named]]:  # type: ignore[empty-body]
     above this module."""
 
 
-HOOKS: MappingProxyType[type[Component], str] = MappingProxyType(
-    {kind: kind.hook for kind in (TokenWeighting, Divergence, RewardShaping, PreferenceLoss, Regularizer)}
-)
-"""The kinds of component, each with the hook that brings it."""
+KINDS: tuple[type[Component], ...] = (TokenWeighting, Divergence, RewardShaping, PreferenceLoss, Regularizer)
+"""The kinds of component; the hook `kind.hook` brings those of a kind."""

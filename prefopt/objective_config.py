@@ -6,7 +6,7 @@ from functools import partial, reduce
 from itertools import pairwise
 from typing import Annotated, Self, final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from prefopt.columns import Column
 from prefopt.component import (
@@ -22,6 +22,7 @@ from prefopt.component import (
 from prefopt.losses import LogisticLoss
 from prefopt.registry import resolve
 from prefopt.shapings import SumShaping
+from prefopt.validation import Settings
 from prefopt.weightings import UniformWeighting
 
 __all__ = ["DivergenceTerm", "ObjectiveConfig"]
@@ -34,7 +35,7 @@ RegularizerSlot = Annotated[SerializeAsAny[Regularizer], BeforeValidator(partial
 
 
 @final
-class DivergenceTerm(BaseModel):
+class DivergenceTerm(Settings):
     """alpha v_t D_t: which divergence, how much of it, and under which weights.
 
     weighting      None: v = w, the weights of the log-ratios
@@ -44,8 +45,6 @@ class DivergenceTerm(BaseModel):
     'forward_kl'
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     measure: DivergenceSlot
     alpha: float = Field(default=1.0, ge=0)
     weighting: WeightingSlot | None = None
@@ -53,7 +52,7 @@ class DivergenceTerm(BaseModel):
 
 
 @final
-class ObjectiveConfig(BaseModel):
+class ObjectiveConfig(Settings):
     """An objective as a value: the five slots and beta. Round-trips through JSON and YAML; a slot takes a component, a
     mapping with its `name` and fields, or just its name.
 
@@ -63,8 +62,6 @@ class ObjectiveConfig(BaseModel):
     >>> ObjectiveConfig(beta=0.5, loss={"name": "hinge"}).loss.margin
     1.0
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     beta: float = Field(default=0.1, gt=0)
     weighting: WeightingSlot = UniformWeighting()

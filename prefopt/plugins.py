@@ -23,7 +23,6 @@ __all__ = [
     "PluginError",
     "exclude",
     "excluded",
-    "exclusion_hint",
     "plugin_manager",
     "plugins",
     "reload_plugins",
@@ -40,7 +39,15 @@ logger = logging.getLogger(__name__)
 
 @final
 class PluginError(RuntimeError):
-    """A plugin that cannot be used: it names the plugin, what is wrong and how to mend it."""
+    """A plugin that cannot be used: what is wrong, how to mend it, and how to run without it."""
+
+    def __init__(self, problem: str, *names: str) -> None:
+        hints = [
+            f" To run without {name}: prefopt --without-plugin {name}, or set {WITHOUT}={name}."
+            for name in names
+            if name.partition(":")[0] != PROJECT
+        ]
+        super().__init__(problem + "".join(hints))
 
 
 def plugins() -> Mapping[str, importlib.metadata.EntryPoint]:
@@ -76,15 +83,6 @@ def excluded(names: Iterable[str]) -> frozenset[str]:
                 f"Installed: {', '.join(choices) or 'none'}."
             )
     return frozenset(name for name, distribution in distributions.items() if {name, distribution} & set(exclusions))
-
-
-def exclusion_hint(*names: str) -> str:
-    """The sentence that says how to run without one of these plugins; empty for built-in ones."""
-    return " ".join(
-        f"To run without {name}: prefopt --without-plugin {name}, or set {WITHOUT}={name}."
-        for name in names
-        if name.partition(":")[0] != PROJECT
-    )
 
 
 @functools.cache
@@ -124,13 +122,14 @@ def _register(manager: pluggy.PluginManager, name: str, entry_point: importlib.m
     except Exception as error:
         raise PluginError(
             f"plugin {name} cannot be imported ({type(error).__name__}: {error}). "
-            f"Mend {entry_point.value}, or uninstall {distribution}. {exclusion_hint(name)}"
+            f"Mend {entry_point.value}, or uninstall {distribution}.",
+            name,
         ) from error
     _refuse_other_interfaces(name, getattr(module, "PREFOPT_INTERFACE", INTERFACE))
     try:
         manager.register(module, name=name)
     except (ValueError, pluggy.PluginValidationError) as error:
-        raise PluginError(f"plugin {name} cannot be registered: {error}. {exclusion_hint(name)}") from error
+        raise PluginError(f"plugin {name} cannot be registered: {error}.", name) from error
 
 
 def _refuse_other_interfaces(name: str, stated: object) -> None:
@@ -138,7 +137,8 @@ def _refuse_other_interfaces(name: str, stated: object) -> None:
     if not versions or not all(isinstance(version, int) for version in versions):
         raise PluginError(
             f"plugin {name}: PREFOPT_INTERFACE is the versions of the plugin interface that it supports, such as "
-            f"{INTERFACE} or ({INTERFACE},); got {stated!r}. {exclusion_hint(name)}"
+            f"{INTERFACE} or ({INTERFACE},); got {stated!r}.",
+            name,
         )
     if INTERFACE not in versions:
         distribution = name.partition(":")[0]
@@ -146,7 +146,8 @@ def _refuse_other_interfaces(name: str, stated: object) -> None:
         raise PluginError(
             f"plugin {name} ({distribution} {importlib.metadata.version(distribution)}) supports the plugin interface "
             f"in version {', '.join(map(str, versions))}, but that of prefopt {importlib.metadata.version(PROJECT)} is "
-            f"{INTERFACE}. Install a {newer} that fits: pip install --upgrade {newer}. {exclusion_hint(name)}"
+            f"{INTERFACE}. Install a {newer} that fits: pip install --upgrade {newer}.",
+            name,
         )
 
 
@@ -160,6 +161,6 @@ def _refuse_misspelt_hooks(manager: pluggy.PluginManager) -> None:
         hooks = sorted(name for name in vars(hookspecs) if name.startswith("prefopt_"))
         raise PluginError(
             f"plugin {plugin} implements {unknown!r}, which is no hook of prefopt."
-            f"{did_you_mean(unknown, hooks)} Hooks: {', '.join(hooks)}. "
-            f"{exclusion_hint(plugin)}"
+            f"{did_you_mean(unknown, hooks)} Hooks: {', '.join(hooks)}.",
+            plugin,
         ) from error

@@ -16,8 +16,8 @@ from pydantic import ValidationError
 
 from prefopt import divergences, losses, regularizers, shapings, weightings
 from prefopt.component import Component, Named
-from prefopt.hookspecs import HOOKS
-from prefopt.plugins import TEMPORARY, WITHOUT, PluginError, excluded, exclusion_hint, plugin_manager, plugins
+from prefopt.hookspecs import KINDS
+from prefopt.plugins import TEMPORARY, WITHOUT, PluginError, excluded, plugin_manager, plugins
 from prefopt.validation import did_you_mean, explain
 
 __all__ = [
@@ -125,7 +125,7 @@ class Registry(Generic[N]):
 
 _BUILT_INS = (weightings, divergences, shapings, losses, regularizers)
 _COMPONENTS: Mapping[type[Component], Registry[Component]] = MappingProxyType(
-    {kind: Registry(kind, _BUILT_INS, ComponentError) for kind in HOOKS}
+    {kind: Registry(kind, _BUILT_INS, ComponentError) for kind in KINDS}
 )
 
 
@@ -199,7 +199,7 @@ def _component_fields(cls: type[Named]) -> dict[str, tuple[type[Component], bool
     for name, field in cls.model_fields.items():
         arguments = get_args(field.annotation)
         parts = [field.annotation, *arguments, *(part for argument in arguments for part in get_args(argument))]
-        kinds = [part for part in parts if isinstance(part, type) and part in HOOKS]
+        kinds = [part for part in parts if isinstance(part, type) and part in KINDS]
         if kinds:
             slots[name] = (kinds[0], get_origin(field.annotation) in (list, tuple))
     return slots
@@ -227,27 +227,24 @@ def _collect(manager: pluggy.PluginManager, kind: type[N]) -> Mapping[str, tuple
         try:
             returned = list(implementation.function())
         except Exception as error:
-            raise PluginError(
-                f"plugin {plugin}: {kind.hook} must return a list of subclasses of {kind.__name__}, but it failed "
-                f"({type(error).__name__}: {error}). {exclusion_hint(plugin)}"
-            ) from error
+            fault = (
+                f"must return a list of subclasses of {kind.__name__}, but it failed ({type(error).__name__}: {error})"
+            )
+            raise PluginError(f"plugin {plugin}: {kind.hook} {fault}.", plugin) from error
         for cls in returned:
             if not (isinstance(cls, type) and issubclass(cls, kind)):
-                raise PluginError(
-                    f"plugin {plugin}: {kind.hook} returned {cls!r}, which is not a subclass of {kind.__name__}. "
-                    f"{exclusion_hint(plugin)}"
-                )
+                fault = f"returned {cls!r}, which is not a subclass of {kind.__name__}"
+                raise PluginError(f"plugin {plugin}: {kind.hook} {fault}.", plugin)
             name = cls.model_fields["name"].default
             if not isinstance(name, str):
-                raise PluginError(
-                    f'{cls.__module__}.{cls.__name__} has no name; give it `name: Literal["..."] = "..."`. '
-                    f"{exclusion_hint(plugin)}"
-                )
+                remedy = 'give it `name: Literal["..."] = "..."`'
+                raise PluginError(f"{cls.__module__}.{cls.__name__} has no name; {remedy}.", plugin)
             if name in classes:
                 other = classes[name][1].plugin
                 raise PluginError(
                     f"two components of kind {kind.kind} are named {name!r}: one from plugin {other}, one from plugin "
-                    f"{plugin}. Rename one, or uninstall one of the two distributions. {exclusion_hint(other, plugin)}"
+                    f"{plugin}. Rename one, or uninstall one of the two distributions.",
+                    *(other, plugin),
                 )
             classes[name] = (cls, _owner(plugin))
     return MappingProxyType(classes)

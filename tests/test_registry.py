@@ -11,7 +11,7 @@ import torch
 
 from prefopt import Objective, ObjectiveConfig, available, resolve
 from prefopt.component import Divergence, PreferenceLoss, Regularizer, RewardShaping, TokenWeighting
-from prefopt.hookspecs import HOOKS
+from prefopt.hookspecs import KINDS
 from prefopt.losses import LogisticLoss
 from prefopt.plugins import reload_plugins
 from prefopt.registry import ComponentError, Owner, PluginError, installed, owner
@@ -22,7 +22,7 @@ from tests.little_plugins import HALVING, HOOK, Install
 
 
 def test_built_ins_are_found_by_name() -> None:
-    names = {kind: set(available(kind)) for kind in HOOKS}
+    names = {kind: set(available(kind)) for kind in KINDS}
     assert names[TokenWeighting] >= {"uniform", "activation", "sparse"}
     assert names[Divergence] >= {"forward_kl", "reverse_kl", "jensen_shannon", "alpha"}
     assert names[RewardShaping] >= {"sum", "mean", "positive"}
@@ -35,7 +35,7 @@ def test_built_ins_are_found_by_name() -> None:
 def test_every_installed_component_is_found_under_its_name_and_has_an_owner() -> None:
     everything = list(installed())
     assert [component for component, _ in everything] == [
-        available(kind)[name] for kind in HOOKS for name in sorted(available(kind))
+        available(kind)[name] for kind in KINDS for name in sorted(available(kind))
     ]
     for component, bringer in everything:
         assert component.model_fields["name"].default in component.__annotations__["name"]

@@ -50,9 +50,9 @@ def kind_name(component: type[Named]) -> str:
 
 def component_kinds() -> dict[str, type[Component]]:
     """The kinds of component by `kind_name`."""
-    from prefopt.hookspecs import HOOKS
+    from prefopt.hookspecs import KINDS
 
-    return {kind_name(kind): kind for kind in HOOKS}
+    return {kind_name(kind): kind for kind in KINDS}
 
 
 def reject_unknown_kind(kind: str, kinds: Iterable[str]) -> None:

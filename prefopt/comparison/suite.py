@@ -31,7 +31,7 @@ from prefopt.tasks.registry import resolve_task
 from prefopt.training.config import training_arguments
 from prefopt.training.preflight import reject_mask_rate_without_mask, reject_split_step
 from prefopt.training.trainer_inputs import lora_config
-from prefopt.validation import did_you_mean, explain
+from prefopt.validation import Settings, did_you_mean, explain
 
 SUITE = "suite.yaml"
 """The name of the suite in the folder of a comparison."""
@@ -57,10 +57,6 @@ def _errors_name(field: str) -> Iterator[None]:
         raise ValueError(f"{field}: {error}") from error
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 Sweeps = Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], BeforeValidator(flatten)]
 
 
@@ -84,7 +80,7 @@ class Entrant(BaseModel):
 
 
 @final
-class Plane(_Section):
+class Plane(Settings):
     """`frontier`: the plane in which objectives are compared at the same distance from the reference.
 
     reward, distance  metrics; without a reward it is the task's headline
@@ -101,7 +97,7 @@ class Plane(_Section):
 
 
 @final
-class Suite(_Section):
+class Suite(Settings):
     """A comparison: every objective, at every combination of the sweeps, under every seed, and the untrained reference.
 
     task             what is trained on and measured: a name, or a mapping with `name` and fields

@@ -7,25 +7,24 @@ from dataclasses import dataclass, field, replace
 from typing import cast
 
 from jinja2 import TemplateError
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
 from prefopt.data.column_values import ColumnValues, TokenizedResponse
 from prefopt.data.pairs import Pair, TextPair, common_length
 from prefopt.data.rows import BadRow, DataError, RowError
+from prefopt.validation import Settings
 
 _MARKER = "\ue000"
 """A private-use character, with which no response begins."""
 
 
-class EncodingConfig(BaseModel):
+class EncodingConfig(Settings):
     """Limits in tokens; None is no limit.
 
     max_length         prompt and the longer of the two responses
     max_prompt_length  the prompt
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_length: int | None = Field(default=1024, ge=2)
     max_prompt_length: int | None = Field(default=None, ge=1)

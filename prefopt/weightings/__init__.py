@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from prefopt.component import TokenWeighting
 from prefopt.hookspecs import concrete_classes, hookimpl
-from prefopt.weightings import activation, column, desensitised, position, random, shuffled, uniform
+from prefopt.weightings import ablations, activation, column, desensitised, position, uniform
+from prefopt.weightings.ablations import *
 from prefopt.weightings.activation import *
 from prefopt.weightings.column import *
 from prefopt.weightings.desensitised import *
 from prefopt.weightings.position import *
-from prefopt.weightings.random import *
-from prefopt.weightings.shuffled import *
 from prefopt.weightings.sparse import *
 from prefopt.weightings.sparse import config as sparse_config
 from prefopt.weightings.uniform import *
 
 _WEIGHTINGS = concrete_classes(
-    TokenWeighting, activation, column, desensitised, position, random, shuffled, sparse_config, uniform
+    TokenWeighting, ablations, activation, column, desensitised, position, sparse_config, uniform
 )
 
 __all__ = sorted(component.__name__ for component in _WEIGHTINGS)

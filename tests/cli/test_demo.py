@@ -12,7 +12,7 @@ import pytest
 
 from prefopt.cli.demo import SUITE
 from prefopt.comparison.suite import Suite
-from prefopt.tasks.models.language_model import train_small_model
+from prefopt.tasks.models import train_small_model
 from prefopt.tasks.scorers.corpus import corpus_reviews
 from prefopt.zoo import build
 from tests.cli.test_cli import run

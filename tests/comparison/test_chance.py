@@ -19,8 +19,7 @@ from prefopt.comparison.results import Results
 from prefopt.comparison.statistics import paired_permutation, seed_intervals
 from prefopt.comparison.suite import Suite
 from prefopt.comparison.summary import Difference, Setting, differences, frame
-from prefopt.tasks.generation.generate import generate
-from prefopt.tasks.generation.sampling import Generation
+from prefopt.tasks.generation import Generation, generate
 from prefopt.tasks.planted import PlantedTask
 
 pytestmark = pytest.mark.slow

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from prefopt.hookspecs import HOOKS
+from prefopt.hookspecs import KINDS
 from tests.cli.test_cli import run
 from tests.plugins.environments import ROOT, wheels
 
 PLUGINS = sorted((ROOT / "plugins").glob("prefopt-*"))
-KINDS = [kind.kind.replace(" ", "-") for kind in HOOKS]
-NEW = [f"prefopt-new-{kind}" for kind in KINDS]
+NAMES = [kind.kind.replace(" ", "-") for kind in KINDS]
+NEW = [f"prefopt-new-{kind}" for kind in NAMES]
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +24,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(ROOT / file, folder / "prefopt")
     for plugin in PLUGINS:
         shutil.copytree(plugin, folder / plugin.name, ignore=shutil.ignore_patterns("build", "*.egg-info"))
-    for kind, name in zip(KINDS, NEW, strict=True):
+    for kind, name in zip(NAMES, NEW, strict=True):
         run("new-plugin", name, "--kind", kind, "--out", str(folder))
     return folder
 

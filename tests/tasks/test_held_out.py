@@ -14,8 +14,7 @@ from prefopt.data import EncodingConfig
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import Material
-from prefopt.tasks.generation.generate import GENERATION_METRICS, generate
-from prefopt.tasks.generation.sampling import Generation
+from prefopt.tasks.generation import GENERATION_METRICS, Generation, generate
 from prefopt.tasks.held_out import COMMON, held_out
 from prefopt.tasks.planted import PlantedTask
 

@@ -16,7 +16,7 @@ from prefopt.weightings import (
     SparseWeighting,
     UniformWeighting,
 )
-from prefopt.weightings.draws import uniform_draws
+from prefopt.weightings.ablations import uniform_draws
 from tests.batches import random_case
 
 

@@ -8,12 +8,12 @@ import pytest
 
 from prefopt import PreferenceLoss, available
 from prefopt.component import Component
-from prefopt.hookspecs import HOOKS
+from prefopt.hookspecs import KINDS
 from prefopt.losses import AotLoss, AotPairedLoss, ExoLoss
 from prefopt.zoo import ZOO
 from prefopt.zoo.cards import card, equation_of
 
-COMPONENTS = [pytest.param(cls, id=f"{kind.hook}-{name}") for kind in HOOKS for name, cls in available(kind).items()]
+COMPONENTS = [pytest.param(cls, id=f"{kind.hook}-{name}") for kind in KINDS for name, cls in available(kind).items()]
 
 
 @pytest.mark.parametrize("component", COMPONENTS)

@@ -11,8 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, set_seed
 
 from prefopt.data.quiet import quiet
-from prefopt.tasks.models.language_model import small_llama
-from prefopt.tasks.models.sft import Sft, train_language_model
+from prefopt.tasks.models import Sft, small_llama, train_language_model
 
 __all__ = ["PROMPT", "sentence_pairs", "train_reference", "word_list"]
 

@@ -16,9 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from prefopt.data.quiet import quiet
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, Metric, Task, write_jsonl
-from prefopt.tasks.generation.generate import GENERATION_METRICS, generate, sample_texts
-from prefopt.tasks.generation.sampling import Generation
-from prefopt.tasks.models.sft import save_without_eos
+from prefopt.tasks.generation import GENERATION_METRICS, Generation, generate, sample_texts
+from prefopt.tasks.models import save_without_eos
 from prefopt_code.measures import figures, metrics
 from prefopt_code.pairs import Answer, count_answers, make_pairs, run_answers, run_texts
 from prefopt_code.problems import FUNCTION, Problem, Problems, SomeProblems, from_name, with_examples

@@ -7,8 +7,7 @@ from typing import Literal, final
 
 from prefopt.tasks.base import HeldOutPrompt, Metric
 from prefopt.tasks.dialogue.harm import LEXICON, REFUSALS, Lexicon, refuses
-from prefopt.tasks.generation.generate import prompt_means
-from prefopt.tasks.generation.sampling import Generation
+from prefopt.tasks.generation import Generation, prompt_means
 from prefopt.tasks.held_out import ACCURACY
 from prefopt.tasks.human_preferences.answering import AnsweringTask
 

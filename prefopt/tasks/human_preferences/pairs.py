@@ -11,8 +11,8 @@ from transformers import AutoTokenizer
 
 from prefopt.data import ChatPair
 from prefopt.tasks.base import Task, write_split
-from prefopt.tasks.generation.sampling import Generation
-from prefopt.tasks.models.sft import Sft, supervised
+from prefopt.tasks.generation import Generation
+from prefopt.tasks.models import Sft, supervised
 from prefopt.tasks.preference_data.forms import Compared, Template, read_compared
 from prefopt.tasks.preference_data.sources import Longest, Rows, Source
 from prefopt.tasks.preference_data.split import split_by_prompt

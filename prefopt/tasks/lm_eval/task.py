@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import Evaluation, Material, Metric
-from prefopt.tasks.generation.generate import GENERATION_METRICS, generate
+from prefopt.tasks.generation import GENERATION_METRICS, generate
 from prefopt.tasks.human_preferences.pairs import PreferencesTask
 from prefopt.tasks.lm_eval.harness import Figure, evaluate_harness, figures, load
 

@@ -16,18 +16,13 @@ from typing import Any
 
 import yaml
 
-from prefopt.tasks.scorers.word_lists import Lexicon
-
 _GRAMMAR: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 
 
-def _sentiment_words(sign: int) -> frozenset[str]:
+def sentiment_words(sign: int) -> frozenset[str]:
+    """All sentiment words of a sign, 1 or -1: the ground truth for the tokens that a mask should select."""
     lists = [_GRAMMAR[part] for part in ("adjectives", "verbs", "effects")]
     return frozenset().union(*(words[sign] for words in [*lists, *(kind["adjectives"] for kind in _GRAMMAR["kinds"])]))
-
-
-WORDS = Lexicon(positive=_sentiment_words(1), negative=_sentiment_words(-1))
-"""All sentiment words of the grammar: the ground truth for the tokens that a mask should select."""
 
 
 def corpus_reviews(count: int, seed: int) -> list[str]:

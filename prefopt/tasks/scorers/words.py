@@ -3,16 +3,85 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, final
 
-from pydantic import model_validator
+import yaml
+from pydantic import ValidationError, field_validator, model_validator
 
 from prefopt.tasks.optional import needed
 from prefopt.tasks.scorers.base import Scorer
-from prefopt.tasks.scorers.corpus import WORDS
-from prefopt.tasks.scorers.word_lists import Lexicon
+from prefopt.tasks.scorers.corpus import sentiment_words
+from prefopt.validation import Settings, explain
+
+_WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+
+
+class Lexicon(Settings):
+    """Positive and negative words; case does not matter.
+
+    score(text) = (positive - negative) / (positive + negative) over the listed words of the text, in [-1, 1]; 0 if
+    there is none.
+
+    >>> Lexicon(positive={"good"}, negative={"bad"}).score("Good, good, bad")
+    0.3333333333333333
+    """
+
+    positive: frozenset[str]
+    negative: frozenset[str]
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read `{"positive": [...], "negative": [...]}` from YAML or JSON. Raises ValueError for other content."""
+        try:
+            return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        except yaml.YAMLError as error:
+            raise ValueError(f"words: {path} is neither YAML nor JSON: {error}") from error
+        except ValidationError as error:
+            lines = "\n".join(f"words: {path}: {line}" for line in explain(error, cls))
+            raise ValueError(lines) from error
+
+    @field_validator("positive", "negative", mode="after")
+    @classmethod
+    def _lower_case_words(cls, words: frozenset[str]) -> frozenset[str]:
+        if unusable := sorted(word for word in words if not _WORD.fullmatch(word)):
+            raise ValueError(f"each entry must be one word, but {unusable[0]!r} is not")
+        if not words:
+            raise ValueError("the list is empty; name at least one word")
+        return frozenset(word.lower() for word in words)
+
+    @model_validator(mode="after")
+    def _disjoint(self) -> Self:
+        if both := sorted(self.positive & self.negative):
+            raise ValueError(f"{both[0]!r} is both positive and negative")
+        return self
+
+    def score(self, text: str) -> float:
+        """The net share of positive words, in [-1, 1]."""
+        signs = [sign for _, _, sign in self.spans(text)]
+        return sum(signs) / len(signs) if signs else 0.0
+
+    def spans(self, text: str) -> list[tuple[int, int, int]]:
+        """(start, end, sign) of every listed word of the text; sign is +1 or -1."""
+        words = ((match.start(), match.end(), match.group().lower()) for match in _WORD.finditer(text))
+        signed = ((start, end, (word in self.positive) - (word in self.negative)) for start, end, word in words)
+        return [span for span in signed if span[2]]
+
+    def marks(self, tokens: Sequence[str]) -> list[bool]:
+        """Whether a token, given as text, has a letter of a listed word; `"".join(tokens)` is the text."""
+        spans, marks, position = self.spans("".join(tokens)), [], 0
+        for token in tokens:
+            end = position + len(token)
+            start = end - len(token.lstrip())
+            marks.append(any(first < end and start < last for first, last, _ in spans))
+            position = end
+        return marks
+
+
+WORDS = Lexicon(positive=sentiment_words(1), negative=sentiment_words(-1))
+"""The sentiment words of the generated corpus."""
 
 
 @final

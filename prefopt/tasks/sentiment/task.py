@@ -14,11 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from prefopt.data.quiet import quiet
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, Metric, Task, write_jsonl, write_split
-from prefopt.tasks.generation.generate import GENERATION_METRICS, generate, prompt_means
-from prefopt.tasks.generation.sampling import Generation
+from prefopt.tasks.generation import GENERATION_METRICS, Generation, generate, prompt_means
 from prefopt.tasks.held_out import AUROC
-from prefopt.tasks.models.language_model import train_small_model
-from prefopt.tasks.models.sft import Sft, save_without_eos, supervised
+from prefopt.tasks.models import Sft, save_without_eos, supervised, train_small_model
 from prefopt.tasks.preference_data.forms import Template, read_compared
 from prefopt.tasks.preference_data.sources import Rows, Source
 from prefopt.tasks.preference_data.split import split_by_prompt

@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from prefopt.component import Component
-from prefopt.hookspecs import HOOKS
+from prefopt.hookspecs import KINDS
 from prefopt.registry import ComponentError, owner, resolve
 from prefopt.testing.cases import case_for
 from prefopt.testing.check import ConformanceError, check, label
@@ -37,7 +37,7 @@ def _read(component: Component, fields: dict[str, object]) -> Component:
         owner(type(component))
     except ComponentError:  # is_registered says so
         return type(component).model_validate(fields)
-    kind = next(kind for kind in HOOKS if isinstance(component, kind))
+    kind = next(kind for kind in KINDS if isinstance(component, kind))
     return resolve(kind, fields)
 
 

@@ -14,14 +14,13 @@ import torch
 from pydantic import ValidationError
 
 from prefopt.data import read_rows
-from prefopt.tasks import Evaluation, TaskError, resolve_scorer, resolve_task
+from prefopt.tasks import Evaluation, TaskError, resolve_scorer, resolve_task, summarization
 from prefopt.tasks.base import HeldOutPrompt
 from prefopt.tasks.conformance import check_task
 from prefopt.tasks.dialogue import DialogueTask
 from prefopt.tasks.dialogue.harm import LEXICON, Lexicon, refuses
 from prefopt.tasks.human_preferences.answering import truncate
-from prefopt.tasks.summarization import SummarizationTask, measures
-from prefopt.tasks.summarization.measures import copied, figures, rouge, self_bleu
+from prefopt.tasks.summarization import SummarizationTask, copied, figures, rouge, self_bleu
 from tests.conftest import WORDS
 
 GOOD, BAD = "good fine liked", "bad dull hated"
@@ -256,11 +255,11 @@ def test_trained_models_are_asked_as_they_document(
     monkeypatch.setitem(sys.modules, "summac", types.ModuleType("summac"))
     monkeypatch.setitem(sys.modules, "summac.model_summac", types.SimpleNamespace(SummaCConv=Conv))
     task.check()
-    measures._summac.cache_clear()
+    summarization._summac.cache_clear()
     rows = [{"post": f"post {n}", "references": [f"reference {n}"]} for n in (0, 1)]
     prompts = [HeldOutPrompt(f"prompt {n}", "p", row) for n, row in enumerate(rows)]
     columns = task.measure(prompts, [["a", "b"], ["c", "d"]])
-    measures._summac.cache_clear()
+    summarization._summac.cache_clear()
     assert (columns["bert_score"], columns["summac"]) == ([0.5, 2.5], [0.5, 0.5])
     references = [["reference 0"]] * 2 + [["reference 1"]] * 2
     assert calls[0] == (["a", "b", "c", "d"], references, "some/model")

@@ -16,7 +16,7 @@ from prefopt.data.quiet import quiet
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks import Evaluation, Material
 from prefopt.tasks.planted import PlantedTask
-from prefopt.tasks.planted.measures import token_words
+from prefopt.tasks.planted.task import token_words
 from prefopt.training import PreferenceConfig, PreferenceTrainer
 
 SMALL = PlantedTask(pairs=24, held_out=6, prompts=4, shortest=8, longest=12, bearing=0.25, reference_steps=4)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from prefopt.data.token_texts import token_texts
-from prefopt.tasks.models.language_model import word_tokenizer
-from prefopt.tasks.scorers.corpus import WORDS, corpus_prompts, corpus_reviews
+from prefopt.tasks.models import word_tokenizer
+from prefopt.tasks.scorers.corpus import corpus_prompts, corpus_reviews
+from prefopt.tasks.scorers.words import WORDS
 
 
 def test_the_corpus_is_determined_by_its_seed() -> None:

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassificat
 from prefopt.data import DataError
 from prefopt.tasks import Scorer, ScorerError, available_scorers, resolve_scorer
 from prefopt.tasks.scorers import ReviewsScorer, VaderScorer, WordsScorer, linear, sequence_classification, words
-from prefopt.tasks.scorers.corpus import WORDS
+from prefopt.tasks.scorers.words import WORDS
 from prefopt.testing import temporary_plugin
 
 GOOD, BAD = " a wonderful, lovely film", " a terrible, boring film"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from prefopt.tasks.scorers.word_lists import Lexicon
+from prefopt.tasks.scorers.words import Lexicon
 
 FEW = Lexicon(positive={"good", "Fine"}, negative={"bad", "so-so"})
 

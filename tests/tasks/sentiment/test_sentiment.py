@@ -16,10 +16,11 @@ from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks import Material, TaskError, resolve_task
 from prefopt.tasks.conformance import check_task
-from prefopt.tasks.generation.sampling import end_token_ids
-from prefopt.tasks.models.sft import save_without_eos
+from prefopt.tasks.generation import end_token_ids
+from prefopt.tasks.models import save_without_eos
 from prefopt.tasks.scorers import VaderScorer, WordsScorer
-from prefopt.tasks.scorers.corpus import WORDS, corpus_prompts
+from prefopt.tasks.scorers.corpus import corpus_prompts
+from prefopt.tasks.scorers.words import WORDS
 from prefopt.tasks.sentiment import SentimentTask
 from prefopt.tasks.sentiment.pairs import Pairing, Scored, split
 

@@ -1,7 +1,4 @@
-"""Metrics of summaries: ROUGE, self-BLEU, length, copied n-grams, BERTScore and SummaC.
-
-A function that needs an optional library raises ImportError where it is not installed.
-"""
+"""The summarization task: people's choices between two summaries of a post, and what is measured of a summary."""
 
 from __future__ import annotations
 
@@ -9,12 +6,16 @@ import functools
 import re
 from collections.abc import Callable, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal, Self, final
 
 import torch
+from pydantic import model_validator
 
-from prefopt.tasks.base import Metric
+from prefopt.tasks.base import HeldOutPrompt, Metric
+from prefopt.tasks.generation import Generation, prompt_means
+from prefopt.tasks.human_preferences.answering import AnsweringTask
 from prefopt.tasks.optional import needed
+from prefopt.tasks.preference_data.forms import Template
 
 _ROUGE = ("rouge1", "rouge2", "rougeL")
 _RUN = 3
@@ -135,3 +136,69 @@ def copied(text: str, post: str) -> float | None:
 def _runs(text: str) -> list[tuple[str, ...]]:
     words = [word.lower() for word in _WORD.findall(text)]
     return [tuple(words[start : start + _RUN]) for start in range(len(words) - _RUN + 1)]
+
+
+@final
+class SummarizationTask(AnsweringTask):
+    """Pairs of summaries of a post, such as TL;DR.
+
+    Rows are pairs (`prompt`, `chosen`, `rejected`), rated summaries (`prompt`, `responses`, `rewards`: two that are
+    rated unequally make a pair; also one JSON object that maps posts to the other two) or comparisons as in OpenAI's
+    summarize_from_feedback (`info`, `summaries`, `choice`). Held-out pairs and prompts share no post with training. A
+    post's references are what its author wrote, where the row says so, or the summaries rated best, or the chosen one;
+    `against: chosen` takes the first of them. The fields of `PreferencesTask`, `AnsweringTask`, and
+
+    template    the prompt of a post, with slots {post} and, where rows have them, {title} and {subreddit}
+    bert_score  a model for bert-score, which is then measured; null: it is not
+    summac      whether SummaC-Conv is measured
+
+    >>> SummarizationTask(model="gpt2", data="tldr.jsonl").headline
+    'rougeL'
+    """
+
+    name: Literal["summarization"] = "summarization"
+    generation: Generation = Generation(max_new_tokens=64)
+    stop: tuple[str, ...] = ("\n\n",)
+    template: str = "{post}\n\nTL;DR:"
+    bert_score: str | None = None
+    summac: bool = False
+
+    @model_validator(mode="after")
+    def _can_be_filled(self) -> Self:
+        Template(self.template)
+        return self
+
+    @property
+    def prompt_template(self) -> Template:
+        return Template(self.template)
+
+    @property
+    def answer_metrics(self) -> tuple[Metric, ...]:
+        of_models = ((BERT_SCORE, self.bert_score is not None), (SUMMAC, self.summac))
+        return (*METRICS, *(metric for metric, wanted in of_models if wanted))
+
+    def check(self) -> None:
+        """Raises ImportError."""
+        rouge()
+        self_bleu()
+        self._model_scores()
+
+    def _model_scores(self) -> dict[str, tuple[str, Callable[[Any, Sequence[str]], list[float]]]]:
+        """metric -> the field of a prompt's row that texts are compared with, and the function that does it."""
+        scores: dict[str, Any] = {}
+        if self.bert_score is not None:
+            scores["bert_score"] = "references", bert_score(self.bert_score)
+        if self.summac:
+            scores["summac"] = "post", summac()
+        return scores
+
+    def measure(
+        self, prompts: Sequence[HeldOutPrompt], texts: Sequence[Sequence[str]]
+    ) -> dict[str, list[float | None]]:
+        posts, references = ([prompt.row[field] for prompt in prompts] for field in ("post", "references"))
+        columns = figures(posts, references, texts)
+        rows = [prompt.row for prompt, group in zip(prompts, texts, strict=True) for _ in group]
+        for name, (field, score) in self._model_scores().items():
+            scores = score([row[field] for row in rows], [text for group in texts for text in group])
+            columns[name] = list(prompt_means(scores, texts))
+        return columns

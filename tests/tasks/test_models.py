@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from prefopt.tasks.models.sft import Sft, supervised
+from prefopt.tasks.models import Sft, supervised
 
 
 def test_it_learns_the_texts_and_where_they_end(model_folder: str, tmp_path: Path) -> None:

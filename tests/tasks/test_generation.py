@@ -5,9 +5,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from prefopt.data.quiet import quiet
-from prefopt.tasks.generation.generate import prompt_means, sequence_kl
-from prefopt.tasks.generation.sampling import Generation, sample_ids
-from prefopt.tasks.models.language_model import word_tokenizer
+from prefopt.tasks.generation import Generation, prompt_means, sample_ids, sequence_kl
+from prefopt.tasks.models import word_tokenizer
 
 
 def test_samples_of_a_prompt_are_averaged_first() -> None:

@@ -1,4 +1,4 @@
-"""Weights on the wrong tokens: the control for a mask's aim."""
+"""Ablations of a mask: random weights, and a mask's own weights on the wrong tokens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,50 @@ from torch import Tensor, nn
 from prefopt.columns import Column
 from prefopt.component import Signal, TokenWeighting, WeightFunction, weights_and_penalty
 from prefopt.tokens import TokenBatch
-from prefopt.weightings.draws import uniform_draws
+
+_BITS = 0xFFFFFFFF
+
+
+def uniform_draws(tokens: TokenBatch, seed: int) -> Tensor:
+    """[N, T] multiples of 2^-24 in [0, 1): hashed from the seed, the response's token ids and the position.
+
+    A stateful generator would give a response other numbers in another batch and after a resumed run.
+    """
+    ids = torch.where(tokens.mask, tokens.token_ids, 0)
+    steps = torch.arange(ids.shape[1], device=ids.device)
+    token_hashes = _hash(ids + _hash(steps + _hash(ids.new_tensor(seed))))
+    response = torch.where(tokens.mask, token_hashes, 0).sum(-1, keepdim=True)
+    return (_hash(_hash(response) + steps) >> 8).to(tokens.logps.dtype) / 2**24
+
+
+def _hash(values: Tensor) -> Tensor:
+    """An integer hash, int64 -> int64 of 32 bits: xor-shifts, and products with an odd constant of 27 bits, which fit
+    an int64.
+    """
+    values = values & _BITS
+    for _ in range(3):
+        values = ((values ^ (values >> 16)) * 0x45D9F3B) & _BITS
+    return values ^ (values >> 16)
+
+
+@final
+class RandomWeighting(TokenWeighting):
+    """w_t = u_t, uniform on [0, 1).
+
+    The draws depend on the seed, the response's tokens and t, so that a response has the same weights in every epoch.
+    Source: SparsePO (arXiv 2410.05102), its mask of uniform random numbers; that they are fixed per response is this
+    package's.
+
+    >>> RandomWeighting(seed=1).seed
+    1
+    """
+
+    name: Literal["random"] = "random"
+    seed: int = Field(default=0, ge=0)
+
+    def __call__(self, tokens: TokenBatch) -> Tensor:
+        """-> [N, T]."""
+        return torch.where(tokens.mask, uniform_draws(tokens, self.seed), 0)
 
 
 @final

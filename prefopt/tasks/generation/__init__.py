@@ -1,1 +1,0 @@
-"""Sampling from a policy, and what is measured of its texts."""

@@ -57,7 +57,7 @@ LAYERS_WITHIN: dict[str, list[set[str]]] = {
     "comparison": [
         {"progress", "run", "statistics", "suite_fields"},
         {"execute", "run_log", "suite"},
-        {"controls", "run_queue", "tensorboard", "worker"},
+        {"controls", "tensorboard", "worker"},
         {"executors", "summary"},
         {"frontier", "runner"},
         {"results"},

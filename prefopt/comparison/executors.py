@@ -20,8 +20,7 @@ from transformers import Trainer
 from prefopt.comparison.execute import execute
 from prefopt.comparison.progress import Board, Steps, follow
 from prefopt.comparison.run import Run
-from prefopt.comparison.run_log import Record
-from prefopt.comparison.run_queue import RunQueue
+from prefopt.comparison.run_log import Record, RunQueue
 from prefopt.comparison.worker import Worker, WorkerError
 
 End = Callable[[Run, Record, int], None]

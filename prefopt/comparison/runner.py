@@ -12,8 +12,7 @@ from prefopt.comparison.controls import controls
 from prefopt.comparison.executors import WorkerPool, accelerators, execute_here, require_importable
 from prefopt.comparison.progress import Board
 from prefopt.comparison.run import Run
-from prefopt.comparison.run_log import RUNS, Record, RunLog
-from prefopt.comparison.run_queue import RunQueue
+from prefopt.comparison.run_log import RUNS, Record, RunLog, RunQueue
 from prefopt.comparison.suite import SUITE, Suite
 from prefopt.comparison.tensorboard import write_run
 

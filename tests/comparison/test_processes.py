@@ -16,8 +16,7 @@ import pytest
 import torch
 
 from prefopt.comparison import executors, runner
-from prefopt.comparison.run_log import RunLog
-from prefopt.comparison.run_queue import RunQueue
+from prefopt.comparison.run_log import RunLog, RunQueue
 from prefopt.comparison.runner import compare
 from prefopt.comparison.suite import Suite
 from prefopt.comparison.worker import WorkerError

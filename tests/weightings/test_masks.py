@@ -16,9 +16,9 @@ from prefopt.objective_config import DivergenceTerm
 from prefopt.regularizers import MaskL1
 from prefopt.weightings import SparseWeighting
 from prefopt.weightings.sparse import SparseMask
+from prefopt.weightings.sparse.config import SCALES
 from prefopt.weightings.sparse.gates import GATES, Gate
 from prefopt.weightings.sparse.initial import INITIALISERS
-from prefopt.weightings.sparse.scales import SCALES
 from tests.batches import random_case
 
 CHARGEABLE = ("binary", "hard_concrete")

@@ -6,17 +6,32 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, Literal, Self, final
 
+import torch
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from prefopt.component import Signal, TokenWeighting
+from prefopt.tokens import masked_mean
 from prefopt.weightings.sparse.gates import GATES
 from prefopt.weightings.sparse.initial import INITIALISERS
 from prefopt.weightings.sparse.mask import SparseMask
-from prefopt.weightings.sparse.scales import SCALES
 
 GateName = Literal["relu", "softplus", "sigmoid", "hard_concrete", "binary", "top_k"]
 ScaleName = Literal["free", "mean_one"]
 Layers = Literal["all", "last"] | Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
+
+
+def _free(weights: Tensor, mask: Tensor) -> Tensor:
+    return weights
+
+
+def _mean_one(weights: Tensor, mask: Tensor) -> Tensor:
+    mean = masked_mean(weights, mask)  # [N]; zero where all weights of the response are, and these stay so
+    return weights / torch.where(mean > 0, mean, 1)[:, None]
+
+
+SCALES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType({"free": _free, "mean_one": _mean_one})
+"""(weights [N, T], 0 off the response, mask [N, T]) -> [N, T], by name."""
 
 
 @final

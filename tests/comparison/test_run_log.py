@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from prefopt.comparison.run import Run
-from prefopt.comparison.run_log import RunLog
-from prefopt.comparison.run_queue import RunQueue
+from prefopt.comparison.run_log import RunLog, RunQueue
 from prefopt.comparison.suite import Suite
 from tests.comparison.test_suite import SUITE
 

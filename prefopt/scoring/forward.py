@@ -18,6 +18,7 @@ from prefopt.scoring.fsdp import call_in_forward
 from prefopt.scoring.lm_head.head import Head
 from prefopt.scoring.lm_head.token_statistics import TokenStatistics
 from prefopt.scoring.rows.layout import Layout
+from prefopt.scoring.rows.rotary import longest_unscaled_row, rows_at_their_lengths
 from prefopt.signals import SIGNALS, Signal
 from prefopt.tokens import TokenBatch
 
@@ -85,8 +86,10 @@ def forward_hidden_states(
     kinds = activation_kinds if Signal.REF_ACTIVATIONS in signals else frozenset()
     recording = record(lm.base_model, kinds, layout.input_ids.shape, config.hidden_size, config.num_attention_heads)
     # Compiled code runs no hooks, and compiled models are verified against the plain forward pass.
-    eager = _not_compiled(lm.base_model) if plain_forward or wants_states or kinds else nullcontext()
-    with eager, recording as sites:
+    rescales = layout.prefix is None and layout.width >= longest_unscaled_row(lm)
+    eager = _not_compiled(lm.base_model) if plain_forward or wants_states or kinds or rescales else nullcontext()
+    rotary = rows_at_their_lengths(lm, layout.attention_mask) if rescales else nullcontext()
+    with eager, recording as sites, rotary:
         output = (model if plain_forward else lm.base_model)(
             **layout.inputs(lm.dtype, config._attn_implementation),
             output_hidden_states=wants_states,

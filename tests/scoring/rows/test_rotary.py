@@ -49,7 +49,7 @@ def test_a_row_is_that_of_a_single_call_whatever_is_beside_it_and_before_it(
             for p, y in ((q[0], q[side]) for q in pairs)
         ]
         for row, values in enumerate(expected):
-            own = values.gather(-1, tokens.token_ids[row, : len(values), None])[:, 0]
-            torch.testing.assert_close(tokens.logps[row, : len(values)], own, rtol=1e-9, atol=1e-9)
+            single = values.gather(-1, tokens.token_ids[row, : len(values), None])[:, 0]
+            torch.testing.assert_close(tokens.logps[row, : len(values)], single, rtol=1e-9, atol=1e-9)
         assert float(model(batch).loss.detach()) == pytest.approx(math.log(2), abs=1e-14)
         policy(torch.ones(1, 30, dtype=torch.long))  # as generation does: dynamic NTK remembers it

@@ -68,6 +68,12 @@ def causal_lm(model: nn.Module) -> PreTrainedModel:
     lm = model if unwrap is None else unwrap()
     if not isinstance(lm, PreTrainedModel) or lm.get_output_embeddings() is None:
         raise TypeError(f"{type(lm).__name__} is not a Hugging Face causal language model")
+    config = lm.config.get_text_config()
+    if missing := [name for name in ("num_hidden_layers", "hidden_size") if not hasattr(config, name)]:
+        raise TypeError(
+            f"{type(lm).__name__}: its configuration has no {' and no '.join(missing)}, so it is not one stack of "
+            "layers; take a model that is"
+        )
     return lm
 
 

@@ -60,6 +60,17 @@ def test_states_that_are_not_those_of_layers_are_refused(make_batch, pairs, name
         model(make_batch(pairs))
 
 
+def test_a_model_that_is_not_one_stack_of_layers_is_refused():
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    parts = {f"{part}_config": sizes for part in ("patcher", "encoder", "decoder", "global")}
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model("blt", **parts))
+    with pytest.raises(
+        TypeError, match="BltForCausalLM: its configuration has no num_hidden_layers and no hidden_size"
+    ):
+        PreferenceModel(model, model, zoo.dpo())
+
+
 def activations(model, batch, kind):
     """The kinds and values [S, N, T] of the sites, without a mask."""
     layout, kinds = Layout.two_rows(batch), frozenset({kind})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, final
 
@@ -29,7 +30,7 @@ def attention_window(model: PreTrainedModel) -> float:
         return unscaled
     if kinds - {"full_attention", "sliding_attention", "chunked_attention"}:
         return 0.0
-    return min([unscaled, *_integers(getattr(config, name, None) for name in _WINDOWS)])
+    return min(unscaled, min(_integers(getattr(config, name, None) for name in _WINDOWS), default=math.inf))
 
 
 @final

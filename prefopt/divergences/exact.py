@@ -123,15 +123,16 @@ class JensenShannon(ExactDivergence):
 
     def __call__(self, logps: Tensor, ref_logps: Tensor) -> Tensor:
         """logps, ref_logps [..., V] -> [...]."""
-        # The clamp moves no value; where both models exclude a token, logaddexp has no derivative without it.
-        mixture = torch.logaddexp(logps.clamp(min=torch.finfo(logps.dtype).min), ref_logps) - math.log(2)
-        policy = _expectation(logps, logps - mixture)
-        reference = _expectation(ref_logps, ref_logps - mixture)
-        return _unless_broken(((policy + reference) / 2).clamp(min=0), logps, ref_logps)
+        log_ratio, log_max = _log_ratio_and_max(logps, ref_logps)
+        log_mean = _log_mean(log_ratio)  # (p + q) log(m / max) + min log(max / min), where the first orders cancel
+        smaller = (log_max - log_ratio.abs()).exp()
+        values = (log_max.exp() + smaller) * log_mean + smaller * log_ratio.abs()
+        return (values.sum(-1) / -2).clamp(min=0)
 
     def logit_gradient(self, logps: Tensor, ref_logps: Tensor, value: Tensor) -> Tensor:
         """p (log p - log m - KL(p || m)) / 2, [..., V]."""
-        ratio = logps - torch.logaddexp(logps, ref_logps) + math.log(2)
+        log_ratio, _ = _log_ratio_and_max(logps, ref_logps)
+        ratio = -_log_mean(log_ratio) - log_ratio.clamp(min=0)
         return _weighted(logps, ratio - _expectation(logps, ratio.clone())[..., None]) / 2
 
 
@@ -152,16 +153,23 @@ class AlphaDivergence(ExactDivergence):
 
     def __call__(self, logps: Tensor, ref_logps: Tensor) -> Tensor:
         """logps, ref_logps [..., V] -> [...]."""
-        overlap = self._mixed(logps, ref_logps).logsumexp(-1)
-        return -torch.expm1(overlap).clamp(max=0) / (self.a * (1 - self.a))
+        # The sum of a q + (1 - a) p - q^a p^(1-a), no term negative, written such that nothing cancels for p near
+        # q or a near 0 or 1: max(p, q) times b (e^d - 1) - (e^(b d) - 1), with d = -|log q - log p|, b the smaller of a
+        # and 1 - a; or -b (e^d - 1) + e^((1-b) d) (e^(b d) - 1) where b is the weight of the larger one.
+        small, a_is_small = min(self.a, 1 - self.a), self.a <= 0.5
+        log_ratio, log_max = _log_ratio_and_max(logps, ref_logps)
+        distance = -log_ratio.abs()
+        of_larger = log_ratio > 0 if a_is_small else log_ratio < 0
+        scale = torch.where(of_larger, -((1 - small) * distance).exp(), 1)
+        terms = small * torch.where(of_larger, -1, 1) * distance.expm1() - scale * (small * distance).expm1()
+        return (log_max.exp() * terms).sum(-1).clamp(min=0) / (self.a * (1 - self.a))
 
     def logit_gradient(self, logps: Tensor, ref_logps: Tensor, value: Tensor) -> Tensor:
-        """(p S - q^a p^(1-a)) / a, [..., V]."""
-        overlap = 1 - self.a * (1 - self.a) * value
-        return (logps.exp() * overlap[..., None] - self._mixed(logps, ref_logps).exp()) / self.a
-
-    def _mixed(self, logps: Tensor, ref_logps: Tensor) -> Tensor:
-        return self.a * ref_logps + (1 - self.a) * logps
+        """(p S - q^a p^(1-a)) / a = (p - q^a p^(1-a)) / a - (1 - a) p D, [..., V]."""
+        log_ratio, _ = _log_ratio_and_max(logps, ref_logps)
+        larger = (logps + self.a * log_ratio.clamp(min=0)).exp()  # of p and q^a p^(1-a)
+        gap = log_ratio.sign() * larger * (-self.a * log_ratio.abs()).expm1()
+        return gap / self.a - (1 - self.a) * value[..., None] * logps.exp()
 
 
 @final
@@ -187,6 +195,19 @@ class TotalVariation(ExactDivergence):
         probs = logps.exp()
         signs = (probs - ref_logps.exp()).sign()
         return probs * (signs - (probs * signs).sum(-1, keepdim=True)) / 2
+
+
+def _log_ratio_and_max(logps: Tensor, ref_logps: Tensor) -> tuple[Tensor, Tensor]:
+    """log q - log p, exactly 0 where they are equal, and log max(p, q), [..., V]. The clamps move no probability; where
+    both models exclude a token, infinity less infinity has neither a value nor a derivative without them."""
+    lowest = torch.finfo(logps.dtype).min
+    policy, reference = logps.clamp(min=lowest), ref_logps.clamp(min=lowest)
+    return reference - policy, torch.maximum(policy, reference)
+
+
+def _log_mean(log_ratio: Tensor) -> Tensor:
+    """log(m / max(p, q)) with m = (p + q) / 2, [..., V], from log q - log p; 0 where they are equal."""
+    return (torch.expm1(-log_ratio.abs()) / 2).log1p()
 
 
 def _weighted(logps: Tensor, values: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from prefopt.scoring.lm_head.head import Head, wide
 
@@ -39,25 +40,27 @@ def _mean_of_absolute_logits(head: Head, hidden: Tensor) -> Tensor:
 _REDUCTIONS = {"": (_mean, Head.mean_logits), "abs": (_mean_of_absolutes, _mean_of_absolute_logits)}
 """Of features [..., F] -> [...], and of the logits of (head, hidden [M, H]) -> [M]."""
 
-Split = Callable[[Tensor, int, int], Sequence[Tensor]]
-"""(states [R, S, features], hidden_size, heads) -> the parts that are sites of their own."""
+Split = Callable[[Tensor, PreTrainedConfig], Sequence[Tensor]]
+"""(states [R, S, features], the model's configuration) -> the parts that are sites of their own."""
 
 
-def _unsplit(states: Tensor, hidden_size: int, heads: int) -> Sequence[Tensor]:
+def _unsplit(states: Tensor, config: PreTrainedConfig) -> Sequence[Tensor]:
     return (states,)
 
 
-def _query_first(states: Tensor, hidden_size: int, heads: int) -> Sequence[Tensor]:
+def _query_first(states: Tensor, config: PreTrainedConfig) -> Sequence[Tensor]:
     """Fused q, k, v with all queries first, as in GPT-2 and, with fewer keys than queries, GPTBigCode and Phi-3."""
-    keys = (states.shape[-1] - hidden_size) // 2
-    return states[..., :hidden_size], states[..., hidden_size:-keys], states[..., -keys:]
+    queries = config.hidden_size
+    keys = (states.shape[-1] - queries) // 2
+    return states[..., :queries], states[..., queries:-keys], states[..., -keys:]
 
 
-def _by_head(states: Tensor, hidden_size: int, heads: int) -> Sequence[Tensor]:
+def _by_head(states: Tensor, config: PreTrainedConfig) -> Sequence[Tensor]:
     """Fused q, k, v, interleaved head by head, as in GPT-NeoX; with one key for all heads, queries first, as in
     Falcon."""
+    hidden_size, heads = config.hidden_size, config.num_attention_heads
     if states.shape[-1] == hidden_size + 2 * (hidden_size // heads):
-        return _query_first(states, hidden_size, heads)
+        return _query_first(states, config)
     if states.shape[-1] != 3 * hidden_size:
         raise ValueError(
             f"activation sites: how a fused projection of {states.shape[-1]} features for {heads} heads of a model of "
@@ -97,17 +100,18 @@ SITES = (
 
 
 Recorded = dict[tuple[str, str], list[Tensor]]
-"""Activations [R, S] by kind and module, in model order; an empty list until the module runs."""
+"""Activations [R, S] by kind and module, in model order; of a module that runs more than once, as one that layers
+share, those of all its calls in their order. An empty list until the module runs."""
 
 
 @contextmanager
 def record(
-    backbone: nn.Module, kinds: Iterable[str], shape: torch.Size, hidden_size: int, heads: int
+    backbone: nn.Module, kinds: Iterable[str], shape: torch.Size, config: PreTrainedConfig
 ) -> Iterator[Recorded]:
     """Record the sites of these kinds while the block runs the backbone on rows of shape [R, S].
 
-    Raises ValueError where a kind matches no module, or names no reduction, and, at the end of the block, RuntimeError
-    where a module never ran.
+    Raises ValueError where a kind matches no module, or names no reduction, or where a module's states are not those of
+    single positions, and, at the end of the block, RuntimeError where a module never ran.
     """
     modules = dict(backbone.named_modules())
     sites: Recorded = {}
@@ -120,12 +124,13 @@ def record(
             if not matches:
                 names = ", ".join(sorted({re.sub(r"[0-9]+", "*", name) for name in modules if name}))
                 raise ValueError(
-                    f"activation sites: no module of {type(backbone).__name__} is known to be of kind {kind!r}. Its "
-                    f"modules: {names}"
+                    f"activation sites: no module of {type(backbone).__name__} is known to be of kind {kind!r}; leave "
+                    f"{site_name!r} out of `sites`. Its modules: {names}"
                 )
             for site, name in matches:
-                activations = sites.setdefault((kind, f"{name} ({site.tap})"), [])
-                reduce = partial(_reduce, site.split, reduction, hidden_size, heads, shape)
+                label = f"{name} ({site.tap})"
+                activations = sites.setdefault((kind, label), [])
+                reduce = partial(_reduce, kind, label, site.split, reduction, config, shape)
                 stack.callback(_register(modules[name], site.tap, activations, reduce).remove)
         yield sites
     if silent := [name for (_, name), activations in sites.items() if not activations]:
@@ -163,10 +168,10 @@ def _register(
     module: nn.Module, tap: str, activations: list[Tensor], reduce: Callable[[Tensor], list[Tensor]]
 ) -> torch.utils.hooks.RemovableHandle:
     def record_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        activations[:] = reduce(args[0] if args else kwargs["hidden_states"])
+        activations.extend(reduce(args[0] if args else kwargs["hidden_states"]))
 
     def record_output(_: nn.Module, args: Any, output: Any) -> None:
-        activations[:] = reduce(output if isinstance(output, Tensor) else output[0])
+        activations.extend(reduce(output if isinstance(output, Tensor) else output[0]))
 
     if tap == "input":
         return module.register_forward_pre_hook(record_input, with_kwargs=True)
@@ -174,12 +179,21 @@ def _register(
 
 
 def _reduce(
+    kind: str,
+    label: str,
     split: Split,
     over_features: Callable[[Tensor], Tensor],
-    hidden_size: int,
-    heads: int,
+    config: PreTrainedConfig,
     shape: torch.Size,
     states: Tensor,
 ) -> list[Tensor]:
-    states = states.reshape(*shape, -1)  # some models flatten rows and positions on their way
-    return [over_features(part.to(wide(part.dtype)).flatten(2)) for part in split(states, hidden_size, heads)]
+    # Some models flatten rows and positions on their way, or have several streams at a position, [R, S, streams, H].
+    # With the streams first, or in experts, which see some positions twice, whose features these are is not known.
+    is_flat, has_positions = states.shape[:-1] == (shape.numel(),), states.shape[:2] == shape
+    if not is_flat and not (has_positions and (states.ndim == 3 or states.shape[1:3] != shape)):
+        raise ValueError(
+            f"activation sites: {label!r} has states of shape {list(states.shape)}, not {list(shape)} rows and "
+            f"positions, then features; leave {kind.partition('.')[0]!r} out of `sites`"
+        )
+    states = states.reshape(*shape, -1)
+    return [over_features(part.to(wide(part.dtype)).flatten(2)) for part in split(states, config)]

@@ -18,6 +18,7 @@ from prefopt.scoring.fsdp import call_in_forward
 from prefopt.scoring.lm_head.head import Head
 from prefopt.scoring.lm_head.token_statistics import TokenStatistics
 from prefopt.scoring.rows.layout import Layout
+from prefopt.scoring.rows.rotary import longest_unscaled_row, rows_at_their_lengths
 from prefopt.signals import SIGNALS, Signal
 from prefopt.tokens import TokenBatch
 
@@ -67,7 +68,20 @@ def causal_lm(model: nn.Module) -> PreTrainedModel:
     lm = model if unwrap is None else unwrap()
     if not isinstance(lm, PreTrainedModel) or lm.get_output_embeddings() is None:
         raise TypeError(f"{type(lm).__name__} is not a Hugging Face causal language model")
+    config = lm.config.get_text_config()
+    if missing := [name for name in ("num_hidden_layers", "hidden_size") if not hasattr(config, name)]:
+        raise TypeError(
+            f"{type(lm).__name__}: its configuration has no {' and no '.join(missing)}, so it is not one stack of "
+            "layers; take a model that is"
+        )
     return lm
+
+
+def backbone(lm: PreTrainedModel) -> PreTrainedModel:
+    """The causal LM up to its head; the whole, where it does not tell them apart."""
+    base = lm.base_model
+    # Llama4ForCausalLM is its own `base_model`, under the name that its backbone has in a multimodal model.
+    return getattr(lm, "model", lm) if base is lm else base
 
 
 def forward_hidden_states(
@@ -83,11 +97,14 @@ def forward_hidden_states(
     config = lm.config.get_text_config()
     wants_states = any(SIGNALS[signal].layers is not None for signal in signals)
     kinds = activation_kinds if Signal.REF_ACTIVATIONS in signals else frozenset()
-    recording = record(lm.base_model, kinds, layout.input_ids.shape, config.hidden_size, config.num_attention_heads)
+    body = backbone(lm)
+    recording = record(body, kinds, layout.input_ids.shape, config)
     # Compiled code runs no hooks, and compiled models are verified against the plain forward pass.
-    eager = _not_compiled(lm.base_model) if plain_forward or wants_states or kinds else nullcontext()
-    with eager, recording as sites:
-        output = (model if plain_forward else lm.base_model)(
+    rescales = layout.prefix is None and layout.width >= longest_unscaled_row(lm)
+    eager = _not_compiled(body) if plain_forward or wants_states or kinds or rescales else nullcontext()
+    rotary = rows_at_their_lengths(lm, layout.attention_mask) if rescales else nullcontext()
+    with eager, recording as sites, rotary:
+        output = (model if plain_forward else body)(
             **layout.inputs(lm.dtype, config._attn_implementation),
             output_hidden_states=wants_states,
             use_cache=False,
@@ -100,7 +117,8 @@ def forward_hidden_states(
         spec = SIGNALS[signal]
         if spec.layers is not None:
             positions = getattr(layout, spec.positions)
-            collected[signal] = _stack_layers(layout, output.hidden_states[spec.layers], positions)
+            layers = _checked_layers(lm, output, layout.input_ids.shape)[spec.layers]
+            collected[signal] = torch.stack([layout.scatter(layout.gather(layer, positions)) for layer in layers])
     activations: list[tuple[str, Tensor]] = []
     if kinds:
         by_kind = ((kind, values) for (kind, _), parts in sites.items() for values in parts)
@@ -118,7 +136,7 @@ def in_fsdp_forward(model: nn.Module, function: Callable[[], _T], *, plain_forwa
     """Call `function`, which runs the model's backbone and reads its head, while FSDP2 has gathered both. With
     `plain_forward` it calls the model itself, which gathers its parameters."""
     lm = causal_lm(model)
-    return function() if plain_forward else call_in_forward(model, lm.base_model, lm.get_output_embeddings(), function)
+    return function() if plain_forward else call_in_forward(model, backbone(lm), lm.get_output_embeddings(), function)
 
 
 def token_batch(layout: Layout, statistics: TokenStatistics, reference: ModelStates | None) -> TokenBatch:
@@ -155,11 +173,21 @@ def _dropouts(holder: object) -> list[str]:
     return [name for name, value in vars(holder).items() if "drop" in name and isinstance(value, float) and value > 0]
 
 
-def _stack_layers(layout: Layout, layers: tuple[Tensor, ...], positions: Tensor) -> Tensor:
-    """Layers [R, S, H] at positions [M] -> [L, N, T, H]."""
-    if len({layer.shape[-1] for layer in layers}) > 1:
-        raise ValueError("the reference's layers have states of different sizes, which no mask over layers can read")
-    return torch.stack([layout.scatter(layout.gather(layer, positions)) for layer in layers])
+def _checked_layers(lm: PreTrainedModel, output: Any, shape: torch.Size) -> tuple[Tensor, ...]:
+    """The states of the embeddings and of every layer, [R, S, H] each; `shape` is R, S. Raises ValueError where a model
+    gives others."""
+    config, layers = lm.config.get_text_config(), getattr(output, "hidden_states", None) or ()
+    # An adapter may have put tokens of its own before each row.
+    layers = tuple(layer[:, -shape[1] :] if layer.ndim == 3 else layer for layer in layers)
+    expected = (*shape, config.hidden_size)
+    if len(layers) != config.num_hidden_layers + 1 or any(layer.shape != expected for layer in layers):
+        shapes = ", ".join(sorted({str(list(layer.shape)) for layer in layers}))
+        raise ValueError(
+            f"no mask over layers can read the reference's states: {type(lm).__name__} gives {len(layers)} of shape "
+            f"{shapes or 'none'}, not embeddings and {config.num_hidden_layers} layers of {list(expected)}; take an "
+            "objective that reads no hidden states"
+        )
+    return layers
 
 
 def compile_in_place(module: nn.Module, *, backend: str | Callable[..., Any], mode: str | None) -> None:

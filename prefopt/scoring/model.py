@@ -18,6 +18,7 @@ from prefopt.scoring.chunked_loss import Group, chunked_loss, group_pairs, stati
 from prefopt.scoring.finite import is_finite, require_finite
 from prefopt.scoring.forward import (
     ModelStates,
+    backbone,
     causal_lm,
     compile_in_place,
     forward_hidden_states,
@@ -199,7 +200,7 @@ class PreferenceModel(nn.Module):
 
         backend, mode  as in torch.compile. The first batch is verified against models that are not compiled.
         """
-        models = [causal_lm(model).base_model for model in (self.policy, self.reference) if model is not None]
+        models = [backbone(causal_lm(model)) for model in (self.policy, self.reference) if model is not None]
         for module in (*models, self.objective):
             compile_in_place(module, backend=backend, mode=mode)
 

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from prefopt.component import StreamedDivergence
 from prefopt.scoring.chunked_loss import group_pairs
-from prefopt.scoring.forward import causal_lm
+from prefopt.scoring.forward import backbone, causal_lm
 from prefopt.scoring.lm_head.online_softmax import BLOCK_BYTES
 from prefopt.scoring.lm_head.token_statistics import max_chunk_tokens, max_saved_tokens
 from prefopt.scoring.model import PreferenceModel
@@ -117,6 +117,7 @@ def _signals(model: PreferenceModel, layout: Layout, tokens: int) -> Part:
 def _traced(model: nn.Module, layout: Layout, *, trains: bool) -> tuple[float, float, int]:
     """Operations forward and backward, and bytes saved for backward."""
     lm = causal_lm(model)
+    body = backbone(lm)
     saved: dict[int, int] = {}
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.set_grad_enabled(trains):
         fakes = [mode.from_tensor(parameter) for parameter in lm.parameters()]  # held, so that they stay the same
@@ -131,8 +132,8 @@ def _traced(model: nn.Module, layout: Layout, *, trains: bool) -> tuple[float, f
         inputs = {name: mode.from_tensor(value) for name, value in layout.inputs(lm.dtype).items()}
         saving = torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor)
         with FlopCounterMode(display=False) as forward, saving:
-            states = lm.base_model(**inputs, use_cache=False).last_hidden_state
-        leaves = [p for p in lm.base_model.parameters() if p.requires_grad] if trains else []
+            states = body(**inputs, use_cache=False).last_hidden_state
+        leaves = [p for p in body.parameters() if p.requires_grad] if trains else []
         with FlopCounterMode(display=False) as backward:
             if leaves:
                 torch.autograd.grad(states.sum(), leaves, allow_unused=True)

@@ -49,7 +49,7 @@ def mapo(
     MaPO, in arXiv 2410.05102, with its reduction zn_rescale.
 
     Differs: the published code gives NaN for a response of one token and for constant activations; here such weights
-    are 1.
+    are 1. It also rounds to float16 on the way; here weights are computed in float32 or wider.
     """
     return ObjectiveConfig(
         beta=beta,

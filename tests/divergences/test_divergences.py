@@ -92,6 +92,37 @@ def test_zero_if_and_only_if_equal(divergence: ExactDivergence) -> None:
     assert (divergence(logps, (logits + 3).log_softmax(-1)) < 1e-13).all()
 
 
+@each_divergence
+def test_equal_models_give_exactly_zero_in_float32(divergence: ExactDivergence) -> None:
+    logps = (3 * torch.randn(8, 1000, generator=torch.Generator().manual_seed(1))).log_softmax(-1)
+    value = divergence(logps, logps.clone())
+    assert value.eq(0).all()
+    assert divergence.logit_gradient(logps, logps.clone(), value).eq(0).all()
+
+
+@pytest.mark.parametrize("step", [1e-3, 0.03, 1.0])
+@pytest.mark.parametrize("divergence", [*ALL, AlphaDivergence(a=1e-3), AlphaDivergence(a=0.999)], ids=str)
+def test_float32_agrees_with_float64(divergence: ExactDivergence, step: float) -> None:
+    """Where terms are of second order, the value carries no rounding of a normaliser, which the KLs and total variation
+    do."""
+    draw = torch.Generator().manual_seed(2)
+    ref, noise = torch.randn(2, 8, 8000, generator=draw)
+    logits, ref = 3 * ref + step * noise, 3 * ref
+    logps, ref_logps = (z.double().log_softmax(-1) for z in (logits, ref))
+    expected = divergence(logps, ref_logps)
+    rounded = logits.log_softmax(-1), ref.log_softmax(-1)
+    value = divergence(*rounded)
+    assert (value >= 0).all()
+    second_order = isinstance(divergence, AlphaDivergence | JensenShannon)
+    slack = 1e-7 * step + 2e-6 * float(expected.max()) if second_order else 3e-6
+    torch.testing.assert_close(value.double(), expected, rtol=0, atol=slack)
+    gradient = divergence.logit_gradient(logps.clone(), ref_logps, expected)
+    closed = divergence.logit_gradient(*rounded, value).double()
+    # The difference of two logarithms of 10 carries their rounding, 5e-7.
+    slack = max(3e-5, 3e-6 / step) * float(gradient.abs().max())
+    torch.testing.assert_close(closed, gradient, rtol=0, atol=slack)
+
+
 @pytest.mark.parametrize(
     ("logps", "ref_logps", "infinite"),
     [

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Self, final
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from prefopt.scoring.fsdp import full_tensor, unwrapped_type
+
+_SCALES = ("logit_scale", "lm_head_multiplier", "output_multiplier")
+_SOFTCAPS = ("final_logit_softcapping", "output_logit_soft_cap")
+"""The names in configurations of what models multiply logits by, and of their softcap."""
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -54,9 +59,10 @@ class Head:
                 "only as the model calls its head; with FSDP2 or ZeRO-2 it can be read"
             )
         config = model.config.get_text_config()
-        scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+        scale = math.prod(_number(config, name) or 1.0 for name in _SCALES) / (_number(config, "logits_scaling") or 1.0)
+        softcap = next(filter(None, (_number(config, name) for name in _SOFTCAPS)), None)
         bias = None if layer.bias is None else full_tensor(layer.bias)
-        return cls(full_tensor(layer.weight), bias, scale, getattr(config, "final_logit_softcapping", None))
+        return cls(full_tensor(layer.weight), bias, scale, softcap)
 
     @property
     def parameters(self) -> tuple[Tensor, Tensor | None]:
@@ -108,6 +114,12 @@ class Head:
             bias = 0.0 if self.bias is None else self.bias.to(dtype).mean()
             return self.scale * (hidden.to(dtype) @ self.weight.to(dtype).mean(0) + bias)
         return torch.cat([self.logits(chunk).mean(-1) for chunk in torch.split(hidden, 128)])
+
+
+def _number(config: PreTrainedConfig, name: str) -> float | None:
+    """A number of the configuration; MPT's scale may be "inv_sqrt_d_model", which its model does not read."""
+    number = getattr(config, name, None)
+    return number if isinstance(number, int | float) else None
 
 
 @final

@@ -21,6 +21,7 @@ from prefopt.scoring.forward import ModelStates, causal_lm
 from prefopt.scoring.fsdp import full_tensor
 from prefopt.scoring.reference.tensor_store import StoreError, TensorStore
 from prefopt.scoring.rows.layout import Layout
+from prefopt.scoring.rows.rotary import longest_unscaled_row
 from prefopt.signals import SIGNALS
 from prefopt.tokens import PreferenceBatch
 
@@ -147,6 +148,8 @@ def fingerprint(reference: nn.Module, dtype: torch.dtype) -> str:
     """
     lm = causal_lm(reference)
     digest = hashlib.sha256(str(dtype).encode())
+    if longest_unscaled_row(lm) < math.inf:  # not the states of version 0.1, which depend on their batch
+        digest.update(b"rotary embeddings at each row's length")
     config = {name: value for name, value in lm.config.to_dict().items() if name not in _NO_MATHEMATICS}
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in _frozen_tensors(reference, lm):

@@ -2,14 +2,18 @@
 
 A shard is a safetensors file with one tensor per field: the entries of its keys, concatenated along the first axis. Its
 header has the keys and the lengths of their entries, so that a reader maps the file and takes the rows that it needs.
+Its name is the SHA-256 digest of its bytes, which a process checks once, as it opens the shard.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import time
 import uuid
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +30,9 @@ SHARD_BYTES = 128 * 2**20
 _STALE_SECONDS = 3600
 
 _SUFFIX, _UNFINISHED = ".safetensors", ".unfinished"
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+"""The name of a shard; those of version 0.1 have other names."""
 
 
 @final
@@ -75,11 +82,22 @@ class TensorStore:
         return sum(tensor.nbytes for tensor in entry.values()) / max(1, len(entry[self.fields[0]]))
 
     def refresh(self) -> None:
-        """Index new shards. Raises StoreError where one is damaged."""
-        for shard in sorted(self.folder.glob(f"*{_SUFFIX}")):
-            if shard not in self._seen:
-                self._seen.add(shard)
-                self._index(shard)
+        """Index new shards. Raises StoreError where some are damaged; warns of those without a digest."""
+        new = [shard for shard in sorted(self.folder.glob(f"*{_SUFFIX}")) if shard not in self._seen]
+        damaged = [str(shard) for shard in new if _DIGEST.fullmatch(shard.stem) and _digest(shard) != shard.stem]
+        if damaged:
+            raise StoreError(
+                f"{', '.join(damaged)}: {len(damaged)} of {len(new)} shards are not what was written (their names "
+                "are its digests); delete them, and what they held is made anew"
+            )
+        for shard in new:
+            self._index(shard)
+        if undigested := [shard for shard in new if not _DIGEST.fullmatch(shard.stem)]:
+            warnings.warn(
+                f"{self.folder}: {len(undigested)} of {len(new)} shards were written by an earlier release, without "
+                "the digest that shows damage; delete the folder to have what they hold made anew",
+                stacklevel=2,
+            )
 
     def read(self, keys: Sequence[str]) -> dict[str, Tensor]:
         """The entries of the keys in order, concatenated along the first axis. Raises KeyError for an unknown key."""
@@ -96,8 +114,7 @@ class TensorStore:
         """Write the entries that were added since the last shard: to a temporary file, which is then renamed."""
         if not self._pending:
             return
-        name = uuid.uuid4().hex
-        unfinished, shard = self.folder / f"{name}{_UNFINISHED}", self.folder / f"{name}{_SUFFIX}"
+        unfinished = self.folder / f"{uuid.uuid4().hex}{_UNFINISHED}"
         entries = list(self._pending.values())
         tensors = {field: torch.cat([entry[field] for entry in entries]) for field in self.fields}
         lengths = [len(entry[self.fields[0]]) for entry in entries]
@@ -105,8 +122,10 @@ class TensorStore:
         save_file(tensors, unfinished, metadata=header)
         with unfinished.open("rb") as file:
             os.fsync(file.fileno())
+        shard = self.folder / f"{_digest(unfinished)}{_SUFFIX}"
         unfinished.replace(shard)
         self._pending, self._pending_bytes = {}, 0
+        self._index(shard)
         self.refresh()
 
     def _entry(self, field: str, key: str) -> Tensor:
@@ -117,6 +136,7 @@ class TensorStore:
         return entry
 
     def _index(self, shard: Path) -> None:
+        self._seen.add(shard)
         file = self._shard(shard)
         if not set(self.fields) <= set(file.keys()):
             del self._open[shard]
@@ -143,3 +163,8 @@ class TensorStore:
             with suppress(FileNotFoundError):  # another process has finished it since
                 if time.time() - unfinished.stat().st_mtime > _STALE_SECONDS:
                     unfinished.unlink()
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from prefopt.scoring.rows.layout import Layout
 from prefopt.scoring.rows.packing import least_work, work
+from prefopt.scoring.rows.rotary import longest_unscaled_row
 from prefopt.tokens import PreferenceBatch
 
 _WINDOWS = ("sliding_window", "attention_window_size", "window_size", "attention_chunk_size")
@@ -17,18 +18,19 @@ _WINDOWS = ("sliding_window", "attention_window_size", "window_size", "attention
 
 
 def attention_window(model: PreTrainedModel) -> float:
-    """The longest row in which every layer attends to all earlier positions; 0 for recurrent layers.
+    """The longest row in which every layer attends to all earlier positions, at frequencies that do not follow the
+    row's length; 0 for recurrent layers.
 
     In longer rows the chosen response would change what the rejected one attends to. This is read from the
     configuration, since agreement on a short batch does not extend to longer ones.
     """
-    config = model.config.get_text_config()
+    config, unscaled = model.config.get_text_config(), longest_unscaled_row(model)
     kinds = set(getattr(config, "layer_types", None) or ())
     if kinds == {"full_attention"}:
-        return math.inf
+        return unscaled
     if kinds - {"full_attention", "sliding_attention", "chunked_attention"}:
         return 0.0
-    return min(_integers(getattr(config, name, None) for name in _WINDOWS), default=math.inf)
+    return min(unscaled, min(_integers(getattr(config, name, None) for name in _WINDOWS), default=math.inf))
 
 
 @final

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from prefopt.scoring.reference import tensor_store as store
 from prefopt.scoring.reference.tensor_store import StoreError, TensorStore
@@ -80,10 +82,45 @@ def test_unfinished_shards_are_left_while_fresh_and_swept_when_stale(tmp_path):
     assert not stale.exists()
 
 
-def test_a_damaged_shard_is_named(tmp_path):
+def test_a_shard_that_is_none_is_named(tmp_path):
     (tmp_path / "broken.safetensors").write_bytes(b"no shard at all")
     with pytest.raises(StoreError, match=r"broken.safetensors: cannot be read .*; delete it"):
         TensorStore(tmp_path, ["logps"])
+
+
+def test_two_of_37_shards_replaced_by_noise_are_named_and_made_anew(tmp_path):
+    written = TensorStore(tmp_path, ["final", "logps"])
+    for number in range(37):
+        written.add(str(number), entry(5, float(number)))
+        written.flush()
+    shards = sorted(tmp_path.glob("*.safetensors"))
+    assert len(shards) == 37
+    for shard in (shards[3], shards[20]):
+        noise = {name: torch.randn_like(values) for name, values in load_file(shard).items()}
+        with safe_open(shard, framework="pt") as file:
+            header = file.metadata()
+        save_file(noise, shard, metadata=header)
+    with pytest.raises(
+        StoreError, match=rf"{shards[3]}, {shards[20]}: 2 of 37 shards are not what was written.*delete"
+    ):
+        TensorStore(tmp_path, ["final", "logps"])
+    for shard in (shards[3], shards[20]):
+        shard.unlink()
+    left = TensorStore(tmp_path, ["final", "logps"])
+    assert sum(str(number) in left for number in range(37)) == 35
+
+
+def test_shards_of_an_earlier_release_are_read_and_said_to_have_no_digest(tmp_path):
+    written = TensorStore(tmp_path, ["final", "logps"])
+    written.add("a", entry(2, 1.0))
+    written.flush()
+    (shard,) = tmp_path.glob("*.safetensors")
+    shard.rename(tmp_path / f"{'0' * 32}.safetensors")
+    with pytest.warns(
+        UserWarning, match="1 of 1 shards were written by an earlier release, without the digest.*delete"
+    ):
+        again = TensorStore(tmp_path, ["final", "logps"])
+    assert again.read(["a"])["logps"].tolist() == [1, 1]
 
 
 FILLING = """

@@ -85,7 +85,7 @@ def forward_hidden_states(
     kinds = activation_kinds if Signal.REF_ACTIVATIONS in signals else frozenset()
     recording = record(lm.base_model, kinds, layout.input_ids.shape, config.hidden_size, config.num_attention_heads)
     # Compiled code runs no hooks, and compiled models are verified against the plain forward pass.
-    eager = _not_compiled(lm.base_model) if plain_forward or wants_states or kinds else nullcontext()
+    eager = not_compiled(lm.base_model) if plain_forward or wants_states or kinds else nullcontext()
     with eager, recording as sites:
         output = (model if plain_forward else lm.base_model)(
             **layout.inputs(lm.dtype, config._attn_implementation),
@@ -170,7 +170,7 @@ def compile_in_place(module: nn.Module, *, backend: str | Callable[..., Any], mo
     module.compile(dynamic=True, backend=backend, mode=mode, **supported)
 
 
-def _not_compiled(module: nn.Module) -> AbstractContextManager[Any]:
+def not_compiled(module: nn.Module) -> AbstractContextManager[Any]:
     """A context in which the module is called as it is written."""
     if module._compiled_call_impl is None:
         return nullcontext()

@@ -49,6 +49,13 @@ def local_tensor(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def reshard(model: nn.Module) -> None:
+    """Free the gathered parameters of FSDP2, which some modules keep after their forward pass."""
+    for module in model.modules():
+        if _is_fsdp(module):
+            module.reshard()  # type: ignore[operator]
+
+
 def unwrapped_type(module: nn.Module) -> type[nn.Module]:
     """The module's class, without the one that FSDP2 derives from it."""
     return type(module).__bases__[-1] if _is_fsdp(module) else type(module)

@@ -39,6 +39,7 @@ class LayoutChoice:
         self._limits = self._model_limits = RowLimits(attention_window=0, max_positions=0)
         self._proves_longer = False
         self._batches = 0
+        self._is_later = False
 
     def layout(self, batch: PreferenceBatch, hidden_size: int) -> Layout:
         """The layout of least work among those that are right for the models."""
@@ -67,6 +68,7 @@ class LayoutChoice:
         devices = {parameter.device for role in roles for parameter in role.model.parameters()}
         with torch.random.fork_rng(devices=[device for device in devices if device.type == "cuda"]):
             longest = _longest_row(batch)
+            self._is_later = self.uses_plain_forward is not None
             if self.uses_plain_forward is None:
                 models = [causal_lm(role.model) for role in roles]
                 self.uses_plain_forward, self.shares = False, share
@@ -136,7 +138,7 @@ class LayoutChoice:
             self._call_plainly(result.head)
 
     def _call_plainly(self, finding: str) -> None:
-        if self._batches > 1:
+        if self._is_later:
             raise RuntimeError(
                 f"{finding}, at batch {self._batches} of training and not at the first. Resume from the last "
                 "checkpoint: the models are compared anew, and called plainly"
@@ -145,7 +147,7 @@ class LayoutChoice:
         self._warn(f"{finding}. Calling the models plainly", "slower and with full logits")
 
     def _warn(self, finding: str, price: str) -> None:
-        when = f" This was found at batch {self._batches}, and not before." if self._batches > 1 else ""
+        when = f" This was found at batch {self._batches}, and not before." if self._is_later else ""
         warnings.warn(f"{finding} from now on: right, but {price}.{when}", stacklevel=6)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from prefopt.scoring.fsdp import local_tensor
+from prefopt.scoring.fsdp import local_tensor, reshard
 from prefopt.tokens import PreferenceBatch
 
 _IDS = 512
@@ -54,7 +54,7 @@ def usable_token_ids(models: Iterable[PreTrainedModel]) -> list[int]:
     vocabulary = min(model.get_input_embeddings().weight.shape[0] for model in models)
     special = {token for model in models for token in _named_tokens(model.config)}
     count = min(vocabulary, _IDS)
-    ids = [place * vocabulary // count for place in range(count)]
+    ids = [step * vocabulary // count for step in range(count)]
     return [token for token in ids if token not in special] or ids
 
 
@@ -81,8 +81,10 @@ def moved_adapter(model: nn.Module) -> Iterator[None]:
         for tensor in local:
             noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(tensor.numel()))
             tensor.add_(_ADAPTER_STEP * noise.to(tensor))
+        reshard(model)
         yield
     finally:
         for tensor, value in zip(local, kept, strict=True):
             tensor.copy_(value)
+        reshard(model)
         torch.clear_autocast_cache()  # which holds casts of the moved parameters

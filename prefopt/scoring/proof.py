@@ -111,6 +111,8 @@ def _of_sharing(
             sharing=f"{name} has layers that see only the last {window:.0f} tokens, of {layout.width} in a row that a "
             f"pair of this batch would share"
         )
+    two_rows = Layout.two_rows(batch)
+    usual = _signals(role, two_rows) if made_up else {}
     try:
         logps = _gathered_logps(role.model, layout)
         shared = _signals(role, layout) if made_up else {}
@@ -124,13 +126,11 @@ def _of_sharing(
             sharing=f"{name}'s log-probabilities differ by up to {nats:.2g} nats where the two responses of a pair "
             f"share a row"
         )
-    if shared:
-        two_rows = Layout.two_rows(batch)
-        usual = _signals(role, two_rows)
+    if usual:
         with disturbed(role.model, rounding_unit(role.model)):
             noisy_signals = _signals(role, two_rows)
-        for signal, values in shared.items():
-            error = difference(values, usual[signal], noisy_signals[signal])
+        for signal, values in usual.items():
+            error = difference(shared[signal], values, noisy_signals[signal])
             if error is not None:
                 return Disagreement(
                     sharing=f"{name}'s {signal.value} differ by up to {error:.2g} where the two responses of a pair "

@@ -130,12 +130,14 @@ class LayoutChoice:
         if self.shares and not self._limits.attention_window < max(lengths) <= self._model_limits.attention_window:
             placement = two_in_a_row(lengths, self._limits.max_positions)
         result = disagreement(roles, batch, placement)
-        if result.sharing:
-            self.shares = False
-            self._warn(f"{result.sharing}. Giving each response a row of its own", "computing every prompt twice")
+        sharing = result.sharing
+        if sharing:
             result = disagreement(roles, batch, None)
         if result.head:
             self._call_plainly(result.head)
+        elif sharing:
+            self.shares = False
+            self._warn(f"{sharing}. Giving each response a row of its own", "computing every prompt twice")
 
     def _call_plainly(self, finding: str) -> None:
         if self._is_later:

@@ -49,9 +49,11 @@ def probe_batch(token_ids: Sequence[int], longest: int) -> PreferenceBatch:
 
 
 def usable_token_ids(models: Iterable[PreTrainedModel]) -> list[int]:
-    """Token ids that all models embed, without those that a configuration names: padding, images, ends of text."""
+    """Token ids that all models embed and have logits of, without those that a configuration names: padding, images,
+    ends of text."""
     models = list(models)
-    vocabulary = min(model.get_input_embeddings().weight.shape[0] for model in models)
+    layers = [layer for model in models for layer in (model.get_input_embeddings(), model.get_output_embeddings())]
+    vocabulary = min(layer.weight.shape[0] for layer in layers)
     special = {token for model in models for token in _named_tokens(model.config)}
     count = min(vocabulary, _IDS)
     ids = [step * vocabulary // count for step in range(count)]

@@ -26,16 +26,15 @@ SIZES = {
     **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "v_head_dim", "qk_rope_head_dim"), 8),
     "qk_head_dim": 16,
     **dict.fromkeys(("n_group", "topk_group"), 1),
+    **dict.fromkeys(("linear_num_key_heads", "linear_num_value_heads", "linear_num_heads"), 2),
+    **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim", "linear_head_dim"), 8),
+    **dict.fromkeys(("mamba_num_heads", "mamba_head_dim", "ssm_state_size"), 8),
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
 """Fields of configurations, where they are."""
 
-LINEAR = {
-    **dict.fromkeys(("linear_num_key_heads", "linear_num_value_heads"), 2),
-    **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim"), 8),
-}
 MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_chunk_size": 16}
 GEMMA3N = {
     "layer_types": ["sliding_attention", "full_attention"],
@@ -44,14 +43,15 @@ GEMMA3N = {
     "hidden_size_per_layer_input": 8,
 }
 GEMMA4 = {"vocab_size_per_layer_input": 64, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0}
-ASSISTANT = {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0, "num_kv_shared_layers": 0}
 ROPES = {kind: {"rope_type": "default", "rope_theta": 1e4} for kind in ("full_attention", "sliding_attention")}
 
 MLA = {"num_key_value_heads": 4}
 NO_PARTS = {"gemma4": ("vision_config", "audio_config"), "gemma4_unified": ("vision_config", "audio_config")}
 
 CHANGES: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("axk1", "axk2", "deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa"), MLA),
+    **dict.fromkeys(
+        ("axk1", "axk2", "deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa"), MLA
+    ),
     **dict.fromkeys(("minicpm3", "youtu"), MLA),
     "bamba": MAMBA,
     "blt": {
@@ -67,26 +67,25 @@ CHANGES: dict[str, dict[str, Any]] = {
         "shape_vocab_size": 64,
     },
     "xlm": {"emb_dim": 32},
-    "zamba": {"num_hidden_layers": 3, "layers_block_type": ["linear_attention", "hybrid", "hybrid"], "use_mamba_kernels": False},
-    "reformer": {
-        "is_decoder": True,
-        "axial_pos_embds_dim": (8, 24),
-        "axial_pos_shape": (8, 16),
-        "attn_layers": ["local", "lsh"],
-        "num_buckets": 4,
+    "zamba": {
+        "num_hidden_layers": 3,
+        "layers_block_type": ["linear_attention", "hybrid", "hybrid"],
+        "use_mamba_kernels": False,
     },
     "cohere_compass_text": {"rope_parameters": ROPES},
     "dbrx": {"attn_config": {"kv_n_heads": 2}, "ffn_config": {"ffn_hidden_size": 48, "hidden_size": 32}},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1},
-    "dots3_note": {"text_config": MLA, "vision_config": {"pyramid_num_routed": None, "per_layer_config": {}}},
+    "dots3_note": {
+        "text_config": MLA,
+        "vision_config": {"per_layer_config": {}, "adapter_in_dim": 32, "adapter_out_dim": 32},
+        "audio_config": {"adapter_out_dim": 32, "adapter_input_size": 32},
+    },
     "dots3_note_text": MLA,
     "gemma3n": {"text_config": GEMMA3N},
     "gemma3n_text": GEMMA3N,
     "gemma4": {"text_config": GEMMA4},
     "gemma4_text": GEMMA4,
     "gemma4_unified_text": GEMMA4,
-    "gemma4_assistant": {"text_config": ASSISTANT},
-    "gemma4_unified_assistant": {"text_config": ASSISTANT},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "granitemoehybrid": MAMBA,
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
@@ -107,11 +106,10 @@ def tiny_config(model_type: str, **changes: Any) -> PreTrainedConfig:
 
 def _tiny(kind: type[PreTrainedConfig], changes: dict[str, Any]) -> PreTrainedConfig:
     fields = set(kind.__dataclass_fields__)
-    values = {name: value for name, value in SIZES.items() if name in fields}
+    values = {name: value for name, value in SIZES.items() if name in fields and name not in changes}
     parts = {name: part for name, part in kind.sub_configs.items() if name not in NO_PARTS.get(kind.model_type, ())}
-    usual = kind() if any(part is AutoConfig for part in parts.values()) and "assistant" not in kind.model_type else None
+    usual = kind() if any(part is AutoConfig for part in parts.values()) else None
     for name, part in parts.items():
-        part = type(getattr(usual, name)) if part is AutoConfig and usual is not None else part
-        if part is not AutoConfig:
-            values[name] = _tiny(part, changes.pop(name, {})).to_dict()
-    return kind(**{**values, **changes})
+        part = type(getattr(usual, name)) if part is AutoConfig else part
+        values[name] = _tiny(part, changes.get(name, {})).to_dict()
+    return kind(**{**changes, **values})

@@ -3,7 +3,6 @@ called plainly, or refused in one line."""
 
 from __future__ import annotations
 
-import copy
 import traceback
 import warnings
 
@@ -22,6 +21,39 @@ pytestmark = pytest.mark.slow
 
 FLOAT32 = {"inkling2_text", "prophetnet", "xglm", "xlnet"}
 """Their code has float32 constants."""
+
+ABSENT = {
+    "dbrx": "its default configuration has no rope_theta",
+    "gemma3n": "it takes timm",
+    "gemma4_assistant": "it reads the states of another model",
+    "gemma4_unified_assistant": "it reads the states of another model",
+    "musicgen": "its configuration has no dropout",
+    "musicgen_melody": "its configuration has no dropout",
+    "reformer": "it trains on rows of one length only",
+}
+"""What transformers cannot build, or call on rows of text."""
+
+PENDING = {
+    **dict.fromkeys(("falcon_mamba", "mamba", "mamba2", "rwkv", "xlstm"), "its configuration has no attention heads"),
+    **dict.fromkeys(("deepseek_v4", "gemma3n_text", "hy_v4"), "its states have more dimensions than three"),
+    "blt": "its configuration has no number of layers",
+}
+
+# Those that lose nothing of the fast path; others may run in any way that is right.
+SHARED = set(
+    """
+    afmoe apertus arcee aria_text axk1 beam biogpt bitnet codegen cohere cohere2 cohere2_moe cohere_compass_text
+    ctrl cwm deepseek_v2 deepseek_v3 diffllama doge dots1 emu3 ernie4_5 ernie4_5_moe exaone4 exaone_moe falcon
+    flex_olmo flint fuyu gemma gemma2 gemma3 gemma3_text gemma4 gemma4_text gemma4_unified gemma4_unified_text
+    git glm glm4 glm4_moe glm4_moe_lite got_ocr2 gpt-sw3 gpt2 gpt_bigcode gpt_neo gpt_neox gpt_neox_japanese
+    gpt_oss gptj granite granite_swa granitemoe granitemoe_swa granitemoeshared helium hrm_text hunyuan_v1_dense
+    hunyuan_v1_moe hy_v3 hyperclovax internlm3 iquestcoder jais2 jetmoe kolibri1 laguna lfm2 llama mellum
+    mimo_v2_flash minicpm3 minimax_m2 minimax_m3_vl_text ministral ministral3 mistral mixtral moshi
+    moss_transcribe_diarize nanochat nemotron olmo olmo2 olmo3 olmoe opt persimmon phi phi3 phi4_multimodal
+    phimoe qwen2 qwen2_moe qwen3 qwen3_moe seed_oss smollm3 solar_open stablelm starcoder2 vaultgemma whisper
+    xglm youtu
+    """.split()
+)
 
 BETA, L1_REWARD, L1_DIVERGENCE = 0.4, 0.02, 0.05
 LENGTHS = [(4, 5, 3), (2, 1, 6)]
@@ -112,6 +144,13 @@ def outcome(moved, jolt, always, make_batch):
     return run
 
 
-@pytest.mark.parametrize("model_type", sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
+def cases():
+    for model_type in sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - set(ABSENT)):
+        reason = PENDING.get(model_type)
+        yield pytest.param(model_type, marks=pytest.mark.xfail(reason=reason, strict=True) if reason else ())
+
+
+@pytest.mark.parametrize("model_type", cases())
 def test_right_or_refused(outcome, model_type):
-    print("OUT", model_type, outcome(model_type))
+    way = outcome(model_type)
+    assert way == "shared rows" or model_type not in SHARED, way

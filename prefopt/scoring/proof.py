@@ -130,10 +130,10 @@ def _of_sharing(
         with disturbed(role.model, rounding_unit(role.model)):
             noisy_signals = _signals(role, two_rows)
         for signal, values in usual.items():
-            error = difference(shared[signal], values, noisy_signals[signal])
-            if error is not None:
+            distance = difference(shared[signal], values, noisy_signals[signal])
+            if distance is not None:
                 return Disagreement(
-                    sharing=f"{name}'s {signal.value} differ by up to {error:.2g} where the two responses of a pair "
+                    sharing=f"{name}'s {signal.value} differ by up to {distance:.2g} where the two responses of a pair "
                     f"share a row"
                 )
     return Disagreement()

@@ -101,7 +101,7 @@ def forward_hidden_states(
     recording = record(body, kinds, layout.input_ids.shape, config)
     # Compiled code runs no hooks, and compiled models are verified against the plain forward pass.
     rescales = layout.prefix is None and layout.width >= longest_unscaled_row(lm)
-    eager = _not_compiled(body) if plain_forward or wants_states or kinds or rescales else nullcontext()
+    eager = not_compiled(body) if plain_forward or wants_states or kinds or rescales else nullcontext()
     rotary = rows_at_their_lengths(lm, layout.attention_mask) if rescales else nullcontext()
     with eager, recording as sites, rotary:
         output = (model if plain_forward else body)(
@@ -198,7 +198,7 @@ def compile_in_place(module: nn.Module, *, backend: str | Callable[..., Any], mo
     module.compile(dynamic=True, backend=backend, mode=mode, **supported)
 
 
-def _not_compiled(module: nn.Module) -> AbstractContextManager[Any]:
+def not_compiled(module: nn.Module) -> AbstractContextManager[Any]:
     """A context in which the module is called as it is written."""
     if module._compiled_call_impl is None:
         return nullcontext()

@@ -1,51 +1,30 @@
-"""The layout of a model's pairs, chosen on the first batch: what is faster must agree with the plain forward pass."""
+"""The layout of a model's pairs: what is faster, once it is proven to agree with the plain forward pass."""
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, NamedTuple, final
+from typing import final
 
 import torch
-from torch import Tensor, nn
 
-from prefopt.scoring.forward import causal_lm, forward_hidden_states, in_fsdp_forward
-from prefopt.scoring.lm_head.head import Head, UnsupportedHeadError
-from prefopt.scoring.lm_head.token_statistics import dense_statistics, token_statistics
+from prefopt.scoring.forward import causal_lm
+from prefopt.scoring.probes import probe_batch, usable_token_ids
+from prefopt.scoring.proof import Role, disagreement
 from prefopt.scoring.rows.layout import Layout
-from prefopt.scoring.rows.limits import RowLimits, attention_window, best_layout
-from prefopt.scoring.rows.packing import two_in_a_row
+from prefopt.scoring.rows.limits import RowLimits, best_layout, position_table
+from prefopt.scoring.rows.packing import first_fit, two_in_a_row
 from prefopt.tokens import PreferenceBatch
 
 _MAX_PAIRS = 4
-"""Pairs of the first batch that are verified."""
+"""Pairs of the first batch that are compared."""
 
-_TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
-_HALF_TOLERANCE = 0.1
-"""Largest difference of log-probabilities, in nats, that rounding explains in a dtype. Norms and softmax of most
-architectures round to float32 also in a float64 model."""
+_EVERY = 500
+"""Batches of training from one comparison of a pair to the next."""
 
-
-@final
-class Role(NamedTuple):
-    """A model, what it is called, and the context in which it has that role: a policy is its own reference while its
-    adapter is off."""
-
-    name: str
-    model: nn.Module
-    context: AbstractContextManager[Any]
-
-
-@final
-@dataclass(frozen=True)
-class Disagreement:
-    """How log-probabilities differ from those of the plain forward pass: of the gathered head, and of shared rows. None
-    where they agree."""
-
-    head: str | None = None
-    sharing: str | None = None
+_SHORTEST = 8
+"""Shortest attention window in which made-up pairs share rows."""
 
 
 @final
@@ -57,106 +36,133 @@ class LayoutChoice:
     def __init__(self) -> None:
         self.uses_plain_forward: bool | None = None
         self.shares = False
-        self._limits = RowLimits(attention_window=0, max_positions=0)
+        self._limits = self._model_limits = RowLimits(attention_window=0, max_positions=0)
+        self._proves_longer = False
+        self._batches = 0
+        self._is_later = False
 
     def layout(self, batch: PreferenceBatch, hidden_size: int) -> Layout:
         """The layout of least work among those that are right for the models."""
         return best_layout(batch, hidden_size, self._limits) if self.shares else Layout.two_rows(batch)
 
-    def verify_against_plain_forward(self, batch: PreferenceBatch, roles: Sequence[Role], *, share: bool) -> None:
-        """Choose the fastest of what agrees with the plain forward pass in all models; warn of what does not. `share`:
-        whether shared rows are considered.
+    def is_due(self, batch: PreferenceBatch, *, training: bool) -> bool:
+        """Whether to `verify`: on the first batch, on every 500th of training, and where a shared row would be longer
+        than what was proven."""
+        self._batches += training
+        return self.uses_plain_forward is None or (training and self._batches % _EVERY == 0) or self._is_longer(batch)
 
-        A few pairs of a large batch, of evenly spaced lengths, are compared, since the plain forward pass has all their
-        logits at once. The number of passes depends on the models alone and not on the batch: processes that wait for
-        each other in every pass may have different batches.
+    def verify(self, batch: PreferenceBatch, roles: Sequence[Role], *, share: bool, max_length: int | None) -> None:
+        """Choose the fastest of what agrees with the plain forward pass in all models; warn of what does not.
+
+        share       whether shared rows are considered
+        max_length  tokens of the longest prompt and response to come; None: those of this batch
+
+        First, pairs are compared that are made up, as long as they may get and with adapters off their initial values,
+        since pairs that are short or alike say nothing of others; then a few of the batch. Later it is one pair. The
+        number of passes depends on the models alone: processes that wait for each other in every pass may have
+        different batches. Torch's random state stays as it is.
+
+        Raises ValueError where log-probabilities depend on padding, RuntimeError where a later batch disagrees in the
+        head.
         """
-        batch = _evenly_spaced(batch)
-        limits = RowLimits.from_models(causal_lm(role.model) for role in roles)
-        placement = two_in_a_row(batch.lengths.tolist(), limits.max_positions)
-        self._limits = limits if any(placement.starts) else limits._replace(max_positions=0)
-        two_rows, shared = Layout.two_rows(batch), Layout.shared(batch, placement) if share else None
-        refusals = []
-        for name, model, context in roles:
-            with context:
-                result = disagreement(model, two_rows, shared)
+        devices = {parameter.device for role in roles for parameter in role.model.parameters()}
+        with torch.random.fork_rng(devices=[device for device in devices if device.type == "cuda"]):
+            longest = _longest_row(batch)
+            self._is_later = self.uses_plain_forward is not None
+            if self.uses_plain_forward is None:
+                models = [causal_lm(role.model) for role in roles]
+                self.uses_plain_forward, self.shares = False, share
+                self._limits = self._model_limits = RowLimits.from_models(models)
+                self._proves_longer = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+                max_length = int(max(longest, min(max_length or 0, *map(position_table, models))))
+                try:
+                    self._compare_made_up(roles, max_length)
+                except torch.OutOfMemoryError:
+                    if max_length == longest:
+                        raise
+                    self._warn(f"rows of {max_length} tokens do not fit", f"proven for {longest} tokens of a row only")
+                    self._compare_made_up(roles, longest)
+                if not self.uses_plain_forward:
+                    self._compare(roles, _sample(batch, _MAX_PAIRS))
+            elif self._is_longer(batch):
+                self._compare_made_up(roles, 2 ** math.ceil(math.log2(longest)))
+            elif not self.uses_plain_forward:
+                self._compare(roles, _sample(batch, 1))
+
+    def _is_longer(self, batch: PreferenceBatch) -> bool:
+        longest = int(batch.lengths.max()) if self.shares and self._proves_longer else 0
+        return self._limits.attention_window < longest <= self._model_limits.attention_window
+
+    def _compare_made_up(self, roles: Sequence[Role], longest: int) -> None:
+        """Compare pairs of rows of up to `longest` tokens. No longer rows than theirs are shared from then on."""
+        token_ids = usable_token_ids(causal_lm(role.model) for role in roles)
+        device = next(roles[0].model.parameters()).device
+        window, positions = self._model_limits
+        shares = self.shares and window >= _SHORTEST
+        longest = int(min(longest, (window + 1) // 2)) if shares else longest
+        proven = self._limits if self._limits is not self._model_limits else None
+        refusal = None
+        # Some models take no row that is longer than their table of positions: about half as long is tried, too.
+        for length in (longest, (longest + 1) // 2):
+            widest = 2 * length
+            batch = probe_batch(token_ids, length).to(device)
+            placement = first_fit(batch.lengths.tolist(), int(min(positions, widest))) if shares else None
+            result = disagreement(roles, batch, placement, made_up=True)
             if result.head:
-                _warn(f"{name}: {result.head}. Calling the models plainly", "slower and with full logits")
-                self.uses_plain_forward = True
+                self._call_plainly(result.head)
                 return
-            if result.sharing:
-                refusals.append(f"{name}: {result.sharing}")
-        self.uses_plain_forward, self.shares = False, shared is not None and not refusals
-        if refusals:
-            _warn(f"{refusals[0]}. Giving each response a row of its own", "computing every prompt twice")
+            if placement is None:
+                return
+            if not result.sharing:
+                proven = RowLimits(min(window, widest), min(positions, widest) if any(placement.starts) else 0)
+                break
+            refusal = refusal or result.sharing
+            self._proves_longer = False
+        self.shares = proven is not None
+        self._limits = proven or self._limits
+        if refusal:
+            longer = f" longer than {self._limits.attention_window:.0f} tokens" if proven else ""
+            self._warn(f"{refusal}. Giving each response{longer} a row of its own", "computing every prompt twice")
+
+    def _compare(self, roles: Sequence[Role], batch: PreferenceBatch) -> None:
+        """Compare the pairs of a batch in the rows that they are given."""
+        lengths, placement = batch.lengths.tolist(), None
+        if self.shares and not self._limits.attention_window < max(lengths) <= self._model_limits.attention_window:
+            placement = two_in_a_row(lengths, self._limits.max_positions)
+        result = disagreement(roles, batch, placement)
+        sharing = result.sharing
+        if sharing:
+            result = disagreement(roles, batch, None)
+        if result.head:
+            self._call_plainly(result.head)
+        elif sharing:
+            self.shares = False
+            self._warn(f"{sharing}. Giving each response a row of its own", "computing every prompt twice")
+
+    def _call_plainly(self, finding: str) -> None:
+        if self._is_later:
+            raise RuntimeError(
+                f"{finding}, at batch {self._batches} of training and not at the first. Resume from the last "
+                "checkpoint: the models are compared anew, and called plainly"
+            )
+        self.uses_plain_forward, self.shares = True, False
+        self._warn(f"{finding}. Calling the models plainly", "slower and with full logits")
+
+    def _warn(self, finding: str, price: str) -> None:
+        when = f" This was found at batch {self._batches}, and not before." if self._is_later else ""
+        warnings.warn(f"{finding} from now on: right, but {price}.{when}", stacklevel=6)
 
 
-def _evenly_spaced(batch: PreferenceBatch) -> PreferenceBatch:
-    """At most `_MAX_PAIRS` pairs, evenly spaced by length, with the shortest and the longest."""
-    if batch.pairs <= _MAX_PAIRS:
+def _longest_row(batch: PreferenceBatch) -> int:
+    """Tokens of the longest prompt and response."""
+    responses = torch.maximum(batch.chosen_mask.sum(-1), batch.rejected_mask.sum(-1))
+    return int((batch.prompt_mask.sum(-1) + responses).max())
+
+
+def _sample(batch: PreferenceBatch, pairs: int) -> PreferenceBatch:
+    """At most so many pairs, evenly spaced by length from the longest to the shortest."""
+    if batch.pairs <= pairs:
         return batch
-    ranks = torch.linspace(0, batch.pairs - 1, _MAX_PAIRS, device=batch.rows.device).round().long()
+    ranks = torch.linspace(batch.pairs - 1, 0, pairs, device=batch.rows.device).round().long()
     kept = batch.lengths.argsort(stable=True)[ranks].sort().values
     return PreferenceBatch.from_mapping({name: values[kept] for name, values in batch.as_mapping().items()})
-
-
-def _warn(finding: str, price: str) -> None:
-    warnings.warn(f"{finding} from now on: right, but {price}.", stacklevel=5)
-
-
-@torch.no_grad()
-def disagreement(model: nn.Module, two_rows: Layout, shared: Layout | None) -> Disagreement:
-    """Compare the plain forward pass on two rows a pair with the gathered head, there and on shared rows."""
-    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
-        return Disagreement("its adapter acts before the first token, where only the model's own call takes it in")
-    lm = causal_lm(model)
-    name = type(lm).__name__
-    try:
-        dtype = Head.from_model(lm).weight.dtype
-    except UnsupportedHeadError as error:
-        return Disagreement(str(error))
-    logits = forward_hidden_states(model, two_rows, plain_forward=True).logits
-    assert logits is not None
-    plain = dense_statistics(logits, None, two_rows.labels).logps
-    difference = _difference(_gathered_logps(model, two_rows), plain, dtype)
-    if difference is not None:
-        return Disagreement(
-            f"log-probabilities from {name}'s hidden states and head differ from those of its own call by up to "
-            f"{difference:.2g} nats"
-        )
-    if shared is None:
-        return Disagreement()
-    try:
-        difference = _difference(_gathered_logps(model, shared), plain, dtype)
-    except Exception as error:  # modelling code that takes no such mask or positions may fail in any way
-        return Disagreement(sharing=f"{name} does not take pairs in one row ({type(error).__name__}: {error})")
-    if shared.width > attention_window(lm):
-        return Disagreement(
-            sharing=f"{name} has layers that see only the last {attention_window(lm):.0f} tokens, of {shared.width} in "
-            f"a row that a pair of this batch would share"
-        )
-    if difference is not None:
-        return Disagreement(
-            sharing=f"{name}'s log-probabilities differ by up to {difference:.2g} nats where the two responses of a "
-            f"pair share a row"
-        )
-    return Disagreement()
-
-
-def _gathered_logps(model: nn.Module, layout: Layout) -> Tensor:
-    def logps() -> Tensor:
-        hidden = forward_hidden_states(model, layout).hidden
-        return token_statistics(hidden, Head.from_model(causal_lm(model)), None, None, layout.labels).logps
-
-    return in_fsdp_forward(model, logps)
-
-
-def _difference(logps: Tensor, plain: Tensor, dtype: torch.dtype) -> float | None:
-    """The largest difference; None where rounding explains all."""
-    tolerance = _TOLERANCES.get(dtype, _HALF_TOLERANCE)
-    if torch.is_autocast_enabled(plain.device.type):
-        tolerance = _HALF_TOLERANCE
-    agree = torch.isclose(logps, plain, rtol=tolerance, atol=tolerance)
-    # NaN in one response reaches the others of its row. The step that it is in ends with an error anyway.
-    agree |= logps.isnan() & plain.isnan().any()
-    return None if bool(agree.all()) else (logps - plain).abs()[~agree].max().item()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -26,10 +26,11 @@ from prefopt.scoring.forward import (
     token_batch,
     turn_dropout_off,
 )
-from prefopt.scoring.layout_choice import LayoutChoice, Role
+from prefopt.scoring.layout_choice import LayoutChoice
 from prefopt.scoring.lm_head.buffer_pool import BufferPool
 from prefopt.scoring.lm_head.head import Head, HeadGradient
 from prefopt.scoring.lm_head.token_statistics import DEFAULT_BUDGET, TokenStatistics, max_saved_tokens
+from prefopt.scoring.proof import Role
 from prefopt.scoring.reference.cache import ReferenceCache
 from prefopt.scoring.reference.scorer import ReferenceScorer
 from prefopt.scoring.rows.layout import Layout
@@ -46,11 +47,14 @@ class PreferenceModel(nn.Module):
     objective          a configuration, or an Objective that was loaded
     logits_budget      bytes of logits that are saved for backward; the rest are computed again
     shared_prefix      whether the responses of a pair may share a row, in which the prompt is computed once
+    max_length         tokens of the longest prompt and response to come, for which the fast path is proven at once;
+                       None: those of the first batch, and again where a batch has longer ones
     reference_cache    folder of the cache of the reference's states, which are then computed once per response
 
-    The first batch is verified against the plain forward pass of the models. Where shared rows disagree with it, a
-    warning says so, and each response has a row from then on. Where the gathered head disagrees too, or is not a plain
-    linear layer, a warning says so, and the plain forward pass is used.
+    On the first batch the models are compared with their plain forward pass, on made-up pairs and on the batch's; on
+    one pair again at every 500th batch of training. Where shared rows disagree with it, a warning says so, and each
+    response has a row from then on. Where the gathered head disagrees too, or is not a plain linear layer, a warning
+    says so, and the plain forward pass is used.
 
     >>> model = PreferenceModel(policy, reference, zoo.dpo())  # doctest: +SKIP
     >>> batch = PreferenceBatch.from_ids([[5, 6]], [[7, 8, 0]], [[9, 0]], pad_token_id=0)
@@ -65,6 +69,7 @@ class PreferenceModel(nn.Module):
         *,
         logits_budget: int = DEFAULT_BUDGET,
         shared_prefix: bool = True,
+        max_length: int | None = None,
         reference_cache: str | Path | None = None,
     ) -> None:
         super().__init__()
@@ -78,6 +83,7 @@ class PreferenceModel(nn.Module):
         self.objective = objective
         self.logits_budget = logits_budget
         self.shared_prefix = shared_prefix
+        self.max_length = max_length
         self._buffer_pool = BufferPool()
         self._choice = LayoutChoice()
         self.reference_scorer = ReferenceScorer(reference, objective.config, self._buffer_pool, reference_cache)
@@ -236,12 +242,16 @@ class PreferenceModel(nn.Module):
         return self.reference_scorer.states(self.policy, layout, batch, plain_forward=self.uses_plain_forward)
 
     def _layout(self, batch: PreferenceBatch) -> Layout:
-        if self._choice.uses_plain_forward is None:
-            roles = [Role("policy", self.policy, nullcontext())]
-            if not self.reference_free:
-                scorer = self.reference_scorer
-                roles.append(Role("reference", scorer.loaded(self.policy), scorer.context(self.policy)))
-            self._choice.verify_against_plain_forward(batch, roles, share=self.shared_prefix)
+        if self._choice.is_due(batch, training=self.training and torch.is_grad_enabled()):
+            roles = [Role("policy", self.policy)]
+            scorer, config = self.reference_scorer, self.objective.config
+            # Once it is cached, nobody runs the reference.
+            if not self.reference_free and (self._choice.uses_plain_forward is None or scorer.cache is None):
+                context = partial(scorer.context, self.policy)
+                roles.append(
+                    Role("reference", scorer.loaded(self.policy), context, config.requires, config.activation_kinds)
+                )
+            self._choice.verify(batch, roles, share=self.shared_prefix, max_length=self.max_length)
         if not self.shared_prefix:
             return Layout.two_rows(batch)
         return self._choice.layout(batch, self.config.get_text_config().hidden_size)

@@ -25,7 +25,13 @@ from prefopt.training.config import PreferenceConfig
 from prefopt.training.metrics import MetricSums, log_histograms
 from prefopt.training.preflight import check_initial_loss, reject_split_step, reject_unused_options
 from prefopt.training.reference_cache import fill_reference_cache
-from prefopt.training.trainer_inputs import ensure_pad_token, preference_model, prepare_dataset, reference_loader
+from prefopt.training.trainer_inputs import (
+    ensure_pad_token,
+    longest_row,
+    preference_model,
+    prepare_dataset,
+    reference_loader,
+)
 
 _LOG = logging.getLogger(__name__)
 
@@ -92,6 +98,8 @@ class PreferenceTrainer(Trainer):
                 if isinstance(eval_dataset, Mapping)
                 else prepare(eval_dataset, "eval")
             )
+        evaluations = list(evaluation.values()) if isinstance(evaluation, Mapping) else [evaluation]
+        module.max_length = longest_row([data for data in (train, *evaluations) if data], args)
         super().__init__(
             model=module,
             args=args,

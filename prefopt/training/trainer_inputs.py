@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,12 @@ def prepare_dataset(
         quarantine=Path(args.output_dir) / f"quarantine-{name}.jsonl",
         total=len(rows) if isinstance(rows, Sized) else None,
     )
+
+
+def longest_row(data: Sequence[datasets.Dataset], args: PreferenceConfig) -> int | None:
+    """Tokens of the longest prompt and response that these data sets may have; None without any."""
+    pairs = [max(dataset["length"]) for dataset in data]
+    return min([max(pairs), *([args.max_length] if args.max_length else [])]) if pairs else None
 
 
 def _require_columns(dataset: datasets.Dataset, objective: ObjectiveConfig, name: str) -> None:

@@ -12,6 +12,7 @@ from transformers import LlamaForCausalLM
 
 from prefopt import zoo
 from prefopt.scoring import PreferenceModel
+from prefopt.scoring.probes import probe_batch, usable_token_ids
 
 BETA, ALPHA = 0.4, 0.7
 OBJECTIVES = (zoo.dpo(), zoo.simpo(), zoo.tdpo2(), zoo.sparsepo(), zoo.mapo())
@@ -49,14 +50,16 @@ def nats(message):
 def test_a_model_that_changes_its_logits(tiny, moved, batch, pairs, tdpo2_by_hand, role):
     reference = tiny("llama")
     policy = moved(reference)
-    before = PreferenceModel(policy, reference, zoo.tdpo2(BETA, ALPHA)).score(batch)
+    made_up = probe_batch(usable_token_ids([policy]), longest=12)  # as long as the batch's rows
+    before = PreferenceModel(policy, reference, zoo.tdpo2(BETA, ALPHA)).score(made_up)
     cooled(policy if role == "policy" else reference)
     scored = PreferenceModel(policy, reference, zoo.tdpo2(BETA, ALPHA))
     with pytest.warns(UserWarning, match=rf"{role}: log-probabilities from Cooled's .* plainly from now on") as caught:
         output = scored(batch)
     assert scored.uses_plain_forward
     assert len(caught) == 1
-    change = (before.logps - output.tokens.logps) + (before.ref_logps - output.tokens.ref_logps)
+    after = scored.score(made_up)
+    change = (before.logps - after.logps) + (before.ref_logps - after.ref_logps)
     assert nats(str(caught[0].message)) == pytest.approx(change.abs().max().item(), rel=0.05)
     torch.testing.assert_close(output.loss, tdpo2_by_hand(policy, reference, pairs, BETA, ALPHA))
     scored(batch)  # a second warning would be an error

@@ -13,8 +13,11 @@ from prefopt.scoring.rows.packing import least_work, work
 from prefopt.scoring.rows.rotary import longest_unscaled_row
 from prefopt.tokens import PreferenceBatch
 
-_WINDOWS = ("sliding_window", "attention_window_size", "window_size", "attention_chunk_size")
+_WINDOWS = ("sliding_window", "attention_window_size", "window_size", "attention_chunk_size", "keep_window_size")
 """Configuration names of the number of positions that a layer attends back over."""
+
+_POSITIONS = ("max_position_embeddings", "max_seq_len", "max_target_positions")
+"""Configuration names of the number of positions that there are, or that the model was made for."""
 
 
 def attention_window(model: PreTrainedModel) -> float:
@@ -33,6 +36,12 @@ def attention_window(model: PreTrainedModel) -> float:
     return min(unscaled, min(_integers(getattr(config, name, None) for name in _WINDOWS), default=math.inf))
 
 
+def position_table(model: PreTrainedModel) -> float:
+    """The number of positions that a model knows, as its configuration says; infinity where it does not."""
+    config = model.config.get_text_config()
+    return min(_integers(getattr(config, name, None) for name in _POSITIONS), default=math.inf)
+
+
 @final
 class RowLimits(NamedTuple):
     """Longest rows in positions: `attention_window` with one pair, `max_positions` with several."""
@@ -42,11 +51,10 @@ class RowLimits(NamedTuple):
 
     @classmethod
     def from_models(cls, models: Iterable[PreTrainedModel]) -> RowLimits:
-        """The smallest attention window, and the smaller of it and the smallest max_position_embeddings."""
+        """The smallest attention window, and the smaller of it and the fewest positions."""
         models = list(models)
         window = min(attention_window(model) for model in models)
-        positions = (getattr(model.config.get_text_config(), "max_position_embeddings", None) for model in models)
-        return cls(window, min([window, *_integers(positions)]))
+        return cls(window, min(window, *map(position_table, models)))
 
 
 def best_layout(batch: PreferenceBatch, hidden_size: int, limits: RowLimits) -> Layout:

@@ -15,7 +15,7 @@ from prefopt.component import Signal
 from prefopt.scoring import NonFiniteError, PreferenceModel
 from prefopt.scoring import layout_choice as choice
 from prefopt.scoring.forward import forward_hidden_states
-from prefopt.scoring.layout_choice import Disagreement
+from prefopt.scoring.proof import Disagreement
 from prefopt.scoring.rows.layout import Layout
 from prefopt.scoring.rows.limits import RowLimits
 from prefopt.scoring.rows.packing import first_fit, least_work, one_per_row, two_in_a_row, work
@@ -224,13 +224,14 @@ def test_rows_are_within_every_models_limits(tiny):
     assert RowLimits.from_models([tiny("llama"), tiny("gemma2"), tiny("gpt2", max_position_embeddings=9)]) == (16, 9)
 
 
-def test_only_what_the_first_batch_proved(tiny, moved, always, make_batch, mixed):
-    """A batch of one pair says nothing of several in a row; one whose pairs are too long for the model, neither."""
+def test_several_in_a_row_where_the_model_has_the_positions(tiny, moved, always, make_batch, mixed):
+    """Whatever the first batch was: made-up pairs stand in one row, too."""
     single = make_batch(drawn([(5, 3, 4)]))
-    for first, positions, expected in ((mixed, 128, 2), (single, 128, 5), (mixed, 21, 5), (mixed, 22, 3)):
+    for first, positions, expected in ((mixed, 128, 2), (single, 128, 2), (mixed, 21, 5), (mixed, 22, 3)):
         reference = tiny("llama", max_position_embeddings=positions)
         scored = PreferenceModel(moved(reference), reference, zoo.dpo())
         scored(first)
+        scored(mixed)  # longer than the first, which is proven again
         rows = rows_of(scored.policy)
         scored(mixed)
         assert rows == [expected]
@@ -258,13 +259,26 @@ def test_a_model_that_knows_where_its_row_begins(tiny, moved, always, mixed, mon
     assert torch.equal(actual.losses, two.losses)
 
 
-def test_a_few_pairs_of_a_large_batch_decide(tiny, moved, make_batch, monkeypatch):
-    """From the shortest to the longest, whose lengths differ, so that there is padding."""
+def test_what_is_compared(tiny, moved, make_batch, monkeypatch):
+    """Made-up pairs, a few of the first batch from the shortest to the longest, and one of a later batch."""
     batch = make_batch(drawn([(size, 2, 2) for size in (9, 3, 12, 5, 4, 7, 8)]))
     seen = []
-    monkeypatch.setattr(choice, "disagreement", lambda model, rows, shared: (seen.append(rows), Disagreement())[1])
+
+    def record(roles, pairs, placement, *, made_up=False):
+        seen.append((pairs.lengths.tolist(), made_up, placement is not None))
+        return Disagreement()
+
+    monkeypatch.setattr(choice, "disagreement", record)
     reference = tiny("llama")
-    actual = PreferenceModel(moved(reference), reference, zoo.dpo())(batch)
-    assert actual.losses.shape == (7,)
-    assert [rows.input_ids.shape for rows in seen] == [(8, 14)] * 2
-    assert sorted(seen[0].attention_mask.sum(-1).tolist()) == sorted(2 * [5, 7, 10, 14])
+    scored = PreferenceModel(moved(reference), reference, zoo.dpo())
+    assert scored(batch).losses.shape == (7,)
+    made_up, real = seen
+    assert made_up == ([2 * 14 - 1, 15, 7, 4], True, True), "14 tokens are the longest prompt and response"
+    assert real == ([7, 16, 9, 12], False, True)
+    monkeypatch.setattr(choice, "_EVERY", 3)
+    for _ in range(3):
+        scored.score(batch)
+        with torch.no_grad():
+            scored.score(batch)
+    scored.eval().score(batch)
+    assert seen[2:] == [([16], False, True)], "the longest pair, at the third batch of training"

@@ -117,29 +117,27 @@ def require_compatible(policy: nn.Module, reference: nn.Module | None, divergenc
 
 @torch.no_grad()
 def draws_in_training(role: Role, batch: PreferenceBatch) -> bool:
-    """Whether a model gives one answer to one batch in evaluation mode alone, as with a router that draws.
+    """Whether a model draws random numbers in training mode, as for a jitter of its router.
 
     Two plain calls are compared, on [prompt | response] and [prompt | another response] of the batch's first pair, whose
-    first tokens are predicted from the prompt alone. Raises ValueError for a model that looks ahead, or draws in
-    evaluation mode too.
+    first tokens are predicted from the prompt alone. Raises ValueError for a model that looks ahead, or gives two
+    answers in evaluation mode too.
     """
     name, model, context = role
     layout = Layout.two_rows(_unlike_responses(batch, vocabulary(causal_lm(model))))
     modes = {module: module.training for module in model.modules()}
-    draws = False
     try:
         model.train()
         with context:
-            logits = _agreed_logits(model, layout)
-            if logits is None:
-                draws = True
+            logits, agree, draws = _two_calls(model, layout)
+            if draws or not agree:  # what was drawn may not matter for these tokens, and for others it may
                 keep_in_evaluation(model)
-                logits = _agreed_logits(model, layout)
+                logits, agree, _ = _two_calls(model, layout)
     finally:
         for module, training in modes.items():
             module.training = training
     kind = type(causal_lm(model)).__name__
-    if logits is None:
+    if not agree:
         raise ValueError(
             f"the {name} ({kind}) gives two answers to one batch: it draws at random, in evaluation mode too, and "
             "log-ratios would measure that. Turn it off in the model's configuration (hash_seed, noise), or use another"
@@ -152,7 +150,7 @@ def draws_in_training(role: Role, batch: PreferenceBatch) -> bool:
             "with the tokens after it. Use a causal language model, or set is_decoder where its configuration has it"
         )
     if draws:
-        _LOG.warning("the %s (%s) draws at random in training mode; its layers stay in evaluation mode", name, kind)
+        _LOG.info("the %s (%s) draws at random in training mode; its layers stay in evaluation mode", name, kind)
     return draws
 
 
@@ -170,20 +168,19 @@ def _unlike_responses(batch: PreferenceBatch, token_ids: int) -> PreferenceBatch
     return PreferenceBatch.from_ids(*sides, pad_token_id=0).to(prompt.device)
 
 
-def _agreed_logits(model: nn.Module, layout: Layout) -> Tensor | None:
-    """Logits [M, V] of a plain call; None where a second one has others, by more than rounding or by draws."""
+def _two_calls(model: nn.Module, layout: Layout) -> tuple[Tensor, bool, bool]:
+    """Logits [M, V] of a plain call, whether a second one has the same but for rounding, and whether either drew from a
+    random number generator."""
     device = next(model.parameters()).device
-    accelerator = None if device.type in ("cpu", "meta") else torch.get_device_module(device)
+    accelerator = None if device.type == "cpu" else torch.get_device_module(device)
     with torch.random.fork_rng([] if accelerator is None else [device.index], device_type=device.type):
         before = _generators(accelerator, device)
         one, two = (forward_hidden_states(model, layout, plain_forward=True).logits for _ in range(2))
-        after = _generators(accelerator, device)
+        drawn = any(not torch.equal(*states) for states in zip(before, _generators(accelerator, device), strict=True))
     assert one is not None
     assert two is not None
-    if torch.equal(one, two) or bool(one.isnan().any()):
-        return one
-    drawn = any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    return None if drawn or (one - two).abs().max().item() > _rounding(one) else one
+    agree = torch.equal(one, two) or bool(one.isnan().any())  # NaN ends the step that it is in anyway
+    return one, agree or (not drawn and (one - two).abs().max().item() <= _rounding(one)), drawn
 
 
 def _generators(accelerator: Any, device: torch.device) -> Iterable[Tensor]:

@@ -54,8 +54,15 @@ class RouterLoss:
         experts, top_k = (
             getattr(lm, name, None) or getattr(config, name, None) for name in ("num_experts", "num_experts_per_tok")
         )
-        if chosen < 0 or not has_router or function is None or list(inspect.signature(function).parameters) != _ARGUMENTS:
-            reason = "must not be negative" if chosen < 0 else f"has no effect: {kind} has no auxiliary loss that is known"
+        if (
+            chosen < 0
+            or not has_router
+            or function is None
+            or list(inspect.signature(function).parameters) != _ARGUMENTS
+        ):
+            reason = (
+                "must not be negative" if chosen < 0 else f"has no effect: {kind} has no auxiliary loss that is known"
+            )
             if coefficient is not None:
                 raise ValueError(f"router_aux_loss_coef is {chosen} and {reason}; leave it out, or set it to 0")
             _LOG.warning("router_aux_loss_coef of the model's configuration %s; it is not added", reason)
@@ -66,8 +73,10 @@ class RouterLoss:
         return cls(chosen, function, experts, top_k)
 
     def __call__(self, router_logits: tuple[Tensor, ...], layout: Layout) -> Tensor:
-        """router_logits: [R * S, E] of each layer -> [], not yet times the coefficient."""
+        """router_logits: [R * S, E] of each layer -> [], not yet times the coefficient; 0 without such layers."""
         weights = layout.responses_per_position.to(torch.float32)
+        if not router_logits:
+            return weights.new_zeros(())
         virtual = len(router_logits[0]) // len(weights) - layout.width  # tokens that an adapter puts before each row
         weights = torch.nn.functional.pad(weights, (virtual, 0), value=1.0)
         return self.function(router_logits, self.experts, self.top_k, weights)

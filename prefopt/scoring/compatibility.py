@@ -1,5 +1,5 @@
-"""What a policy and its reference have to be, checked before the first step: decoders whose token ids and positions hold
-the batch, who do not look ahead, and who give one answer to one batch.
+"""What a policy and its reference have to be, checked before the first step: decoders that hold the batch's token ids
+and positions, do not look ahead, and give one answer to one batch.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ class ModelLimits(NamedTuple):
         """What is wrong with a pair of which these are the highest token id and the tokens of its longer side."""
         if not 0 <= token_id < self.token_ids:
             return (
-                f"token id {token_id}, but the {self.name} has the ids 0 to {self.token_ids - 1}: its tokenizer is another "
-                f"one, or has added tokens, for which resize_token_embeddings({token_id + 1}) makes room"
+                f"token id {token_id}, but the {self.name} has the ids 0 to {self.token_ids - 1}: its tokenizer is "
+                f"another one, or has added tokens, for which resize_token_embeddings({token_id + 1}) makes room"
             )
         if self.positions is not None and positions > self.positions:
             return (
-                f"{positions} tokens with its prompt, but the {self.name} has a table of {self.positions} positions: set "
-                f"max_length to {self.positions} or less"
+                f"{positions} tokens with its prompt, but the {self.name} has a table of {self.positions} positions: "
+                f"set max_length to {self.positions} or less"
             )
         return None
 
@@ -119,9 +119,9 @@ def require_compatible(policy: nn.Module, reference: nn.Module | None, divergenc
 def draws_in_training(role: Role, batch: PreferenceBatch) -> bool:
     """Whether a model draws random numbers in training mode, as for a jitter of its router.
 
-    Two plain calls are compared, on [prompt | response] and [prompt | another response] of the batch's first pair, whose
-    first tokens are predicted from the prompt alone. Raises ValueError for a model that looks ahead, or gives two
-    answers in evaluation mode too.
+    Two plain calls are compared, on [prompt | response] and [prompt | another response] of the batch's first pair,
+    whose first tokens are predicted from the prompt alone. Raises ValueError for a model that looks ahead, or gives
+    two answers in evaluation mode too.
     """
     name, model, context = role
     layout = Layout.two_rows(_unlike_responses(batch, vocabulary(causal_lm(model))))
@@ -142,7 +142,7 @@ def draws_in_training(role: Role, batch: PreferenceBatch) -> bool:
             f"the {name} ({kind}) gives two answers to one batch: it draws at random, in evaluation mode too, and "
             "log-ratios would measure that. Turn it off in the model's configuration (hash_seed, noise), or use another"
         )
-    first, other = logits.unflatten(0, (2, -1))[:, 0].to(wide(logits.dtype)).log_softmax(-1)
+    first, other = logits[:: len(logits) // 2].to(wide(logits.dtype)).log_softmax(-1)
     difference = (first - other).abs().nan_to_num(0, posinf=0).max().item()
     if difference > _rounding(logits):
         raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 import datasets
-import pyarrow.compute as pc
+import numpy as np
 import torch
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -30,7 +30,7 @@ def reject_split_step(objective: ObjectiveConfig | Objective, args: PreferenceCo
     config = objective.config if isinstance(objective, Objective) else objective
     if args.n_gpu > 1:
         raise ValueError(
-            f"one process sees {args.n_gpu} GPUs, and Trainer would copy the model to all of them, which splits no pairs. "
+            f"one process sees {args.n_gpu} GPUs, and Trainer would copy the model to all, which splits no pairs. "
             "Start a process for each (`accelerate launch`, `torchrun`), or set CUDA_VISIBLE_DEVICES to one"
         )
     if config.couples_pairs and (args.gradient_accumulation_steps > 1 or args.world_size > 1):
@@ -77,11 +77,12 @@ def reject_pairs_beyond_limits(model: PreferenceModel, dataset: datasets.Dataset
     limits = [ModelLimits.from_model(name, part or model.policy) for name, part in models.items()]
     row = 0
     for table in dataset.select_columns(list(columns)).with_format("arrow").iter(_ROWS_AT_A_TIME):
-        ids = max(pc.max(table[name].combine_chunks().flatten()).as_py() for name in columns)
-        prompts, *responses = (pc.list_value_length(table[name]) for name in columns)
-        lengths = pc.add(prompts, pc.max_element_wise(*responses))
+        lists = [table[name].combine_chunks() for name in columns]
+        ids = max(int(values.flatten().to_numpy().max()) for values in lists)
+        prompts, chosen, rejected = (values.value_lengths().to_numpy() for values in lists)
+        longest = int((prompts + np.maximum(chosen, rejected)).max())
         for model_limits in limits:
-            if not model_limits.violation(ids, pc.max(lengths).as_py()):
+            if not model_limits.violation(ids, longest):
                 continue
             for index in range(row, row + len(table)):  # one of these
                 pair = dataset[index]
@@ -93,8 +94,8 @@ def reject_pairs_beyond_limits(model: PreferenceModel, dataset: datasets.Dataset
 
 
 def reject_other_tokens(tokenizer: PreTrainedTokenizerBase, reference: str | nn.Module | None) -> None:
-    """Raise ValueError where the tokenizer of a reference, which is a name or was loaded from one, has other ids for the
-    same tokens: it would read other text than the policy."""
+    """Raise ValueError where the tokenizer of a reference, which is a name or was loaded from one, has other ids for
+    the same tokens: it would read other text than the policy."""
     name = reference if isinstance(reference, str) else getattr(getattr(reference, "config", None), "_name_or_path", "")
     if not name or name == tokenizer.name_or_path:
         return

@@ -122,7 +122,7 @@ class PreferenceTrainer(Trainer):
         self._last: ObjectiveOutput | None = None
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Trainer's, after the reference cache is filled; from the checkpoint that the arguments name, if none is given."""
+        """Trainer's, after the reference cache is filled; without a checkpoint, from that of the arguments."""
         if not args and self.args.resume_from_checkpoint not in (None, False, "no"):
             folder = self.args.resume_from_checkpoint
             if folder in (True, "true"):
@@ -223,8 +223,9 @@ class PreferenceTrainer(Trainer):
         """Count positions of a batch of pairs, or those that are no padding."""
         if (counted := self.args.include_num_input_tokens_seen) != "no":
             masks = [inputs[f"{part}_mask"] for part in ("prompt", "chosen", "rejected")]
-            count = sum(mask.sum() if counted == "non_padding" else torch.tensor(mask.numel()) for mask in masks)
-            self.state.num_input_tokens_seen += int(self.accelerator.gather(count.to(self.args.device)).sum())
+            counts = [int(mask.sum()) if counted == "non_padding" else mask.numel() for mask in masks]
+            count = torch.tensor(sum(counts), device=self.args.device)
+            self.state.num_input_tokens_seen += int(self.accelerator.gather(count).sum())
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
         """The pairs of the whole step, over all processes."""

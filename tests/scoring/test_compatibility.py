@@ -81,7 +81,7 @@ def test_heads_of_unlike_size_in_one_memory_are_not_one(tiny):
 
 def test_a_label_outside_of_a_head_is_an_error():
     hidden, head = torch.randn(2, 4), Head(torch.randn(6, 4))
-    with pytest.raises(IndexError, match="the labels are 3 to 6; the head has token ids 0 to 5"):
+    with pytest.raises(IndexError, match="labels are 3 to 6; the head has token ids 0 to 5"):
         token_statistics(hidden, head, None, None, torch.tensor([6, 3]))
 
 

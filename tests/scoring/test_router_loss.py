@@ -34,7 +34,7 @@ def mixture(name, jolt, seed=0, **changes):
 
 @pytest.fixture
 def by_transformers(same_gradients):
-    """Asserts that loss and gradients are the objective's and transformers' auxiliary loss on two padded rows a pair."""
+    """Asserts that a step has the objective's loss and gradients and those of transformers' auxiliary loss."""
 
     def check(scored, reference, batch):
         policy = copy.deepcopy(scored.policy)

@@ -137,10 +137,10 @@ ELSEWHERE = {
 
 def test_every_field_of_the_installed_transformers_has_its_treatment() -> None:
     assert set(ARGUMENTS) == {field.name for field in dataclasses.fields(TrainingArguments)}
-    of = {treatment: {n for n, a in ARGUMENTS.items() if a.treatment is treatment} for treatment in Treatment}
-    assert of[Treatment.REFUSED] == set(REFUSED)
-    assert of[Treatment.NO_EFFECT] == set(NO_EFFECT)
-    assert of[Treatment.WORKS] == {name for run in RUNS.values() for name in run} | set(ELSEWHERE)
+    names = {treatment: {n for n, a in ARGUMENTS.items() if a.treatment is treatment} for treatment in Treatment}
+    assert names[Treatment.REFUSED] == set(REFUSED)
+    assert names[Treatment.NO_EFFECT] == set(NO_EFFECT)
+    assert names[Treatment.WORKS] == {name for run in RUNS.values() for name in run} | set(ELSEWHERE)
     assert all(f"`{name}`" in markdown() for name in ARGUMENTS)
 
 
@@ -266,7 +266,7 @@ def test_a_reference_with_another_tokenizer_is_refused(
     vocabulary = text["model"]["vocab"]
     vocabulary["good"], vocabulary["bad"] = vocabulary["bad"], vocabulary["good"]
     file.write_text(json.dumps(text))
-    with pytest.raises(ValueError, match="has another tokenizer: '(good|bad)' is its token"):
+    with pytest.raises(ValueError, match=r"has another tokenizer: '(good|bad)' is its token"):
         PreferenceTrainer(model_folder, str(tmp_path), **make)
 
 

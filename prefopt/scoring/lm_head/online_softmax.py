@@ -36,9 +36,7 @@ class _Blocks:
         ordered, order = labels.sort()
         bounds = torch.searchsorted(ordered, torch.tensor([*starts, vocabulary], device=labels.device)).tolist()
         if bounds[-1] - bounds[0] < len(labels):
-            raise IndexError(
-                f"the labels are {ordered[0]} to {ordered[-1]}; the head has token ids 0 to {vocabulary - 1}"
-            )
+            raise IndexError(f"labels are {ordered[0]} to {ordered[-1]}; the head has token ids 0 to {vocabulary - 1}")
         self.tokens = [order[one:two] for one, two in pairwise(bounds)]
         self.rows = [ordered[one:two] - start for (one, two), start in zip(pairwise(bounds), starts, strict=True)]
 

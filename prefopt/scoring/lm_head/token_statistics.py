@@ -65,8 +65,8 @@ def require_one_vocabulary(divergence: ExactDivergence | None, policy: int, refe
         raise ValueError("a divergence needs a reference")
     if divergence is not None and policy != reference:
         raise ValueError(
-            f"the divergence {divergence.name!r} sums over the vocabulary, but the policy has {policy} token ids and the "
-            f"reference {reference}: resize both alike (resize_token_embeddings), or take a sampled divergence"
+            f"the divergence {divergence.name!r} sums over the vocabulary, but the policy has {policy} token ids and "
+            f"the reference {reference}: resize both alike (resize_token_embeddings), or take a sampled divergence"
         )
 
 

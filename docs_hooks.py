@@ -16,6 +16,7 @@ import prefopt
 from prefopt import testing, zoo
 from prefopt.hookspecs import KINDS
 from prefopt.registry import available
+from prefopt.training import arguments
 from prefopt.zoo.cards import markdown
 
 PACKAGE = Path(prefopt.__file__).parent
@@ -35,6 +36,7 @@ def on_page_markdown(text: str, **_: Any) -> str:
     """Replace the markers of a page by what the code says."""
     text = text.replace("<!-- cards -->", "\n".join(markdown(name) for name in zoo.ZOO))
     text = text.replace("<!-- checks -->", testing.markdown())
+    text = text.replace("<!-- training arguments -->", arguments.markdown())
     for kind in KINDS:
         text = text.replace(f"<!-- names of {kind.kind} -->", ", ".join(f"`{name}`" for name in available(kind)))
     return text.replace("<!-- map of imports -->", picture(rooms())) if "<!-- map of imports -->" in text else text

@@ -39,6 +39,7 @@ class ModelStates:
     logps [M]                 log-probabilities of the tokens, where they are known
     signals                   fields of TokenBatch, with the response axis N second
     activation_kinds          the kinds of REF_ACTIVATIONS
+    router_logits             [R * S, E] of each layer with E experts, where they were asked for
     """
 
     last_hidden_state: Tensor | None = None
@@ -46,6 +47,7 @@ class ModelStates:
     logps: Tensor | None = None
     signals: Mapping[Signal, Tensor] = field(default_factory=dict)
     activation_kinds: tuple[str, ...] = ()
+    router_logits: tuple[Tensor, ...] = ()
 
     @property
     def hidden(self) -> Tensor:
@@ -91,6 +93,7 @@ def forward_hidden_states(
     plain_forward: bool = False,
     signals: frozenset[Signal] = frozenset(),
     activation_kinds: frozenset[str] = frozenset(),
+    router_logits: bool = False,
 ) -> ModelStates:
     """One forward pass of the backbone, or, with `plain_forward`, of the whole model to its logits."""
     lm = causal_lm(model)
@@ -108,6 +111,7 @@ def forward_hidden_states(
             **layout.inputs(lm.dtype, config._attn_implementation),
             output_hidden_states=wants_states,
             use_cache=False,
+            **({"output_router_logits": True} if router_logits else {}),
         )
     states = output.logits if plain_forward else output.last_hidden_state
     # An adapter may have put tokens of its own before each row.
@@ -129,6 +133,7 @@ def forward_hidden_states(
         **{"logits" if plain_forward else "last_hidden_state": gathered},
         signals=collected,
         activation_kinds=tuple(kind for kind, _ in activations),
+        router_logits=output.router_logits if router_logits else (),
     )
 
 
@@ -153,7 +158,8 @@ def token_batch(layout: Layout, statistics: TokenStatistics, reference: ModelSta
 
 def turn_dropout_off(model: nn.Module) -> None:
     """Set every dropout probability of the model to zero: of dropout layers, of modules that hand theirs to a function,
-    and of those that read it from the configuration. These get a copy to read: the model's own is saved with it."""
+    and of those that read it from the configuration. These get a copy to read: the model's own is saved with it. What
+    else draws in training mode, the first batch shows (see `compatibility`)."""
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0

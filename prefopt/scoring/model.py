@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Self, final
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig
 from prefopt.objective import Objective, ObjectiveOutput
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring.chunked_loss import Group, chunked_loss, group_pairs, statistics_for_objective
+from prefopt.scoring.compatibility import Compatibility, require_compatible
 from prefopt.scoring.finite import is_finite, require_finite
 from prefopt.scoring.forward import (
     ModelStates,
@@ -33,6 +34,7 @@ from prefopt.scoring.lm_head.token_statistics import DEFAULT_BUDGET, TokenStatis
 from prefopt.scoring.proof import Role
 from prefopt.scoring.reference.cache import ReferenceCache
 from prefopt.scoring.reference.scorer import ReferenceScorer
+from prefopt.scoring.router_loss import RouterLoss
 from prefopt.scoring.rows.layout import Layout
 from prefopt.tokens import PreferenceBatch, TokenBatch
 
@@ -43,13 +45,14 @@ class PreferenceModel(nn.Module):
 
     policy, reference  Hugging Face causal LMs. Without a reference, that of a policy with a PEFT adapter is the policy
                        with the adapter off; a reference-free objective needs none; otherwise ValueError is raised. The
-                       reference is frozen. Dropout is turned off in both, so that equal models agree
+                       reference is frozen. Dropout and other noise are off in both, so that equal models agree
     objective          a configuration, or an Objective that was loaded
     logits_budget      bytes of logits that are saved for backward; the rest are computed again
     shared_prefix      whether the responses of a pair may share a row, in which the prompt is computed once
     max_length         tokens of the longest prompt and response to come, for which the fast path is proven at once;
                        None: those of the first batch, and again where a batch has longer ones
     reference_cache    folder of the cache of the reference's states, which are then computed once per response
+    router_aux_loss_coef  weight of a mixture-of-experts policy's auxiliary loss; None: its configuration's, as in TRL
 
     On the first batch the models are compared with their plain forward pass, on made-up pairs and on the batch's; on
     one pair again at every 500th batch of training. Where shared rows disagree with it, a warning says so, and each
@@ -71,6 +74,7 @@ class PreferenceModel(nn.Module):
         shared_prefix: bool = True,
         max_length: int | None = None,
         reference_cache: str | Path | None = None,
+        router_aux_loss_coef: float | None = None,
     ) -> None:
         super().__init__()
         if objective is None:
@@ -92,6 +96,9 @@ class PreferenceModel(nn.Module):
                 "this objective needs a reference: pass one, or a policy with a PEFT adapter, whose base is then the "
                 "reference"
             )
+        require_compatible(policy, reference, objective.config.exact_divergence)
+        self.router_loss = RouterLoss.from_model(causal_lm(policy), router_aux_loss_coef)
+        self._compatibility = Compatibility()
         turn_dropout_off(policy)
         if reference is not None:
             turn_dropout_off(reference)
@@ -150,7 +157,7 @@ class PreferenceModel(nn.Module):
 
     def score(self, batch: PreferenceBatch) -> TokenBatch:
         """Both models' statistics of the response tokens, with the signals that the objective requires."""
-        return self._score(self._layout(batch), batch)
+        return self._score(self._layout(batch), batch)[0]
 
     def precompute_reference(self, batch: PreferenceBatch) -> None:
         """Add the reference's states of a batch to the cache. Raises StoreError where, of the first batch, the cache
@@ -166,31 +173,44 @@ class PreferenceModel(nn.Module):
         """
         self.reference_scorer.unload(reload)
 
-    def _score(self, layout: Layout, batch: PreferenceBatch) -> TokenBatch:
+    def _score(self, layout: Layout, batch: PreferenceBatch) -> tuple[TokenBatch, Tensor | None]:
+        """The statistics, and the policy's router loss if it has one."""
         reference = self._reference_states(layout, batch)
         plain_forward = self.uses_plain_forward
 
-        def policy_statistics() -> TokenStatistics:
-            states = forward_hidden_states(self.policy, layout, plain_forward=plain_forward)
+        def policy_statistics() -> tuple[TokenStatistics, Tensor | None]:
+            states, router_loss = self._policy_states(layout, plain_forward=plain_forward)
             head = None if plain_forward else Head.from_model(causal_lm(self.policy))
-            return self._statistics(states, head, reference, layout.labels)
+            return self._statistics(states, head, reference, layout.labels), router_loss
 
-        statistics = in_fsdp_forward(self.policy, policy_statistics, plain_forward=plain_forward)
-        return token_batch(layout, statistics, reference)
+        statistics, router_loss = in_fsdp_forward(self.policy, policy_statistics, plain_forward=plain_forward)
+        return token_batch(layout, statistics, reference), router_loss
+
+    def _policy_states(self, layout: Layout, *, plain_forward: bool = False) -> tuple[ModelStates, Tensor | None]:
+        router = self.router_loss
+        asked = router is not None
+        states = forward_hidden_states(self.policy, layout, plain_forward=plain_forward, router_logits=asked)
+        return states, None if router is None else router(states.router_logits, layout)
 
     def _output(self, layout: Layout, batch: PreferenceBatch) -> ObjectiveOutput:
         """The objective's output, in groups of pairs where the logits of all exceed the budget."""
         groups = self._groups(layout)
         if len(groups) < 2:
-            output: ObjectiveOutput = self.objective(self._score(layout, batch))
-            return replace(output, losses=output.losses.detach())
+            tokens, router_loss = self._score(layout, batch)
+            output: ObjectiveOutput = self.objective(tokens)
+            return self._with_router_loss(replace(output, losses=output.losses.detach()), router_loss)
         reference = self._reference_states(layout, batch)
 
         def policy_output() -> ObjectiveOutput:
-            hidden, head = forward_hidden_states(self.policy, layout).hidden, Head.from_model(causal_lm(self.policy))
-            return chunked_loss(self.objective, groups, hidden, head, reference, layout, self._statistics)
+            states, router_loss = self._policy_states(layout)
+            head = Head.from_model(causal_lm(self.policy))
+            output = chunked_loss(self.objective, groups, states.hidden, head, reference, layout, self._statistics)
+            return self._with_router_loss(output, router_loss)
 
         return in_fsdp_forward(self.policy, policy_output)
+
+    def _with_router_loss(self, output: ObjectiveOutput, loss: Tensor | None) -> ObjectiveOutput:
+        return output if loss is None or self.router_loss is None else self.router_loss.added_to(output, loss)
 
     def _groups(self, layout: Layout) -> list[Group]:
         """The pairs in groups whose logits fit the budget; none where pairs depend on each other."""
@@ -241,16 +261,26 @@ class PreferenceModel(nn.Module):
             return None
         return self.reference_scorer.states(self.policy, layout, batch, plain_forward=self.uses_plain_forward)
 
+    def train(self, mode: bool = True) -> Self:
+        """nn.Module's, but for models that would draw at random in training mode."""
+        super().train(mode)
+        self._compatibility.keep_noise_off(policy=self.policy, reference=self.reference or self.policy)
+        return self
+
+    def _roles(self) -> list[Role]:
+        """The policy and, where the objective needs one, the reference; an unloaded one is loaded again."""
+        roles, scorer, config = [Role("policy", self.policy)], self.reference_scorer, self.objective.config
+        if not self.reference_free:
+            model, context = scorer.loaded(self.policy), partial(scorer.context, self.policy)
+            roles.append(Role("reference", model, context, config.requires, config.activation_kinds))
+        return roles
+
     def _layout(self, batch: PreferenceBatch) -> Layout:
+        self._compatibility.require(self._roles, batch)
         if self._choice.is_due(batch, training=self.training and torch.is_grad_enabled()):
-            roles = [Role("policy", self.policy)]
-            scorer, config = self.reference_scorer, self.objective.config
             # Once it is cached, nobody runs the reference.
-            if not self.reference_free and (self._choice.uses_plain_forward is None or scorer.cache is None):
-                context = partial(scorer.context, self.policy)
-                roles.append(
-                    Role("reference", scorer.loaded(self.policy), context, config.requires, config.activation_kinds)
-                )
+            unread = self._choice.uses_plain_forward is not None and self.reference_scorer.cache is not None
+            roles = [Role("policy", self.policy)] if unread else self._roles()
             self._choice.verify(batch, roles, share=self.shared_prefix, max_length=self.max_length)
         if not self.shared_prefix:
             return Layout.two_rows(batch)

@@ -94,6 +94,13 @@ class ReferenceUpdate(TrainerCallback):
                 "sync_ref_model needs a reference with weights of its own; here it is the policy without its adapter, "
                 "or the objective has none"
             )
+        policy = {name: parameter.shape for name, parameter in model.policy.named_parameters()}
+        for name, parameter in model.reference.named_parameters():
+            if policy.get(name) != parameter.shape:
+                raise ValueError(
+                    f"sync_ref_model needs a reference of the policy's shape, and {name} is {list(parameter.shape)} in "
+                    f"the reference and {list(policy.get(name, []))} in the policy"
+                )
         if not 0 < mixup <= 1 or every < 1:
             raise ValueError(
                 f"ref_model_mixup_alpha must be in (0, 1] and ref_model_sync_steps at least 1; got {mixup}, {every}"

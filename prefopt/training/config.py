@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 
 from prefopt.data import EncodingConfig, OnBadRows
 from prefopt.scoring.lm_head.token_statistics import DEFAULT_BUDGET
+from prefopt.training.arguments import settle
 from prefopt.validation import did_you_mean
 
 
@@ -32,10 +33,12 @@ class PreferenceConfig(TrainingArguments):
     logits_budget_mb               MiB of logits saved for backward; the others are recomputed
     reference_cache                folder for the reference's outputs, which are then computed once
     shared_prefix                  the two responses of a pair may share a row, so that its prompt is computed once
+    router_aux_loss_coef           weight of a mixture-of-experts policy's auxiliary loss; None: its configuration's
     model_init_kwargs              for `from_pretrained`, where a model is given by name
 
     torch_compile, with its backend and mode, compiles models and objective (see `PreferenceModel.compile`).
-    Other defaults than in TrainingArguments: learning_rate 1e-6, logging_steps 10.
+    Other defaults than in TrainingArguments: learning_rate 1e-6, logging_steps 10. Some of its fields are refused, and
+    some have no effect, which is logged (see `arguments`).
     """
 
     learning_rate: float = field(default=1e-6, metadata={"help": "Learning rate of the policy."})
@@ -52,12 +55,16 @@ class PreferenceConfig(TrainingArguments):
     logits_budget_mb: int = field(default=DEFAULT_BUDGET // 2**20, metadata={"help": "MiB of logits that are saved."})
     reference_cache: str | None = field(default=None, metadata={"help": "Folder for the reference's outputs."})
     shared_prefix: bool = field(default=True, metadata={"help": "Compute the prompt of a pair once."})
+    router_aux_loss_coef: float | None = field(
+        default=None, metadata={"help": "Of a mixture of experts; None: its own."}
+    )
     model_init_kwargs: dict[str, Any] | None = field(default=None, metadata={"help": "For from_pretrained."})
 
     def __post_init__(self) -> None:
         for name in ("ref_model_mixup_alpha", "ref_model_sync_steps"):
             if not self.sync_ref_model and self.differs(name):
                 raise ValueError(f"{name} is read only with sync_ref_model; set that to true, or leave {name} out")
+        settle(self)
         # Trainer would drop the data set's columns, since the collator reads them and the model's forward does not.
         self.remove_unused_columns = False
         if not torch.accelerator.is_available():

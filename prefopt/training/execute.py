@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import final
 
 from transformers import AutoTokenizer
-from transformers.trainer_utils import get_last_checkpoint
 
 from prefopt.data import DataReport, read_rows
 from prefopt.registry import excluded_plugins, provenance
@@ -68,10 +67,7 @@ def start(run: RunFile) -> PreferenceTrainer:
 def train(trainer: PreferenceTrainer) -> RunResult:
     """Train, evaluate where there is evaluation data, and save policy and objective in the run folder."""
     args = trainer.args
-    resume = args.resume_from_checkpoint
-    if resume == "true":
-        resume = get_last_checkpoint(args.output_dir)
-    trainer.train(resume_from_checkpoint=resume or None)
+    trainer.train()
     evaluation = trainer.evaluate() if trainer.eval_dataset is not None else {}
     trainer.save_model()
     trainer.save_state()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, final
 
+from prefopt.training.arguments import ARGUMENTS, objection
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.migrate_objective import READ_BY_OBJECTIVE, migrate_objective
 from prefopt.training.run_file import RunFile
@@ -51,7 +52,6 @@ _WITHOUT_EQUIVALENT = {
     "pad_to_multiple_of": "padding goes to the longest of the batch here",
     "pad_token": "the tokenizer's own is used here, or its end of text",
     "dataset_config": "no equivalent: give data.train a data set with one configuration, or a folder",
-    "router_aux_loss_coef": "no equivalent: the auxiliary loss of mixtures of experts is not added",
     "load_in_4bit": "no equivalent: give model.init a quantization_config",
     "load_in_8bit": "no equivalent: give model.init a quantization_config",
     "activation_offloading": "no equivalent",
@@ -76,7 +76,9 @@ def migrate(settings: Settings) -> Migration:
     run: dict[str, Any] = {"model": {}, "data": {}, "objective": migrate_objective(settings, notes), "training": {}}
     paths = {field.name: ("training", field.name) for field in fields(PreferenceConfig)} | _PATHS
     for name, value in settings.items():
-        if name in paths:
+        if argument := objection(name, value) if name in ARGUMENTS.keys() - _WITHOUT_EQUIVALENT.keys() else None:
+            notes.append(f"{name} {argument.treatment.value.partition(',')[0]}: {argument.remark}; left out")
+        elif name in paths:
             section = run
             *parents, key = paths[name]
             for parent in parents:

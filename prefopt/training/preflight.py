@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import logging
 
+import datasets
+import numpy as np
 import torch
+from torch import nn
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from prefopt.objective import Objective, ObjectiveOutput
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring import PreferenceModel
+from prefopt.scoring.compatibility import ModelLimits
 from prefopt.training.config import PreferenceConfig
 
 _LOG = logging.getLogger(__name__)
 
 _TOLERANCE = 1e-4
+
+_ROWS_AT_A_TIME = 1000
 
 _MORE_LAYERS_THAN_ANY_MODEL = 1000
 
@@ -21,6 +28,11 @@ _MORE_LAYERS_THAN_ANY_MODEL = 1000
 def reject_split_step(objective: ObjectiveConfig | Objective, args: PreferenceConfig) -> None:
     """Raise ValueError where the loss couples the pairs of a step, but the step is split over batches or processes."""
     config = objective.config if isinstance(objective, Objective) else objective
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"one process sees {args.n_gpu} GPUs, and Trainer would copy the model to all, which splits no pairs. "
+            "Start a process for each (`accelerate launch`, `torchrun`), or set CUDA_VISIBLE_DEVICES to one"
+        )
     if config.couples_pairs and (args.gradient_accumulation_steps > 1 or args.world_size > 1):
         raise ValueError(
             f"the loss {config.loss.name!r} compares the pairs of a step with each other, so a step cannot be split "
@@ -56,9 +68,53 @@ def _has_parameters(objective: ObjectiveConfig) -> bool:
     return next(built.parameters(), None) is not None
 
 
+def reject_pairs_beyond_limits(model: PreferenceModel, dataset: datasets.Dataset) -> None:
+    """Raise ValueError where a pair of token ids is more than a model's vocabulary or table of positions holds."""
+    columns = ("prompt_ids", "chosen_ids", "rejected_ids")
+    models = (
+        {"policy": model.policy} if model.reference_free else {"policy": model.policy, "reference": model.reference}
+    )
+    limits = [ModelLimits.from_model(name, part or model.policy) for name, part in models.items()]
+    row = 0
+    for table in dataset.select_columns(list(columns)).with_format("arrow").iter(_ROWS_AT_A_TIME):
+        lists = [table[name].combine_chunks() for name in columns]
+        ids = max(int(values.flatten().to_numpy().max()) for values in lists)
+        prompts, chosen, rejected = (values.value_lengths().to_numpy() for values in lists)
+        longest = int((prompts + np.maximum(chosen, rejected)).max())
+        for model_limits in limits:
+            if not model_limits.violation(ids, longest):
+                continue
+            for index in range(row, row + len(table)):  # one of these
+                pair = dataset[index]
+                parts = [pair[name] for name in columns]
+                length = len(parts[0]) + max(map(len, parts[1:]))
+                if violation := model_limits.violation(max(map(max, parts)), length):
+                    raise ValueError(f"{pair['where']}: it has {violation}")
+        row += len(table)
+
+
+def reject_other_tokens(tokenizer: PreTrainedTokenizerBase, reference: str | nn.Module | None) -> None:
+    """Raise ValueError where the tokenizer of a reference, which is a name or was loaded from one, has other ids for
+    the same tokens: it would read other text than the policy."""
+    name = reference if isinstance(reference, str) else getattr(getattr(reference, "config", None), "_name_or_path", "")
+    if not name or name == tokenizer.name_or_path:
+        return
+    try:
+        other = AutoTokenizer.from_pretrained(name, local_files_only=not isinstance(reference, str)).get_vocab()
+    except (OSError, ValueError) as error:
+        _LOG.info("%s: no tokenizer to compare with the policy's: %s", name, str(error).splitlines()[0])
+        return
+    for token, index in tokenizer.get_vocab().items():
+        if other.get(token, index) != index:
+            raise ValueError(
+                f"the reference {name} has another tokenizer: {token!r} is its token {other[token]}, and the policy's "
+                f"{index}. Log-ratios need one tokenizer; use a reference of the policy's family"
+            )
+
+
 def check_initial_loss(objective: Objective, output: ObjectiveOutput) -> None:
     """Log whether the loss of the first batch is the one at policy = reference, and warn where it is not."""
-    loss = output.loss.item()
+    loss = output.losses.mean().item()  # without the auxiliary loss of a router
     if objective.config.reference_free:
         _LOG.info("step 0: loss %.6f; the objective is reference-free, so no value is expected", loss)
         return

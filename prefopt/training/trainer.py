@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -13,6 +14,7 @@ from accelerate.utils import TorchDynamoPlugin
 from peft import PeftConfig
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
+from transformers.trainer_utils import get_last_checkpoint
 
 from prefopt.data import DataReport, PreferenceCollator
 from prefopt.objective import Mean, Objective, ObjectiveOutput
@@ -23,7 +25,13 @@ from prefopt.training.callbacks import MaskWatch, ReferenceUpdate, drift
 from prefopt.training.checkpoints import load_checkpoint, save_checkpoint
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.metrics import MetricSums, log_histograms
-from prefopt.training.preflight import check_initial_loss, reject_split_step, reject_unused_options
+from prefopt.training.preflight import (
+    check_initial_loss,
+    reject_other_tokens,
+    reject_pairs_beyond_limits,
+    reject_split_step,
+    reject_unused_options,
+)
 from prefopt.training.reference_cache import fill_reference_cache
 from prefopt.training.trainer_inputs import (
     ensure_pad_token,
@@ -79,6 +87,7 @@ class PreferenceTrainer(Trainer):
         reject_unused_options(module, args)
         name = module.config._name_or_path
         tokenizer = ensure_pad_token(processing_class or AutoTokenizer.from_pretrained(name))
+        reject_other_tokens(tokenizer, ref_model)
         config = module.objective.config
         self.data_reports: dict[str, DataReport] = {}
 
@@ -89,6 +98,7 @@ class PreferenceTrainer(Trainer):
             if report is not None:
                 self.data_reports[name] = report
                 _LOG.info("%s data: %s", name, "; ".join(report.lines()))
+            reject_pairs_beyond_limits(module, dataset)
             return dataset
 
         with args.main_process_first(desc="preparing the data"):
@@ -120,7 +130,12 @@ class PreferenceTrainer(Trainer):
         self._last: ObjectiveOutput | None = None
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Trainer's, after the reference cache is filled."""
+        """Trainer's, after the reference cache is filled; without a checkpoint, from that of the arguments."""
+        if not args and self.args.resume_from_checkpoint not in (None, False, "no"):
+            folder = self.args.resume_from_checkpoint
+            if folder in (True, "true"):
+                folder = get_last_checkpoint(self.args.output_dir) if Path(self.args.output_dir).is_dir() else None
+            kwargs = {"resume_from_checkpoint": folder} | kwargs
         self.precompute_reference()
         return super().train(*args, **kwargs)
 
@@ -211,6 +226,14 @@ class PreferenceTrainer(Trainer):
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
         """Trainer's, without compiling the step as a whole: with torch_compile its parts are compiled."""
         return super()._build_accelerator_args(**kwargs) | {"dynamo_plugin": TorchDynamoPlugin(backend="no")}
+
+    def _track_num_input_tokens(self, inputs: dict[str, Tensor]) -> None:
+        """Count positions of a batch of pairs, or those that are no padding."""
+        if (counted := self.args.include_num_input_tokens_seen) != "no":
+            masks = [inputs[f"{part}_mask"] for part in ("prompt", "chosen", "rejected")]
+            counts = [int(mask.sum()) if counted == "non_padding" else mask.numel() for mask in masks]
+            count = torch.tensor(sum(counts), device=self.args.device)
+            self.state.num_input_tokens_seen += int(self.accelerator.gather(count).sum())
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
         """The pairs of the whole step, over all processes."""

@@ -47,6 +47,7 @@ def preference_model(
         logits_budget=args.logits_budget_mb * 2**20,
         shared_prefix=args.shared_prefix,
         reference_cache=args.reference_cache,
+        router_aux_loss_coef=args.router_aux_loss_coef,
     )
     if args.torch_compile:
         module.compile(backend=args.torch_compile_backend, mode=args.torch_compile_mode)

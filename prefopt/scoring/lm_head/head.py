@@ -74,8 +74,8 @@ class Head:
         return (self._pointers, self.scale, self.softcap) == (other._pointers, other.scale, other.softcap)
 
     @property
-    def _pointers(self) -> list[int | None]:
-        return [None if tensor is None else tensor.data_ptr() for tensor in self.parameters]
+    def _pointers(self) -> list[tuple[int, torch.Size] | None]:
+        return [None if tensor is None else (tensor.data_ptr(), tensor.shape) for tensor in self.parameters]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Head:
         """The head with a function applied to weight and bias, such as a slice of the vocabulary."""

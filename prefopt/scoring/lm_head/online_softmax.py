@@ -35,6 +35,8 @@ class _Blocks:
         self.slices = [slice(start, min(start + rows, vocabulary)) for start in starts]
         ordered, order = labels.sort()
         bounds = torch.searchsorted(ordered, torch.tensor([*starts, vocabulary], device=labels.device)).tolist()
+        if bounds[-1] - bounds[0] < len(labels):
+            raise IndexError(f"labels are {ordered[0]} to {ordered[-1]}; the head has token ids 0 to {vocabulary - 1}")
         self.tokens = [order[one:two] for one, two in pairwise(bounds)]
         self.rows = [ordered[one:two] - start for (one, two), start in zip(pairwise(bounds), starts, strict=True)]
 
@@ -118,19 +120,26 @@ class OnlineSoftmaxKernel(ChunkKernel[_Saved]):
     def forward(self, hidden: Tensor, chunk: slice, keep_logits: bool) -> tuple[ChunkStatistics, _Saved]:
         """hidden [C, H]."""
         inputs, divergence = self.inputs, self.divergence
-        blocks = _Blocks(inputs.labels[chunk], len(inputs.head.weight), self._block_rows(hidden))
-        policy, reference = OnlineSoftmax(inputs.head, hidden, blocks, inputs.buffers, keep=keep_logits), None
+        blocks = _Blocks(inputs.labels[chunk], len(inputs.head.weight), self._block_rows(hidden, inputs.head))
+        policy = OnlineSoftmax(inputs.head, hidden, blocks, inputs.buffers, keep=keep_logits)
+        reference = alike = None  # `alike`: the reference, where its blocks of the vocabulary are the policy's
         if inputs.ref_head is not None and inputs.ref_hidden is not None:
             keep = keep_logits and divergence is not None
-            ref_hidden = inputs.ref_hidden[chunk]
+            ref_hidden, vocabulary = inputs.ref_hidden[chunk], len(inputs.ref_head.weight)
+            if vocabulary != len(inputs.head.weight):
+                blocks = _Blocks(inputs.labels[chunk], vocabulary, self._block_rows(hidden, inputs.ref_head))
             reference = OnlineSoftmax(inputs.ref_head, ref_hidden, blocks, inputs.buffers, keep=keep)
+            alike = reference if blocks is policy.blocks else None
         partial_sums, squares = torch.zeros_like(policy.block_max), torch.zeros_like(policy.block_max)
         scratch = self._scratch(policy)
-        for index in range(len(blocks.slices)):
-            self._block_forward(policy, reference, index, scratch, partial_sums)
+        for index in range(len(policy.blocks.slices)):
+            self._block_forward(policy, alike, index, scratch, partial_sums)
             if inputs.log_collision and scratch is not None:
                 exps = policy.exps(index)
                 torch.sum(torch.square(exps, out=scratch[: len(exps)]), 0, out=squares[index])
+        if reference is not None and alike is None:
+            for index in range(len(blocks.slices)):
+                reference.exponentiate(index, reference.logits(index))
         log_z, ref_logps, value, log_ratio = policy.log_normaliser, None, None, torch.zeros_like(policy.block_max[0])
         if reference is not None:
             ref_log_z = reference.log_normaliser
@@ -218,10 +227,10 @@ class OnlineSoftmaxKernel(ChunkKernel[_Saved]):
         policy.head.map(lambda tensor: tensor[block]).logits(hidden, out=logits)
         return logits.T
 
-    def _block_rows(self, hidden: Tensor) -> int:
+    def _block_rows(self, hidden: Tensor, head: Head) -> int:
         """V', the token ids of a block: all on a GPU, which is fastest so."""
         if hidden.device.type != "cpu":
-            return len(self.inputs.head.weight)
+            return len(head.weight)
         entry = torch.finfo(wide(hidden.dtype)).bits // 8
         return max(1, BLOCK_BYTES // (entry * len(hidden) * _BLOCK_MULTIPLE)) * _BLOCK_MULTIPLE
 

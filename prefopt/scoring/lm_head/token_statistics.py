@@ -59,6 +59,17 @@ def max_saved_tokens(budget: int, weight: Tensor, divergence: ExactDivergence | 
     return budget // (_logit_bytes(weight) * (1 if divergence is None else 2))
 
 
+def require_one_vocabulary(divergence: ExactDivergence | None, policy: int, reference: int | None) -> None:
+    """Raise ValueError where an exact divergence has no reference, or a reference of another number of token ids."""
+    if divergence is not None and reference is None:
+        raise ValueError("a divergence needs a reference")
+    if divergence is not None and policy != reference:
+        raise ValueError(
+            f"the divergence {divergence.name!r} sums over the vocabulary, but the policy has {policy} token ids and "
+            f"the reference {reference}: resize both alike (resize_token_embeddings), or take a sampled divergence"
+        )
+
+
 def _logit_bytes(weight: Tensor) -> int:
     return len(weight) * torch.finfo(wide(weight.dtype)).bits // 8
 
@@ -93,10 +104,9 @@ def token_statistics(
     head_gradient              backward adds the head's gradient here and returns none
 
     Without a reference `ref_logps` are zero. Under autocast the products have its precision; the statistics are float32
-    or wider in any case. Raises ValueError for a divergence without a reference.
+    or wider in any case. Raises ValueError for a divergence without a reference or between unlike vocabularies.
     """
-    if divergence is not None and ref_head is None:
-        raise ValueError("a divergence needs a reference")
+    require_one_vocabulary(divergence, len(head.weight), None if ref_head is None else len(ref_head.weight))
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
@@ -141,5 +151,6 @@ def dense_statistics(
         return TokenStatistics(logps, torch.zeros_like(logps), None, collisions)
     ref_log_probs = ref_logits.detach().to(log_probs.dtype).log_softmax(-1)
     ref_logps = ref_log_probs.gather(-1, labels[:, None])[:, 0]
+    require_one_vocabulary(divergence, logits.shape[-1], ref_logits.shape[-1])
     values = None if divergence is None else divergence(log_probs, ref_log_probs)
     return TokenStatistics(logps, ref_logps, values, collisions)

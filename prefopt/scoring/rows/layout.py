@@ -117,6 +117,13 @@ class Layout:
         """The response tokens [M]."""
         return self.token_ids[self.mask]
 
+    @property
+    def responses_per_position(self) -> Tensor:
+        """How many responses a position belongs to, [R, S]: 0 for padding, 2 for a prompt that both of a pair share."""
+        if self.prefix is None:
+            return self.attention_mask
+        return self.attention_mask * (1 + (self.prefix.segments % SEGMENTS == PROMPT))
+
     def gather(self, states: Tensor, positions: Tensor) -> Tensor:
         """states [R, S, ...] at positions [M] -> [M, ...]."""
         return states.flatten(0, 1)[positions]

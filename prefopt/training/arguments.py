@@ -1,0 +1,137 @@
+"""What becomes of every field of transformers' TrainingArguments: works, is refused, or has no effect."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import MISSING
+from enum import StrEnum
+from typing import NamedTuple, final
+
+from transformers import TrainingArguments
+
+_LOG = logging.getLogger(__name__)
+
+
+@final
+class Treatment(StrEnum):
+    """Of a field that differs from its default."""
+
+    WORKS = "works"
+    UNTESTED = "is handed to transformers; not tested, as it takes other machines or packages"
+    REFUSED = "is refused"
+    NO_EFFECT = "has no effect, and the log says so"
+
+
+class Argument(NamedTuple):
+    """What becomes of a field, and why or how."""
+
+    treatment: Treatment
+    remark: str = ""
+
+
+_FULL_EVAL = (
+    "it would turn the policy into half precision for good, also as it is saved. Load the model so "
+    "(model_init_kwargs: {dtype: bfloat16}), or train with bf16"
+)
+_LIGER = "it would patch no part of the step. Apply liger-kernel to the models before, without its fused cross-entropy"
+_HUB = "a checkpoint is more than the hub's callback uploads: the objective is beside it. Upload the folder afterwards"
+_PREDICTIONS = "evaluation has losses and the objective's metrics, and no predictions to keep"
+
+_WORKS = """output_dir per_device_train_batch_size num_train_epochs max_steps learning_rate lr_scheduler_type
+lr_scheduler_kwargs warmup_steps optim optim_args weight_decay adam_beta1 adam_beta2 adam_epsilon
+gradient_accumulation_steps max_grad_norm bf16 activation_checkpointing activation_checkpointing_kwargs
+gradient_checkpointing gradient_checkpointing_kwargs torch_compile torch_compile_backend torch_compile_mode
+torch_empty_cache_steps auto_find_batch_size logging_strategy logging_steps logging_first_step log_on_each_node
+log_level_replica disable_tqdm report_to run_name eval_strategy eval_steps eval_delay per_device_eval_batch_size
+eval_on_start eval_use_gather_object save_only_model save_strategy save_steps save_on_each_node save_total_limit
+enable_jit_checkpoint load_best_model_at_end metric_for_best_model greater_is_better ignore_data_skip
+restore_callback_states_from_checkpoint full_determinism seed data_seed use_cpu accelerator_config dataloader_drop_last
+dataloader_num_workers dataloader_persistent_workers dataloader_prefetch_factor dataloader_multiprocessing_context
+dataloader_in_order debug log_level skip_memory_metrics""".split()
+
+_UNTESTED = """fp16 tf32 optim_target_modules dataloader_pin_memory project trackio_space_id trackio_bucket_id
+trackio_static_space_id ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout local_rank
+fsdp fsdp_config deepspeed""".split()
+
+ARGUMENTS: Mapping[str, Argument] = {
+    **dict.fromkeys(_WORKS, Argument(Treatment.WORKS)),
+    **dict.fromkeys(_UNTESTED, Argument(Treatment.UNTESTED)),
+    "include_num_input_tokens_seen": Argument(
+        Treatment.WORKS, "`all` counts every position of a batch, `non_padding` prompt, chosen and rejected response"
+    ),
+    "resume_from_checkpoint": Argument(Treatment.WORKS, "a folder, or `true` for the last one in output_dir"),
+    "train_sampling_strategy": Argument(Treatment.WORKS, "lengths are those of prompt and longer response"),
+    "ddp_find_unused_parameters": Argument(Treatment.WORKS, "run on two processes"),
+    "remove_unused_columns": Argument(Treatment.WORKS, "false in any case: the collator reads the columns"),
+    "label_smoothing_factor": Argument(
+        Treatment.REFUSED, "it smooths the labels of a cross-entropy. Use the objective cdpo, with its label_smoothing"
+    ),
+    "neftune_noise_alpha": Argument(
+        Treatment.REFUSED, "noise on the policy's embeddings would be part of every log-ratio, as dropout would"
+    ),
+    "bf16_full_eval": Argument(Treatment.REFUSED, _FULL_EVAL),
+    "fp16_full_eval": Argument(Treatment.REFUSED, _FULL_EVAL),
+    "use_liger_kernel": Argument(Treatment.REFUSED, _LIGER),
+    "liger_kernel_config": Argument(Treatment.REFUSED, _LIGER),
+    "push_to_hub": Argument(Treatment.REFUSED, _HUB),
+    "parallelism_config": Argument(
+        Treatment.REFUSED, "a batch of pairs cannot be split along its tokens. Spread the models themselves (FSDP2)"
+    ),
+    "length_column_name": Argument(Treatment.REFUSED, "prepared data has its lengths in the column `length`"),
+    "average_tokens_across_devices": Argument(
+        Treatment.NO_EFFECT, "losses are means over the pairs of the whole step, over all processes"
+    ),
+    "use_cache": Argument(Treatment.NO_EFFECT, "nothing is generated"),
+    "logging_nan_inf_filter": Argument(Treatment.NO_EFFECT, "a loss that is not finite stops the run"),
+    "prediction_loss_only": Argument(Treatment.NO_EFFECT, _PREDICTIONS),
+    "eval_do_concat_batches": Argument(Treatment.NO_EFFECT, _PREDICTIONS),
+    "eval_accumulation_steps": Argument(Treatment.NO_EFFECT, _PREDICTIONS),
+    "include_for_metrics": Argument(Treatment.NO_EFFECT, _PREDICTIONS),
+    "batch_eval_metrics": Argument(Treatment.NO_EFFECT, _PREDICTIONS),
+    "label_names": Argument(Treatment.NO_EFFECT, "pairs have no labels"),
+    **dict.fromkeys(
+        ("do_train", "do_eval", "do_predict"),
+        Argument(
+            Treatment.NO_EFFECT, "training is `train()`; evaluation needs data, and eval_strategy to come in between"
+        ),
+    ),
+    **dict.fromkeys(
+        ("hub_model_id", "hub_strategy", "hub_token", "hub_private_repo", "hub_always_push", "hub_revision"),
+        Argument(Treatment.NO_EFFECT, "it is read with push_to_hub, which is refused"),
+    ),
+}
+"""Field -> what becomes of it. A test compares it with the installed transformers."""
+
+
+def objection(name: str, value: object) -> Argument | None:
+    """What becomes of a field with this value, where it is refused or has no effect; None where it works."""
+    field, argument = TrainingArguments.__dataclass_fields__[name], ARGUMENTS[name]
+    default = field.default if field.default_factory is MISSING else field.default_factory()
+    works = argument.treatment in (Treatment.WORKS, Treatment.UNTESTED)
+    return None if works or value is None or value == default else argument
+
+
+def settle(arguments: TrainingArguments) -> None:
+    """Raise ValueError for a field that is set and refused; log those that have no effect."""
+    for name in ARGUMENTS:
+        argument = objection(name, getattr(arguments, name))
+        if argument is not None and argument.treatment is Treatment.REFUSED:
+            raise ValueError(f"{name} is refused: {argument.remark}")
+        if argument is not None:
+            _LOG.warning("%s has no effect: %s", name, argument.remark)
+
+
+def markdown() -> str:
+    """The table of all fields, by what becomes of them."""
+    lines = ["| field | |", "|---|---|"]
+    for treatment in Treatment:
+        plain = [name for name, argument in ARGUMENTS.items() if argument == Argument(treatment)]
+        if plain:
+            lines.append(f"| {', '.join(f'`{name}`' for name in sorted(plain))} | {treatment} |")
+        remarks: dict[str, list[str]] = {}
+        for name, argument in ARGUMENTS.items():
+            if argument.treatment is treatment and argument.remark:
+                remarks.setdefault(argument.remark, []).append(f"`{name}`")
+        lines += [f"| {', '.join(names)} | {treatment}: {remark} |" for remark, names in remarks.items()]
+    return "\n".join(lines)

@@ -1,0 +1,277 @@
+"""Every field of TrainingArguments works, is refused, or has no effect and says so."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainingArguments
+
+from prefopt import zoo
+from prefopt.training import PreferenceConfig, PreferenceTrainer
+from prefopt.training.arguments import ARGUMENTS, Treatment, markdown
+from prefopt.training.migrate import migrate
+from tests.training.test_trainer import config
+
+REFUSED: dict[str, Any] = {
+    "label_smoothing_factor": 0.1,
+    "neftune_noise_alpha": 5.0,
+    "bf16_full_eval": True,
+    "fp16_full_eval": True,
+    "use_liger_kernel": True,
+    "liger_kernel_config": {"rope": True},
+    "push_to_hub": True,
+    "parallelism_config": {"cp_size": 2},
+    "length_column_name": "size",
+}
+
+NO_EFFECT: dict[str, Any] = {
+    "average_tokens_across_devices": False,
+    "use_cache": True,
+    "logging_nan_inf_filter": False,
+    "prediction_loss_only": True,
+    "eval_do_concat_batches": False,
+    "eval_accumulation_steps": 2,
+    "include_for_metrics": ["inputs"],
+    "batch_eval_metrics": True,
+    "label_names": ["labels"],
+    "do_train": True,
+    "do_eval": True,
+    "do_predict": True,
+    "hub_model_id": "a/b",
+    "hub_strategy": "end",
+    "hub_token": "token",
+    "hub_private_repo": True,
+    "hub_always_push": True,
+    "hub_revision": "main",
+}
+
+RUNS: dict[str, dict[str, Any]] = {
+    "schedule": {
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "lr_scheduler_kwargs": {"min_lr": 1e-3},
+        "warmup_steps": 1,
+        "optim": "adamw_torch",
+        "weight_decay": 0.1,
+        "adam_beta1": 0.8,
+        "adam_beta2": 0.9,
+        "adam_epsilon": 1e-6,
+        "max_grad_norm": 0.5,
+        "gradient_accumulation_steps": 2,
+        "bf16": True,
+        "dataloader_drop_last": True,
+        "train_sampling_strategy": "group_by_length",
+        "include_num_input_tokens_seen": "non_padding",
+        "log_on_each_node": False,
+        "log_level": "error",
+        "log_level_replica": "error",
+        "accelerator_config": {"even_batches": False},
+        "torch_empty_cache_steps": 1,
+        "debug": "underflow_overflow",
+        "remove_unused_columns": False,
+    },
+    "saving": {
+        "per_device_train_batch_size": 4,
+        "max_steps": -1,
+        "num_train_epochs": 0.5,
+        "optim": "sgd",
+        "optim_args": "momentum=0.9",
+        "logging_strategy": "steps",
+        "logging_steps": 2,
+        "logging_first_step": True,
+        "run_name": "run",
+        "report_to": "tensorboard",
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "eval_delay": 1,
+        "eval_on_start": True,
+        "eval_use_gather_object": True,
+        "per_device_eval_batch_size": 3,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "save_total_limit": 1,
+        "save_only_model": True,
+        "save_on_each_node": True,
+        "enable_jit_checkpoint": True,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "rewards/accuracies",
+        "greater_is_better": True,
+        "data_seed": 3,
+        "seed": 3,
+        "full_determinism": True,
+        "activation_checkpointing": True,
+        "activation_checkpointing_kwargs": {"use_reentrant": False},
+        "skip_memory_metrics": False,
+    },
+    "loading": {
+        "dataloader_num_workers": 1,
+        "dataloader_persistent_workers": True,
+        "dataloader_prefetch_factor": 1,
+        "dataloader_multiprocessing_context": "fork",
+        "dataloader_in_order": False,
+        "auto_find_batch_size": True,
+    },
+}
+
+ELSEWHERE = {
+    "output_dir": "every run",
+    "learning_rate": "every run",
+    "use_cpu": "every run",
+    "disable_tqdm": "every run",
+    "gradient_checkpointing": "transformers' own alias",
+    "gradient_checkpointing_kwargs": "transformers' own alias",
+    "torch_compile": "test_compiled",
+    "torch_compile_backend": "test_compiled",
+    "torch_compile_mode": "test_compiled",
+    "resume_from_checkpoint": "below",
+    "ignore_data_skip": "below",
+    "restore_callback_states_from_checkpoint": "below",
+    "ddp_find_unused_parameters": "test_distributed",
+}
+
+
+def test_every_field_of_the_installed_transformers_has_its_treatment() -> None:
+    assert set(ARGUMENTS) == {field.name for field in dataclasses.fields(TrainingArguments)}
+    names = {treatment: {n for n, a in ARGUMENTS.items() if a.treatment is treatment} for treatment in Treatment}
+    assert names[Treatment.REFUSED] == set(REFUSED)
+    assert names[Treatment.NO_EFFECT] == set(NO_EFFECT)
+    assert names[Treatment.WORKS] == {name for run in RUNS.values() for name in run} | set(ELSEWHERE)
+    assert all(f"`{name}`" in markdown() for name in ARGUMENTS)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused(name: str, out: str) -> None:
+    with pytest.raises(ValueError, match=f"^{name} is refused: "):
+        config(out, **{name: REFUSED[name]})
+
+
+def test_what_has_no_effect_says_so(out: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "prefopt"):
+        config(out)
+        assert caplog.messages == []
+        config(out, **NO_EFFECT)
+    assert {message.partition(" has no effect: ")[0] for message in caplog.messages} == set(NO_EFFECT)
+
+
+def test_a_migrated_run_leaves_out_what_would_be_refused() -> None:
+    migration = migrate({"model_name_or_path": "m", "dataset_name": "d", "neftune_noise_alpha": 5.0, "do_eval": True})
+    assert {"neftune_noise_alpha", "do_eval"}.isdisjoint(migration.run.get("training", {}))
+    assert any(note.startswith("neftune_noise_alpha is refused: noise") for note in migration.notes)
+    assert any(note.startswith("do_eval has no effect: ") for note in migration.notes)
+
+
+@pytest.fixture(scope="module")
+def train(model_folder: str, rows: list[dict[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    def carry_out(**settings: Any) -> PreferenceTrainer:
+        args = config(str(tmp_path_factory.mktemp("run")), **{"max_steps": 2} | settings)
+        data = {"train_dataset": rows[:24], "eval_dataset": rows[24:]}
+        trainer = PreferenceTrainer(model_folder, objective=zoo.dpo(), args=args, **data)
+        trainer.train()
+        return trainer
+
+    return carry_out
+
+
+def test_schedule_optimizer_and_precision(train: Any) -> None:
+    trainer = train(**RUNS["schedule"])
+    group = trainer.optimizer.param_groups[0]
+    assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.8, 0.9), 1e-6, 0.1)
+    assert [entry["learning_rate"] for entry in trainer.state.log_history[:2]] == pytest.approx([0.0, 1e-2])
+    tokens = sum(
+        len(row[side]) for row in trainer.train_dataset for side in ("prompt_ids", "chosen_ids", "rejected_ids")
+    )
+    seen = trainer.state.log_history[-1]["num_input_tokens_seen"]
+    assert 0 < seen == trainer.state.num_input_tokens_seen
+    assert trainer.state.global_step == 2
+    assert seen == tokens  # the two steps are an epoch, of 16 pairs and of the 8 that are left
+    assert all(torch.isfinite(p).all() for p in trainer.model.policy.parameters())
+
+
+def test_positions_are_counted_with_their_padding(train: Any) -> None:
+    trainer = train(include_num_input_tokens_seen="all", per_device_train_batch_size=24, max_steps=1)
+    longest = [
+        max(len(row[f"{part}_ids"]) for row in trainer.train_dataset) for part in ("prompt", "chosen", "rejected")
+    ]
+    assert trainer.state.num_input_tokens_seen == 24 * sum(longest)
+
+
+def test_logs_evaluations_and_checkpoints(train: Any) -> None:
+    trainer = train(**RUNS["saving"])
+    torch.use_deterministic_algorithms(False)  # full_determinism sets it for the process
+    evaluated = [entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    logged = [entry["step"] for entry in trainer.state.log_history if "loss" in entry]
+    assert (evaluated, logged) == ([0, 2, 3], [1, 2])
+    folder = Path(trainer.args.output_dir)
+    (checkpoint,) = folder.glob("checkpoint-*")
+    assert checkpoint.name == "checkpoint-2"
+    assert not (checkpoint / "optimizer.pt").exists()
+    assert trainer.state.best_model_checkpoint == str(checkpoint)
+    assert json.loads((checkpoint / "trainer_state.json").read_text())["best_global_step"] == 2
+
+
+def test_loading_data_in_other_processes(train: Any) -> None:
+    assert train(**RUNS["loading"]).state.global_step == 2
+
+
+@pytest.mark.parametrize("arguments", [{}, {"ignore_data_skip": True, "restore_callback_states_from_checkpoint": True}])
+def test_the_arguments_checkpoint_is_resumed(
+    arguments: dict[str, Any], model_folder: str, rows: list[dict[str, str]], out: str
+) -> None:
+    saved = {"save_strategy": "steps", "save_steps": 2}
+    PreferenceTrainer(
+        model_folder, objective=zoo.dpo(), args=config(out, max_steps=2, **saved), train_dataset=rows
+    ).train()
+    args = config(out, max_steps=3, resume_from_checkpoint="true", **saved, **arguments)
+    trainer = PreferenceTrainer(model_folder, objective=zoo.dpo(), args=args, train_dataset=rows)
+    trainer.train()
+    assert [entry["step"] for entry in trainer.state.log_history if "loss" in entry] == [1, 2, 3]
+    assert trainer._initial_global_step == 2
+
+
+def _model(tokenizer: PreTrainedTokenizerFast, **changes: Any) -> LlamaForCausalLM:
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(**{"vocab_size": len(tokenizer), **shape, **changes}))
+
+
+def test_a_token_that_a_model_does_not_have_is_named_before_training(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, str]], out: str
+) -> None:
+    highest = max(tokenizer(rows[0]["prompt"] + rows[0]["chosen"])["input_ids"])
+    policy = _model(tokenizer)
+    for smaller in ("policy", "reference"):
+        models = [_model(tokenizer, vocab_size=highest), policy]
+        pair = models if smaller == "policy" else models[::-1]
+        with pytest.raises(
+            ValueError, match=rf"row 0 of train: it has token id \d+, but the {smaller} \(LlamaForCausalLM\) has"
+        ):
+            PreferenceTrainer(
+                *pair, objective=zoo.dpo(), args=config(out), train_dataset=rows, processing_class=tokenizer
+            )
+
+
+def test_a_reference_with_another_tokenizer_is_refused(
+    model_folder: str, tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, str]], out: str, tmp_path: Path
+) -> None:
+    _model(tokenizer).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    make = {"objective": zoo.dpo(), "args": config(out), "train_dataset": rows}
+    PreferenceTrainer(model_folder, str(tmp_path), **make)
+    file = tmp_path / "tokenizer.json"
+    text = json.loads(file.read_text())
+    vocabulary = text["model"]["vocab"]
+    vocabulary["good"], vocabulary["bad"] = vocabulary["bad"], vocabulary["good"]
+    file.write_text(json.dumps(text))
+    with pytest.raises(ValueError, match=r"has another tokenizer: '(good|bad)' is its token"):
+        PreferenceTrainer(model_folder, str(tmp_path), **make)
+
+
+def test_one_process_and_several_gpus(model_folder: str, rows: list[dict[str, str]], out: str) -> None:
+    args: PreferenceConfig = config(out)
+    args._n_gpu = 2
+    with pytest.raises(ValueError, match="one process sees 2 GPUs"):
+        PreferenceTrainer(model_folder, objective=zoo.dpo(), args=args, train_dataset=rows)

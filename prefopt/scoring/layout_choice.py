@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor, nn
 
+from prefopt.scoring.adapters import needs_plain_call
 from prefopt.scoring.forward import causal_lm, forward_hidden_states, in_fsdp_forward
 from prefopt.scoring.lm_head.head import Head, UnsupportedHeadError
 from prefopt.scoring.lm_head.token_statistics import dense_statistics, token_statistics
@@ -107,8 +108,8 @@ def _warn(finding: str, price: str) -> None:
 @torch.no_grad()
 def disagreement(model: nn.Module, two_rows: Layout, shared: Layout | None) -> Disagreement:
     """Compare the plain forward pass on two rows a pair with the gathered head, there and on shared rows."""
-    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
-        return Disagreement("its adapter acts before the first token, where only the model's own call takes it in")
+    if (reason := needs_plain_call(model)) is not None:
+        return Disagreement(reason)
     lm = causal_lm(model)
     name = type(lm).__name__
     try:

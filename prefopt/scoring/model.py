@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Self, final
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig
 
 from prefopt.objective import Objective, ObjectiveOutput
 from prefopt.objective_config import ObjectiveConfig
+from prefopt.scoring.adapters import keep_draws_off, reject_dependent_rows, reject_shared_weights, reject_task_adapters
 from prefopt.scoring.chunked_loss import Group, chunked_loss, group_pairs, statistics_for_objective
 from prefopt.scoring.finite import is_finite, require_finite
 from prefopt.scoring.forward import (
@@ -40,8 +41,10 @@ class PreferenceModel(nn.Module):
     """(PreferenceBatch) -> ObjectiveOutput, for any training loop and for PreferenceTrainer.
 
     policy, reference  Hugging Face causal LMs. Without a reference, that of a policy with a PEFT adapter is the policy
-                       with the adapter off; a reference-free objective needs none; otherwise ValueError is raised. The
-                       reference is frozen. Dropout is turned off in both, so that equal models agree
+                       with its frozen adapter "reference" on, where it has one, and with the adapter off otherwise; a
+                       reference-free objective needs none; otherwise ValueError is raised. The reference is frozen.
+                       Dropout, and what else an adapter draws at random, is turned off in both, so that equal models
+                       agree
     objective          a configuration, or an Objective that was loaded
     logits_budget      bytes of logits that are saved for backward; the rest are computed again
     shared_prefix      whether the responses of a pair may share a row, in which the prompt is computed once
@@ -85,10 +88,19 @@ class PreferenceModel(nn.Module):
                 "this objective needs a reference: pass one, or a policy with a PEFT adapter, whose base is then the "
                 "reference"
             )
+        reject_task_adapters(policy)
         turn_dropout_off(policy)
         if reference is not None:
+            reject_shared_weights(policy, reference)
             turn_dropout_off(reference)
             reference.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Module's, with the layers of adapters in evaluation mode (see `keep_draws_off`)."""
+        super().train(mode)
+        keep_draws_off(self)
+        return self
 
     @property
     def config(self) -> PreTrainedConfig:
@@ -103,7 +115,8 @@ class PreferenceModel(nn.Module):
 
     @property
     def reference(self) -> nn.Module | None:
-        """The reference; None where it is the policy with its adapter off, there is none, or it was released."""
+        """The reference; None where it is the policy, with another adapter or none, or where there is none or it was
+        released."""
         return self.reference_scorer.model
 
     @property
@@ -240,6 +253,7 @@ class PreferenceModel(nn.Module):
             if not self.reference_free:
                 scorer = self.reference_scorer
                 roles.append(Role("reference", scorer.loaded(self.policy), scorer.context(self.policy)))
+            reject_dependent_rows("policy", self.policy, Layout.two_rows(batch))
             self._choice.verify_against_plain_forward(batch, roles, share=self.shared_prefix)
         if not self.shared_prefix:
             return Layout.two_rows(batch)

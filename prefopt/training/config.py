@@ -33,6 +33,8 @@ class PreferenceConfig(TrainingArguments):
     reference_cache                folder for the reference's outputs, which are then computed once
     shared_prefix                  the two responses of a pair may share a row, so that its prompt is computed once
     model_init_kwargs              for `from_pretrained`, where a model is given by name
+    ref_adapter_name               the adapter of a given PeftModel that is its reference; None: a frozen copy of the
+                                   adapter that trains, as it is at the start
 
     torch_compile, with its backend and mode, compiles models and objective (see `PreferenceModel.compile`).
     Other defaults than in TrainingArguments: learning_rate 1e-6, logging_steps 10.
@@ -53,6 +55,7 @@ class PreferenceConfig(TrainingArguments):
     reference_cache: str | None = field(default=None, metadata={"help": "Folder for the reference's outputs."})
     shared_prefix: bool = field(default=True, metadata={"help": "Compute the prompt of a pair once."})
     model_init_kwargs: dict[str, Any] | None = field(default=None, metadata={"help": "For from_pretrained."})
+    ref_adapter_name: str | None = field(default=None, metadata={"help": "A given PeftModel's reference adapter."})
 
     def __post_init__(self) -> None:
         for name in ("ref_model_mixup_alpha", "ref_model_sync_steps"):

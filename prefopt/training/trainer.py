@@ -12,13 +12,14 @@ import torch
 from accelerate.utils import TorchDynamoPlugin
 from peft import PeftConfig
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
 
 from prefopt.data import DataReport, PreferenceCollator
 from prefopt.objective import Mean, Objective, ObjectiveOutput
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring import NonFiniteError, PreferenceModel
 from prefopt.tokens import PreferenceBatch
+from prefopt.training.adapters import load_tokenizer
 from prefopt.training.callbacks import MaskWatch, ReferenceUpdate, drift
 from prefopt.training.checkpoints import load_checkpoint, save_checkpoint
 from prefopt.training.config import PreferenceConfig
@@ -26,6 +27,7 @@ from prefopt.training.metrics import MetricSums, log_histograms
 from prefopt.training.preflight import check_initial_loss, reject_split_step, reject_unused_options
 from prefopt.training.reference_cache import fill_reference_cache
 from prefopt.training.trainer_inputs import ensure_pad_token, preference_model, prepare_dataset, reference_loader
+from prefopt.training.updates import UpdateWatch, reject_untrainable
 
 _LOG = logging.getLogger(__name__)
 
@@ -36,13 +38,14 @@ class PreferenceTrainer(Trainer):
     >>> trainer = PreferenceTrainer("gpt2", objective=zoo.sparsepo(), train_dataset=rows)  # doctest: +SKIP
     >>> trainer.train()  # doctest: +SKIP
 
-    model, ref_model  causal LMs, or their names; without `ref_model` the reference is the policy's initial weights
+    model, ref_model  causal LMs, PeftModels, or their names; without `ref_model` the reference is the model as it was
+                      given (for adapters, see `prefopt.training.adapters`)
     objective         an ObjectiveConfig, or a loaded Objective
     train_dataset     rows with prompt, chosen, rejected and the columns that the objective reads (see the page on
                       data), or a data set of `prepare`
     eval_dataset      the same, or a mapping of several by name
     processing_class  the tokenizer; None: that of the model's name
-    peft_config       trains an adapter; the reference is then the base model, with the adapter disabled
+    peft_config       trains a new adapter; the reference is then the model with that adapter off
     data_collator     None: PreferenceCollator
 
     All else is Trainer's. Losses are means over the pairs of the whole step, whatever the accumulation.
@@ -71,8 +74,8 @@ class PreferenceTrainer(Trainer):
         module = preference_model(model, ref_model, objective, peft_config, args)
         self._load_reference = reference_loader(model, ref_model, args)
         reject_unused_options(module, args)
-        name = module.config._name_or_path
-        tokenizer = ensure_pad_token(processing_class or AutoTokenizer.from_pretrained(name))
+        name = model if isinstance(model, str) else module.config._name_or_path
+        tokenizer = ensure_pad_token(processing_class or load_tokenizer(name))
         config = module.objective.config
         self.data_reports: dict[str, DataReport] = {}
 
@@ -103,6 +106,7 @@ class PreferenceTrainer(Trainer):
             optimizers=optimizers,
         )
         self.add_callback(MaskWatch())
+        self.add_callback(UpdateWatch(module))
         if args.sync_ref_model:
             update = ReferenceUpdate(module, mixup=args.ref_model_mixup_alpha, every=args.ref_model_sync_steps)
             self.add_callback(update)
@@ -112,7 +116,9 @@ class PreferenceTrainer(Trainer):
         self._last: ObjectiveOutput | None = None
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Trainer's, after the reference cache is filled."""
+        """Trainer's, after the reference cache is filled. Raises ValueError where nothing of the policy trains, and
+        RuntimeError where its first step changes nothing of it."""
+        reject_untrainable(self.accelerator.unwrap_model(self.model).policy)
         self.precompute_reference()
         return super().train(*args, **kwargs)
 

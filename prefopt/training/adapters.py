@@ -10,10 +10,12 @@
 from __future__ import annotations
 
 import copy
+import logging
 from pathlib import Path
 from typing import Any
 
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.peft_utils import find_adapter_config_file
@@ -23,6 +25,18 @@ from prefopt.training.updates import checksum
 from prefopt.validation import did_you_mean
 
 _REMEDY = "merge the adapter and save that model, or name another reference (ref_model; model.reference in a run file)"
+
+_UNUSED = {
+    "orth_reg_weight": "orthogonal regulariser, as its allocation of ranks,",
+    "use_asa": "allocation of ranks",
+    "auxiliary_loss_weight": "loss of its own",
+    "monteclora_config": "variational loss",
+}
+"""Fields of adapters' configurations -> what belongs to PEFT's or another trainer's loop."""
+
+_LOG = logging.getLogger(__name__)
+
+_CHECKED = 2**16
 
 _MERGED = "base"
 """The folder, in the run's, of a model into which an adapter was merged: the new adapter is of use with it alone."""
@@ -73,7 +87,7 @@ def with_new_adapter(
     if isinstance(policy, PeftModel):
         policy = _merged(policy, folder)
     base = list(policy.parameters())
-    before = [checksum(parameter) for parameter in base]
+    before = [_beginning(parameter) for parameter in base]
     adapted = get_peft_model(policy, peft_config)
     if not peft_config.is_prompt_learning:  # of AdaLoRA, PEFT marks numbers as trained that are none of its weights
         for name in unsaved_parameters(adapted):
@@ -87,7 +101,7 @@ def with_new_adapter(
             "reference too and would change with it; set its bias to 'none', or name another reference (ref_model; "
             "model.reference in a run file)"
         )
-    if before != [checksum(parameter) for parameter in base]:
+    if before != [_beginning(parameter) for parameter in base]:
         # PiSSA, OLoRA and others take the adapter's first values out of the model's weights: it is not itself with the
         # adapter off, but with the adapter as it begins.
         keep_reference(adapted)
@@ -109,6 +123,14 @@ def _merged(policy: PeftModel, folder: Path | None) -> nn.Module:
     return merged
 
 
+def name_unused(policy: nn.Module) -> None:
+    """Warn of what the configuration of a policy's adapter asks for and a loss of pairs leaves out."""
+    if isinstance(policy, PeftModel):
+        for field, part in _UNUSED.items():
+            if getattr(policy.active_peft_config, field, None):
+                _LOG.warning("the adapter's %s is not used here: its %s plays no part in training", field, part)
+
+
 def keep_reference(policy: PeftModel, source: str | None = None) -> None:
     """Give the policy the frozen adapter `REFERENCE_ADAPTER`: a copy of the adapter `source`, by default of the one
     that trains. Raises ValueError where PEFT cannot hold it."""
@@ -118,9 +140,14 @@ def keep_reference(policy: PeftModel, source: str | None = None) -> None:
     if source in active or REFERENCE_ADAPTER in active:
         raise ValueError(f"the adapter {source or REFERENCE_ADAPTER!r} trains, so it cannot be the reference")
     if REFERENCE_ADAPTER in names:
-        if source not in (None, REFERENCE_ADAPTER):
+        if source is None:
+            raise ValueError(
+                f"the model has an adapter {REFERENCE_ADAPTER!r} already, as after an earlier trainer; set "
+                f"ref_adapter_name to {REFERENCE_ADAPTER!r} to keep it as the reference, or delete it "
+                "(model.delete_adapter), so that the reference is the model as it is now"
+            )
+        if source != REFERENCE_ADAPTER:
             raise ValueError(f"ref_adapter_name is {source!r}, but {REFERENCE_ADAPTER!r} is there too; delete one")
-        source = REFERENCE_ADAPTER
     elif source is None and len(active) > 1:
         raise ValueError(f"{len(active)} adapters are active, which no one frozen adapter is the sum of; {_REMEDY}")
     trained = {id(parameter) for parameter in policy.parameters() if parameter.requires_grad}
@@ -139,7 +166,7 @@ def _copy_adapter(policy: PeftModel, source: str) -> None:
         blank.init_lora_weights = True  # other values may take the adapter out of the base's weights a second time
     blank.inference_mode = True
     parameters = list(policy.parameters())
-    before = [checksum(parameter) for parameter in parameters]
+    before = [_beginning(parameter) for parameter in parameters]
     try:
         policy.add_adapter(REFERENCE_ADAPTER, blank)
         state = {name: value.clone() for name, value in get_peft_model_state_dict(policy, adapter_name=source).items()}
@@ -150,9 +177,14 @@ def _copy_adapter(policy: PeftModel, source: str) -> None:
         raise ValueError(
             f"PEFT cannot hold a frozen copy of the adapter {source!r} as reference ({error}); {_REMEDY}"
         ) from error
-    if before != [checksum(parameter) for parameter in parameters]:
+    if before != [_beginning(parameter) for parameter in parameters]:
         raise ValueError(f"a frozen copy of the adapter {source!r} as reference changes the model itself; {_REMEDY}")
     policy.peft_config[REFERENCE_ADAPTER] = config
+
+
+def _beginning(parameter: nn.Parameter) -> int:
+    """A checksum of some of the first elements: what takes an adapter out of a weight changes them all."""
+    return checksum(parameter.detach().flatten()[:_CHECKED])
 
 
 def reject_adapter_options(policy: nn.Module, ref_adapter_name: str | None, *, takes_name: bool) -> None:
@@ -165,9 +197,7 @@ def reject_adapter_options(policy: nn.Module, ref_adapter_name: str | None, *, t
             "ref_adapter_name is read only with a PeftModel whose adapter trains on, and without ref_model and "
             "peft_config; leave it out"
         )
-    if getattr(policy, "_hf_peft_config_loaded", False) or (
-        hasattr(policy, "disable_adapter") and not isinstance(policy, PeftModel)
-    ):
+    if not isinstance(policy, PeftModel) and any(isinstance(module, BaseTunerLayer) for module in policy.modules()):
         raise ValueError(
             "the policy has an adapter, but is no peft.PeftModel; give an adapter's folder by its name, or "
             "PeftModel.from_pretrained(base, folder, is_trainable=True)"

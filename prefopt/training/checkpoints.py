@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from peft import PeftModel, get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 from torch import Tensor, nn
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from prefopt.objective import Objective
 from prefopt.scoring import PreferenceModel
@@ -84,9 +85,7 @@ def _adapters(policy: PeftModel) -> list[str]:
 
 
 def _same(saved: dict[str, Tensor], present: dict[str, Tensor]) -> bool:
-    return all(
-        torch.equal(value.cpu().to(saved[name]), saved[name]) for name, value in present.items() if name in saved
-    )
+    return all(torch.equal(present[name].cpu().to(value), value) for name, value in saved.items())
 
 
 def saved_adapter(folder: str | Path) -> Path | None:
@@ -94,7 +93,9 @@ def saved_adapter(folder: str | Path) -> Path | None:
     ValueError where there are several."""
     folder = Path(folder)
     files = [folder / "adapter_config.json", *sorted(folder.glob("*/adapter_config.json"))]
-    paths = [file.parent for file in files if file.is_file() and file.parent.name != _REFERENCE]
+    others = (_REFERENCE, f"{PREFIX_CHECKPOINT_DIR}-")
+    paths = [file.parent for file in files if file.parent == folder or not file.parent.name.startswith(others)]
+    paths = [path for path in paths if (path / "adapter_config.json").is_file()]
     if not paths or (folder / "config.json").is_file():
         return None
     if len(paths) > 1:

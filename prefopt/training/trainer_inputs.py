@@ -21,6 +21,7 @@ from prefopt.scoring import PreferenceModel
 from prefopt.training.adapters import (
     keep_reference,
     load_model,
+    name_unused,
     reject_adapter_options,
     reject_unsaved,
     with_new_adapter,
@@ -53,6 +54,7 @@ def preference_model(
     elif is_reference:
         reference = copy.deepcopy(policy)
     reject_unsaved(policy, may_reload=args.load_best_model_at_end)
+    name_unused(policy)
     module = PreferenceModel(
         policy,
         reference,

@@ -15,9 +15,13 @@ _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def checksum(tensor: Tensor) -> int:
-    """A sum over the bits of this process's part of a tensor, which a change of any element changes."""
+    """A sum over the bits of this process's part of a tensor, which a change of any element changes; 0 of another
+    library's type, such as a quantised weight, which does not train."""
     local = tensor.detach()
     local = local.to_local() if hasattr(local, "to_local") else local
+    local = torch.view_as_real(local) if local.is_complex() else local
+    if type(local) is not Tensor:
+        return 0
     return int(local.view(_INTEGERS[local.element_size()]).sum())
 
 

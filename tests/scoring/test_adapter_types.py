@@ -8,7 +8,7 @@ import warnings
 import peft
 import pytest
 import torch
-from peft import PeftType, get_peft_model
+from peft import MontecloraConfig, PeftType, get_peft_model
 from torch.nn.functional import logsigmoid
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -30,6 +30,10 @@ AGREE = {
     "lora on tokens": ("LoraConfig", {**RANK, **LINEAR, "trainable_token_indices": [1, 2, INVOCATION]}),
     "dora": ("LoraConfig", {**RANK, **LINEAR, "use_dora": True}),
     "rslora": ("LoraConfig", {**RANK, **LINEAR, "use_rslora": True}),
+    "qalora": ("LoraConfig", {**RANK, **LINEAR, "use_qalora": True, "qalora_group_size": 8}),
+    "velora": ("LoraConfig", {**RANK, **LINEAR, "velora_config": {"num_groups": 4}}),
+    "monteclora": ("LoraConfig", {**RANK, **LINEAR, "monteclora_config": MontecloraConfig()}),
+    "target parameters": ("LoraConfig", {**RANK, "target_modules": [], "target_parameters": ["q_proj.weight"]}),
     "adalora": ("AdaLoraConfig", {**LINEAR, "total_step": 10, "init_r": 4, "target_r": 2}),
     "adaption prompt": ("AdaptionPromptConfig", {"adapter_len": 4, "adapter_layers": 2}),
     "ia3": ("IA3Config", {**LINEAR, "feedforward_modules": ["down_proj"]}),

@@ -9,6 +9,7 @@ import torch
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 
+from prefopt.scoring.fsdp import local_tensor, reshard
 from prefopt.scoring.rows.layout import Layout
 
 REFERENCE_ADAPTER = "reference"
@@ -29,17 +30,20 @@ def as_reference(policy: PeftModel) -> Iterator[None]:
         with policy.disable_adapter():
             yield
         return
-    names, name = policy.active_adapters, policy.active_adapter
-    trained = {id(parameter) for parameter in policy.parameters() if parameter.requires_grad}
-    policy.set_adapter(REFERENCE_ADAPTER, inference_mode=True)
+    names, active = policy.active_adapters, policy.active_adapter
+    reshard(policy)  # lest what is gathered be frozen in place of what trains
+    trained = {name for name, parameter in policy.named_parameters() if parameter.requires_grad}
+    policy.set_adapter(REFERENCE_ADAPTER)
+    policy.requires_grad_(False)
     try:
         yield
     finally:
-        policy.set_adapter(name)
+        reshard(policy)
+        policy.set_adapter(active)
         if len(names) > 1:
             policy.base_model.set_adapter(names)
-        for parameter in policy.parameters():
-            parameter.requires_grad_(id(parameter) in trained)
+        for name, parameter in policy.named_parameters():
+            parameter.requires_grad_(name in trained)
 
 
 def has_reference_adapter(policy: nn.Module) -> bool:
@@ -144,14 +148,16 @@ def _logps(model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
 @contextmanager
 def _moved(model: nn.Module) -> Iterator[None]:
     """A context in which what trains is off its values; afterwards they are what they were, bit by bit."""
-    trained = [p for p in model.parameters() if p.requires_grad and p.is_floating_point()]
-    kept = [parameter.detach().clone() for parameter in trained]
+    local = [local_tensor(parameter.data) for parameter in model.parameters() if parameter.requires_grad]
+    kept = [tensor.clone() for tensor in local]
     try:
-        for parameter in trained:
-            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
-            parameter.add_(_STEP * noise.to(parameter))
+        for tensor in local:
+            noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(tensor.numel()))
+            tensor.add_(_STEP * noise.to(tensor))
+        reshard(model)
         yield
     finally:
-        for parameter, value in zip(trained, kept, strict=True):
-            parameter.copy_(value)
-        torch.clear_autocast_cache()
+        for tensor, value in zip(local, kept, strict=True):
+            tensor.copy_(value)
+        reshard(model)
+        torch.clear_autocast_cache()  # which holds casts of the moved parameters

@@ -40,6 +40,22 @@ def full_tensor(tensor: Tensor) -> Tensor:
     return tensor.full_tensor(grad_placements=[Replicate()] * tensor.device_mesh.ndim)
 
 
+def local_tensor(tensor: Tensor) -> Tensor:
+    """This process's part of a DTensor, in the same memory; otherwise the tensor itself."""
+    if not _distributed():
+        return tensor
+    from torch.distributed.tensor import DTensor
+
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def reshard(model: nn.Module) -> None:
+    """Free the gathered parameters of FSDP2, which some modules keep after their forward pass."""
+    for module in model.modules():
+        if _is_fsdp(module):
+            module.reshard()  # type: ignore[operator]
+
+
 def unwrapped_type(module: nn.Module) -> type[nn.Module]:
     """The module's class, without the one that FSDP2 derives from it."""
     return type(module).__bases__[-1] if _is_fsdp(module) else type(module)

@@ -26,6 +26,8 @@ from prefopt.validation import did_you_mean
 
 _REMEDY = "merge the adapter and save that model, or name another reference (ref_model; model.reference in a run file)"
 
+_HUB_OPTIONS = ("cache_dir", "local_files_only", "revision", "token")
+
 _UNUSED = {
     "orth_reg_weight": "orthogonal regulariser, as its allocation of ranks,",
     "use_asa": "allocation of ranks",
@@ -48,10 +50,14 @@ def load_model(name: str, options: dict[str, Any] | None = None, *, trains: bool
     options  keyword arguments of the model's `from_pretrained`
     trains   whether the adapter's weights require a gradient
     """
-    options, base = options or {}, adapter_base(name)
+    options = dict(options or {})
+    hub = {key: options[key] for key in _HUB_OPTIONS if key in options}
+    base = adapter_base(name, **hub)
     if base is None:
         return AutoModelForCausalLM.from_pretrained(name, **options)
-    return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, **options), name, is_trainable=trains)
+    options.pop("revision", None)  # the adapter's
+    lm = AutoModelForCausalLM.from_pretrained(base, **options)
+    return PeftModel.from_pretrained(lm, name, is_trainable=trains, **hub)
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -64,12 +70,15 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(base)
 
 
-def adapter_base(name: str) -> str | None:
+def adapter_base(name: str, **hub: Any) -> str | None:
     """The base model's name of an adapter's name or folder; None of a whole model's. Raises ValueError where the
-    adapter does not tell."""
-    if (Path(name) / "config.json").is_file() or find_adapter_config_file(name) is None:
+    adapter does not tell.
+
+    hub  options of a download, such as revision
+    """
+    if (Path(name) / "config.json").is_file() or find_adapter_config_file(name, **hub) is None:
         return None
-    base: str | None = PeftConfig.from_pretrained(name).base_model_name_or_path
+    base: str | None = PeftConfig.from_pretrained(name, **hub).base_model_name_or_path
     if base is None:
         raise ValueError(f"{name}: adapter_config.json does not name the base model; add base_model_name_or_path")
     return base
@@ -109,7 +118,11 @@ def with_new_adapter(
 
 
 def _merged(policy: PeftModel, folder: Path | None) -> nn.Module:
-    kind = policy.active_peft_config.peft_type.value
+    kind, target = policy.active_peft_config.peft_type.value, None
+    if folder is not None:
+        target = folder.absolute() / _MERGED
+        if Path(policy.get_base_model().name_or_path).absolute() == target:
+            raise ValueError(f"output_dir: {folder} holds the model that the adapter is for, and would be written over")
     try:
         merged: Any = policy.merge_and_unload(safe_merge=True)
     except (AttributeError, NotImplementedError, RuntimeError, ValueError) as error:
@@ -117,9 +130,9 @@ def _merged(policy: PeftModel, folder: Path | None) -> nn.Module:
             f"the model's adapter ({kind}) cannot be merged into its weights, so that a new one would replace it "
             f"({error}); leave peft_config out, which trains that adapter on, or give a model without an adapter"
         ) from error
-    if folder is not None:
-        merged.name_or_path = str(folder.absolute() / _MERGED)  # where the new adapter's configuration says its base is
-        merged.save_pretrained(merged.name_or_path)
+    if target is not None:
+        merged.name_or_path = str(target)  # where the new adapter's configuration says its base is
+        merged.save_pretrained(target)
     return merged
 
 
@@ -161,19 +174,21 @@ def keep_reference(policy: PeftModel, source: str | None = None) -> None:
 
 def _copy_adapter(policy: PeftModel, source: str) -> None:
     config = copy.deepcopy(policy.peft_config[source])
+    config.inference_mode = True
     blank = copy.deepcopy(config)
     if hasattr(blank, "init_lora_weights"):
         blank.init_lora_weights = True  # other values may take the adapter out of the base's weights a second time
-    blank.inference_mode = True
-    parameters = list(policy.parameters())
+    parameters = [parameter for parameter in policy.parameters() if not parameter.requires_grad]
     before = [_beginning(parameter) for parameter in parameters]
     try:
         policy.add_adapter(REFERENCE_ADAPTER, blank)
         state = {name: value.clone() for name, value in get_peft_model_state_dict(policy, adapter_name=source).items()}
         result = set_peft_model_state_dict(policy, state, adapter_name=REFERENCE_ADAPTER)
-        if result.unexpected_keys:
+        if result.unexpected_keys and not config.is_prompt_learning:
             raise RuntimeError(f"it does not take {result.unexpected_keys[0]}")
-    except (NotImplementedError, RuntimeError, ValueError) as error:
+        if not any(f".{REFERENCE_ADAPTER}" in name for name, _ in policy.named_parameters()):
+            raise RuntimeError("its parameters are not kept apart from others'")
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             f"PEFT cannot hold a frozen copy of the adapter {source!r} as reference ({error}); {_REMEDY}"
         ) from error

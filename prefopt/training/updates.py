@@ -45,8 +45,8 @@ class UpdateWatch(TrainerCallback):
         self._before: dict[str, int] | None = None
         self._is_done = False
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Read the parameters before the optimizer's step."""
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Read the parameters before the step; DeepSpeed and some optimizers change them in backward."""
         if not self._is_done:
             self._before = self._checksums()
 

@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from prefopt import PreferenceBatch, zoo
 from prefopt.scoring import PreferenceModel
+from prefopt.training.adapters import with_new_adapter
 from tests.scoring.conftest import SHAPE, drawn
 
 LINEAR = {"target_modules": ["q_proj", "v_proj", "down_proj"]}
@@ -100,8 +101,8 @@ PAIRS = [
 ]
 
 
-@pytest.fixture
-def policy():
+@pytest.fixture(name="policy")
+def make_policy():
     """A tiny Llama of float64 with an adapter in training mode, after its parameters were moved."""
 
     def make(config, fields, name=""):
@@ -110,7 +111,8 @@ def policy():
         base = base if name in _HALF_AT_FIRST else base.double()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT's advice on its settings
-            model = get_peft_model(base, getattr(peft, config)(task_type="CAUSAL_LM", **fields)).double()
+            peft_config = getattr(peft, config)(task_type="CAUSAL_LM", **fields)
+            model = with_new_adapter(base, peft_config, None, is_reference=False).double()
         generator = torch.Generator().manual_seed(2)
         with torch.no_grad():
             for parameter in model.parameters():

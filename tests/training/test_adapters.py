@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from peft import AdaLoraConfig, KasaConfig, LoraConfig, PeftModel, PromptEncoderConfig, get_peft_model
@@ -14,9 +15,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefopt import zoo
+from prefopt.scoring.adapters import as_reference, keep_draws_off
+from prefopt.scoring.forward import turn_dropout_off
 from prefopt.training import PreferenceTrainer, SavedRun
+from prefopt.training.adapters import keep_reference
 from prefopt.training.execute import start, train
 from prefopt.training.run_file import RunFile
+from tests.scoring.test_adapter_types import AGREE, PLAIN, make_policy  # noqa: F401 -- a fixture
 from tests.training.test_trainer import config
 
 IDS = torch.tensor([[3, 4, 5, 6, 7]])
@@ -94,6 +99,8 @@ def test_an_adapters_folder_and_a_new_adapter(
     trainer.save_model()
     base = json.loads((Path(out) / "adapter_config.json").read_text())["base_model_name_or_path"]
     assert base == str(Path(out) / "base")
+    with pytest.raises(ValueError, match=r"output_dir: .* holds the model that the adapter is for"):
+        PreferenceTrainer(out, objective=zoo.dpo(), args=config(out), train_dataset=rows, peft_config=lora())
     run = SavedRun.load(out)
     assert torch.equal(logits(run.model.policy), logits(trainer.model.policy.eval()))
     with run.model.reference_scorer.context(run.model.policy):
@@ -104,15 +111,15 @@ def test_the_same_by_a_run_file(sft: str, model_folder: str, rows: list[dict[str
     data = Path(out).parent / "pairs.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     given = logits(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model_folder), sft))
-    for peft, name in ((None, "on"), ({"r": 2, "target_modules": ["q_proj"]}, "new")):
+    for fields, name in ((None, "on"), ({"r": 2, "target_modules": ["q_proj"]}, "new")):
         args = config(f"{out}-{name}", max_steps=1).to_dict()
         training = {key: args[key] for key in ("output_dir", "max_steps", "report_to", "use_cpu", "disable_tqdm")}
-        model = {"name": sft, "peft": peft}
+        model = {"name": sft, "peft": fields}
         trainer = start(RunFile(model=model, data=str(data), objective="dpo", training=training))
         torch.testing.assert_close(ref_logits(trainer), given)
         torch.testing.assert_close(logits(trainer.model.policy.eval()), given)
         run = SavedRun.load(train(trainer).folder)
-        name = "the policy, with its adapter off" if peft else str(Path(f"{out}-{name}") / "reference")
+        name = "the policy, with its adapter off" if fields else str(Path(f"{out}-{name}") / "reference")
         assert run.reference == name
 
 
@@ -125,6 +132,60 @@ def test_a_trained_peft_model(model_folder: str, rows: list[dict[str, str]], out
     merged = trained(tuned(model_folder), rows, f"{out}-new", peft_config=lora(r=2))
     torch.testing.assert_close(ref_logits(merged), given)
     assert set(merged.model.policy.peft_config) == {"default"}
+
+
+LINEAR = ["q_proj", "o_proj"]
+OTHERS = {
+    "BOFTConfig": {"boft_block_size": 4, "boft_dropout": 0.5, "target_modules": LINEAR},
+    "OSFConfig": {"effective_rank": 8, "target_modules": LINEAR},
+    "PromptEncoderConfig": {"num_virtual_tokens": 3, "encoder_hidden_size": 8},
+    "PrefixTuningConfig": {"num_virtual_tokens": 3},
+    "ShadowConfig": {"r": 4, "shadow_dropout": 0.5},
+    "VBLoRAConfig": {"r": 4, "num_vectors": 8, "vector_length": 8, "topk": 2, "target_modules": LINEAR},
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT's advice on its settings
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_adapters_train_on(name: str, model_folder: str, rows: list[dict[str, str]], out: str) -> None:
+    """Layers that all share, prompts beside the model, layers in place of the model's."""
+    model = tuned(model_folder, getattr(peft, name)(task_type="CAUSAL_LM", **OTHERS[name]))
+    given = logits(model)
+    trainer = trained(model, rows, out)
+    assert torch.equal(ref_logits(trainer), given)
+    trainer.save_model()
+    run = SavedRun.load(out)
+    assert torch.equal(logits(run.model.reference), given)
+    assert torch.equal(logits(run.model.policy), logits(trainer.model.policy.eval()))
+
+
+NOT_KEPT = {"adaption prompt": "its parameters are not kept apart from others'", "psoft": "PSOFT init requires float32"}
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT's advice on its settings
+@pytest.mark.parametrize("name", [*AGREE, *PLAIN])
+def test_every_adapter_can_be_kept_as_it_is(name: str, policy: Any) -> None:
+    model = policy(*(AGREE | PLAIN)[name], name)
+    keep_draws_off(model.train())
+    turn_dropout_off(model)
+    given = logits(model)
+    if name in NOT_KEPT:
+        with pytest.raises(ValueError, match=NOT_KEPT[name]):
+            keep_reference(model)
+        return
+    keep_reference(model)
+    model.double()
+    assert torch.equal(logits(model), given)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.ones_like(parameter))
+    keep_draws_off(model.train())
+    turn_dropout_off(model)
+    assert not torch.allclose(logits(model), given, atol=1e-3)
+    with as_reference(model):
+        torch.testing.assert_close(logits(model), given)
+    assert not torch.allclose(logits(model), given, atol=1e-3)
 
 
 def test_an_adapter_that_is_named_as_the_reference(model_folder: str, rows: list[dict[str, str]], out: str) -> None:

@@ -107,6 +107,19 @@ def test_an_adapters_folder_and_a_new_adapter(
         torch.testing.assert_close(logits(run.model.policy), given)
 
 
+def test_an_adapters_folder_as_the_reference(sft: str, model_folder: str, rows: list[dict[str, str]], out: str) -> None:
+    """Its answers are cached, so it is let go, and loaded again for what the cache lacks."""
+    given = logits(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model_folder), sft))
+    args = config(out, reference_cache=f"{out}-cache")
+    trainer = PreferenceTrainer(
+        model_folder, sft, objective=zoo.dpo(), args=args, train_dataset=rows, peft_config=lora()
+    )
+    trainer.train()
+    assert trainer.model.reference is None
+    assert torch.equal(ref_logits(trainer), given)
+    assert isinstance(trainer.model.reference, PeftModel)
+
+
 def test_the_same_by_a_run_file(sft: str, model_folder: str, rows: list[dict[str, str]], out: str) -> None:
     data = Path(out).parent / "pairs.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))

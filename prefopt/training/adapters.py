@@ -28,6 +28,9 @@ _REMEDY = "merge the adapter and save that model, or name another reference (ref
 
 _HUB_OPTIONS = ("cache_dir", "local_files_only", "revision", "token")
 
+_WEIGHTS = ("model.", "model-", "pytorch_model")
+"""Beginnings of the names of a whole model's files."""
+
 _UNUSED = {
     "orth_reg_weight": "orthogonal regulariser, as its allocation of ranks,",
     "use_asa": "allocation of ranks",
@@ -76,7 +79,8 @@ def adapter_base(name: str, **hub: Any) -> str | None:
 
     hub  options of a download, such as revision
     """
-    if (Path(name) / "config.json").is_file() or find_adapter_config_file(name, **hub) is None:
+    files = [file.name for file in Path(name).glob("*.*")]  # config.json may be beside an adapter too
+    if any(file.startswith(_WEIGHTS) for file in files) or find_adapter_config_file(name, **hub) is None:
         return None
     base: str | None = PeftConfig.from_pretrained(name, **hub).base_model_name_or_path
     if base is None:

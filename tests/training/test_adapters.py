@@ -12,7 +12,7 @@ import pytest
 import torch
 from peft import AdaLoraConfig, KasaConfig, LoraConfig, PeftModel, PromptEncoderConfig, get_peft_model
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from prefopt import zoo
 from prefopt.scoring.adapters import as_reference, keep_draws_off
@@ -61,6 +61,7 @@ def sft(model_folder: str, tmp_path: Path) -> str:
     folder = str(tmp_path / "sft")
     tuned(model_folder).save_pretrained(folder)
     AutoTokenizer.from_pretrained(model_folder).save_pretrained(folder)
+    AutoConfig.from_pretrained(model_folder).save_pretrained(folder)  # as some trainers leave it there
     return folder
 
 

@@ -37,7 +37,7 @@ def tokens() -> TokenBatch:
     torch.manual_seed(0)
     shape = {"n_embd": HIDDEN, "n_layer": LAYERS, "n_head": 4, "n_positions": 64}
     config = GPT2Config(vocab_size=VOCABULARY, bos_token_id=0, eos_token_id=0, **shape)
-    model = GPT2LMHeadModel(config)
+    model = GPT2LMHeadModel(config).requires_grad_(False)
     divergence = DivergenceTerm(measure=ForwardKL(), weighting=SparseWeighting(position="token"))
     objective = ObjectiveConfig(weighting=SparseWeighting(), divergence=divergence)
     draw = random.Random(0)

@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig
 
 from prefopt.objective import Objective, ObjectiveOutput
 from prefopt.objective_config import ObjectiveConfig
+from prefopt.scoring.adapters import keep_draws_off, reject_dependent_rows, reject_shared_weights, reject_task_adapters
 from prefopt.scoring.chunked_loss import Group, chunked_loss, group_pairs, statistics_for_objective
 from prefopt.scoring.compatibility import Compatibility, require_compatible
 from prefopt.scoring.finite import is_finite, require_finite
@@ -44,8 +45,9 @@ class PreferenceModel(nn.Module):
     """(PreferenceBatch) -> ObjectiveOutput, for any training loop and for PreferenceTrainer.
 
     policy, reference  Hugging Face causal LMs. Without a reference, that of a policy with a PEFT adapter is the policy
-                       with the adapter off; a reference-free objective needs none; otherwise ValueError is raised. The
-                       reference is frozen. Dropout and other noise are off in both, so that equal models agree
+                       with its frozen adapter "reference" on, where it has one, and with the adapter off otherwise; a
+                       reference-free objective needs none; otherwise ValueError is raised. The reference is frozen.
+                       Dropout and other noise are off in both, so that equal models agree
     objective          a configuration, or an Objective that was loaded
     logits_budget      bytes of logits that are saved for backward; the rest are computed again
     shared_prefix      whether the responses of a pair may share a row, in which the prompt is computed once
@@ -96,13 +98,24 @@ class PreferenceModel(nn.Module):
                 "this objective needs a reference: pass one, or a policy with a PEFT adapter, whose base is then the "
                 "reference"
             )
+        reject_task_adapters(policy)
         require_compatible(policy, reference, objective.config.exact_divergence)
         self.router_loss = RouterLoss.from_model(causal_lm(policy), router_aux_loss_coef)
         self._compatibility = Compatibility()
         turn_dropout_off(policy)
         if reference is not None:
+            reject_shared_weights(policy, reference)
             turn_dropout_off(reference)
             reference.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """nn.Module's, but what would draw at random in training mode, of adapters or of models, stays in evaluation
+        mode."""
+        super().train(mode)
+        keep_draws_off(self)
+        self._compatibility.keep_noise_off(policy=self.policy, reference=self.reference or self.policy)
+        return self
 
     @property
     def config(self) -> PreTrainedConfig:
@@ -117,7 +130,8 @@ class PreferenceModel(nn.Module):
 
     @property
     def reference(self) -> nn.Module | None:
-        """The reference; None where it is the policy with its adapter off, there is none, or it was released."""
+        """The reference; None where it is the policy, with another adapter or none, or where there is none or it was
+        released."""
         return self.reference_scorer.model
 
     @property
@@ -261,12 +275,6 @@ class PreferenceModel(nn.Module):
             return None
         return self.reference_scorer.states(self.policy, layout, batch, plain_forward=self.uses_plain_forward)
 
-    def train(self, mode: bool = True) -> Self:
-        """nn.Module's, but for models that would draw at random in training mode."""
-        super().train(mode)
-        self._compatibility.keep_noise_off(policy=self.policy, reference=self.reference or self.policy)
-        return self
-
     def _roles(self) -> list[Role]:
         """The policy and, where the objective needs one, the reference; an unloaded one is loaded again."""
         roles, scorer, config = [Role("policy", self.policy)], self.reference_scorer, self.objective.config
@@ -277,6 +285,8 @@ class PreferenceModel(nn.Module):
 
     def _layout(self, batch: PreferenceBatch) -> Layout:
         self._compatibility.require(self._roles, batch)
+        if self._choice.uses_plain_forward is None:
+            reject_dependent_rows("policy", self.policy, Layout.two_rows(batch))
         if self._choice.is_due(batch, training=self.training and torch.is_grad_enabled()):
             # Once it is cached, nobody runs the reference.
             unread = self._choice.uses_plain_forward is not None and self.reference_scorer.cache is not None

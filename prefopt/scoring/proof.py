@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor, nn
 
+from prefopt.scoring.adapters import needs_plain_call
 from prefopt.scoring.forward import ModelStates, causal_lm, forward_hidden_states, in_fsdp_forward, not_compiled
 from prefopt.scoring.lm_head.head import Head, UnsupportedHeadError
 from prefopt.scoring.lm_head.token_statistics import dense_statistics, token_statistics
@@ -69,8 +70,8 @@ def disagreement(
 def _of_role(role: Role, batch: PreferenceBatch, placement: Placement | None, made_up: bool) -> Disagreement:
     model, lm = role.model, causal_lm(role.model)
     name = type(lm).__name__
-    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
-        return Disagreement("its adapter acts before the first token, where only the model's own call takes it in")
+    if (reason := needs_plain_call(model)) is not None:
+        return Disagreement(reason)
     two_rows, unit = Layout.two_rows(batch), rounding_unit(model)
     plain = _plain_logps(model, two_rows, in_parts=made_up)
     with disturbed(model, unit):

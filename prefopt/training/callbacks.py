@@ -91,8 +91,8 @@ class ReferenceUpdate(TrainerCallback):
     def __init__(self, model: PreferenceModel, *, mixup: float, every: int) -> None:
         if model.reference is None:
             raise ValueError(
-                "sync_ref_model needs a reference with weights of its own; here it is the policy without its adapter, "
-                "or the objective has none"
+                "sync_ref_model needs a reference with weights of its own; here it is the policy with another adapter "
+                "or none, or the objective has none"
             )
         policy = {name: parameter.shape for name, parameter in model.policy.named_parameters()}
         for name, parameter in model.reference.named_parameters():

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+from peft import PeftModel, get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 from torch import Tensor, nn
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from prefopt.objective import Objective
 from prefopt.scoring import PreferenceModel
+from prefopt.scoring.adapters import REFERENCE_ADAPTER, has_reference_adapter
+from prefopt.training.adapters import reject_unsaved
 
 _REFERENCE = "reference"
 
@@ -17,7 +20,9 @@ _REFERENCE = "reference"
 def save_checkpoint(
     model: PreferenceModel, folder: str | Path, state: dict[str, Tensor] | None, *, with_reference: bool
 ) -> None:
-    """Write the policy with `save_pretrained` and the objective with `Objective.save`.
+    """Write the policy with `save_pretrained` and the objective with `Objective.save`. Of a policy with adapters, the
+    active ones are written, to FOLDER/NAME or, where the name is "default", to FOLDER, and the frozen one that is the
+    reference to FOLDER/reference.
 
     state           the gathered state of a sharded PreferenceModel; None where it is not sharded
     with_reference  also write the reference, to FOLDER/reference: one that changes in training is part of the state
@@ -26,7 +31,10 @@ def save_checkpoint(
     def part(prefix: str) -> dict[str, Tensor] | None:
         return None if state is None else {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
-    model.policy.save_pretrained(folder, state_dict=part("policy."))  # type: ignore[operator]
+    adapters = {}
+    if isinstance(model.policy, PeftModel):
+        adapters["selected_adapters"] = _adapters(model.policy)
+    model.policy.save_pretrained(folder, state_dict=part("policy."), **adapters)  # type: ignore[operator]
     model.objective.save(folder, part("objective."))
     if with_reference:
         assert model.reference is not None
@@ -34,7 +42,8 @@ def save_checkpoint(
 
 
 def load_checkpoint(model: PreferenceModel, folder: str | Path, *, with_reference: bool) -> None:
-    """The inverse of `save_checkpoint`. Raises ValueError where the saved objective has another configuration."""
+    """The inverse of `save_checkpoint`. Raises ValueError where the saved objective has another configuration, or the
+    checkpoint lacks an adapter of the policy or has another one as reference."""
     saved = Objective.load(folder)
     if saved.config != model.objective.config:
         raise ValueError(
@@ -50,13 +59,51 @@ def load_checkpoint(model: PreferenceModel, folder: str | Path, *, with_referenc
 
 @torch.no_grad()
 def _load_weights(model: nn.Module, folder: str | Path) -> None:
-    """Load the adapter's weights where the model has an adapter, otherwise all weights."""
+    """Load the adapters' weights where the model has adapters, otherwise all weights."""
     if isinstance(model, PeftModel):
-        weights = load_peft_weights(str(folder), device="cpu")
-        set_peft_model_state_dict(model, weights, adapter_name=model.active_adapter)
+        reject_unsaved(model, may_reload=True)
+        for name in _adapters(model):
+            path = Path(folder) if name == "default" else Path(folder) / name
+            if not (path / "adapter_config.json").is_file():
+                raise ValueError(
+                    f"{folder}: it holds no adapter {name!r}, which this run has; give the run's own models"
+                )
+            weights = load_peft_weights(str(path), device="cpu")
+            if name == REFERENCE_ADAPTER and not _same(weights, get_peft_model_state_dict(model, adapter_name=name)):
+                raise ValueError(
+                    f"{folder}: its reference adapter is another than this run's; start from the same model"
+                )
+            set_peft_model_state_dict(model, weights, adapter_name=name)
     else:
         saved = type(model).from_pretrained(folder, dtype=model.dtype)  # type: ignore[attr-defined]
         model.load_state_dict(saved.state_dict())
+
+
+def _adapters(policy: PeftModel) -> list[str]:
+    """The active adapters, and the frozen one that is the reference."""
+    return [*policy.active_adapters, *([REFERENCE_ADAPTER] if has_reference_adapter(policy) else [])]
+
+
+def _same(saved: dict[str, Tensor], present: dict[str, Tensor]) -> bool:
+    return all(torch.equal(present[name].cpu().to(value), value) for name, value in saved.items())
+
+
+def saved_adapter(folder: str | Path) -> Path | None:
+    """The folder of the policy's adapter in a checkpoint; None where the policy is a whole model. Raises
+    ValueError where there are several."""
+    folder = Path(folder)
+    files = [folder / "adapter_config.json", *sorted(folder.glob("*/adapter_config.json"))]
+    others = (_REFERENCE, f"{PREFIX_CHECKPOINT_DIR}-")
+    paths = [file.parent for file in files if file.parent == folder or not file.parent.name.startswith(others)]
+    paths = [path for path in paths if (path / "adapter_config.json").is_file()]
+    if not paths or (folder / "config.json").is_file():
+        return None
+    if len(paths) > 1:
+        names = ", ".join(path.name for path in paths)
+        raise ValueError(
+            f"{folder}: it holds several adapters ({names}), and not which one the policy is; load one of them"
+        )
+    return paths[0]
 
 
 def saved_reference(folder: str | Path) -> Path | None:

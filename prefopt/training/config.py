@@ -35,6 +35,8 @@ class PreferenceConfig(TrainingArguments):
     shared_prefix                  the two responses of a pair may share a row, so that its prompt is computed once
     router_aux_loss_coef           weight of a mixture-of-experts policy's auxiliary loss; None: its configuration's
     model_init_kwargs              for `from_pretrained`, where a model is given by name
+    ref_adapter_name               the adapter of a given PeftModel that is its reference; None: a frozen copy of the
+                                   adapter that trains, as it is at the start
 
     torch_compile, with its backend and mode, compiles models and objective (see `PreferenceModel.compile`).
     Other defaults than in TrainingArguments: learning_rate 1e-6, logging_steps 10. Some of its fields are refused, and
@@ -59,6 +61,7 @@ class PreferenceConfig(TrainingArguments):
         default=None, metadata={"help": "Of a mixture of experts; None: its own."}
     )
     model_init_kwargs: dict[str, Any] | None = field(default=None, metadata={"help": "For from_pretrained."})
+    ref_adapter_name: str | None = field(default=None, metadata={"help": "A given PeftModel's reference adapter."})
 
     def __post_init__(self) -> None:
         for name in ("ref_model_mixup_alpha", "ref_model_sync_steps"):

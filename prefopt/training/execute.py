@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from transformers import AutoTokenizer
-
 from prefopt.data import DataReport, read_rows
 from prefopt.registry import excluded_plugins, provenance
+from prefopt.training.adapters import load_tokenizer
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.run_file import RunFile, RunFileError
 from prefopt.training.trainer import PreferenceTrainer
@@ -41,7 +40,7 @@ def start(run: RunFile) -> PreferenceTrainer:
         peft_config = lora_config(run.model.peft)
     except (TypeError, ValueError) as error:
         raise RunFileError(f"model.peft: {error}") from error
-    tokenizer = ensure_pad_token(AutoTokenizer.from_pretrained(run.model.tokenizer or run.model.name))
+    tokenizer = ensure_pad_token(load_tokenizer(run.model.tokenizer or run.model.name))
     sources = {"train": (run.data.train, run.data.split), "eval": (run.data.eval, run.data.eval_split)}
     data, reports = {}, {}
     for name, (source, split) in sources.items():

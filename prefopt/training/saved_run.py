@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any, Self, final
 
 import torch
-from peft import PeftConfig, PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from prefopt.objective import Objective
 from prefopt.scoring import PreferenceModel
-from prefopt.training.checkpoints import saved_reference
+from prefopt.scoring.forward import causal_lm
+from prefopt.training.adapters import load_model, load_tokenizer
+from prefopt.training.checkpoints import saved_adapter, saved_reference
 from prefopt.training.run_file import DataSection, RunFile
 from prefopt.training.trainer_inputs import ensure_pad_token
 
@@ -58,7 +61,7 @@ class SavedRun:
         if reference is not None and objective.config.reference_free:
             raise SavedRunError(f"{folder}: its objective is reference-free and would never run {reference}; omit it")
         name = reference or _reference_name(folder, objective, run, adapted=isinstance(policy, PeftModel))
-        ref_model = None if name is None else AutoModelForCausalLM.from_pretrained(name, **init)
+        ref_model = None if name is None else load_model(name, init)
         if ref_model is not None:
             _require_fitting_reference(name, ref_model, policy, objective)
         model = PreferenceModel(policy, ref_model, objective).eval()
@@ -67,7 +70,7 @@ class SavedRun:
         return cls(
             folder=folder,
             model=model,
-            tokenizer=ensure_pad_token(AutoTokenizer.from_pretrained(folder)),
+            tokenizer=ensure_pad_token(load_tokenizer(str(folder))),
             reference=None if objective.config.reference_free else name or "the policy, with its adapter off",
             data=None if run is None else run.data,
         )
@@ -91,13 +94,12 @@ def _run_file(folder: Path) -> RunFile | None:
     return RunFile.load(file) if file.is_file() else None
 
 
-def _policy(folder: Path, init: dict[str, Any]) -> PreTrainedModel | PeftModel:
-    if not (folder / "adapter_config.json").is_file():
-        return AutoModelForCausalLM.from_pretrained(folder, **init)
-    base = PeftConfig.from_pretrained(folder).base_model_name_or_path
-    if base is None:
-        raise SavedRunError(f"{folder}: adapter_config.json does not name the base model; add base_model_name_or_path")
-    return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, **init), folder)
+def _policy(folder: Path, init: dict[str, Any]) -> nn.Module:
+    try:
+        adapter = saved_adapter(folder)
+        return load_model(str(folder if adapter is None else adapter), init)
+    except ValueError as error:
+        raise SavedRunError(str(error)) from error
 
 
 def _reference_name(folder: Path, objective: Objective, run: RunFile | None, *, adapted: bool) -> str | None:
@@ -118,17 +120,15 @@ def _reference_name(folder: Path, objective: Objective, run: RunFile | None, *, 
     return run.model.name
 
 
-def _require_fitting_reference(
-    name: str | None, reference: PreTrainedModel, policy: PreTrainedModel | PeftModel, objective: Objective
-) -> None:
-    config = reference.config.get_text_config()
+def _require_fitting_reference(name: str | None, reference: nn.Module, policy: nn.Module, objective: Objective) -> None:
+    config = causal_lm(reference).config.get_text_config()
     shape = {"num_layers": config.num_hidden_layers, "hidden_size": config.hidden_size}
     if next(objective.parameters(), None) is not None and shape != objective.shape:
         raise SavedRunError(
             f"reference {name}: it has {_describe(shape)}, but what the objective learned reads a reference with "
             f"{_describe(objective.shape)}; name the one of the run"
         )
-    sizes = [model.get_output_embeddings().weight.shape[0] for model in (policy, reference)]
+    sizes = [causal_lm(model).get_output_embeddings().weight.shape[0] for model in (policy, reference)]
     if objective.config.divergence is not None and sizes[0] != sizes[1]:
         raise SavedRunError(
             f"reference {name}: its vocabulary has {sizes[1]:,} tokens, the policy's {sizes[0]:,}, so that there is no "

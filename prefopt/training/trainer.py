@@ -13,7 +13,7 @@ import torch
 from accelerate.utils import TorchDynamoPlugin
 from peft import PeftConfig
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from prefopt.data import DataReport, PreferenceCollator
@@ -21,6 +21,7 @@ from prefopt.objective import Mean, Objective, ObjectiveOutput
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring import NonFiniteError, PreferenceModel
 from prefopt.tokens import PreferenceBatch
+from prefopt.training.adapters import load_tokenizer
 from prefopt.training.callbacks import MaskWatch, ReferenceUpdate, drift
 from prefopt.training.checkpoints import load_checkpoint, save_checkpoint
 from prefopt.training.config import PreferenceConfig
@@ -40,6 +41,7 @@ from prefopt.training.trainer_inputs import (
     prepare_dataset,
     reference_loader,
 )
+from prefopt.training.updates import UpdateWatch, reject_untrainable
 
 _LOG = logging.getLogger(__name__)
 
@@ -50,13 +52,14 @@ class PreferenceTrainer(Trainer):
     >>> trainer = PreferenceTrainer("gpt2", objective=zoo.sparsepo(), train_dataset=rows)  # doctest: +SKIP
     >>> trainer.train()  # doctest: +SKIP
 
-    model, ref_model  causal LMs, or their names; without `ref_model` the reference is the policy's initial weights
+    model, ref_model  causal LMs, PeftModels, or their names; without `ref_model` the reference is the model as it was
+                      given (for adapters, see `prefopt.training.adapters`)
     objective         an ObjectiveConfig, or a loaded Objective
     train_dataset     rows with prompt, chosen, rejected and the columns that the objective reads (see the page on
                       data), or a data set of `prepare`
     eval_dataset      the same, or a mapping of several by name
     processing_class  the tokenizer; None: that of the model's name
-    peft_config       trains an adapter; the reference is then the base model, with the adapter disabled
+    peft_config       trains a new adapter; the reference is then the model with that adapter off
     data_collator     None: PreferenceCollator
 
     All else is Trainer's. Losses are means over the pairs of the whole step, whatever the accumulation.
@@ -85,8 +88,8 @@ class PreferenceTrainer(Trainer):
         module = preference_model(model, ref_model, objective, peft_config, args)
         self._load_reference = reference_loader(model, ref_model, args)
         reject_unused_options(module, args)
-        name = module.config._name_or_path
-        tokenizer = ensure_pad_token(processing_class or AutoTokenizer.from_pretrained(name))
+        name = model if isinstance(model, str) else module.config._name_or_path
+        tokenizer = ensure_pad_token(processing_class or load_tokenizer(name))
         reject_other_tokens(tokenizer, ref_model)
         config = module.objective.config
         self.data_reports: dict[str, DataReport] = {}
@@ -121,6 +124,7 @@ class PreferenceTrainer(Trainer):
             optimizers=optimizers,
         )
         self.add_callback(MaskWatch())
+        self.add_callback(UpdateWatch(module))
         if args.sync_ref_model:
             update = ReferenceUpdate(module, mixup=args.ref_model_mixup_alpha, every=args.ref_model_sync_steps)
             self.add_callback(update)
@@ -130,7 +134,12 @@ class PreferenceTrainer(Trainer):
         self._last: ObjectiveOutput | None = None
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Trainer's, after the reference cache is filled; without a checkpoint, from that of the arguments."""
+        """Trainer's, after the reference cache is filled; without a checkpoint, from that of the arguments.
+
+        Raises ValueError where nothing of the policy trains, and RuntimeError where its first step changes nothing of
+        it.
+        """
+        reject_untrainable(self.accelerator.unwrap_model(self.model).policy)
         if not args and self.args.resume_from_checkpoint not in (None, False, "no"):
             folder = self.args.resume_from_checkpoint
             if folder in (True, "true"):

@@ -9,15 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from peft import LoraConfig, PeftConfig, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from prefopt.data import BadRow, DataError, DataReport, SourceRow, prepare, rows_of
 from prefopt.data.dataset import FEATURES
 from prefopt.objective import Objective
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring import PreferenceModel
+from prefopt.training.adapters import (
+    keep_reference,
+    load_model,
+    name_unused,
+    reject_adapter_options,
+    reject_unsaved,
+    with_new_adapter,
+)
 from prefopt.training.config import PreferenceConfig
 
 
@@ -30,16 +38,23 @@ def preference_model(
 ) -> PreferenceModel:
     """Policy, reference and objective as one module; names are loaded with `from_pretrained`.
 
-    Without `ref_model` the reference is the policy's initial weights: an adapter's base, otherwise a frozen copy.
+    Without `ref_model` the reference is the model as it was given: see `prefopt.training.adapters` for adapters,
+    otherwise a frozen copy.
     """
-    kwargs = args.model_init_kwargs or {}
-    policy = AutoModelForCausalLM.from_pretrained(model, **kwargs) if isinstance(model, str) else model
-    reference = AutoModelForCausalLM.from_pretrained(ref_model, **kwargs) if isinstance(ref_model, str) else ref_model
-    if peft_config is not None:
-        policy = get_peft_model(policy, peft_config)
+    policy = load_model(model, args.model_init_kwargs, trains=True) if isinstance(model, str) else model
+    reference = load_model(ref_model, args.model_init_kwargs) if isinstance(ref_model, str) else ref_model
     config = objective.config if isinstance(objective, Objective) else objective
-    if reference is None and not config.reference_free and not hasattr(policy, "disable_adapter"):
+    is_reference = reference is None and not config.reference_free
+    reject_adapter_options(policy, args.ref_adapter_name, takes_name=is_reference and peft_config is None)
+    if peft_config is not None:
+        folder = Path(args.output_dir) if args.should_save else None
+        policy = with_new_adapter(policy, peft_config, folder, is_reference=is_reference)
+    elif is_reference and isinstance(policy, PeftModel):
+        keep_reference(policy, args.ref_adapter_name)
+    elif is_reference:
         reference = copy.deepcopy(policy)
+    reject_unsaved(policy, may_reload=args.load_best_model_at_end)
+    name_unused(policy)
     module = PreferenceModel(
         policy,
         reference,
@@ -61,7 +76,7 @@ def reference_loader(
     name = model if ref_model is None else ref_model
     if not isinstance(name, str):
         return None
-    return partial(AutoModelForCausalLM.from_pretrained, name, **args.model_init_kwargs or {})
+    return partial(load_model, name, args.model_init_kwargs)
 
 
 def lora_config(fields: Mapping[str, Any] | None) -> LoraConfig | None:

@@ -69,6 +69,11 @@ def adapter(model: PreferenceModel) -> None:
     fully_shard(model.policy)
 
 
+def frozen_adapter(model: PreferenceModel) -> None:
+    """A policy that is its own reference with another adapter."""
+    adapter(model)
+
+
 def heads(model: PreferenceModel) -> None:
     """The head in a group of its own."""
     for lm in (model.policy, model.reference):
@@ -111,6 +116,7 @@ WAYS: dict[str, tuple[Callable[[PreferenceModel], None], str]] = {
     "models": (models, "llama"),
     "models, tied": (models, "gpt2"),
     "adapter": (adapter, "llama"),
+    "frozen adapter": (frozen_adapter, "llama"),
     "heads": (heads, "llama"),
     "tails": (tails, "llama"),
     "vocabulary": (vocabulary, "llama"),
@@ -123,10 +129,13 @@ def whole(gradient: Tensor) -> Tensor:
 
 def compare(spread: Callable[[PreferenceModel], None], name: str) -> dict[str, object]:
     policy, reference = causal(name, 0), causal(name, 1)
-    if spread is adapter:
+    if spread in (adapter, frozen_adapter):
         torch.manual_seed(0)
         lora = LoraConfig(target_modules=["q_proj", "up_proj"], init_lora_weights=False, modules_to_save=["norm"])
         policy, reference = get_peft_model(reference, lora).double(), None
+        if spread is frozen_adapter:
+            policy.add_adapter("reference", lora)
+            policy.double()
     alone = PreferenceModel(policy, reference, zoo.tdpo2(), logits_budget=0)  # logits are computed again in backward
     spreaded = copy.deepcopy(alone)
     spread(spreaded)

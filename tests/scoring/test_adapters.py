@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
 from prefopt import zoo
 from prefopt.scoring import PreferenceModel
@@ -56,6 +56,36 @@ def test_its_base_is_the_reference(adapted, jolt, batch, same_gradients, archite
     same_names = [name for name, parameter in implicit.policy.named_parameters() if parameter.grad is not None]
     assert same_names
     assert all("lora" in name for name in same_names)
+
+
+@pytest.mark.parametrize("cached", [False, True], ids=["no cache", "cache"])
+@pytest.mark.parametrize("objective", OBJECTIVES[:4], ids=["dpo", "tdpo2", "mapo", "sparsepo"])
+def test_a_frozen_adapter_is_the_reference(adapted, jolt, batch, same_gradients, tmp_path, objective, cached):
+    policy, _ = adapted()
+    frozen = copy.deepcopy(policy)
+    policy.add_adapter("reference", LoraConfig(r=4, target_modules=["q_proj", "down_proj"]))
+    set_peft_model_state_dict(policy, get_peft_model_state_dict(frozen), adapter_name="reference")
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if ".reference." in name:
+                parameter.data = parameter.data.double()
+            elif parameter.requires_grad:
+                parameter.add_(0.1)
+    trained = {name for name, parameter in policy.named_parameters() if parameter.requires_grad}
+    bare = copy.deepcopy(policy)
+    bare.delete_adapter("reference")
+    folder = tmp_path if cached else None
+    implicit = PreferenceModel(policy, None, objective, reference_cache=folder).train()
+    explicit = PreferenceModel(bare, frozen, objective).train()
+    jolt(implicit.objective.to(torch.float64), noise=0.3)
+    explicit.objective.to(torch.float64).load_state_dict(implicit.objective.state_dict())
+    for _ in range(2):
+        output, expected = implicit(batch), explicit(batch)
+        torch.testing.assert_close(output.losses, expected.losses, rtol=1e-6 if cached else 1e-9, atol=1e-9)
+    output.loss.backward()
+    expected.loss.backward()
+    assert trained == {name for name, parameter in policy.named_parameters() if parameter.requires_grad}
+    same_gradients(policy, bare, rtol=1e-5 if cached else 1e-8, atol=1e-9)
 
 
 def test_an_untrained_adapter_starts_at_ln_2(adapted, batch):

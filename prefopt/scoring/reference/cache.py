@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from prefopt.objective_config import ObjectiveConfig
+from prefopt.scoring.adapters import reference_configs
 from prefopt.scoring.forward import ModelStates, causal_lm
 from prefopt.scoring.fsdp import full_tensor
 from prefopt.scoring.reference.tensor_store import StoreError, TensorStore
@@ -152,6 +153,8 @@ def fingerprint(reference: nn.Module, dtype: torch.dtype) -> str:
         digest.update(b"rotary embeddings at each row's length")
     config = {name: value for name, value in lm.config.to_dict().items() if name not in _NO_MATHEMATICS}
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+    for config in reference_configs(reference):
+        digest.update(json.dumps(config.to_dict(), sort_keys=True, default=str).encode())
     for name, tensor in _frozen_tensors(reference, lm):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(full_tensor(tensor.detach()).cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
@@ -161,6 +164,10 @@ def fingerprint(reference: nn.Module, dtype: torch.dtype) -> str:
 def _frozen_tensors(reference: nn.Module, lm: nn.Module) -> list[tuple[str, Tensor]]:
     """Parameters and buffers of the reference, under the names that they have without an adapter."""
     adapted = reference is not lm
-    frozen = [(n, p) for n, p in lm.named_parameters() if not (adapted and p.requires_grad)]
+    parameters = dict(lm.named_parameters())
+    if reference_configs(reference):  # a prompt's parameters are beside the model, not in it
+        inside = {id(parameter) for parameter in parameters.values()}
+        parameters |= {name: p for name, p in reference.named_parameters() if id(p) not in inside}
+    frozen = [(n, p) for n, p in parameters.items() if not (adapted and p.requires_grad)]
     named = ((_WRAPPED.sub("", name), tensor) for name, tensor in [*frozen, *lm.named_buffers()])
     return sorted(named, key=itemgetter(0))

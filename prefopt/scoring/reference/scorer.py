@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from prefopt.objective_config import ObjectiveConfig
+from prefopt.scoring.adapters import as_reference
 from prefopt.scoring.forward import ModelStates, causal_lm, forward_hidden_states, in_fsdp_forward
 from prefopt.scoring.lm_head.buffer_pool import BufferPool
 from prefopt.scoring.lm_head.head import Head
@@ -26,7 +27,7 @@ from prefopt.tokens import PreferenceBatch
 class ReferenceScorer(nn.Module):
     """The reference of a PreferenceModel, and its cache.
 
-    model         the reference; None where it is the policy with its adapter off, or was unloaded
+    model         the reference; None where it is the policy with another adapter or none, or was unloaded
     unloaded      what is left of an unloaded reference
     cache_folder  None: no cache
     cache         the open cache; None before the first batch
@@ -56,8 +57,8 @@ class ReferenceScorer(nn.Module):
         return policy if self.model is None else self.model
 
     def context(self, policy: nn.Module) -> AbstractContextManager[Any]:
-        """The context in which `loaded` is the reference: with the policy's adapter off where it is the policy."""
-        return nullcontext() if self.model is not None else policy.disable_adapter()  # type: ignore[operator]
+        """The context in which `loaded` is the reference (see `as_reference`, where it is the policy)."""
+        return nullcontext() if self.model is not None else as_reference(policy)
 
     def head(self, policy: nn.Module) -> Head:
         """The reference's head, which an unloaded one still has."""

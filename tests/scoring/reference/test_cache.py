@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from torch import nn
 
 from prefopt import zoo
 from prefopt.scoring import PreferenceModel, StoreError
@@ -105,13 +106,39 @@ def test_training_an_adapter_changes_no_fingerprint(tiny):
     assert fingerprint(policy, torch.float32) == usual
 
 
+def test_a_reference_with_an_adapter_is_told_from_others(tiny, jolt):
+    """By weights, by settings that no weight shows, and by a prompt that is beside the model."""
+    base = tiny("llama")
+
+    def fingerprints(*configs, name="default"):
+        for config in configs:
+            for seed in (1, 2):
+                reference = get_peft_model(copy.deepcopy(base), config, adapter_name=name)
+                for parameter in reference.parameters():
+                    if parameter.requires_grad:
+                        jolt(nn.ParameterList([parameter]), seed)
+                if name == "reference":
+                    reference.add_adapter("policy", config)
+                    reference.set_adapter("policy")
+                else:
+                    reference.requires_grad_(False)
+                yield fingerprint(reference, torch.float32)
+
+    def lora(alpha):
+        return LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], lora_alpha=alpha)
+
+    prompt = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    assert len({fingerprint(base, torch.float32), *fingerprints(lora(8), lora(16), prompt)}) == 7
+    assert len({*fingerprints(lora(8), lora(16), name="reference")}) == 4
+
+
 def test_a_cache_that_says_something_else_is_refused(models, batch, tmp_path, monkeypatch):
     model = cached_model(models, zoo.tdpo2(), tmp_path)
     model.precompute_reference(batch)
     model.cache.store.flush()
     policy, _ = models
     monkeypatch.setattr(cached, "fingerprint", lambda *_: model.cache.folder.name)  # as if weights had collided
-    other = cached_model((policy, policy), zoo.tdpo2(), tmp_path)
+    other = cached_model((policy, copy.deepcopy(policy)), zoo.tdpo2(), tmp_path)
     with pytest.raises(StoreError, match=r"is not what it says now .*; delete the folder, or name another one"):
         other(batch)
 

@@ -1,7 +1,8 @@
 import pytest
 
 from prefopt.data import BadRow, ChatPair, DataError, TextPair, to_pair
-from prefopt.data.pairs import check_columns, common_length
+from prefopt.data.fields import check_columns
+from prefopt.data.transcripts import common_length
 
 
 def user(content):

@@ -52,16 +52,17 @@ def _in_readable_parts(
     tokenizer: PreTrainedTokenizerBase, conversation: list[Message], arguments: Mapping[str, Any]
 ) -> list[Message]:
     """The conversation as it is where the template writes the text of every part, else with its parts joined."""
-    marked = [message | {"content": _marked(message.get("content", ""))} for message in conversation]
-    parts = [message["content"] for message in marked if isinstance(message["content"], list)]
+    marked = [m | {"content": _marked(m["content"])} if "content" in m else m for m in conversation]
+    contents = [message["content"] for message in marked if "content" in message]
+    marks = sum(1 if isinstance(content, str) else len(content) for content in contents)
+    printed = [str(content) for content in contents if not isinstance(content, str)]
     try:
         text = str(tokenizer.apply_chat_template(marked, **arguments))
-        marks = str(parts).count(MARKER) + sum(isinstance(message["content"], str) for message in marked)
-        if text.count(MARKER) == marks and not any(str(content) in text for content in parts):
+        if text.count(MARKER) == marks and not any(parts in text for parts in printed):
             return conversation
     except _REFUSALS:
         pass  # of parts; where it is of something else, the caller's attempt shows it
-    return [message | {"content": content_text(message)} for message in conversation]
+    return [m | {"content": content_text(m)} if "content" in m else m for m in conversation]
 
 
 class ChatRenderer:
@@ -98,14 +99,15 @@ class ChatRenderer:
                 number = index + 1 if index < len(self.pair.prompt) else index + 1 - len(self.pair.prompt)
                 raise RowError(
                     "prompt" if index < len(self.pair.prompt) else side,
-                    f"found message {number} with the role '{message['role']}', which the tokenizer's chat template "
-                    "leaves out",
-                    "use the template's roles, or another template",
+                    f"found message {number}, of the role '{message['role']}', whose content the tokenizer's chat "
+                    "template leaves out",
+                    "use the roles that the template has, and text as content, or take another template",
                 )
             for key in message.keys() - {"role"}:
                 if (index, key) in unread:
                     yield f"the key '{key}' of messages, which the chat template does not read there"
-            parts = texts(message.get("content", ""))
+            content = message.get("content", "")
+            parts = [content] if isinstance(content, str) else [part["text"] for part in content]
             if (index, "content") not in unread and not all(part.strip() in text for part in parts):
                 yield "a part of messages' content, which the chat template changes"
         for name in ("tools", "documents"):
@@ -126,7 +128,7 @@ class ChatRenderer:
         for others, turns in groupby(response, key=lambda message: bool(message["role"] != role)):
             end = start + len(list(turns))
             if others:
-                before, after = (self.render(prompt + response[:turn]) for turn in (start, end))
+                before, after = (self._beginning(prompt + response[:turn], text) for turn in (start, end))
                 if not text.startswith(before) or not text.startswith(after):
                     raise RowError(
                         side,
@@ -147,6 +149,11 @@ class ChatRenderer:
         # A conversation need not begin with the prompt rendered by add_generation_prompt, so another one is compared.
         other = self.render((*self.pair.prompt, response[0] | {"content": MARKER}, *response[1:]))
         return common_length(other, text)
+
+    def _beginning(self, messages: Messages, text: str) -> str:
+        """The first turns of a text, without the EOS that some templates write after the last turn."""
+        rendered = self.render(messages)
+        return rendered if text.startswith(rendered) else rendered.removesuffix(str(self.tokenizer.eos_token))
 
     def _without(self, name: str, messages: Messages) -> str | None:
         options = {key: value for key, value in self.options.items() if key != name}

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import Literal, TextIO, get_args
+from typing import Any, Literal, TextIO, get_args
 
 import datasets
 from rich.console import Console
@@ -135,11 +135,12 @@ def prepare(
             chunks.append(datasets.Dataset.from_list(chunk, features=schema))
 
     _require_usable(description, counts, first_bad, set_aside)
+    fields: dict[str, Any] = {name: counts[name] for name in DataReport.counts()}
+    fields |= {f"{name}_length": LengthReport.from_lengths(sizes) for name, sizes in lengths.items()}
     report = DataReport(
-        **{name: counts[name] for name in DataReport.counts()},
-        **{f"{name}_length": LengthReport.from_lengths(sizes) for name, sizes in lengths.items()},
         left_out=dict(left_out.most_common()),
         guessed=dict(guessed.most_common()),
+        **fields,
     )
     return datasets.concatenate_datasets(chunks), report
 

@@ -123,11 +123,10 @@ class _Encoder:
 
     def _texts(self) -> list[str]:
         """Prompt, prompt + chosen and prompt + rejected."""
-        if isinstance(self.pair, TextPair):
-            pair = self.pair
+        pair = self.pair
+        if isinstance(pair, TextPair):
             return [pair.prompt, pair.prompt + pair.chosen, pair.prompt + pair.rejected]
         assert self.chat is not None
-        pair = self.pair
         prompt = self.chat.render(pair.prompt, add_generation_prompt=True)
         responses = [self.chat.render(pair.prompt + response) for response in (pair.chosen, pair.rejected)]
         for side, text in zip(SIDES, responses, strict=True):

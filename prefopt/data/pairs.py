@@ -161,7 +161,7 @@ class _PairReader(RowReader):
 
     def _check_responses(self, chosen: Messages, rejected: Messages) -> None:
         names = self.name("chosen"), self.name("rejected")
-        for name, other_name, response in ((*names, chosen), (*reversed(names), rejected)):
+        for name, other_name, response in zip(names, reversed(names), (chosen, rejected), strict=True):
             if not response:
                 problem = f"found a conversation that is the beginning of '{other_name}', without a response of its own"
                 raise RowError(name, problem, "let both end in a response to the same conversation, or remove the row")

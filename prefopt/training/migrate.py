@@ -46,7 +46,8 @@ _WITHOUT_EQUIVALENT = {
     "precompute_ref_batch_size": "see precompute_ref_log_probs",
     "padding_free": "has no effect in TRL either",
     "use_liger_kernel": "the head is computed in chunks here in any case",
-    "truncation_mode": "here the prompt is cut from the left first, then the responses from the right",
+    "truncation_mode": "here the prompt is cut from the left first, then the responses from the right; or see "
+    "data.on_too_long",
     "dataset_num_proc": "rows are prepared in one process here",
     "pad_to_multiple_of": "padding goes to the longest of the batch here",
     "pad_token": "the tokenizer's own is used here, or its end of text",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import datasets
@@ -12,7 +12,9 @@ import torch
 from accelerate.utils import TorchDynamoPlugin
 from peft import PeftConfig
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
+from transformers.trainer_utils import PredictionOutput
 
 from prefopt.data import DataReport, PreferenceCollator
 from prefopt.objective import Mean, Objective, ObjectiveOutput
@@ -25,9 +27,13 @@ from prefopt.training.config import PreferenceConfig
 from prefopt.training.metrics import MetricSums, log_histograms
 from prefopt.training.preflight import check_initial_loss, reject_split_step, reject_unused_options
 from prefopt.training.reference_cache import fill_reference_cache
-from prefopt.training.trainer_inputs import ensure_pad_token, preference_model, prepare_dataset, reference_loader
-
-_LOG = logging.getLogger(__name__)
+from prefopt.training.trainer_inputs import (
+    ensure_pad_token,
+    log_report,
+    preference_model,
+    prepare_dataset,
+    reference_loader,
+)
 
 
 class PreferenceTrainer(Trainer):
@@ -76,22 +82,10 @@ class PreferenceTrainer(Trainer):
         config = module.objective.config
         self.data_reports: dict[str, DataReport] = {}
 
-        def prepare(rows: Any, name: str) -> datasets.Dataset | None:
-            if rows is None:
-                return None
-            dataset, report = prepare_dataset(rows, tokenizer, config, args, name)
-            if report is not None:
-                self.data_reports[name] = report
-                _LOG.info("%s data: %s", name, "; ".join(report.lines()))
-            return dataset
-
+        self._prepare_rows = partial(prepare_dataset, tokenizer=tokenizer, objective=config, args=args)
         with args.main_process_first(desc="preparing the data"):
-            train = prepare(train_dataset, "train")
-            evaluation: Any = (
-                {name: prepare(rows, f"eval-{name}") for name, rows in eval_dataset.items()}
-                if isinstance(eval_dataset, Mapping)
-                else prepare(eval_dataset, "eval")
-            )
+            train = self._prepared(train_dataset, "train")
+            evaluation = self._prepared(eval_dataset, "eval")
         super().__init__(
             model=module,
             args=args,
@@ -110,6 +104,27 @@ class PreferenceTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self._sums = {"train": MetricSums(), "eval": MetricSums()}
         self._last: ObjectiveOutput | None = None
+
+    def _prepared(self, data: Any, name: str) -> Any:
+        """Rows, or several sets of them by name, as data sets of token ids; those and names as they are."""
+        if data is None or isinstance(data, str):
+            return data
+        if isinstance(data, Mapping):
+            return {key: self._prepared(rows, f"{name}-{key}") for key, rows in data.items()}
+        dataset, report = self._prepare_rows(data, name=name)
+        if report is not None:
+            self.data_reports[name] = report
+            log_report(report, name)
+        return dataset
+
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Trainer's; `eval_dataset` is as for the constructor, or the name of one of several given there."""
+        metrics: dict[str, float] = super().evaluate(self._prepared(eval_dataset, "evaluation"), *args, **kwargs)
+        return metrics
+
+    def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> PredictionOutput:
+        """Trainer's, on rows as for the constructor; metrics alone, as there are no logits or labels."""
+        return super().predict(self._prepared(test_dataset, "test"), *args, **kwargs)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer's, after the reference cache is filled."""
@@ -137,7 +152,7 @@ class PreferenceTrainer(Trainer):
     ) -> Any:
         """The sum of the batch's losses over the pairs of the whole step; outside training, the batch's mean."""
         batch = PreferenceBatch.from_mapping(inputs)
-        with self._locating_errors(model.training):
+        with self._locating_errors(self.train_dataset) if model.training else nullcontext():
             output: ObjectiveOutput = model(batch)
         truncated = torch.cat([batch.chosen_truncated, batch.rejected_truncated])
         data_metrics = {"truncated/share": Mean.from_values(truncated), "padding/share": _padding(batch.lengths)}
@@ -163,9 +178,12 @@ class PreferenceTrainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
 
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+    def evaluation_loop(
+        self, dataloader: DataLoader[Any], *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+    ) -> Any:
         """Trainer's, with the objective's metrics added."""
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        with self._locating_errors(dataloader.dataset):
+            output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         means = self._sums["eval"].flush(self.accelerator)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
         cache = self.accelerator.unwrap_model(self.model).cache
@@ -210,12 +228,13 @@ class PreferenceTrainer(Trainer):
         return self.accelerator.gather(pairs).sum()
 
     @contextmanager
-    def _locating_errors(self, training: bool) -> Iterator[None]:
+    def _locating_errors(self, dataset: datasets.Dataset) -> Iterator[None]:
         try:
             yield
         except NonFiniteError as error:
-            if training:
-                error.add_note(f"That pair was read from {self.train_dataset[error.row]['where']}.")
+            # A data set may have been selected from, shuffled, or put together of several.
+            places = [dataset[index]["where"] for index, row in enumerate(dataset["row"]) if row == error.row]
+            error.add_note(f"That pair was read from {' or '.join(places) or 'another data set'}.")
             raise
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:

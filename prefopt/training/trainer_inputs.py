@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,8 @@ from prefopt.objective import Objective
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring import PreferenceModel
 from prefopt.training.config import PreferenceConfig
+
+_LOG = logging.getLogger(__name__)
 
 
 def preference_model(
@@ -103,6 +106,12 @@ def prepare_dataset(
         quarantine=Path(args.output_dir) / f"quarantine-{name}.jsonl",
         total=len(rows) if isinstance(rows, Sized) else None,
     )
+
+
+def log_report(report: DataReport, name: str) -> None:
+    """Log the report of a data set: as a warning, where something was left out or guessed."""
+    level = logging.WARNING if report.notices() else logging.INFO
+    _LOG.log(level, "%s data: %s", name, "; ".join(report.lines()))
 
 
 def _require_columns(dataset: datasets.Dataset, objective: ObjectiveConfig, name: str) -> None:

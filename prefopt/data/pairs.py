@@ -161,10 +161,11 @@ class _PairReader(RowReader):
 
     def _check_responses(self, chosen: Messages, rejected: Messages) -> None:
         names = self.name("chosen"), self.name("rejected")
-        for name, other_name, response in zip(names, reversed(names), (chosen, rejected), strict=True):
-            if not response:
-                problem = f"found a conversation that is the beginning of '{other_name}', without a response of its own"
-                raise RowError(name, problem, "let both end in a response to the same conversation, or remove the row")
+        if not chosen or not rejected:
+            name, longer = reversed(names) if chosen else names
+            problem = f"found a conversation that is the beginning of '{longer}', without a response of its own"
+            raise RowError(name, problem, "let both end in a response to the same conversation, or remove the row")
+        for name, response in zip(names, (chosen, rejected), strict=True):
             if any(message["role"] not in OTHERS and is_empty(message) for message in response):
                 raise _empty(name)
             if response[0]["role"] in OTHERS:

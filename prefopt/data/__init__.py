@@ -3,7 +3,7 @@
 from prefopt.data.collate import PreferenceCollator
 from prefopt.data.dataset import OnBadRows, prepare
 from prefopt.data.encode import EncodingConfig, OnTooLong, encode_pair, encode_prompt
-from prefopt.data.messages import Message
+from prefopt.data.messages import Message, content_text
 from prefopt.data.pairs import ChatPair, Pair, ResponseText, TextPair, response_text, to_pair
 from prefopt.data.report import DataReport, LengthReport
 from prefopt.data.rows import BadRow, DataError, SourceRow, read_rows, rows_of
@@ -26,6 +26,7 @@ __all__ = [
     "SourceRow",
     "TextPair",
     "TooLong",
+    "content_text",
     "encode_pair",
     "encode_prompt",
     "prepare",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, cast
 
-from prefopt.data.fields import RowReader, Usage
+from prefopt.data.fields import TEMPLATE_FIELDS, RowReader, Usage
 from prefopt.data.messages import OTHERS, Messages, is_empty, messages_in_text
 from prefopt.data.rows import BadRow, RowError, SourceRow
 from prefopt.data.transcripts import common_length, common_prompt
@@ -40,6 +40,13 @@ class ChatPair:
     source: SourceRow
     template: Mapping[str, Any] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage, compare=False, repr=False)
+
+    @property
+    def template_fields(self) -> dict[str, Any]:
+        """`template` as the fields of a row."""
+        fields = {name: value for name, value in self.template.items() if name in TEMPLATE_FIELDS}
+        kwargs = {name: value for name, value in self.template.items() if name not in fields}
+        return fields | ({"chat_template_kwargs": kwargs} if kwargs else {})
 
 
 Pair = TextPair | ChatPair

@@ -255,6 +255,14 @@ def test_other_keys_of_messages_stay(row):
     )
 
 
+def test_fields_for_the_template_can_be_written_again(row):
+    fields = {"tools": [{"name": "f"}], "documents": [{"text": "x"}], "chat_template_kwargs": {"enable_thinking": False}}
+    pair = to_pair(row(CHAT | fields), {})
+    assert pair.template_fields == fields
+    assert pair.template["enable_thinking"] is False
+    assert to_pair(row(CHAT | {"tools": "[]", "documents": None}), {}).template_fields == {}
+
+
 def test_synonyms_of_roles(row):
     pair = to_pair(row(CHAT | {"prompt": [{"role": "human", "content": "p"}]}), {})
     assert pair.prompt == (user("p"),)

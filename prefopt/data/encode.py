@@ -82,8 +82,9 @@ class _Encoder:
             )
         texts = self._texts()
         ids, offsets = self._tokenize(texts, with_offsets=bool(needing_offsets))
-        unk = self.tokenizer.unk_token_id
-        if unk not in (None, self.bos, self.eos) and any(unk in tokens for tokens in ids):
+        unk, unk_text = self.tokenizer.unk_token_id, str(self.tokenizer.unk_token)
+        unknown = (unk in tokens and unk_text not in text for text, tokens in zip(texts, ids, strict=True))
+        if unk not in (None, self.bos, self.eos) and any(unknown):
             self.left_out.add("characters that the tokenizer has no token for")
         boundary = common_length(*ids)
         # A tokenizer may end every text in EOS; after a prompt on its own, that token is not part of the prompt.

@@ -115,7 +115,8 @@ class RowReader:
             if not isinstance(value, kind) or (kind is list and not all(isinstance(item, dict) for item in value)):
                 form = "an object" if kind is dict else "a list of objects"
                 raise RowError(name, f"found {describe(value)} where {form} should be", f"give {form}")
-            options |= value if isinstance(value, dict) else {role: value}
+            if holds(value):
+                options |= value if isinstance(value, dict) else {role: value}
             if unusable := sorted(RESERVED & set(options)):
                 raise RowError(name, f"found '{unusable[0]}', which is set by prefopt", "leave it out")
         return options

@@ -195,8 +195,8 @@ class _PairReader(RowReader):
                 raise _empty(self.name(side))
 
     def _no_prompt(self) -> RowError:
-        known = {self.name(role) for role in ("chosen", "rejected", "prompt")}
-        others = [n for n, value in self.row.fields.items() if n not in known and isinstance(value, str) and value]
+        responses = {self.name(side) for side in SIDES}
+        others = [n for n, value in self.row.fields.items() if n not in responses and isinstance(value, str) and value]
         unread = f", while nobody reads {', '.join(map(repr, others))}" if others else ""
         which = others[-1] if others else "NAME"
         return RowError(

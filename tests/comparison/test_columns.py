@@ -21,6 +21,8 @@ def test_an_objective_whose_columns_the_task_lacks_is_refused_before_training(tm
     def never(trainer: Any) -> None:
         raise AssertionError("training began")
 
-    with pytest.raises(DataError, match=r"'planted': its pairs have chosen, .*prompt.*, but preference loss 'offset'") as e:
+    with pytest.raises(
+        DataError, match=r"'planted': its pairs have chosen, .*prompt.*, but preference loss 'offset'"
+    ) as e:
         train_and_measure(run, tmp_path, show=never)
     assert "reads score_chosen, score_rejected; say which field holds it under `training.columns`" in str(e.value)

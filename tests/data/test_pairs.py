@@ -256,7 +256,11 @@ def test_other_keys_of_messages_stay(row):
 
 
 def test_fields_for_the_template_can_be_written_again(row):
-    fields = {"tools": [{"name": "f"}], "documents": [{"text": "x"}], "chat_template_kwargs": {"enable_thinking": False}}
+    fields = {
+        "tools": [{"name": "f"}],
+        "documents": [{"text": "x"}],
+        "chat_template_kwargs": {"enable_thinking": False},
+    }
     pair = to_pair(row(CHAT | fields), {})
     assert pair.template_fields == fields
     assert pair.template["enable_thinking"] is False

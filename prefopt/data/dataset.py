@@ -50,6 +50,9 @@ FEATURES = datasets.Features(
 )
 """The columns of a prepared data set, without extra columns."""
 
+MASKED = frozenset({"chosen_masked", "rejected_masked"})
+"""Those that a data set without turns of others may lack."""
+
 
 def prepare(
     rows: Iterable[SourceRow | BadRow],

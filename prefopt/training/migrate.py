@@ -31,6 +31,9 @@ _PATHS = {
     "dataset_train_split": ("data", "split"),
     "dataset_test_split": ("data", "eval_split"),
     "max_length": ("data", "max_length"),
+    "max_prompt_length": ("data", "max_prompt_length"),
+    "chat_template_kwargs": ("data", "chat_template_kwargs"),
+    "model_init_kwargs": ("model", "init"),
     "gradient_checkpointing": ("training", "activation_checkpointing"),
     "gradient_checkpointing_kwargs": ("training", "activation_checkpointing_kwargs"),
 }
@@ -82,7 +85,8 @@ def migrate(settings: Settings) -> Migration:
             *parents, key = paths[name]
             for parent in parents:
                 section = section.setdefault(parent, {})
-            section[key] = value
+            # Both model_init_kwargs and settings of their own, such as dtype, may be of model.init.
+            section[key] = section.get(key, {}) | value if isinstance(value, Mapping) else value
         elif name in _WITHOUT_EQUIVALENT:
             notes.extend([f"{name}: {_WITHOUT_EQUIVALENT[name]}"] if value and _WITHOUT_EQUIVALENT[name] else [])
         elif name not in READ_BY_OBJECTIVE:

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from prefopt.data import BadRow, DataError, DataReport, SourceRow, prepare, rows_of
-from prefopt.data.dataset import FEATURES
+from prefopt.data.dataset import FEATURES, MASKED
 from prefopt.objective import Objective
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring import PreferenceModel
@@ -92,7 +92,7 @@ def prepare_dataset(
     A data set that holds token ids already is returned as it is, without a report. Raises DataError where it lacks a
     column that the objective reads.
     """
-    if isinstance(rows, datasets.Dataset) and set(rows.column_names) >= set(FEATURES):
+    if isinstance(rows, datasets.Dataset) and set(rows.column_names) >= set(FEATURES) - MASKED:
         _require_columns(rows, objective, name)
         return rows, None
     return prepare(

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from prefopt.data.chat import ChatRenderer, apply_template
 from prefopt.data.column_values import ColumnValues, TokenizedResponse
 from prefopt.data.fields import RESERVED
+from prefopt.data.messages import content_text
 from prefopt.data.pairs import SIDES, Pair, Side, TextPair
 from prefopt.data.rows import BadRow, DataError, RowError
 from prefopt.data.transcripts import common_length, human_turns
@@ -132,6 +133,9 @@ class _Encoder:
         responses = [self.chat.render(pair.prompt + response) for response in (pair.chosen, pair.rejected)]
         for side, text in zip(SIDES, responses, strict=True):
             self.left_out.update(self.chat.left_out(side, text))
+        contents = [content_text(message) for message in (*pair.prompt, *pair.chosen, *pair.rejected)]
+        if any(token in content for token in self.tokenizer.all_special_tokens for content in contents):
+            self.guessed.add("special tokens in the text of messages read as such, beside those of the chat template")
         return [prompt, *responses]
 
     def _tokenize(

@@ -65,8 +65,9 @@ def to_pair(row: SourceRow, columns: Mapping[str, str]) -> Pair | BadRow:
 
     Responses are text, a message, or a list of messages; messages have "role" and "content", or "from" and "value"
     (sharegpt). The responses of a row without a prompt, and those that repeat it as their first messages, are split
-    where they diverge: messages after the last common one; text after the last common "Assistant:" turn, else before
-    the last common whitespace. The text of `system` goes before the prompt, that of `input` after an `instruction`.
+    where they diverge: messages after the last common one; text after the prompt of several words that both repeat,
+    after the last common "Assistant:" turn, else before the last common whitespace. The text of `system` goes before
+    the prompt, that of `input` after an `instruction`.
 
     >>> to_pair(SourceRow("row 0", {"prompt": "1+1=", "chosen": "2", "rejected": "3"}), {}).chosen
     '2'
@@ -133,6 +134,10 @@ class _PairReader(RowReader):
                 raise self._no_prompt()
             chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
             self.usage.guessed.add("prompts taken from what both responses begin with")
+            self._require_text(chosen, rejected)
+        elif len(prompt.split()) > 1 and chosen.startswith(prompt) and rejected.startswith(prompt):
+            chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
+            self.usage.guessed.add("prompts that both responses repeat, read once")
             self._require_text(chosen, rejected)
         if system := self.text("system"):
             self.usage.guessed.add(f"'{self.name('system')}' put before the prompt")

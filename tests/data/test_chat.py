@@ -128,6 +128,13 @@ def test_what_the_template_does_not_read(encode):
     assert encoded.left_out == {"a part of messages' content, which the chat template changes"}
 
 
+def test_special_tokens_in_the_text_of_messages_are_counted(encode):
+    encoded, decode = encode(KNOWN_ROLES, CHAT | {"chosen": [assistant("a</s>")]})
+    assert texts(encoded, decode)[1] == "a</s></s>"
+    named = {"special tokens in the text of messages read as such, beside those of the chat template"}
+    assert (encoded.guessed, encode(KNOWN_ROLES, CHAT)[0].guessed) == (named, set())
+
+
 @pytest.mark.parametrize("role", ["developer", "narrator"])
 def test_a_turn_that_the_template_leaves_out(encode, role):
     # Its text is elsewhere in the conversation too.

@@ -99,6 +99,16 @@ def test_a_prompt_that_the_responses_repeat_is_not_doubled(row, prompt):
     assert parts(to_pair(source, {})) == ((user("Why?"),), (assistant("a"),), (assistant("b"),))
 
 
+def test_a_text_prompt_that_both_responses_repeat_is_not_doubled(row):
+    pair = to_pair(row(prompt="Q: why?\nA:", chosen="Q: why?\nA: So.", rejected="Q: why?\nA: No."), {})
+    assert parts(pair) == ("Q: why?\nA:", " So.", " No.")
+    assert pair.usage.guessed == {"prompts that both responses repeat, read once"}
+    assert parts(to_pair(row(prompt="a", chosen="a b", rejected="a c"), {})) == ("a", "a b", "a c")
+    assert parts(to_pair(row(prompt="a b", chosen="a b", rejected="c"), {})) == ("a b", "a b", "c")
+    bad = to_pair(row(prompt="a b", chosen="a b", rejected="a b c"), {})
+    assert (bad.field, bad.problem) == ("chosen", "found an empty response")
+
+
 TEXT = {"prompt": "p", "chosen": "a", "rejected": "b"}
 CHAT = {"prompt": [user("p")], "chosen": [assistant("a")], "rejected": [assistant("b")]}
 

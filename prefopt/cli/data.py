@@ -69,7 +69,10 @@ def check(
             dataset, report = prepare(rows, encoder, config, description=source, columns=columns, extra=extra)
             console.print(f"[bold]{escape(source)}")
             for line in report.lines():
-                console.print(f"  {escape(line if tokenizer else line.replace('tokens of', 'bytes of'))}")
+                if tokenizer:
+                    console.print(f"  {escape(line)}")
+                elif "chat template" not in line:  # the stand-in's, of which nothing follows for a model's
+                    console.print(f"  {escape(line.replace('tokens of', 'bytes of'))}")
             for row in dataset.select(range(min(_PAIRS_SHOWN, len(dataset)))):
                 _print_pair(row, encoder, extra)
 

@@ -127,6 +127,10 @@ class _Encoder:
         """Prompt, prompt + chosen and prompt + rejected."""
         pair = self.pair
         if isinstance(pair, TextPair):
+            if self.tokenizer.chat_template and not any(
+                token in pair.prompt for token in self.tokenizer.all_special_tokens
+            ):
+                self.guessed.add("text read as it is, without the tokenizer's chat template, which is for messages")
             return [pair.prompt, pair.prompt + pair.chosen, pair.prompt + pair.rejected]
         assert self.chat is not None
         prompt = self.chat.render(pair.prompt, add_generation_prompt=True)

@@ -38,7 +38,7 @@ def read_messages(field: str, value: object, guessed: set[str]) -> Messages | No
 def messages_in_text(field: str, text: str) -> object:
     """A message, or a list of them, that is stored as JSON text; None for other text.
 
-    Raises RowError for messages in Python's notation.
+    Raises RowError for messages in Python's notation, and for an object around them.
     """
     if _PYTHON_MESSAGES.match(text):
         raise RowError(field, "found messages in Python's notation, as text", "write them as JSON, or as objects")
@@ -48,6 +48,10 @@ def messages_in_text(field: str, text: str) -> object:
         value = json.loads(text)
     except ValueError:
         return None
+    if isinstance(value, dict) and isinstance(value.get("messages"), list):
+        raise RowError(
+            field, "found an object with messages, as text", "give the messages, and tools in the field tools"
+        )
     items = [value] if isinstance(value, dict) else value
     if not isinstance(items, list) or not items:
         return None

@@ -139,6 +139,8 @@ class _PairReader(RowReader):
             chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
             self.usage.guessed.add("prompts that both responses repeat, read once")
             self._require_text(chosen, rejected)
+        elif len(prompt.split()) > 2 and prompt in chosen[: common_length(chosen, rejected)]:
+            self.usage.guessed.add("prompts that both responses hold once more, as whole conversations do, read twice")
         if system := self.text("system"):
             self.usage.guessed.add(f"'{self.name('system')}' put before the prompt")
             prompt = f"{system}\n\n{prompt}"

@@ -194,6 +194,14 @@ def test_masked_turns_are_counted(make_tokenizer):
     assert line in report.lines()
 
 
+def test_the_texts_of_a_responses_own_tokens(make_tokenizer):
+    tokenizer = make_tokenizer(chat_template=KNOWN_ROLES)
+    row = CHAT | {"chosen": [assistant("a"), user("b"), assistant("c")]}
+    (pair,), _ = prepare(rows_of([row], name="chat"), tokenizer, EncodingConfig(), description="chat")
+    assert response_token_texts(pair, "chosen", tokenizer) == ["a", "</s>", "c", "</s>"]
+    assert tokenizer.decode(response_ids(pair, "chosen")) == "a</s>c</s>"
+
+
 def test_truncation_cuts_masked_turns(encode, make_tokenizer, row):
     tokenizer = make_tokenizer(chat_template=KNOWN_ROLES)
     pair = to_pair(row(CHAT | {"chosen": [assistant("a"), user("b"), assistant("c")]}), {})

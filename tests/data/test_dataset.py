@@ -132,7 +132,7 @@ def test_what_is_not_read_is_named(chat):
         rows(GOOD | {f"column {number}": "x" for number in range(20)}), chat, EncodingConfig(), description="pairs"
     )
     assert len(report.left_out) == 20
-    assert report.lines()[-4] == "not used: 8 more, which the report lists"
+    assert "not used: 8 more, which the report lists" in report.lines()
 
 
 def test_extra_columns_are_read(plain):
@@ -166,6 +166,11 @@ def test_what_is_guessed_is_counted(make_tokenizer):
     }
     _, report = prepare(rows(GOOD | {"prompt": ""}), make_tokenizer(), EncodingConfig(), description="pairs")
     assert report.guessed == {"no prompt: a BOS or EOS token stands for it": 1}
+
+
+def test_text_for_a_tokenizer_with_a_chat_template(chat):
+    _, report = prepare(rows(GOOD, GOOD | {"prompt": "</s>a"}), chat, EncodingConfig(), description="pairs")
+    assert report.guessed == {"text read as it is, without the tokenizer's chat template, which is for messages": 1}
 
 
 def test_characters_without_a_token():

@@ -105,6 +105,9 @@ def test_a_text_prompt_that_both_responses_repeat_is_not_doubled(row):
     assert pair.usage.guessed == {"prompts that both responses repeat, read once"}
     assert parts(to_pair(row(prompt="a", chosen="a b", rejected="a c"), {})) == ("a", "a b", "a c")
     assert parts(to_pair(row(prompt="a b", chosen="a b", rejected="c"), {})) == ("a b", "a b", "c")
+    whole = to_pair(row(prompt="so why is it", chosen="[U] so why is it [A] x", rejected="[U] so why is it [A] y"), {})
+    assert parts(whole)[1] == "[U] so why is it [A] x"
+    assert "read twice" in next(iter(whole.usage.guessed))
     bad = to_pair(row(prompt="a b", chosen="a b", rejected="a b c"), {})
     assert (bad.field, bad.problem) == ("chosen", "found an empty response")
 
@@ -212,6 +215,12 @@ CHAT = {"prompt": [user("p")], "chosen": [assistant("a")], "rejected": [assistan
             "chosen",
             "found messages in Python's notation, as text",
             "write them as JSON",
+        ),
+        (
+            {side: json.dumps({"messages": CHAT[side]}) for side in ("chosen", "rejected")},
+            "chosen",
+            "found an object with messages, as text",
+            "give the messages",
         ),
         (CHAT | {"system": "x", "prompt": [{"role": "system", "content": "y"}]}, "system", "a second system", "keep"),
         (CHAT | {"tools": "{"}, "tools", "found text that is not JSON", "give JSON"),

@@ -13,6 +13,7 @@ from prefopt.data import (
     rows_of,
     to_pair,
 )
+from prefopt.data.token_texts import response_ids, response_token_texts
 
 # In the manner of Qwen3: thoughts of the last turn alone, parts of a content not read, and a switch.
 THINKING = (

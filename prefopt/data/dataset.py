@@ -21,8 +21,9 @@ from prefopt.columns import Column
 from prefopt.data.column_values import features, read_column_values
 from prefopt.data.encode import EncodingConfig, encode_pair
 from prefopt.data.fields import check_columns, holds
+from prefopt.data.messages import texts
 from prefopt.data.pairs import Pair, to_pair
-from prefopt.data.report import DataReport, LengthReport
+from prefopt.data.report import DataReport, LengthReport, column_label
 from prefopt.data.rows import BadRow, DataError, SourceRow
 from prefopt.data.truncation import EncodedPair, TooLong
 
@@ -122,8 +123,8 @@ def prepare(
                 counts.update(encoded.counts)
                 left_out.update(encoded.left_out)
                 if isinstance(row, SourceRow) and not isinstance(pair, BadRow):
-                    unread = row.fields.keys() - pair.usage.fields - used
-                    left_out.update(f"column '{name}'" for name in unread if holds(row.fields[name]))
+                    unread = {n: v for n, v in row.fields.items() if n not in pair.usage.fields | used and holds(v)}
+                    left_out.update(column_label(name, has_text=bool(texts(value))) for name, value in unread.items())
                 guessed.update(encoded.guessed)
 
     console = Console(stderr=True)

@@ -10,6 +10,13 @@ from typing import Self
 _NAMED = 12
 """Things left out, and things guessed, that the lines name."""
 
+_NO_TEXT = ", which has no text"
+
+
+def column_label(name: str, *, has_text: bool) -> str:
+    """What `DataReport.left_out` calls a column that nobody reads."""
+    return f"column '{name}'" if has_text else f"column '{name}'{_NO_TEXT}"
+
 
 @dataclass(frozen=True)
 class LengthReport:
@@ -78,6 +85,12 @@ class DataReport:
             *self.notices(),
             *(f"tokens of {name}: {length}" for name, length in lengths.items()),
         ]
+
+    @property
+    def is_as_expected(self) -> bool:
+        """Whether nothing was cut, set aside or guessed, and all text was used: columns of numbers are often spare."""
+        spare = {what: count for what, count in self.left_out.items() if what.endswith(_NO_TEXT)}
+        return self.notices() == _listed("not used", spare)
 
     def notices(self) -> list[str]:
         """What a reader should know: the rows and tokens that training does not see, and what was guessed."""

@@ -110,7 +110,7 @@ def prepare_dataset(
 
 def log_report(report: DataReport, name: str) -> None:
     """Log the report of a data set: as a warning, where something was left out or guessed."""
-    level = logging.WARNING if report.notices() else logging.INFO
+    level = logging.INFO if report.is_as_expected else logging.WARNING
     _LOG.log(level, "%s data: %s", name, "; ".join(report.lines()))
 
 

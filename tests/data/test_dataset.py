@@ -120,7 +120,7 @@ def test_what_is_not_read_is_named(chat):
     unread = "which the chat template does not read"
     assert report.left_out == {
         "column 'source'": 2,
-        "column 'score'": 1,
+        "column 'score', which has no text": 1,
         "column 'tools'": 1,
         f"the key 'name' of messages, {unread} there": 1,
         f"the key 'weight' of messages, {unread} there": 1,
@@ -128,6 +128,7 @@ def test_what_is_not_read_is_named(chat):
         f"'enable_thinking' of chat_template_kwargs, {unread}": 1,
     }
     assert "not used: column 'source' (2 pairs)" in report.notices()
+    assert not report.is_as_expected
     _, report = prepare(
         rows(GOOD | {f"column {number}": "x" for number in range(20)}), chat, EncodingConfig(), description="pairs"
     )
@@ -141,7 +142,8 @@ def test_extra_columns_are_read(plain):
     extra = (PairColumn("best", at_least="worst"), PairColumn("worst"))
     row = GOOD | {"high": 2, "worst": 1, "other": 3}
     _, report = prepare(rows(row), plain, EncodingConfig(), description="pairs", columns={"best": "high"}, extra=extra)
-    assert report.left_out == {"column 'other'": 1}
+    assert report.left_out == {"column 'other', which has no text": 1}
+    assert report.is_as_expected
 
 
 def test_what_is_guessed_is_counted(make_tokenizer):

@@ -69,13 +69,13 @@ class ChatRenderer:
     """The chat template of a tokenizer with the options of a row and the run. Raises DataError where there is none."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, pair: ChatPair, options: Mapping[str, Any]) -> None:
-        if tokenizer.chat_template is None:
+        self.tokenizer, self.pair, self.options = tokenizer, pair, {**options, **pair.template}
+        if tokenizer.chat_template is None and "chat_template" not in self.options:
             raise DataError(
                 f"{pair.source.where}: found messages, but the tokenizer '{tokenizer.name_or_path}' has no chat "
                 "template; set tokenizer.chat_template, take a chat model's tokenizer, or give prompt and responses as "
                 "text"
             )
-        self.tokenizer, self.pair, self.options = tokenizer, pair, {**options, **pair.template}
 
     def render(self, messages: Messages, *, add_generation_prompt: bool = False) -> str:
         """The conversation as text. Raises RowError where the template does not take it."""

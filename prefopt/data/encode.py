@@ -138,9 +138,13 @@ class _Encoder:
         for side, text in zip(SIDES, responses, strict=True):
             self.left_out.update(self.chat.left_out(side, text))
         contents = [content_text(message) for message in (*pair.prompt, *pair.chosen, *pair.rejected)]
-        if any(token in content for token in self.tokenizer.all_special_tokens for content in contents):
+        if self._has_special_tokens(*contents):
             self.guessed.add("special tokens in the text of messages read as such, beside those of the chat template")
         return [prompt, *responses]
+
+    def _has_special_tokens(self, *texts: str) -> bool:
+        tokens = [token for token in self.tokenizer.all_special_tokens if token.strip()]
+        return any(token in text for text in texts for token in tokens)
 
     def _tokenize(
         self, texts: Sequence[str], *, with_offsets: bool = False

@@ -211,6 +211,11 @@ def test_truncation_cuts_masked_turns(encode, make_tokenizer, row):
     assert encoded.chosen_masked == list(range(2, 12))
 
 
+def test_a_template_among_the_arguments(encode):
+    encoded, decode = encode(None, CHAT, chat_template_kwargs={"chat_template": KNOWN_ROLES})
+    assert texts(encoded, decode) == ("<user>p</s><assistant>", "a</s>", "b</s>")
+
+
 def test_no_template_at_all(row, plain):
     with pytest.raises(DataError, match=r"has no chat template; set"):
         encode_pair(to_pair(row(CHAT), {}), plain, EncodingConfig())

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from prefopt import zoo
 from prefopt.data import DataError, EncodingConfig, prepare, read_rows, rows_of
@@ -82,3 +83,28 @@ def test_settings_of_the_encoding_reach_it(model_folder: str, rows: list[dict[st
     stopping = config(out, max_length=6, on_too_long="stop")
     with pytest.raises(DataError, match="pairs are too long, and on_too_long is 'stop'"):
         PreferenceTrainer(model_folder, objective=zoo.dpo(), args=stopping, train_dataset=rows)
+
+
+def test_turns_of_others_are_masked_in_training_and_in_the_cache(model_folder: str, out: str, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ 'they ' if m.role == 'user' }}{{ m.content }} <eos> {% endfor %}"
+        "{% if add_generation_prompt %}{% endif %}"
+    )
+    user, film, plot = (
+        {"role": role, "content": text}
+        for role, text in (("user", "was it"), ("assistant", "film"), ("assistant", "plot"))
+    )
+    rows = [{"prompt": [user], "chosen": [film, user, plot], "rejected": [plot, user]}] * 8
+    losses, numbers = [], []
+    for cache in (None, str(tmp_path / "cache")):
+        args = config(out, max_steps=2, reference_cache=cache)
+        run = PreferenceTrainer(
+            model_folder, objective=zoo.tdpo2(), args=args, train_dataset=rows, processing_class=tokenizer
+        )
+        run.train()
+        losses.append([log["loss"] for log in run.state.log_history if "loss" in log])
+        numbers.append(run.data_reports["train"].masked_tokens)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert losses[0][1] < losses[0][0] == pytest.approx(math.log(2), abs=1e-6)
+    assert numbers == [8 * 2 * len("they was it <eos>".split())] * 2

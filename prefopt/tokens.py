@@ -45,6 +45,9 @@ class PreferenceBatch:
     prompt_mask, chosen_mask, rejected_mask                         bool, of the same shapes
     chosen_truncated, rejected_truncated [B]                        bool: the response was cut, its end is not in it
     rows [B]                                                        int64: where the pair stands in its data set
+    chosen_scored, rejected_scored                                  bool, of the shapes of chosen_ids and rejected_ids:
+                                the response's own tokens, which a TokenBatch holds, without the turns of others inside
+                                it, which models only read; None where there are no such turns
     columns                     extra columns, float32: [B] under "pair:NAME", [B, Tc] and [B, Tr] under "chosen:NAME"
                                 and "rejected:NAME"
 
@@ -61,6 +64,8 @@ class PreferenceBatch:
     chosen_truncated: Tensor
     rejected_truncated: Tensor
     rows: Tensor
+    chosen_scored: Tensor | None = None
+    rejected_scored: Tensor | None = None
     columns: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
@@ -74,11 +79,14 @@ class PreferenceBatch:
         chosen_truncated: Sequence[bool] | None = None,
         rejected_truncated: Sequence[bool] | None = None,
         rows: Sequence[int] | None = None,
+        chosen_masked: Sequence[Sequence[int]] | None = None,
+        rejected_masked: Sequence[Sequence[int]] | None = None,
         columns: Mapping[str, Sequence[float] | Sequence[Sequence[float]]] | None = None,
     ) -> Self:
         """Pad lists of token ids, one prompt and two responses a pair, into a batch.
 
         `columns` has a number for each pair, or for each response token, under the keys that the field has.
+        `chosen_masked` and `rejected_masked` are positions in each response of turns of others, which are not scored.
 
         Raises ValueError where the lists differ in number, or a prompt or a response is empty: the first response token
         needs a token before it to be predicted from.
@@ -92,6 +100,9 @@ class PreferenceBatch:
         padded = {}
         for side, sequences in (("prompt", prompts), ("chosen", chosen), ("rejected", rejected)):
             padded[f"{side}_ids"], padded[f"{side}_mask"] = _pad(side, sequences, pad_token_id)
+        if any(chosen_masked or ()) or any(rejected_masked or ()):
+            for side, masked in (("chosen", chosen_masked), ("rejected", rejected_masked)):
+                padded[f"{side}_scored"] = _without(padded[f"{side}_mask"], masked or [()] * count)
         none = [False] * count
         return cls(
             **padded,
@@ -109,7 +120,8 @@ class PreferenceBatch:
 
     def as_mapping(self) -> dict[str, Tensor]:
         """The fields by name: the form in which data loaders, accelerate and DistributedDataParallel move a batch."""
-        return {name: value for name, value in vars(self).items() if name != "columns"} | dict(self.columns)
+        fields = {name: value for name, value in vars(self).items() if name != "columns" and value is not None}
+        return fields | dict(self.columns)
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch on another device."""
@@ -192,6 +204,16 @@ def _pad(field: str, sequences: Sequence[Sequence[int]], pad_token_id: int) -> t
     ids = torch.full(mask.shape, pad_token_id, dtype=torch.long)
     ids[mask] = torch.tensor([token for sequence in sequences for token in sequence], dtype=torch.long)
     return ids, mask
+
+
+def _without(mask: Tensor, masked: Sequence[Sequence[int]]) -> Tensor:
+    """The mask without each row's positions. Raises ValueError where nothing of a row is left."""
+    scored = mask.clone()
+    for row, positions in enumerate(masked):
+        scored[row, list(positions)] = False
+    if not bool(scored.any(-1).all()):
+        raise ValueError("a response has no token that is scored; at least one must not be masked")
+    return scored
 
 
 def _column(key: str, values: Sequence[Any], padded: Mapping[str, Tensor]) -> Tensor:

@@ -36,6 +36,10 @@ def check(
     split: Annotated[str, typer.Option(help="Of a hub data set or a saved DatasetDict.")] = "train",
     max_length: Annotated[int | None, typer.Option(help="Most tokens of prompt and response together.")] = None,
     max_prompt_length: Annotated[int | None, typer.Option(help="Most tokens of the prompt.")] = None,
+    on_too_long: Annotated[str, typer.Option(help="truncate, drop or stop.")] = "truncate",
+    chat_template_kwargs: Annotated[
+        str, typer.Option(help='For the chat template, as YAML: "{enable_thinking: false}".')
+    ] = "{}",
     column: Annotated[
         list[str] | None, typer.Option(help="Our field=the data set's column, such as prompt=question.")
     ] = None,
@@ -52,13 +56,23 @@ def check(
         columns = dict(map(parse_renaming, column or ()))
         extra = () if objective is None else _columns_of(objective, tokenizer)
         encoder = _tokenizer(tokenizer)
-        config = EncodingConfig(max_length=max_length, max_prompt_length=max_prompt_length)
+        config = EncodingConfig.model_validate(
+            {
+                "max_length": max_length,
+                "max_prompt_length": max_prompt_length,
+                "on_too_long": on_too_long,
+                "chat_template_kwargs": _yaml("--chat-template-kwargs", chat_template_kwargs),
+            }
+        )
         for source in sources:
             rows = read_rows(source, split=split)
             dataset, report = prepare(rows, encoder, config, description=source, columns=columns, extra=extra)
             console.print(f"[bold]{escape(source)}")
             for line in report.lines():
-                console.print(f"  {escape(line if tokenizer else line.replace('tokens of', 'bytes of'))}")
+                if tokenizer:
+                    console.print(f"  {escape(line)}")
+                elif "chat template" not in line:  # the stand-in's, of which nothing follows for a model's
+                    console.print(f"  {escape(line.replace('tokens of', 'bytes of'))}")
             for row in dataset.select(range(min(_PAIRS_SHOWN, len(dataset)))):
                 _print_pair(row, encoder, extra)
 
@@ -72,19 +86,23 @@ def parse_renaming(text: str) -> tuple[str, str]:
 
 
 def _columns_of(objective: str, tokenizer: str | None) -> tuple[Column, ...]:
-    import yaml
-
     from prefopt.columns import TokenColumn
     from prefopt.zoo import build
 
-    try:
-        columns = build(yaml.safe_load(objective)).columns
-    except yaml.YAMLError as error:
-        raise ValueError(f"--objective {objective}: neither a name nor YAML: {error}") from error
+    columns = build(_yaml("--objective", objective)).columns
     for column in columns:
         if tokenizer is None and isinstance(column, TokenColumn):
             raise ValueError(f"--objective {objective}: it reads {column.name!r} for each token; name the --tokenizer")
     return columns
+
+
+def _yaml(option: str, text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{option} {text}: neither a name nor YAML: {error}") from error
 
 
 def _tokenizer(name: str | None) -> PreTrainedTokenizerBase:

@@ -10,6 +10,7 @@ import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, PrinterCallback, Trainer
 
 from prefopt.comparison.run import MATERIAL, Run
-from prefopt.data import read_rows
+from prefopt.data import DataError, SourceRow, read_rows
 from prefopt.data.quiet import quiet
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.registry import provenance
@@ -78,6 +79,8 @@ def train_and_measure(run: Run, folder: Path, *, show: Callable[[Trainer], None]
     material = run.task.prepare(folder / MATERIAL, run.seed)
     prepared = time.perf_counter()
     args = run.arguments(folder)
+    if run.objective is not None:
+        _require_columns(run.objective, args.columns or {}, material, run.task.name)
     with quiet():
         tokenizer = ensure_pad_token(AutoTokenizer.from_pretrained(material.model))
         curves: Curves = {}
@@ -103,6 +106,20 @@ def train_and_measure(run: Run, folder: Path, *, show: Callable[[Trainer], None]
         "seconds": {"material": prepared - start, "training": trained - prepared, "measuring": measuring},
         "peak_memory_mib": _peak_mib(),
     }
+
+
+def _require_columns(objective: ObjectiveConfig, columns: Mapping[str, str], material: Material, task: str) -> None:
+    """Raise DataError where the objective reads a field that the task's pairs do not have."""
+    for row in islice(read_rows(material.train), 1):
+        fields = row.fields if isinstance(row, SourceRow) else {}
+        for component in objective.components:
+            read = {field for column in component.columns for field in column.fields}
+            if absent := sorted(field for field in read if columns.get(field, field) not in fields):
+                raise DataError(
+                    f"task {task!r}: its pairs have {', '.join(sorted(fields))}, but {component.kind} "
+                    f"{component.name!r} reads {', '.join(absent)}; say which field holds it under `training.columns`, "
+                    "or compare on a task that has it"
+                )
 
 
 def _load(material: Material, args: PreferenceConfig) -> Any:

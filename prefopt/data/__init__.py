@@ -1,10 +1,13 @@
 """Preference data: rows of files, folders and the hub -> validated pairs -> token ids -> batches."""
 
 from prefopt.data.collate import PreferenceCollator
-from prefopt.data.dataset import DataReport, LengthReport, OnBadRows, prepare
-from prefopt.data.encode import EncodedPair, EncodingConfig, encode_pair, encode_prompt
-from prefopt.data.pairs import ChatPair, Message, Pair, ResponseText, TextPair, response_text, to_pair
+from prefopt.data.dataset import OnBadRows, prepare
+from prefopt.data.encode import EncodingConfig, OnTooLong, encode_pair, encode_prompt
+from prefopt.data.messages import Message, content_text
+from prefopt.data.pairs import ChatPair, Pair, ResponseText, TextPair, response_text, to_pair
+from prefopt.data.report import DataReport, LengthReport
 from prefopt.data.rows import BadRow, DataError, SourceRow, read_rows, rows_of
+from prefopt.data.truncation import EncodedPair, TooLong
 
 __all__ = [
     "BadRow",
@@ -16,11 +19,14 @@ __all__ = [
     "LengthReport",
     "Message",
     "OnBadRows",
+    "OnTooLong",
     "Pair",
     "PreferenceCollator",
     "ResponseText",
     "SourceRow",
     "TextPair",
+    "TooLong",
+    "content_text",
     "encode_pair",
     "encode_prompt",
     "prepare",

@@ -39,5 +39,7 @@ class PreferenceCollator:
             chosen_truncated=[row["chosen_truncated"] for row in rows],
             rejected_truncated=[row["rejected_truncated"] for row in rows],
             rows=[row["row"] for row in rows],
+            chosen_masked=[row.get("chosen_masked", ()) for row in rows],
+            rejected_masked=[row.get("rejected_masked", ()) for row in rows],
             columns={key: [row[key] for row in rows] for column in self.columns for key in column.keys},
         ).as_mapping()

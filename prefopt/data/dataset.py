@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal, Self, TextIO, get_args
+from typing import Any, Literal, TextIO, get_args
 
 import datasets
 from rich.console import Console
@@ -21,9 +19,13 @@ from transformers import PreTrainedTokenizerBase
 
 from prefopt.columns import Column
 from prefopt.data.column_values import features, read_column_values
-from prefopt.data.encode import EncodedPair, EncodingConfig, encode_pair
-from prefopt.data.pairs import check_columns, to_pair
+from prefopt.data.encode import EncodingConfig, encode_pair
+from prefopt.data.fields import check_columns, holds
+from prefopt.data.messages import texts
+from prefopt.data.pairs import Pair, to_pair
+from prefopt.data.report import DataReport, LengthReport, column_label
 from prefopt.data.rows import BadRow, DataError, SourceRow
+from prefopt.data.truncation import EncodedPair, TooLong
 
 OnBadRows = Literal["stop", "quarantine"]
 
@@ -42,70 +44,15 @@ FEATURES = datasets.Features(
         "rejected_ids": datasets.List(datasets.Value("int32")),
         "chosen_truncated": datasets.Value("bool"),
         "rejected_truncated": datasets.Value("bool"),
+        "chosen_masked": datasets.List(datasets.Value("int32")),
+        "rejected_masked": datasets.List(datasets.Value("int32")),
         "where": datasets.Value("string"),
     }
 )
 """The columns of a prepared data set, without extra columns."""
 
-
-@dataclass(frozen=True)
-class LengthReport:
-    """Lengths in tokens, after truncation: minimum, maximum and the 50% and 95% quantiles."""
-
-    minimum: int
-    median: int
-    quantile_95: int
-    maximum: int
-
-    @classmethod
-    def from_lengths(cls, lengths: Iterable[int]) -> Self:
-        """The report of these lengths, of which there is at least one."""
-        ordered = sorted(lengths)
-        median, quantile_95 = (ordered[math.ceil(len(ordered) * percent / 100) - 1] for percent in (50, 95))
-        return cls(ordered[0], median, quantile_95, ordered[-1])
-
-    def __str__(self) -> str:
-        most = f"half up to {self.median:,}, 95% up to {self.quantile_95:,}"
-        return f"{self.minimum:,} to {self.maximum:,}, {most}"
-
-
-@dataclass(frozen=True)
-class DataReport:
-    """Counts of rows and, as one row is one pair, of pairs: rows = kept + quarantined + dropped_identical.
-
-    `responses_truncated` counts pairs with either response truncated.
-    """
-
-    rows: int
-    kept: int
-    quarantined: int
-    dropped_identical: int
-    prompts_truncated: int
-    responses_truncated: int
-    boundaries_moved: int
-    prompt_length: LengthReport
-    chosen_length: LengthReport
-    rejected_length: LengthReport
-
-    def to_dict(self) -> dict[str, object]:
-        """The fields by name, ready for JSON."""
-        return asdict(self)
-
-    def lines(self) -> list[str]:
-        """The report as text, without counts of zero."""
-        counts = {
-            "bad rows set aside in the quarantine file": self.quarantined,
-            "pairs dropped: both responses are the same tokens": self.dropped_identical,
-            "prompts cut at their beginning": self.prompts_truncated,
-            "pairs with a response cut at its end": self.responses_truncated,
-            "pairs whose prompt ends inside a token of a response; the boundary was moved": self.boundaries_moved,
-        }
-        lengths = {"prompt": self.prompt_length, "chosen": self.chosen_length, "rejected": self.rejected_length}
-        return [
-            f"{self.rows:,} rows read, {self.kept:,} pairs kept",
-            *(f"{count:,} {what}" for what, count in counts.items() if count),
-            *(f"tokens of {name}: {length}" for name, length in lengths.items()),
-        ]
+MASKED = frozenset({"chosen_masked", "rejected_masked"})
+"""Those that a data set without turns of others may lack."""
 
 
 def prepare(
@@ -123,7 +70,8 @@ def prepare(
     """The usable rows as a data set of token ids, and the report on all rows.
 
     Columns: `row` (0, 1, 2, ... in the data set), `length` (tokens of prompt and both responses, for samplers that
-    group by it), `prompt_ids`, `chosen_ids`, `rejected_ids`, `chosen_truncated`, `rejected_truncated`, `where`.
+    group by it), `prompt_ids`, `chosen_ids`, `rejected_ids`, `chosen_truncated`, `rejected_truncated`, `chosen_masked`,
+    `rejected_masked` (positions in the response of the turns of others), `where`.
 
     description  names the data in messages and on the progress bar, which shows on a terminal
     columns      as for `to_pair`, for the fields of the extra columns too
@@ -132,7 +80,7 @@ def prepare(
                  line of JSON to the file `quarantine`, replacing what it held
     total        the number of rows, where it is known
 
-    Raises DataError where no row is usable, too.
+    Raises DataError where no row is usable, too, and where a pair is too long and `config.on_too_long` is "stop".
     """
     columns = columns or {}
     check_columns(columns, extra)
@@ -143,32 +91,41 @@ def prepare(
     set_aside = quarantine if on_bad_rows == "quarantine" else None
     schema = datasets.Features({**FEATURES, **features(extra)})
     counts: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
+    guessed: Counter[str] = Counter()
     lengths = {name: array("q") for name in ("prompt", "chosen", "rejected")}
     first_bad: list[BadRow] = []
+    used = {columns.get(name, name) for column in extra for name in _fields(column)}
 
     def records(rows: Iterable[SourceRow | BadRow], file: TextIO | None) -> Iterator[dict[str, object]]:
         for row in rows:
             counts["rows"] += 1
-            pair = row if isinstance(row, BadRow) else _encode(row, tokenizer, config, columns, extra)
-            if pair is None:
+            pair = row if isinstance(row, BadRow) else to_pair(row, columns)
+            encoded = pair if isinstance(pair, BadRow) else _encode(pair, tokenizer, config, columns, extra)
+            if encoded is None:
                 counts["dropped_identical"] += 1
-            elif isinstance(pair, BadRow):
-                counts["quarantined"] += 1
+            elif isinstance(encoded, TooLong) and config.on_too_long == "drop":
+                counts["dropped_too_long"] += 1
+            elif isinstance(encoded, BadRow):
+                counts["too_long" if isinstance(encoded, TooLong) else "quarantined"] += 1
                 if len(first_bad) < _LISTED:
-                    first_bad.append(pair)
+                    first_bad.append(encoded)
                 if file is not None:
-                    file.write(_to_json(pair) + "\n")
+                    file.write(_to_json(encoded) + "\n")
             else:
-                sizes = {name: len(getattr(pair, f"{name}_ids")) for name in lengths}
+                sizes = {name: len(getattr(encoded, f"{name}_ids")) for name in lengths}
                 for name, size in sizes.items():
                     lengths[name].append(size)
-                fields = {name: value for name, value in vars(pair).items() if name in FEATURES}
+                fields = {name: getattr(encoded, name) for name in FEATURES if hasattr(encoded, name)}
                 position = {"row": counts["kept"], "length": sum(sizes.values()), "where": row.where}
-                yield {**position, **fields, **pair.columns}
+                yield {**position, **fields, **encoded.columns}
                 counts["kept"] += 1
-                counts["prompts_truncated"] += pair.prompt_truncated
-                counts["responses_truncated"] += pair.chosen_truncated or pair.rejected_truncated
-                counts["boundaries_moved"] += pair.boundary_moved
+                counts.update(encoded.counts)
+                left_out.update(encoded.left_out)
+                if isinstance(row, SourceRow) and not isinstance(pair, BadRow):
+                    unread = {n: v for n, v in row.fields.items() if n not in pair.usage.fields | used and holds(v)}
+                    left_out.update(column_label(name, has_text=bool(texts(value))) for name, value in unread.items())
+                guessed.update(encoded.guessed)
 
     console = Console(stderr=True)
     hidden = not console.is_terminal or datasets.are_progress_bars_disabled()
@@ -182,31 +139,29 @@ def prepare(
             chunks.append(datasets.Dataset.from_list(chunk, features=schema))
 
     _require_usable(description, counts, first_bad, set_aside)
+    fields: dict[str, Any] = {name: counts[name] for name in DataReport.counts()}
+    fields |= {f"{name}_length": LengthReport.from_lengths(sizes) for name, sizes in lengths.items()}
     report = DataReport(
-        rows=counts["rows"],
-        kept=counts["kept"],
-        quarantined=counts["quarantined"],
-        dropped_identical=counts["dropped_identical"],
-        prompts_truncated=counts["prompts_truncated"],
-        responses_truncated=counts["responses_truncated"],
-        boundaries_moved=counts["boundaries_moved"],
-        prompt_length=LengthReport.from_lengths(lengths["prompt"]),
-        chosen_length=LengthReport.from_lengths(lengths["chosen"]),
-        rejected_length=LengthReport.from_lengths(lengths["rejected"]),
+        left_out=dict(left_out.most_common()),
+        guessed=dict(guessed.most_common()),
+        **fields,
     )
     return datasets.concatenate_datasets(chunks), report
 
 
+def _fields(column: Column) -> tuple[str, ...]:
+    """The fields of a row that a column reads, with the one that is its limit."""
+    limit = column.at_least
+    return (*column.fields, *((limit,) if isinstance(limit, str) else ()))
+
+
 def _encode(
-    row: SourceRow,
+    pair: Pair,
     tokenizer: PreTrainedTokenizerBase,
     config: EncodingConfig,
     columns: Mapping[str, str],
     extra: Sequence[Column],
 ) -> EncodedPair | BadRow | None:
-    pair = to_pair(row, columns)
-    if isinstance(pair, BadRow):
-        return pair
     values = read_column_values(pair, columns, extra)
     return values if isinstance(values, BadRow) else encode_pair(pair, tokenizer, config, values)
 
@@ -215,15 +170,22 @@ def _require_usable(
     description: str, counts: Mapping[str, int], first_bad: Sequence[BadRow], quarantine: Path | None
 ) -> None:
     rows, bad, identical = counts["rows"], counts["quarantined"], counts["dropped_identical"]
-    more = [f"... and {bad - _LISTED:,} more"] if bad > _LISTED else []
+    too_long, dropped = counts["too_long"], counts["dropped_too_long"]
+    more = [f"... and {bad + too_long - _LISTED:,} more"] if bad + too_long > _LISTED else []
     listing = "".join(f"\n  {line}" for line in (*first_bad, *more))
     if bad and quarantine is None:
         raise DataError(
             f"{description}: {bad:,} of {rows:,} rows cannot be used; mend them, or set them aside with "
             f"on_bad_rows = 'quarantine'{listing}"
         )
+    if too_long:
+        raise DataError(
+            f"{description}: {too_long:,} of {rows:,} pairs are too long, and on_too_long is 'stop'; raise the limits, "
+            f"or choose truncate or drop{listing}"
+        )
     if not counts["kept"]:
         reasons = [f"{identical:,} have two responses that are the same tokens"] if identical else []
+        reasons += [f"{dropped:,} are too long"] if dropped else []
         reasons += [f"{bad:,} are in {quarantine}"] if bad else []
         summary = ", ".join(reasons) or "it is empty"
         raise DataError(f"{description}: no usable pair in {rows:,} rows; {summary}{listing}")

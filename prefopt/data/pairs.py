@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, cast
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, cast
 
-from prefopt.columns import Column
-from prefopt.data.rows import BadRow, DataError, RowError, SourceRow, describe
-
-Message = dict[str, str]
-"""A turn of a conversation: {"role": ..., "content": ...}."""
-
-Messages = tuple[Message, ...]
+from prefopt.data.fields import TEMPLATE_FIELDS, RowReader, Usage
+from prefopt.data.messages import OTHERS, Messages, is_empty, messages_in_text
+from prefopt.data.rows import BadRow, RowError, SourceRow
+from prefopt.data.transcripts import common_length, common_prompt
 
 Side = Literal["chosen", "rejected"]
 
-FIELDS = ("prompt", "chosen", "rejected")
-
-_TRANSCRIPT_MARKER = "\n\nAssistant:"
-"""What precedes each response in a transcript, as in Anthropic's HH data."""
-
-_SHAREGPT_ROLES = {role: role for role in ("user", "assistant", "system", "tool")} | {
-    "human": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "observation": "tool",
-}
+SIDES: tuple[Side, Side] = ("chosen", "rejected")
 
 
 @dataclass(frozen=True)
@@ -37,16 +24,29 @@ class TextPair:
     chosen: str
     rejected: str
     source: SourceRow
+    usage: Usage = field(default_factory=Usage, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
 class ChatPair:
-    """A prompt and two responses as messages; prompt + response is the whole conversation."""
+    """A prompt and two responses as messages; prompt + response is the whole conversation.
+
+    template  the row's arguments of the chat template: tools, documents and those of chat_template_kwargs
+    """
 
     prompt: Messages
     chosen: Messages
     rejected: Messages
     source: SourceRow
+    template: Mapping[str, Any] = field(default_factory=dict)
+    usage: Usage = field(default_factory=Usage, compare=False, repr=False)
+
+    @property
+    def template_fields(self) -> dict[str, Any]:
+        """`template` as the fields of a row."""
+        fields = {name: value for name, value in self.template.items() if name in TEMPLATE_FIELDS}
+        kwargs = {name: value for name, value in self.template.items() if name not in fields}
+        return fields | ({"chat_template_kwargs": kwargs} if kwargs else {})
 
 
 Pair = TextPair | ChatPair
@@ -60,150 +60,161 @@ class ResponseText(NamedTuple):
     begins: int
 
 
-def check_columns(columns: Mapping[str, str], extra: Sequence[Column] = ()) -> None:
-    """Raise DataError unless the keys are among prompt, chosen, rejected and the fields of the extra columns."""
-    fields = [field for column in extra for field in column.fields]
-    if unknown := sorted(set(columns) - {*FIELDS, *fields}):
-        more = f"and, of extra columns, {', '.join(fields)}" if fields else "as no extra column is asked for"
-        raise DataError(f"columns: no field '{unknown[0]}'; it renames only {', '.join(FIELDS)}, {more}")
-
-
 def to_pair(row: SourceRow, columns: Mapping[str, str]) -> Pair | BadRow:
     """The pair of a row; `columns` maps fields to the row's names for them, such as {"prompt": "conversations"}.
 
     Responses are text, a message, or a list of messages; messages have "role" and "content", or "from" and "value"
     (sharegpt). The responses of a row without a prompt, and those that repeat it as their first messages, are split
-    where they diverge: messages after the last common one; text after the last common "Assistant:" turn, else before
-    the last common whitespace.
+    where they diverge: messages after the last common one; text after the prompt of several words that both repeat,
+    after the last common "Assistant:" turn, else before the last common whitespace. The text of `system` goes before
+    the prompt, that of `input` after an `instruction`.
 
     >>> to_pair(SourceRow("row 0", {"prompt": "1+1=", "chosen": "2", "rejected": "3"}), {}).chosen
     '2'
     """
     try:
-        return _pair(row, columns)
+        return _PairReader(row, columns).pair()
     except RowError as error:
         return row.bad(*error.report)
 
 
 def response_text(pair: Pair, side: Side, columns: Mapping[str, str]) -> ResponseText | None:
-    """A response as the pair's row holds it; None for several messages. `columns` is as for `to_pair`."""
+    """A response as the pair's row holds it; None for several messages, and for one in parts. `columns` is as for
+    `to_pair`."""
     if isinstance(pair, TextPair):
         text = cast("str", pair.source.fields[columns.get(side, side)])
         return ResponseText(text, len(text) - len(getattr(pair, side)))
     messages = cast("Messages", getattr(pair, side))
-    return ResponseText(messages[0]["content"], 0) if len(messages) == 1 else None
+    content = messages[0].get("content")
+    return ResponseText(content, 0) if len(messages) == 1 and isinstance(content, str) else None
 
 
-def common_length(first: Sequence[object], *others: Sequence[object]) -> int:
-    """The length of the sequences' common prefix."""
-    for position, (item, *rest) in enumerate(zip(first, *others, strict=False)):
-        if rest.count(item) < len(rest):
-            return position
-    return min(map(len, (first, *others)))
+class _PairReader(RowReader):
+    """Makes a pair of a row's fields."""
 
+    def pair(self) -> Pair:
+        self.reject_media()
+        names = self.name("chosen"), self.name("rejected")
+        texts = [(name, self.row.fields.get(name)) for name in names]
+        decode = all(isinstance(text, str) and messages_in_text(name, text) is not None for name, text in texts)
+        chosen, rejected = (self.content(side, decode=decode) for side in ("chosen", "rejected"))
+        prompt = self._prompt(decode=isinstance(chosen, tuple))
+        if chosen == rejected:
+            raise RowError(
+                self.name("rejected"),
+                f"found the same response as in '{self.name('chosen')}'",
+                "remove the row: two equal responses say nothing about what is preferred",
+            )
+        if isinstance(chosen, str) and isinstance(rejected, str) and isinstance(prompt, str | None):
+            return self._text_pair(prompt, chosen, rejected)
+        if isinstance(chosen, tuple) and isinstance(rejected, tuple):
+            return self._chat_pair(prompt, chosen, rejected)
+        if type(chosen) is not type(rejected):
+            raise _mixed(self.name("rejected"), rejected, self.name("chosen"), chosen)
+        raise _mixed(self.name("prompt"), prompt, self.name("chosen"), chosen)
 
-def _pair(row: SourceRow, columns: Mapping[str, str]) -> Pair:
-    prompt_field, chosen_field, rejected_field = (columns.get(field, field) for field in FIELDS)
-    chosen = _read(row, "chosen", chosen_field)
-    rejected = _read(row, "rejected", rejected_field)
-    # A prompt column that the user names must exist; without a name it is optional.
-    has_prompt = prompt_field in row.fields or "prompt" in columns
-    prompt = _read(row, "prompt", prompt_field) if has_prompt else None
+    def _prompt(self, *, decode: bool) -> str | Messages | None:
+        """The prompt, or alpaca's instruction with its input; None where it is no field of its own."""
+        if "instruction" not in self.columns and self.has("prompt"):
+            prompt = self.content("prompt", decode=decode)
+        elif self.has_text("instruction"):
+            prompt = self.text("instruction")
+            self.usage.guessed.add(f"prompts read from '{self.name('instruction')}'")
+        else:
+            return None
+        if isinstance(prompt, str) and ("input" in self.columns or self.name("instruction") in self.usage.fields):
+            prompt = "\n".join(filter(None, (prompt, self.text("input"))))
+        return prompt
 
-    _require_text(chosen_field, chosen)
-    _require_text(rejected_field, rejected)
-    if chosen == rejected:
-        raise RowError(
-            rejected_field,
-            f"found the same response as in '{chosen_field}'",
-            "remove the row: two equal responses say nothing about what is preferred",
-        )
-    if isinstance(chosen, str) and isinstance(rejected, str) and (prompt is None or isinstance(prompt, str)):
+    def _text_pair(self, prompt: str | None, chosen: str, rejected: str) -> TextPair:
+        self._require_text(chosen, rejected)
         if prompt is None:
-            prompt = _common_text(chosen, rejected)
+            prompt = common_prompt(self.name("chosen"), self.name("rejected"), chosen, rejected)
+            if not prompt:
+                raise self._no_prompt()
             chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
-        pair: Pair = TextPair(prompt, chosen, rejected, row)
-    elif isinstance(chosen, tuple) and isinstance(rejected, tuple):
+            self.usage.guessed.add("prompts taken from what both responses begin with")
+            self._require_text(chosen, rejected)
+        elif len(prompt.split()) > 1 and chosen.startswith(prompt) and rejected.startswith(prompt):
+            chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
+            self.usage.guessed.add("prompts that both responses repeat, read once")
+            self._require_text(chosen, rejected)
+        elif len(prompt.split()) > 2 and prompt in chosen[: common_length(chosen, rejected)]:
+            self.usage.guessed.add("prompts that both responses hold once more, as whole conversations do, read twice")
+        if system := self.text("system"):
+            self.usage.guessed.add(f"'{self.name('system')}' put before the prompt")
+            prompt = f"{system}\n\n{prompt}"
+        return TextPair(prompt, chosen, rejected, self.row, self.usage)
+
+    def _chat_pair(self, prompt: str | Messages | None, chosen: Messages, rejected: Messages) -> ChatPair:
+        for side, response in (("chosen", chosen), ("rejected", rejected)):
+            if not response:
+                raise _empty(self.name(side))
+        whole = prompt is None
         common = chosen[: common_length(chosen, rejected)]
         if prompt is None or _repeats(common, prompt):
             prompt, chosen, rejected = common, chosen[len(common) :], rejected[len(common) :]
+            self.usage.guessed.update({"prompts taken from what both responses begin with"} if whole else ())
         if isinstance(prompt, str):
-            raise _mixed(prompt_field, prompt, chosen_field, chosen)
-        pair = ChatPair(prompt, chosen, rejected, row)
+            raise _mixed(self.name("prompt"), prompt, self.name("chosen"), chosen)
         if not prompt:
             raise RowError(
-                prompt_field if has_prompt else chosen_field,
-                f"found no prompt: '{chosen_field}' and '{rejected_field}' have no first message in common",
+                self.name("chosen" if whole else "prompt"),
+                f"found no prompt: '{self.name('chosen')}' and '{self.name('rejected')}' have no first message in "
+                "common",
                 "add a prompt of at least one message",
             )
-    elif type(chosen) is not type(rejected):
-        raise _mixed(rejected_field, rejected, chosen_field, chosen)
-    else:
-        raise _mixed(prompt_field, prompt, chosen_field, chosen)
+        self._check_responses(chosen, rejected)
+        if system := self.text("system"):
+            self.usage.guessed.add(f"'{self.name('system')}' put before the prompt")
+            message = {"role": "system", "content": system}
+            if prompt[0]["role"] == "system" and prompt[0] != message:
+                raise RowError(self.name("system"), "found a second system message", "keep one of the two")
+            prompt = prompt if prompt[0] == message else (message, *prompt)
+        return ChatPair(prompt, chosen, rejected, self.row, self.template_options(), self.usage)
 
-    for field, response in ((chosen_field, pair.chosen), (rejected_field, pair.rejected)):
-        _require_text(field, response)
-        if isinstance(response, tuple) and response[0]["role"] in ("user", "system"):
+    def _check_responses(self, chosen: Messages, rejected: Messages) -> None:
+        names = self.name("chosen"), self.name("rejected")
+        if not chosen or not rejected:
+            name, longer = reversed(names) if chosen else names
+            problem = f"found a conversation that is the beginning of '{longer}', without a response of its own"
+            raise RowError(name, problem, "let both end in a response to the same conversation, or remove the row")
+        for name, response in zip(names, (chosen, rejected), strict=True):
+            if any(message["role"] not in OTHERS and is_empty(message) for message in response):
+                raise _empty(name)
+            if response[0]["role"] in OTHERS:
+                raise RowError(
+                    name,
+                    f"found a response that begins with a message of the {response[0]['role']}",
+                    "let both responses answer the same conversation, and put what they answer into the prompt",
+                )
+        turns = common_length(chosen, rejected)
+        if turns < min(len(chosen), len(rejected)) and {chosen[turns]["role"], rejected[turns]["role"]} <= OTHERS:
             raise RowError(
-                field,
-                f"found a response that begins with a message of the {response[0]['role']}",
-                "let both responses answer the same conversation, and put what they answer into the prompt",
+                names[1],
+                f"found another message of the {rejected[turns]['role']} than in '{names[0]}', after the same turns",
+                "let both responses answer the same conversation",
             )
-    return pair
+
+    def _require_text(self, chosen: str, rejected: str) -> None:
+        for side, response in (("chosen", chosen), ("rejected", rejected)):
+            if not response.strip():
+                raise _empty(self.name(side))
+
+    def _no_prompt(self) -> RowError:
+        responses = {self.name(side) for side in SIDES}
+        others = [n for n, value in self.row.fields.items() if n not in responses and isinstance(value, str) and value]
+        unread = f", while nobody reads {', '.join(map(repr, others))}" if others else ""
+        which = others[-1] if others else "NAME"
+        return RowError(
+            self.name("chosen"),
+            f"found no prompt: no field '{self.name('prompt')}', and no words that both responses begin with{unread}",
+            f"say which column is the prompt with columns: {{prompt: {which}}}, or give it as '' if there is none",
+        )
 
 
-def _read(row: SourceRow, role: str, field: str) -> str | Messages:
-    match value := row.value(role, field):
-        case str():
-            return _text(field, value)
-        case Mapping():
-            return (_message(field, "the message", value),)
-        case list() | tuple():
-            return tuple(_message(field, f"message {number}", item) for number, item in enumerate(value, start=1))
-        case _:
-            raise RowError(field, f"found {describe(value)}", "give text or a list of messages")
-
-
-def _text(field: str, text: str) -> str:
-    if not text.isascii():
-        # JSON can spell half of a UTF-16 pair, as in "\ud83d", which no tokenizer takes.
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise RowError(
-                field, f"found a broken character at position {error.start}", "remove it, or write the file as UTF-8"
-            ) from error
-    return text
-
-
-def _message(field: str, name: str, message: object) -> Message:
-    if not isinstance(message, Mapping):
-        raise RowError(field, f"found {describe(message)} as {name}", "give messages as objects with role and content")
-    # Arrow and Parquet fill absent keys with null, so null means absent.
-    present = {key: value for key, value in message.items() if value is not None}
-    if present.get("tool_calls"):
-        raise RowError(field, f"found tool calls in {name}", "write them into the content: only text is trained on")
-    sharegpt = "from" in present or "value" in present
-    role_key, content_key = ("from", "value") if sharegpt else ("role", "content")
-    for key in (role_key, content_key):
-        if key not in present:
-            keys = ", ".join(sorted(map(str, present))) or "none"
-            remedy = "give every message a role and a content (or from and value)"
-            raise RowError(field, f"found no '{key}' in {name}, whose keys are: {keys}", remedy)
-        if not isinstance(present[key], str):
-            raise RowError(field, f"found {describe(present[key])} as '{key}' of {name}", "give text")
-    role, content = present[role_key], _text(field, present[content_key])
-    if sharegpt:
-        if role not in _SHAREGPT_ROLES:
-            raise RowError(field, f"found '{role}' as the 'from' of {name}", f"use one of {', '.join(_SHAREGPT_ROLES)}")
-        role = _SHAREGPT_ROLES[role]
-    return {"role": role, "content": content}
-
-
-def _require_text(field: str, response: str | Messages) -> None:
-    contents = [response] if isinstance(response, str) else [message["content"] for message in response]
-    if not contents or not all(content.strip() for content in contents):
-        raise RowError(field, "found an empty response", "write one, or remove the row")
+def _empty(field: str) -> RowError:
+    return RowError(field, "found an empty response", "write one, or remove the row")
 
 
 def _mixed(field: str, value: str | Messages | None, other: str, other_value: str | Messages) -> RowError:
@@ -215,20 +226,8 @@ def _mixed(field: str, value: str | Messages | None, other: str, other_value: st
     )
 
 
-def _common_text(chosen: str, rejected: str) -> str:
-    common = chosen[: common_length(chosen, rejected)]
-    marker = common.rfind(_TRANSCRIPT_MARKER)
-    if marker >= 0:
-        return common[: marker + len(_TRANSCRIPT_MARKER)]
-    # The whitespace belongs to the response, as tokenizers join a space to the word after it.
-    if common[-1:].isspace():
-        return common.rstrip()
-    words = common.rsplit(maxsplit=1)
-    return words[0] if len(words) == 2 else ""
-
-
 def _repeats(common: Messages, prompt: str | Messages) -> bool:
     """Whether the responses are whole conversations that begin with the prompt."""
     if isinstance(prompt, str):
-        return any(message["content"] == prompt for message in common)
+        return any(message.get("content") == prompt for message in common)
     return common[: len(prompt)] == prompt

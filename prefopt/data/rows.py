@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,16 +117,29 @@ def _row(where: str, value: object) -> SourceRow | BadRow:
     return BadRow(where, "", f"found {describe(value)} where a row should be", "make each row an object", value)
 
 
+class _DoubledKeyError(ValueError):
+    """An object of a JSON document has a key, which is the message, twice: readers would keep the last in silence."""
+
+
+def _object(items: list[tuple[str, object]]) -> dict[str, object]:
+    fields = dict(items)
+    if len(fields) < len(items):
+        raise _DoubledKeyError(next(key for key, count in Counter(key for key, _ in items).items() if count > 1))
+    return fields
+
+
 def _json_lines(path: Path) -> Iterator[SourceRow | BadRow]:
     with _open(path) as file:
         for number, line in enumerate(_lines(path, file), start=1):
             if not line.strip():
                 continue
             where = f"{path}:{number}"
+            content = line.decode("utf-8", errors="replace").rstrip("\r\n")
             try:
-                value = json.loads(line)
+                value = json.loads(line, object_pairs_hook=_object)
+            except _DoubledKeyError as error:
+                yield BadRow(where, str(error), f"found the key '{error}' twice", "keep one of the two", content)
             except ValueError as error:
-                content = line.decode("utf-8", errors="replace").rstrip("\r\n")
                 yield BadRow(where, "", f"found a line that is not JSON ({error})", "mend or remove the line", content)
             else:
                 yield _row(where, value)
@@ -135,7 +149,9 @@ def _json_list(path: Path) -> Iterator[SourceRow | BadRow]:
     with _open(path) as file:
         text = b"".join(_lines(path, file))
     try:
-        values = json.loads(text)
+        values = json.loads(text, object_pairs_hook=_object)
+    except _DoubledKeyError as error:
+        raise DataError(f"{path}: an object has the key '{error}' twice; keep one of the two") from error
     except ValueError as error:
         raise DataError(
             f"{path}: not a JSON document ({error}); if it holds one object a line, name it .jsonl"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
+
+from prefopt.data.pairs import Side
 
 _WINDOW = 8
 """Preceding tokens that can change how a token is decoded."""
@@ -18,6 +21,19 @@ def token_texts(prompt: Sequence[int], response: Sequence[int], tokenizer: PreTr
         before = ids[max(0, index - _WINDOW) : index]
         texts.append(decode([*before, ids[index]], tokenizer)[len(decode(before, tokenizer)) :])
     return texts
+
+
+def response_token_texts(row: Mapping[str, Any], side: Side, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The texts of the tokens of a prepared row's response that a TokenBatch holds."""
+    masked = set(row.get(f"{side}_masked", ()))
+    texts = token_texts(row["prompt_ids"], row[f"{side}_ids"], tokenizer)
+    return [text for position, text in enumerate(texts) if position not in masked]
+
+
+def response_ids(row: Mapping[str, Any], side: Side) -> list[int]:
+    """The tokens of a prepared row's response that a TokenBatch holds."""
+    masked = set(row.get(f"{side}_masked", ()))
+    return [token for position, token in enumerate(row[f"{side}_ids"]) if position not in masked]
 
 
 def decode(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:

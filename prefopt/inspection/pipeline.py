@@ -14,8 +14,9 @@ import datasets
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from prefopt.data import DataError, EncodingConfig, prepare, read_rows
-from prefopt.data.token_texts import decode, token_texts
+from prefopt.data import DataError, prepare, read_rows
+from prefopt.data.pairs import SIDES
+from prefopt.data.token_texts import decode, response_ids, response_token_texts
 from prefopt.inspection.layers import distinct, layer_values, layers
 from prefopt.inspection.results import Inspection
 from prefopt.inspection.statistics import LayerStatistics
@@ -36,10 +37,10 @@ def score_pairs(run: SavedRun, pairs: datasets.Dataset, *, batch_size: int) -> I
         rewards = output.rewards.tolist()
         for index, row in enumerate(rows):
             responses = {}
-            for side, response in (("chosen", index), ("rejected", index + len(rows))):
-                ids = row[f"{side}_ids"]
+            for side, response in zip(SIDES, (index, index + len(rows)), strict=True):
+                ids = response_ids(row, side)
                 responses[side] = ResponseTokens(
-                    token_texts(row["prompt_ids"], ids, tokenizer),
+                    response_token_texts(row, side, tokenizer),
                     {name: values[response, : len(ids)].tolist() for name, values in layers.items()},
                     ids=ids,
                     reward=rewards[response],
@@ -137,7 +138,7 @@ def _prepared(run: SavedRun, data: str | Path, split: str, columns: Mapping[str,
     pairs, _ = prepare(
         read_rows(data, split=split),
         run.tokenizer,
-        EncodingConfig(max_length=settings.max_length, max_prompt_length=settings.max_prompt_length),
+        settings.encoding,
         description=str(data),
         columns={**settings.columns, **columns},
         extra=run.model.objective.config.columns,

@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefopt.data import EncodingConfig, prepare, read_rows
-from prefopt.data.token_texts import decode, token_texts
+from prefopt.data.pairs import SIDES
+from prefopt.data.token_texts import decode, response_token_texts
 from prefopt.divergences import ForwardKL
 from prefopt.objective import ObjectiveOutput
 from prefopt.objective_config import DivergenceTerm, ObjectiveConfig
@@ -43,7 +44,6 @@ AUROC = tuple(
 
 Marks = Callable[[Sequence[str]], list[bool]]
 
-_SIDES = ("chosen", "rejected")
 _HEAT_MAPS = 4
 """Held-out pairs, the first ones, that have a heat map in the record."""
 
@@ -84,7 +84,7 @@ def held_out(
     distance_model = PreferenceModel(model.policy, reference, distance).eval()
     values: dict[str, dict[str, float]] = {}
     total = 0
-    profiles: dict[str, list[list[float]]] = {side: [] for side in _SIDES}
+    profiles: dict[str, list[list[float]]] = {side: [] for side in SIDES}
     heat_maps: list[dict[str, Any]] = []
     batches = scored_batches(model, pairs, pad_token_id=int(tokenizer.pad_token_id), batch_size=batch_size)
     for rows, batch, output in batches:
@@ -95,13 +95,13 @@ def held_out(
             values.setdefault(name, {}).update(zip(items, metric, strict=True))
         for item, row, weights in zip(items, rows, pair_weights(output), strict=True):
             if marks is not None:
-                texts = (token_texts(row["prompt_ids"], row[f"{side}_ids"], tokenizer) for side in _SIDES)
+                texts = (response_token_texts(row, side, tokenizer) for side in SIDES)
                 marked = torch.tensor([mark for tokens in texts for mark in marks(tokens)])
                 for name, tensor in weights.items():
                     if (value := auroc(tensor, marked)) is not None:
                         values.setdefault(f"auroc_{name}", {})[item] = value
         for index, profile in enumerate(_response_values(distances.divergence, distances.mask)):
-            profiles[_SIDES[index // len(rows)]].append(profile)
+            profiles[SIDES[index // len(rows)]].append(profile)
         heat_maps += [
             _heat_map(row, (index, index + len(rows)), output, distances, tokenizer, marks)
             for index, row in enumerate(rows[: _HEAT_MAPS - len(heat_maps)])
@@ -168,9 +168,9 @@ def _heat_map(
         "log_ratio": distances.logps - distances.ref_logps,
     }
     heat_map: dict[str, Any] = {"prompt": decode(row["prompt_ids"], tokenizer)}
-    for side, response in zip(_SIDES, responses, strict=True):
+    for side, response in zip(SIDES, responses, strict=True):
         mask = distances.mask[response]
-        tokens = token_texts(row["prompt_ids"], row[f"{side}_ids"], tokenizer)
+        tokens = response_token_texts(row, side, tokenizer)
         heat_map[side] = {"tokens": tokens} | ({} if marks is None else {"marked": marks(tokens)})
         heat_map[side] |= {
             name: None if values is None else values[response][mask].float().tolist() for name, values in layers.items()

@@ -10,7 +10,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from transformers import TrainingArguments
 
-from prefopt.data import EncodingConfig, OnBadRows
+from prefopt.data import EncodingConfig, OnBadRows, OnTooLong
 from prefopt.scoring.lm_head.token_statistics import DEFAULT_BUDGET
 from prefopt.training.arguments import settle
 from prefopt.validation import did_you_mean
@@ -23,7 +23,10 @@ class PreferenceConfig(TrainingArguments):
     >>> PreferenceConfig("out", max_length=512, mask_learning_rate=1e-3).encoding.max_length
     512
 
-    max_length, max_prompt_length  tokens; the prompt is cut from the left first, then the responses from the right
+    max_length, max_prompt_length  tokens; the prompt is cut from the left first, down to a quarter of max_length, then
+                                   the responses from the right
+    on_too_long                    what becomes of longer pairs: "truncate", "drop" or "stop"
+    chat_template_kwargs           for the chat template, such as {"enable_thinking": False}; rows may have their own
     on_bad_rows                    "stop", or "quarantine": write unusable rows to OUTPUT_DIR/quarantine-*.jsonl
     columns                        field -> the data set's column, where the names differ; extra columns' fields too
     mask_learning_rate             of the objective's parameters; None: `learning_rate`
@@ -47,6 +50,8 @@ class PreferenceConfig(TrainingArguments):
     logging_steps: float = field(default=10, metadata={"help": "Steps between logs, or this share of all steps."})
     max_length: int | None = field(default=1024, metadata={"help": "Most tokens of prompt and response."})
     max_prompt_length: int | None = field(default=None, metadata={"help": "Most tokens of the prompt."})
+    on_too_long: OnTooLong = field(default="truncate", metadata={"help": "'truncate', 'drop' or 'stop'."})
+    chat_template_kwargs: dict[str, Any] | None = field(default=None, metadata={"help": "For the chat template."})
     on_bad_rows: OnBadRows = field(default="stop", metadata={"help": "'stop' or 'quarantine'."})
     columns: dict[str, str] | None = field(default=None, metadata={"help": "Field -> the data set's column."})
     mask_learning_rate: float | None = field(default=None, metadata={"help": "Of the objective's parameters."})
@@ -81,7 +86,12 @@ class PreferenceConfig(TrainingArguments):
     @property
     def encoding(self) -> EncodingConfig:
         """How pairs become token ids."""
-        return EncodingConfig(max_length=self.max_length, max_prompt_length=self.max_prompt_length)
+        return EncodingConfig(
+            max_length=self.max_length,
+            max_prompt_length=self.max_prompt_length,
+            on_too_long=self.on_too_long,
+            chat_template_kwargs=self.chat_template_kwargs or {},
+        )
 
 
 def training_arguments(values: Mapping[str, Any], elsewhere: Mapping[str, str]) -> dict[str, Any]:

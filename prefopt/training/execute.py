@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
+from datasets import Dataset
+
 from prefopt.data import DataReport, read_rows
 from prefopt.registry import excluded_plugins, provenance
 from prefopt.training.adapters import load_tokenizer
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.run_file import RunFile, RunFileError
 from prefopt.training.trainer import PreferenceTrainer
-from prefopt.training.trainer_inputs import ensure_pad_token, lora_config, prepare_dataset
+from prefopt.training.trainer_inputs import ensure_pad_token, log_report, lora_config, prepare_dataset
 
 _LIBRARIES = ("prefopt", "torch", "transformers", "accelerate", "datasets", "peft", "tokenizers")
 
@@ -42,11 +44,15 @@ def start(run: RunFile) -> PreferenceTrainer:
         raise RunFileError(f"model.peft: {error}") from error
     tokenizer = ensure_pad_token(load_tokenizer(run.model.tokenizer or run.model.name))
     sources = {"train": (run.data.train, run.data.split), "eval": (run.data.eval, run.data.eval_split)}
-    data, reports = {}, {}
+    data: dict[str, Dataset] = {}
+    reports: dict[str, DataReport] = {}
     for name, (source, split) in sources.items():
         if source is not None:
             rows = read_rows(source, split=split)
-            data[name], reports[name] = prepare_dataset(rows, tokenizer, run.objective, args, name)
+            data[name], report = prepare_dataset(rows, tokenizer, run.objective, args, name)
+            if report is not None:
+                reports[name] = report
+                log_report(report, name)
     trainer = PreferenceTrainer(
         run.model.name,
         run.model.reference,
@@ -57,7 +63,7 @@ def start(run: RunFile) -> PreferenceTrainer:
         processing_class=tokenizer,
         peft_config=peft_config,
     )
-    trainer.data_reports = {name: report for name, report in reports.items() if report is not None}
+    trainer.data_reports = reports
     if args.should_save:
         _write_run_record(run, args, trainer.data_reports)
     return trainer

@@ -32,6 +32,9 @@ _PATHS = {
     "dataset_train_split": ("data", "split"),
     "dataset_test_split": ("data", "eval_split"),
     "max_length": ("data", "max_length"),
+    "max_prompt_length": ("data", "max_prompt_length"),
+    "chat_template_kwargs": ("data", "chat_template_kwargs"),
+    "model_init_kwargs": ("model", "init"),
     "gradient_checkpointing": ("training", "activation_checkpointing"),
     "gradient_checkpointing_kwargs": ("training", "activation_checkpointing_kwargs"),
 }
@@ -47,7 +50,8 @@ _WITHOUT_EQUIVALENT = {
     "precompute_ref_batch_size": "see precompute_ref_log_probs",
     "padding_free": "has no effect in TRL either",
     "use_liger_kernel": "the head is computed in chunks here in any case",
-    "truncation_mode": "here the prompt is cut from the left first, then the responses from the right",
+    "truncation_mode": "here the prompt is cut from the left first, then the responses from the right; or see "
+    "data.on_too_long",
     "dataset_num_proc": "rows are prepared in one process here",
     "pad_to_multiple_of": "padding goes to the longest of the batch here",
     "pad_token": "the tokenizer's own is used here, or its end of text",
@@ -83,7 +87,8 @@ def migrate(settings: Settings) -> Migration:
             *parents, key = paths[name]
             for parent in parents:
                 section = section.setdefault(parent, {})
-            section[key] = value
+            # Both model_init_kwargs and settings of their own, such as dtype, may be of model.init.
+            section[key] = section.get(key, {}) | value if isinstance(value, Mapping) else value
         elif name in _WITHOUT_EQUIVALENT:
             notes.extend([f"{name}: {_WITHOUT_EQUIVALENT[name]}"] if value and _WITHOUT_EQUIVALENT[name] else [])
         elif name not in READ_BY_OBJECTIVE:

@@ -99,4 +99,7 @@ def _announce(cache: ReferenceCache, pairs: int, missing: datasets.Dataset) -> N
 
 
 def _keys(row: Row) -> list[str]:
-    return [response_key(row["prompt_ids"], row[f"{side}_ids"]) for side in ("chosen", "rejected")]
+    return [
+        response_key(row["prompt_ids"], row[f"{side}_ids"], row.get(f"{side}_masked", ()))
+        for side in ("chosen", "rejected")
+    ]

@@ -21,13 +21,20 @@ from pydantic import (
 )
 
 from prefopt import zoo
-from prefopt.data import OnBadRows
+from prefopt.data import EncodingConfig, OnBadRows, OnTooLong
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.registry import provenance, with_recorded_versions
 from prefopt.training.config import PreferenceConfig, training_arguments
 from prefopt.validation import explain
 
-_DATA_ARGUMENTS = ("max_length", "max_prompt_length", "on_bad_rows", "reference_cache")
+_DATA_ARGUMENTS = (
+    "max_length",
+    "max_prompt_length",
+    "on_too_long",
+    "chat_template_kwargs",
+    "on_bad_rows",
+    "reference_cache",
+)
 """Fields of PreferenceConfig that a run file sets under `data`."""
 
 _ELSEWHERE = dict.fromkeys((*_DATA_ARGUMENTS, "columns"), "belongs under `data`") | {
@@ -73,6 +80,8 @@ class DataSection(_Section):
     split, eval_split              of a hub data set or a saved DatasetDict
     columns                        field -> the data set's column
     max_length, max_prompt_length  tokens
+    on_too_long                    truncate, drop or stop
+    chat_template_kwargs           for the chat template, such as enable_thinking: false
     on_bad_rows                    stop, or quarantine
     reference_cache                folder for the reference's outputs
     """
@@ -84,8 +93,20 @@ class DataSection(_Section):
     columns: dict[str, str] = Field(default_factory=dict)
     max_length: int | None = Field(default=1024, ge=2)
     max_prompt_length: int | None = Field(default=None, ge=1)
+    on_too_long: OnTooLong = "truncate"
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     on_bad_rows: OnBadRows = "stop"
     reference_cache: str | None = None
+
+    @property
+    def encoding(self) -> EncodingConfig:
+        """How pairs become token ids."""
+        return EncodingConfig(**{name: getattr(self, name) for name in EncodingConfig.model_fields})
+
+    @model_validator(mode="after")
+    def _check_encoding(self) -> Self:
+        self.encoding  # noqa: B018  its own checks, before anything is loaded
+        return self
 
     @model_validator(mode="after")
     def _reject_unused_split(self) -> Self:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import torch
 from accelerate.utils import TorchDynamoPlugin
 from peft import PeftConfig
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import PredictionOutput, get_last_checkpoint
 
 from prefopt.data import DataReport, PreferenceCollator
 from prefopt.objective import Mean, Objective, ObjectiveOutput
@@ -36,14 +37,13 @@ from prefopt.training.preflight import (
 from prefopt.training.reference_cache import fill_reference_cache
 from prefopt.training.trainer_inputs import (
     ensure_pad_token,
+    log_report,
     longest_row,
     preference_model,
     prepare_dataset,
     reference_loader,
 )
 from prefopt.training.updates import UpdateWatch, reject_untrainable
-
-_LOG = logging.getLogger(__name__)
 
 
 class PreferenceTrainer(Trainer):
@@ -94,23 +94,11 @@ class PreferenceTrainer(Trainer):
         config = module.objective.config
         self.data_reports: dict[str, DataReport] = {}
 
-        def prepare(rows: Any, name: str) -> datasets.Dataset | None:
-            if rows is None:
-                return None
-            dataset, report = prepare_dataset(rows, tokenizer, config, args, name)
-            if report is not None:
-                self.data_reports[name] = report
-                _LOG.info("%s data: %s", name, "; ".join(report.lines()))
-            reject_pairs_beyond_limits(module, dataset)
-            return dataset
-
+        self._prepare_rows = partial(prepare_dataset, tokenizer=tokenizer, objective=config, args=args)
+        self._reject_pairs = partial(reject_pairs_beyond_limits, module)
         with args.main_process_first(desc="preparing the data"):
-            train = prepare(train_dataset, "train")
-            evaluation: Any = (
-                {name: prepare(rows, f"eval-{name}") for name, rows in eval_dataset.items()}
-                if isinstance(eval_dataset, Mapping)
-                else prepare(eval_dataset, "eval")
-            )
+            train = self._prepared(train_dataset, "train")
+            evaluation = self._prepared(eval_dataset, "eval")
         evaluations = list(evaluation.values()) if isinstance(evaluation, Mapping) else [evaluation]
         module.max_length = longest_row([data for data in (train, *evaluations) if data], args)
         super().__init__(
@@ -132,6 +120,28 @@ class PreferenceTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self._sums = {"train": MetricSums(), "eval": MetricSums()}
         self._last: ObjectiveOutput | None = None
+
+    def _prepared(self, data: Any, name: str) -> Any:
+        """Rows, or several sets of them by name, as data sets of token ids; those and names as they are."""
+        if data is None or isinstance(data, str):
+            return data
+        if isinstance(data, Mapping):
+            return {key: self._prepared(rows, f"{name}-{key}") for key, rows in data.items()}
+        dataset, report = self._prepare_rows(data, name=name)
+        if report is not None:
+            self.data_reports[name] = report
+            log_report(report, name)
+        self._reject_pairs(dataset)
+        return dataset
+
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Trainer's; `eval_dataset` is as for the constructor, or the name of one of several given there."""
+        metrics: dict[str, float] = super().evaluate(self._prepared(eval_dataset, "evaluation"), *args, **kwargs)
+        return metrics
+
+    def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> PredictionOutput:
+        """Trainer's, on rows as for the constructor; metrics alone, as there are no logits or labels."""
+        return super().predict(self._prepared(test_dataset, "test"), *args, **kwargs)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer's, after the reference cache is filled; without a checkpoint, from that of the arguments.
@@ -169,7 +179,7 @@ class PreferenceTrainer(Trainer):
     ) -> Any:
         """The sum of the batch's losses over the pairs of the whole step; outside training, the batch's mean."""
         batch = PreferenceBatch.from_mapping(inputs)
-        with self._locating_errors(model.training):
+        with self._locating_errors(self.train_dataset) if model.training else nullcontext():
             output: ObjectiveOutput = model(batch)
         truncated = torch.cat([batch.chosen_truncated, batch.rejected_truncated])
         data_metrics = {"truncated/share": Mean.from_values(truncated), "padding/share": _padding(batch.lengths)}
@@ -195,9 +205,12 @@ class PreferenceTrainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
 
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+    def evaluation_loop(
+        self, dataloader: DataLoader[Any], *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+    ) -> Any:
         """Trainer's, with the objective's metrics added."""
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        with self._locating_errors(dataloader.dataset):
+            output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         means = self._sums["eval"].flush(self.accelerator)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
         cache = self.accelerator.unwrap_model(self.model).cache
@@ -250,12 +263,13 @@ class PreferenceTrainer(Trainer):
         return self.accelerator.gather(pairs).sum()
 
     @contextmanager
-    def _locating_errors(self, training: bool) -> Iterator[None]:
+    def _locating_errors(self, dataset: datasets.Dataset) -> Iterator[None]:
         try:
             yield
         except NonFiniteError as error:
-            if training:
-                error.add_note(f"That pair was read from {self.train_dataset[error.row]['where']}.")
+            # A data set may have been selected from, shuffled, or put together of several.
+            places = [dataset[index]["where"] for index, row in enumerate(dataset["row"]) if row == error.row]
+            error.add_note(f"That pair was read from {' or '.join(places) or 'another data set'}.")
             raise
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from prefopt.data import BadRow, DataError, DataReport, SourceRow, prepare, rows_of
-from prefopt.data.dataset import FEATURES
+from prefopt.data.dataset import FEATURES, MASKED
 from prefopt.objective import Objective
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring import PreferenceModel
@@ -27,6 +28,8 @@ from prefopt.training.adapters import (
     with_new_adapter,
 )
 from prefopt.training.config import PreferenceConfig
+
+_LOG = logging.getLogger(__name__)
 
 
 def preference_model(
@@ -105,7 +108,7 @@ def prepare_dataset(
     A data set that holds token ids already is returned as it is, without a report. Raises DataError where it lacks a
     column that the objective reads.
     """
-    if isinstance(rows, datasets.Dataset) and set(rows.column_names) >= set(FEATURES):
+    if isinstance(rows, datasets.Dataset) and set(rows.column_names) >= set(FEATURES) - MASKED:
         _require_columns(rows, objective, name)
         return rows, None
     return prepare(
@@ -125,6 +128,12 @@ def longest_row(data: Sequence[datasets.Dataset], args: PreferenceConfig) -> int
     """Tokens of the longest prompt and response that these data sets may have; None without any."""
     pairs = [max(dataset["length"]) for dataset in data]
     return min([max(pairs), *([args.max_length] if args.max_length else [])]) if pairs else None
+
+
+def log_report(report: DataReport, name: str) -> None:
+    """Log the report of a data set: as a warning, where something was left out or guessed."""
+    level = logging.INFO if report.is_as_expected else logging.WARNING
+    _LOG.log(level, "%s data: %s", name, "; ".join(report.lines()))
 
 
 def _require_columns(dataset: datasets.Dataset, objective: ObjectiveConfig, name: str) -> None:

@@ -182,8 +182,8 @@ class TestRenaming:
         with pytest.raises(DataError) as caught:
             prepared(plain, GOOD, columns={"w": "x"}, extra=[MARGIN, WEIGHT])
         assert str(caught.value) == (
-            "columns: no field 'w'; it renames only prompt, chosen, rejected, and, of extra columns, margin, chosen_w, "
-            "rejected_w"
+            "columns: no field 'w'; it renames only prompt, chosen, rejected, system, instruction, input, tools, "
+            "documents, chat_template_kwargs, and, of extra columns, margin, chosen_w, rejected_w"
         )
         with pytest.raises(DataError, match=r"no field 'margin'; it renames only .*, as no extra column is asked for"):
             prepared(plain, GOOD, columns={"margin": "x"}, extra=[])

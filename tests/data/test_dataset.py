@@ -2,7 +2,8 @@ import json
 from datetime import date
 
 import pytest
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from prefopt.data import BadRow, DataError, EncodingConfig, prepare, read_rows, rows_of
 
@@ -31,9 +32,11 @@ def test_the_data_set(plain):
         "rejected_ids": [*plain("e").input_ids, eos],
         "chosen_truncated": False,
         "rejected_truncated": False,
+        "chosen_masked": [],
+        "rejected_masked": [],
     }
-    assert dataset[1]["prompt_ids"] == plain("c").input_ids
-    assert dataset[1]["rejected_ids"] == plain("f" * 7).input_ids
+    assert dataset[1]["prompt_ids"] == plain("bc").input_ids
+    assert dataset[1]["rejected_ids"] == plain("f" * 6).input_ids
     assert (dataset[1]["chosen_truncated"], dataset[1]["rejected_truncated"]) == (False, True)
     assert dataset["row"][:] == [0, 1]
     assert report.rows == report.kept == 2
@@ -72,12 +75,19 @@ def test_the_report(make_tokenizer, tmp_path):
         "kept": 5,
         "quarantined": 2,
         "dropped_identical": 1,
+        "dropped_too_long": 0,
         "prompts_truncated": 3,
+        "prompt_tokens_cut": 12 + 18 + 1,
         "responses_truncated": 2,
+        "response_tokens_cut": (31 - 9) + (31 - 9) * 2,
         "boundaries_moved": 1,
-        "prompt_length": {"minimum": 1, "median": 3, "quantile_95": 9, "maximum": 9},
-        "chosen_length": {"minimum": 2, "median": 3, "quantile_95": 11, "maximum": 11},
-        "rejected_length": {"minimum": 2, "median": 2, "quantile_95": 11, "maximum": 11},
+        "turns_masked": 0,
+        "masked_tokens": 0,
+        "prompt_length": {"minimum": 3, "median": 3, "quantile_95": 9, "maximum": 9},
+        "chosen_length": {"minimum": 2, "median": 3, "quantile_95": 9, "maximum": 9},
+        "rejected_length": {"minimum": 2, "median": 2, "quantile_95": 9, "maximum": 9},
+        "left_out": {},
+        "guessed": {},
     }
     assert report.rows == report.kept + report.quarantined + report.dropped_identical
     assert json.loads(json.dumps(report.to_dict())) == report.to_dict()
@@ -85,13 +95,111 @@ def test_the_report(make_tokenizer, tmp_path):
         "8 rows read, 5 pairs kept",
         "2 bad rows set aside in the quarantine file",
         "1 pairs dropped: both responses are the same tokens",
-        "3 prompts cut at their beginning",
-        "2 pairs with a response cut at its end",
+        "3 prompts cut at their beginning, by 31 tokens in all",
+        "2 pairs with a response cut at its end, by 66 tokens in all",
         "1 pairs whose prompt ends inside a token of a response; the boundary was moved",
-        "tokens of prompt: 1 to 9, half up to 3, 95% up to 9",
-        "tokens of chosen: 2 to 11, half up to 3, 95% up to 11",
-        "tokens of rejected: 2 to 11, half up to 2, 95% up to 11",
+        "tokens of prompt: 3 to 9, half up to 3, 95% up to 9",
+        "tokens of chosen: 2 to 9, half up to 3, 95% up to 9",
+        "tokens of rejected: 2 to 9, half up to 2, 95% up to 9",
     ]
+
+
+def test_what_is_not_read_is_named(chat):
+    user, answer = {"role": "user", "content": "p", "name": "Tom"}, {"role": "assistant", "content": "a", "weight": 1}
+    tools = [{"name": "f"}]
+    _, report = prepare(
+        rows(
+            GOOD | {"source": "web", "score": 0, "empty": "", "none": None},
+            GOOD | {"source": "book", "tools": tools},
+            {"prompt": [user], "chosen": [answer], "rejected": [answer | {"content": "b"}], "tools": tools},
+        ),
+        chat,
+        EncodingConfig(chat_template_kwargs={"enable_thinking": False}),
+        description="pairs",
+    )
+    unread = "which the chat template does not read"
+    assert report.left_out == {
+        "column 'source'": 2,
+        "column 'score', which has no text": 1,
+        "column 'tools'": 1,
+        f"the key 'name' of messages, {unread} there": 1,
+        f"the key 'weight' of messages, {unread} there": 1,
+        f"'tools', {unread}": 1,
+        f"'enable_thinking' of chat_template_kwargs, {unread}": 1,
+    }
+    assert "not used: column 'source' (2 pairs)" in report.notices()
+    assert not report.is_as_expected
+    _, report = prepare(
+        rows(GOOD | {f"column {number}": "x" for number in range(20)}), chat, EncodingConfig(), description="pairs"
+    )
+    assert len(report.left_out) == 20
+    assert "not used: 8 more, which the report lists" in report.lines()
+
+
+def test_extra_columns_are_read(plain):
+    from prefopt import PairColumn
+
+    extra = (PairColumn("best", at_least="worst"), PairColumn("worst"))
+    row = GOOD | {"high": 2, "worst": 1, "other": 3}
+    _, report = prepare(rows(row), plain, EncodingConfig(), description="pairs", columns={"best": "high"}, extra=extra)
+    assert report.left_out == {"column 'other', which has no text": 1}
+    assert report.is_as_expected
+
+
+def test_what_is_guessed_is_counted(make_tokenizer):
+    tokenizer = make_tokenizer(adds_bos=True)
+    _, report = prepare(
+        rows(
+            GOOD,
+            {"chosen": "The cat sat", "rejected": "The cat ran"},
+            {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"},
+            GOOD | {"prompt": "<s>abc"},
+            GOOD | {"prompt": ""},
+            GOOD | {"system": "s"},
+        ),
+        tokenizer,
+        EncodingConfig(),
+        description="pairs",
+    )
+    assert report.guessed == {
+        "prompts taken from what both responses begin with": 2,
+        "a BOS token in the text of the prompt merged with the one that the tokenizer adds": 1,
+        "'system' put before the prompt": 1,
+    }
+    _, report = prepare(rows(GOOD | {"prompt": ""}), make_tokenizer(), EncodingConfig(), description="pairs")
+    assert report.guessed == {"no prompt: a BOS or EOS token stands for it": 1}
+
+
+def test_text_for_a_tokenizer_with_a_chat_template(chat):
+    _, report = prepare(rows(GOOD, GOOD | {"prompt": "</s>a"}), chat, EncodingConfig(), description="pairs")
+    assert report.guessed == {"text read as it is, without the tokenizer's chat template, which is for messages": 1}
+
+
+def test_characters_without_a_token():
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "abc": 1, "dd": 2, "e": 3, "</s>": 4}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="</s>")
+    spaced = {field: f"{text} " for field, text in GOOD.items()}
+    source = rows(spaced, spaced | {"chosen": "dd é"})
+    _, report = prepare(source, tokenizer, EncodingConfig(), description="pairs")
+    assert report.left_out == {"characters that the tokenizer has no token for": 1}
+
+
+@pytest.mark.parametrize("on_bad_rows", ["stop", "quarantine"])
+def test_pairs_that_are_too_long(plain, tmp_path, on_bad_rows):
+    long = GOOD | {"chosen": "d" * 30}
+    settings = {"description": "pairs", "on_bad_rows": on_bad_rows, "quarantine": tmp_path / "bad.jsonl"}
+    config = EncodingConfig(max_length=12, on_too_long="drop")
+    dataset, report = prepare(rows(GOOD, long), plain, config, **settings)
+    assert (len(dataset), report.rows, report.kept, report.dropped_too_long) == (1, 2, 1, 1)
+    assert "1 pairs dropped: too long" in report.lines()
+    with pytest.raises(DataError, match="no usable pair in 1 rows; 1 are too long"):
+        prepare(rows(long), plain, config, **settings)
+    with pytest.raises(
+        DataError, match=r"1 of 2 pairs are too long, and on_too_long is 'stop'.*\n  row 1 of pairs: "
+    ) as e:
+        prepare(rows(GOOD, long), plain, EncodingConfig(max_length=12, on_too_long="stop"), **settings)
+    assert "a prompt of 3 tokens and a longer response of 31, over max_length 12; raise the limit" in str(e.value)
 
 
 def test_lines_leave_out_what_did_not_happen(plain):

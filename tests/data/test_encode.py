@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from prefopt.data import BadRow, DataError, EncodedPair, EncodingConfig, encode_pair, to_pair
+from prefopt.data import BadRow, DataError, EncodedPair, EncodingConfig, TooLong, encode_pair, encode_prompt, to_pair
 
 NO_LIMIT = EncodingConfig(max_length=None)
 
@@ -198,6 +198,29 @@ def test_truncation(encode, make_tokenizer, limits, expected, expected_flags):
     assert flags(encoded) == expected_flags
 
 
+def test_a_long_response_leaves_a_quarter_to_the_prompt(encode, plain):
+    encoded = encode(plain, "p" * 100, "u", "x" * 200, max_length=64)
+    assert (len(encoded.prompt_ids), len(encoded.chosen_ids), len(encoded.rejected_ids)) == (16, 2, 48)
+    assert (encoded.prompt_lost, encoded.chosen_lost, encoded.rejected_lost) == (84, 0, 153)
+    assert len(encode(plain, "p" * 7, "u", "x" * 200, max_length=64).prompt_ids) == 7
+
+
+@pytest.mark.parametrize("on_too_long", ["drop", "stop"])
+def test_too_long(encode, plain, on_too_long):
+    limits = {"max_length": 8, "max_prompt_length": 4, "on_too_long": on_too_long}
+    assert isinstance(encode(plain, "abc", "u", "x", **limits), EncodedPair)
+    assert isinstance(encode(plain, "abcde", "u", "x", **limits), TooLong)
+    assert isinstance(encode(plain, "abc", "u", "x" * 5, **limits), TooLong)
+
+
+def test_one_bos(encode, make_tokenizer):
+    tokenizer = make_tokenizer(adds_bos=True)
+    encoded = encode(tokenizer, "<s> [INST] Hi [/INST]", " Yes", " No")
+    assert texts(tokenizer, encoded) == ("<s> [INST] Hi [/INST]", " Yes</s>", " No</s>")
+    assert encode_prompt("<s> [INST] Hi [/INST]", tokenizer, EncodingConfig()) == encoded.prompt_ids
+    assert texts(tokenizer, encode(tokenizer, "a<s>b", " Yes", " No"))[0] == "<s>a<s>b"
+
+
 def test_a_prompt_without_bos_keeps_its_last_tokens(encode, plain):
     assert texts(plain, encode(plain, "abcdef", "u", "x", max_prompt_length=2))[0] == "ef"
 
@@ -210,11 +233,17 @@ def test_no_warning_about_long_texts(encode, plain, caplog):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"max_length": 1}, {"max_prompt_length": 0}, {"max_len": 5}, {"max_length": "long"}]
+    "fields",
+    [{"max_length": 1}, {"max_prompt_length": 0}, {"max_len": 5}, {"max_length": "long"}, {"on_too_long": "cut"}],
 )
 def test_config_refuses(fields):
     with pytest.raises(ValidationError):
         EncodingConfig(**fields)
+
+
+def test_config_refuses_arguments_of_the_template_that_are_set_here():
+    with pytest.raises(ValidationError, match="'tokenize' is set by prefopt"):
+        EncodingConfig(chat_template_kwargs={"tokenize": True})
 
 
 def test_config_defaults():

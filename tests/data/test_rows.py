@@ -176,3 +176,17 @@ def test_a_name_that_neither_disk_nor_hub_knows(monkeypatch):
 def test_rows_of_memory():
     rows = list(rows_of(datasets.Dataset.from_list(ROWS), name="train_dataset"))
     assert rows[2] == SourceRow("row 2 of train_dataset", ROWS[2])
+
+
+def test_a_doubled_key_is_named(tmp_path):
+    doubled = '{"prompt": "p", "chosen": "a", "chosen": "b", "rejected": [{"role": "user", "role": "x"}]}'
+    lines = tmp_path / "pairs.jsonl"
+    lines.write_text(f'{{"a": 1}}\n{doubled}\n')
+    good, bad = read_rows(lines)
+    assert isinstance(good, SourceRow)
+    assert str(bad) == f"{lines}:2: field 'role': found the key 'role' twice; keep one of the two"
+    assert bad.content == doubled
+    document = tmp_path / "pairs.json"
+    document.write_text(f"[{doubled}]")
+    with pytest.raises(DataError, match=r"pairs.json: an object has the key 'role' twice; keep one of the two"):
+        list(read_rows(document))

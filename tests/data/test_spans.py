@@ -163,8 +163,9 @@ def test_in_a_chat_too(chat, case):
 @given(case=spanned())
 def test_without_a_prompt_too(plain, case):
     text, spans = case
-    row = {"chosen": text, "rejected": "zz", "chosen_w": spans, "rejected_w": []}
-    assert weights(plain, row) == [*by_byte(text, by_character(text, spans)), 0.25]
+    spans_in_row = [span | {"start": span["start"] + 2, "end": span["end"] + 2} for span in spans]
+    row = {"chosen": f"p {text}", "rejected": "p zz", "chosen_w": spans_in_row, "rejected_w": []}
+    assert weights(plain, row) == [0.25, *by_byte(text, by_character(text, spans)), 0.25]
 
 
 def test_a_real_tokenizer(shared):

@@ -137,3 +137,11 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     refused = CliRunner().invoke(app, ["migrate", str(file), "--loss_type", "kto_pair"])
     assert refused.exit_code == 2
     assert "no row here" in refused.output
+
+
+def test_settings_of_the_data_and_of_loading_go_where_they_belong() -> None:
+    settings = {"dtype": "float32", "model_init_kwargs": {"revision": "main"}, "max_prompt_length": 64}
+    run = migrate(BASE | settings | {"chat_template_kwargs": {"enable_thinking": False}}).run
+    assert run["model"]["init"] == {"dtype": "float32", "revision": "main"}
+    assert run["data"]["max_prompt_length"] == 64
+    assert run["data"]["chat_template_kwargs"] == {"enable_thinking": False}

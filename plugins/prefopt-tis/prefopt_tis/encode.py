@@ -15,6 +15,7 @@ from prefopt.data import (
     Pair,
     SourceRow,
     TextPair,
+    content_text,
     encode_pair,
     to_pair,
 )
@@ -109,4 +110,4 @@ def templated(pair: Pair, template: str) -> Pair:
     if isinstance(pair, TextPair):
         return replace(pair, prompt=template.replace(PLAIN, pair.prompt))
     *before, last = pair.prompt
-    return replace(pair, prompt=(*before, last | {"content": template.replace(PLAIN, last["content"])}))
+    return replace(pair, prompt=(*before, last | {"content": template.replace(PLAIN, content_text(last))}))

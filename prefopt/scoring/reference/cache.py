@@ -130,17 +130,25 @@ def open_cache(
 def response_keys(batch: PreferenceBatch) -> list[str]:
     """The keys of a batch's N responses."""
     prompts = [ids[mask].tolist() for ids, mask in zip(batch.prompt_ids, batch.prompt_mask, strict=True)]
-    sides = ((batch.chosen_ids, batch.chosen_mask), (batch.rejected_ids, batch.rejected_mask))
+    sides = (
+        (batch.chosen_ids, batch.chosen_mask, batch.chosen_scored),
+        (batch.rejected_ids, batch.rejected_mask, batch.rejected_scored),
+    )
     return [
-        response_key(prompt, ids[mask].tolist())
-        for all_ids, masks in sides
-        for prompt, ids, mask in zip(prompts, all_ids, masks, strict=True)
+        response_key(prompt, ids[mask].tolist(), (~scored[mask]).nonzero().flatten().tolist())
+        for all_ids, masks, scored_masks in sides
+        for prompt, ids, mask, scored in zip(
+            prompts, all_ids, masks, masks if scored_masks is None else scored_masks, strict=True
+        )
     ]
 
 
-def response_key(prompt_ids: Sequence[int], response_ids: Sequence[int]) -> str:
-    """The key of a response: a hash of its token ids and the prompt's."""
-    return hashlib.sha256(array("q", [len(prompt_ids), *prompt_ids, *response_ids]).tobytes()).hexdigest()
+def response_key(prompt_ids: Sequence[int], response_ids: Sequence[int], masked: Sequence[int] = ()) -> str:
+    """The key of a response: a hash of its token ids and the prompt's, and of the positions that are not scored."""
+    numbers = array("q", [len(prompt_ids), *prompt_ids, *response_ids])
+    # A negative number, which no token has, parts the two, so that responses without such positions keep their keys.
+    numbers.extend([-1, *masked] if masked else [])
+    return hashlib.sha256(numbers.tobytes()).hexdigest()
 
 
 def fingerprint(reference: nn.Module, dtype: torch.dtype) -> str:

@@ -64,6 +64,10 @@ class Layout:
     ) -> Layout:
         """From the starts [N] of each response and its prompt in the flattened rows of this shape."""
         mask = _stack(batch.chosen_mask, batch.rejected_mask)
+        scored = mask
+        if batch.chosen_scored is not None and batch.rejected_scored is not None:
+            # Models read the turns of others inside a response; no TokenBatch holds them.
+            scored = _stack(batch.chosen_scored, batch.rejected_scored)
         token_ids = _stack(batch.chosen_ids, batch.rejected_ids)
         prompt_mask = batch.prompt_mask.repeat(2, 1)
         prompts = prompt_mask.sum(-1, keepdim=True)
@@ -73,6 +77,9 @@ class Layout:
         query_positions = torch.where(steps == 0, prompt_starts[:, None] + prompts, positions) - 1
         no_pair = SEGMENTS * batch.pairs
         pairs = torch.arange(0, no_pair, SEGMENTS, device=mask.device)[:, None]
+
+        def aligned(values: Tensor) -> Tensor:
+            return values if scored is mask else _left_aligned(values, scored)
 
         def rows(padding: int, prompt_values: Tensor, response_values: Tensor) -> Tensor:
             values = token_ids.new_full(shape, padding)
@@ -84,11 +91,11 @@ class Layout:
         return cls(
             input_ids=rows(0, batch.prompt_ids.repeat(2, 1), token_ids),
             attention_mask=(segments != no_pair).to(token_ids.dtype),
-            mask=mask,
-            token_ids=token_ids,
-            query_positions=query_positions[mask],
-            label_positions=positions[mask],
-            columns=_columns(batch.columns),
+            mask=aligned(scored),
+            token_ids=aligned(token_ids),
+            query_positions=query_positions[scored],
+            label_positions=positions[scored],
+            columns={name: aligned(v) if v.dim() > 1 else v for name, v in _columns(batch.columns).items()},
             prefix=Prefix(segments, rows(0, prompt_steps, prompts + steps)) if shared else None,
         )
 
@@ -139,6 +146,12 @@ def _stack(chosen: Tensor, rejected: Tensor) -> Tensor:
     """[B, Tc] and [B, Tr] as one [N, T], padded with zeros on the right."""
     length = max(chosen.shape[1], rejected.shape[1])
     return torch.cat([torch.nn.functional.pad(side, (0, length - side.shape[1])) for side in (chosen, rejected)])
+
+
+def _left_aligned(values: Tensor, scored: Tensor) -> Tensor:
+    """The scored entries of [N, T] at the left of their rows."""
+    order = scored.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
+    return values.gather(-1, order)
 
 
 def _columns(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:

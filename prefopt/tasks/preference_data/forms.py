@@ -45,6 +45,8 @@ class Compared:
         """The pair as a row whose prompt is given, with the scores that `odpo` reads, where there are any."""
         parts = {name: getattr(self.pair, name) for name in ("prompt", "chosen", "rejected")}
         row: dict[str, Any] = {name: part if isinstance(part, str) else list(part) for name, part in parts.items()}
+        if isinstance(self.pair, ChatPair):
+            row |= self.pair.template_fields
         if self.scores is not None:
             row["score_chosen"], row["score_rejected"] = self.scores
         return row

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Self, final
+from typing import Annotated, Any, Self, final
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from prefopt.data import OnBadRows, Pair
+from prefopt.data import OnBadRows, Pair, content_text
 from prefopt.validation import Settings
 
-Prompt = str | Sequence[Mapping[str, str]]
+Prompt = str | Sequence[Mapping[str, Any]]
 """Text, or messages for the chat template."""
 
 _Share = Annotated[float, Field(ge=0, le=1)]
@@ -74,5 +74,5 @@ def as_text(part: Prompt) -> str:
     if isinstance(part, str):
         return part
     if len(part) == 1:
-        return part[0]["content"]
-    return "\n\n".join(f"{message['role']}: {message['content']}" for message in part)
+        return content_text(part[0])
+    return "\n\n".join(f"{message['role']}: {content_text(message)}" for message in part)

@@ -68,7 +68,7 @@ class Pairing(Settings):
     min_gap: float = Field(default=0.0, ge=0)
 
     def rows(self, prompt: str, responses: Iterable[Scored]) -> Iterator[dict[str, Any]]:
-        """The pairs of a prompt as rows, with their scores. Blank responses are left out."""
+        """The pairs of a prompt as rows, with the scores that `odpo` reads. Blank responses are left out."""
         ranked = sorted((response for response in responses if response.text.strip()), key=lambda r: -r.score)
         for better, worse in zip(ranked[: min(self.most, len(ranked) // 2)], reversed(ranked), strict=False):
             if better.score > worse.score and better.score - worse.score >= self.min_gap:
@@ -76,8 +76,8 @@ class Pairing(Settings):
                     "prompt": prompt,
                     "chosen": better.text + better.end,
                     "rejected": worse.text + worse.end,
-                    "chosen_score": better.score,
-                    "rejected_score": worse.score,
+                    "score_chosen": better.score,
+                    "score_rejected": worse.score,
                 }
 
     def all_rows(self, responses: Mapping[str, Sequence[Scored]], description: str) -> list[dict[str, Any]]:

@@ -41,6 +41,7 @@ def test_messages_stay_messages(tmp_path: Path) -> None:
         "prompt": [{"role": "user", "content": "Who?"}],
         "chosen": [{"role": "assistant", "content": "Me."}],
         "rejected": [{"role": "assistant", "content": "You."}],
+        "tools": [{"name": "f"}],
     }
     (pair,) = read_compared(source(tmp_path, [row]), TLDR)
     assert isinstance(pair.pair, ChatPair)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from prefopt import zoo
 from prefopt.data import EncodingConfig, prepare, read_rows
 from prefopt.data.quiet import quiet
 from prefopt.objective_config import ObjectiveConfig
@@ -65,9 +66,18 @@ def test_pairs_are_samples_of_which_the_scorer_prefers_the_chosen(material: Mate
     assert prompts[0] | prompts[1] <= set(corpus_prompts(0))
     for row in train + held_out:
         scores = [WORDS.score(row[side].removesuffix("</s>")) for side in ("chosen", "rejected")]
-        assert scores == [row["chosen_score"], row["rejected_score"]]
+        assert scores == [row["score_chosen"], row["score_rejected"]]
         assert scores[0] > scores[1]
         assert row["chosen"][0] in " .<"  # a word with its space, or what ends a sentence
+
+
+def test_odpo_reads_the_scores(material: Material) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(material.model)
+    source, extra = read_rows(material.train), zoo.odpo().columns
+    data, report = prepare(source, tokenizer, EncodingConfig(), description="pairs", extra=extra)
+    gaps = [row["pair:score_chosen"] - row["pair:score_rejected"] for row in data]
+    assert min(gaps) > 0
+    assert report.left_out == {}
 
 
 def test_a_sample_that_was_cut_is_given_no_ending(material: Material) -> None:
@@ -130,7 +140,7 @@ def test_rated_responses_take_the_place_of_samples(model_folder: str, tmp_path: 
         assert len(rows(path)) == count
         for row in rows(path):
             assert {row["chosen"], row["rejected"]} <= {" good and very", " dull and bad", ", it was"}
-            assert row["chosen_score"] > row["rejected_score"]
+            assert row["score_chosen"] > row["score_rejected"]
     assert [metric.name for metric in task.metrics][:2] == ["reward", "sequence_kl"]
 
 

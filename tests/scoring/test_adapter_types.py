@@ -86,8 +86,12 @@ PLAIN = {
 """Those that only the model's own call takes in."""
 
 REFUSED = {
-    "lily": ("LilyConfig", {**RANK, "stride_A": 1, "num_B": 2, **SQUARE}, "differ by up to .* with the rows beside it"),
-    "pvera that samples": ("PveraConfig", {**RANK, **SQUARE, "sample_at_inference": True}, "differ by up to"),
+    "lily": ("LilyConfig", {**RANK, "stride_A": 1, "num_B": 2, **SQUARE}, "differ by up to"),
+    "pvera that samples": (
+        "PveraConfig",
+        {**RANK, **SQUARE, "sample_at_inference": True},
+        "differ by up to|two answers to one batch",
+    ),
     "poly": ("PolyConfig", {**RANK, **LINEAR, "n_tasks": 2, "n_skills": 2, "n_splits": 2}, "a task for each row"),
     "multitask prompt tuning": ("MultitaskPromptTuningConfig", {**PROMPT, "num_tasks": 2}, "a task for each row"),
 }

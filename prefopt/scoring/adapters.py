@@ -5,22 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from peft import PeftConfig, PeftModel
-from torch import Tensor, nn
+from torch import nn
 
-from prefopt.scoring.fsdp import local_tensor, reshard
-from prefopt.scoring.rows.layout import Layout
+from prefopt.scoring.fsdp import reshard
 
 REFERENCE_ADAPTER = "reference"
 """The name of a frozen adapter, beside the one that trains, with which a policy is its own reference."""
-
-_STEP = 0.1
-"""Standard deviation of what is added to an adapter whose first values change nothing, so that it shows."""
-
-_TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-2}
-_HALF_TOLERANCE = 0.1
-"""Largest difference of log-probabilities, in nats, that rounding explains in a dtype."""
 
 
 @contextmanager
@@ -109,55 +100,3 @@ def reject_task_adapters(model: nn.Module) -> None:
                 f"the adapter ({config.peft_type.value}) needs a task for each row, and preference data have none; use "
                 "an adapter without tasks, such as LoRA"
             )
-
-
-@torch.no_grad()
-def reject_dependent_rows(name: str, model: nn.Module, two_rows: Layout) -> None:
-    """Raise ValueError where an adapter, moved off its first values, answers a row in another way with other rows
-    beside it, or on another call. The log-probability of a response is then not defined.
-
-    name  what the model is called in the message
-    """
-    if not isinstance(model, PeftModel):
-        return
-    length = int(two_rows.attention_mask[0].sum())
-    other = int(two_rows.attention_mask.sum(-1).argmax())
-    ids, mask = two_rows.input_ids, two_rows.attention_mask
-    with _moved(model):
-        alone = _logps(model, ids[:1, :length], mask[:1, :length])[0]
-        beside = _logps(model, ids[[0, other, other]], mask[[0, other, other]])[0, : length - 1]
-    tolerance = _TOLERANCES.get(model.dtype, _HALF_TOLERANCE)
-    if torch.is_autocast_enabled(ids.device.type):
-        tolerance = _HALF_TOLERANCE
-    if not torch.allclose(alone, beside, rtol=tolerance, atol=tolerance, equal_nan=True):
-        kind = model.active_peft_config.peft_type.value
-        raise ValueError(
-            f"{name}: with its adapter ({kind}), the log-probabilities of a row differ by up to "
-            f"{(alone - beside).abs().max().item():.2g} nats from call to call, or with the rows beside it, so that a "
-            "response has none of its own; use an adapter that neither draws at random nor mixes rows, such as LoRA"
-        )
-
-
-def _logps(model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
-    """ids, mask [R, S] -> log-probabilities of the tokens that follow, [R, S - 1]."""
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, -ids.shape[1] :]
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return wide[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
-
-
-@contextmanager
-def _moved(model: nn.Module) -> Iterator[None]:
-    """A context in which what trains is off its values; afterwards they are what they were, bit by bit."""
-    local = [local_tensor(parameter.data) for parameter in model.parameters() if parameter.requires_grad]
-    kept = [tensor.clone() for tensor in local]
-    try:
-        for tensor in local:
-            noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(tensor.numel()))
-            tensor.add_(_STEP * noise.to(tensor))
-        reshard(model)
-        yield
-    finally:
-        for tensor, value in zip(local, kept, strict=True):
-            tensor.copy_(value)
-        reshard(model)
-        torch.clear_autocast_cache()  # which holds casts of the moved parameters

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig
 
 from prefopt.objective import Objective, ObjectiveOutput
 from prefopt.objective_config import ObjectiveConfig
-from prefopt.scoring.adapters import keep_draws_off, reject_dependent_rows, reject_shared_weights, reject_task_adapters
+from prefopt.scoring.adapters import keep_draws_off, reject_shared_weights, reject_task_adapters
 from prefopt.scoring.chunked_loss import Group, chunked_loss, group_pairs, statistics_for_objective
 from prefopt.scoring.compatibility import Compatibility, require_compatible
 from prefopt.scoring.finite import is_finite, require_finite
@@ -285,8 +285,6 @@ class PreferenceModel(nn.Module):
 
     def _layout(self, batch: PreferenceBatch) -> Layout:
         self._compatibility.require(self._roles, batch)
-        if self._choice.uses_plain_forward is None:
-            reject_dependent_rows("policy", self.policy, Layout.two_rows(batch))
         if self._choice.is_due(batch, training=self.training and torch.is_grad_enabled()):
             # Once it is cached, nobody runs the reference.
             unread = self._choice.uses_plain_forward is not None and self.reference_scorer.cache is not None

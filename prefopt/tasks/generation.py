@@ -35,6 +35,7 @@ class Generation(Settings):
     temperature        0 takes the likeliest token each time, which makes all samples of a prompt the same
     top_p              share of the distribution that is drawn from
     max_prompt_length  in tokens; a longer prompt loses its beginning
+    chat_template_kwargs   for the chat template, such as those of training
     """
 
     samples: int = Field(default=2, ge=1)
@@ -42,6 +43,8 @@ class Generation(Settings):
     temperature: float = Field(default=1.0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     max_prompt_length: int | None = Field(default=None, ge=1)
+    # Written down only if set, so that runs without it keep their digests.
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict, exclude_if=lambda value: not value)
 
 
 @torch.no_grad()
@@ -201,7 +204,9 @@ def sequence_kl(
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], generation: Generation) -> list[list[int]]:
-    config = EncodingConfig(max_prompt_length=generation.max_prompt_length)
+    config = EncodingConfig(
+        max_prompt_length=generation.max_prompt_length, chat_template_kwargs=generation.chat_template_kwargs
+    )
     return [encode_prompt(prompt, tokenizer, config) for prompt in prompts]
 
 

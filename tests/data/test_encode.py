@@ -199,9 +199,9 @@ def test_truncation(encode, make_tokenizer, limits, expected, expected_flags):
 
 
 def test_a_long_response_leaves_a_quarter_to_the_prompt(encode, plain):
-    encoded = encode(plain, "p" * 100, "u", "x" * 200, max_length=64)
-    assert (len(encoded.prompt_ids), len(encoded.chosen_ids), len(encoded.rejected_ids)) == (16, 2, 48)
-    assert (encoded.prompt_lost, encoded.chosen_lost, encoded.rejected_lost) == (84, 0, 153)
+    encoded = encode(plain, "p" * 100, " Sat.", " It sat" * 200, max_length=128)
+    assert (len(encoded.prompt_ids), len(encoded.chosen_ids), len(encoded.rejected_ids)) == (32, 6, 96)
+    assert (encoded.prompt_lost, encoded.chosen_lost, encoded.rejected_lost) == (68, 0, 1401 - 96)
     assert len(encode(plain, "p" * 7, "u", "x" * 200, max_length=64).prompt_ids) == 7
 
 

@@ -5,7 +5,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from prefopt.data.quiet import quiet
-from prefopt.tasks.generation import Generation, prompt_means, sample_ids, sequence_kl
+from prefopt.tasks.generation import Generation, prompt_means, sample_ids, sample_texts, sequence_kl
 from prefopt.tasks.models import word_tokenizer
 
 
@@ -32,6 +32,20 @@ def test_samples_do_not_depend_on_the_global_seed_and_end_at_the_end_of_text() -
     assert samples[0] == samples[1]
     assert list(map(len, samples[0])) == [4, 4]
     assert all(1 <= len(ids) <= 6 and end not in ids[:-1] for group in samples[0] for ids in group)
+
+
+def test_prompts_are_rendered_with_the_arguments_of_the_template() -> None:
+    tokenizer = word_tokenizer(["a b c d e f g h"], positions=256)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}{{ ' h' if calm else ' g' }}"
+    model = tiny(0)
+    model.config.vocab_size = len(tokenizer)
+    prompt = [{"role": "user", "content": "a b"}]
+    texts = []
+    for generation in (Generation(temperature=0), Generation(temperature=0, chat_template_kwargs={"calm": True})):
+        texts.append(sample_texts(model, tokenizer, [prompt], generation, seed=0))
+    as_text = sample_texts(model, tokenizer, ["a b g", "a b h"], Generation(temperature=0), seed=0)
+    assert [texts[0][0], texts[1][0]] == as_text
+    assert "chat_template_kwargs" not in Generation().model_dump()
 
 
 def test_sequence_kl_by_hand() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from prefopt.scoring.forward import causal_lm
 from prefopt.scoring.probes import probe_batch, usable_token_ids
-from prefopt.scoring.proof import Role, disagreement
+from prefopt.scoring.proof import Disagreement, Role, disagreement
 from prefopt.scoring.rows.layout import Layout
 from prefopt.scoring.rows.limits import RowLimits, best_layout, position_table
 from prefopt.scoring.rows.packing import first_fit, two_in_a_row
@@ -37,17 +37,20 @@ class LayoutChoice:
         self.uses_plain_forward: bool | None = None
         self.shares = False
         self._limits = self._model_limits = RowLimits(attention_window=0, max_positions=0)
+        self._longest = 0
         self._proves_longer = False
         self._batches = 0
         self._is_later = False
 
     def layout(self, batch: PreferenceBatch, hidden_size: int) -> Layout:
         """The layout of least work among those that are right for the models."""
-        return best_layout(batch, hidden_size, self._limits) if self.shares else Layout.two_rows(batch)
+        if not self.shares or _longest_row(batch) > self._longest:
+            return Layout.two_rows(batch)
+        return best_layout(batch, hidden_size, self._limits)
 
     def is_due(self, batch: PreferenceBatch, *, training: bool) -> bool:
-        """Whether to `verify`: on the first batch, on every 500th of training, and where a shared row would be longer
-        than what was proven."""
+        """Whether to `verify`: on the first batch, on every 500th of training, and where pairs might share rows but are
+        longer than what was proven."""
         self._batches += training
         return self.uses_plain_forward is None or (training and self._batches % _EVERY == 0) or self._is_longer(batch)
 
@@ -90,44 +93,55 @@ class LayoutChoice:
                 self._compare(roles, _sample(batch, 1))
 
     def _is_longer(self, batch: PreferenceBatch) -> bool:
-        longest = int(batch.lengths.max()) if self.shares and self._proves_longer else 0
-        return self._limits.attention_window < longest <= self._model_limits.attention_window
+        if not self.shares or not self._proves_longer or _longest_row(batch) <= self._longest:
+            return False
+        return int(batch.lengths.max()) <= self._model_limits.attention_window
 
     def _compare_made_up(self, roles: Sequence[Role], longest: int) -> None:
-        """Compare pairs of rows of up to `longest` tokens. No longer rows than theirs are shared from then on."""
+        """Compare pairs of rows of up to `longest` tokens. From then on no longer ones are shared."""
         token_ids = usable_token_ids(causal_lm(role.model) for role in roles)
         device = next(roles[0].model.parameters()).device
         window, positions = self._model_limits
-        shares = self.shares and window >= _SHORTEST
-        longest = int(min(longest, (window + 1) // 2)) if shares else longest
-        proven = self._limits if self._limits is not self._model_limits else None
+        # Beyond its window a row is not shared, but padded. Some models take no row longer than their positions.
+        sizes = [
+            (longest, 2 * longest - 1),
+            (min(longest, window - 1), window),
+            (min(longest, positions - 1), positions),
+        ]
+        sizes = [size for size in sizes if size <= sizes[0]]
         refusal = None
-        # Some models take no row that is longer than their table of positions: about half as long is tried, too.
-        for length in (longest, (longest + 1) // 2):
-            widest = 2 * length
-            batch = probe_batch(token_ids, length).to(device)
-            placement = first_fit(batch.lengths.tolist(), int(min(positions, widest))) if shares else None
-            result = disagreement(roles, batch, placement, made_up=True)
+        for length, widest in sizes:
+            shares = self.shares and _SHORTEST <= widest <= window
+            # Where a model chooses (experts, keys), rounding may turn a choice that is close, but not in two draws.
+            for seed in (0, 1):
+                batch = probe_batch(token_ids, int(length), int(widest), seed=seed).to(device)
+                placement = first_fit(batch.lengths.tolist(), int(min(positions, widest))) if shares else None
+                result = disagreement(roles, batch, placement, made_up=True)
+                if result == Disagreement():
+                    break
+            if result.padding:
+                raise ValueError(result.padding)
             if result.head:
                 self._call_plainly(result.head)
                 return
-            if placement is None:
-                return
-            if not result.sharing:
-                proven = RowLimits(min(window, widest), min(positions, widest) if any(placement.starts) else 0)
+            if placement and not result.sharing:
+                self._longest = int(length)
+                self._limits = RowLimits(widest, min(positions, widest) if any(placement.starts) else 0)
                 break
             refusal = refusal or result.sharing
-            self._proves_longer = False
-        self.shares = proven is not None
-        self._limits = proven or self._limits
         if refusal:
-            longer = f" longer than {self._limits.attention_window:.0f} tokens" if proven else ""
+            self._proves_longer = False
+            self.shares = self._longest > 0
+            longer = f" longer than {self._limits.attention_window:.0f} tokens" if self.shares else ""
             self._warn(f"{refusal}. Giving each response{longer} a row of its own", "computing every prompt twice")
+        elif self._longest == 0:
+            self._longest = _SHORTEST  # of models whose window is shorter, rows of the batches alone are compared
 
     def _compare(self, roles: Sequence[Role], batch: PreferenceBatch) -> None:
         """Compare the pairs of a batch in the rows that they are given."""
         lengths, placement = batch.lengths.tolist(), None
-        if self.shares and not self._limits.attention_window < max(lengths) <= self._model_limits.attention_window:
+        is_proven = _longest_row(batch) <= self._longest and max(lengths) <= self._limits.attention_window
+        if self.shares and (is_proven or max(lengths) > self._model_limits.attention_window):
             placement = two_in_a_row(lengths, self._limits.max_positions)
         result = disagreement(roles, batch, placement)
         sharing = result.sharing

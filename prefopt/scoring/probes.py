@@ -20,28 +20,28 @@ _ADAPTER_STEP = 0.1
 """Standard deviation of what is added to an adapter: large enough to show, of the size of trained adapters."""
 
 
-def probe_batch(token_ids: Sequence[int], longest: int) -> PreferenceBatch:
-    """Four pairs of drawn tokens, in rows of up to `longest` tokens of prompt and response.
+def probe_batch(token_ids: Sequence[int], longest: int, widest: int, *, seed: int = 0) -> PreferenceBatch:
+    """Four pairs of drawn tokens, of up to `longest` tokens of prompt and response and `widest` of a pair.
 
-    1. The shortest prompt and the longest responses: its shared row is the longest that there is, 2 `longest` - 1. Its
-       responses are equal but for every third token, so that one says much of the other.
+    1. The shortest prompt and the longest responses. They are equal but for every third token, so that one says much of
+       the other.
     2. The longest prompt, and responses of a few tokens and of one.
-    3. and 4. Short pairs, which stand in one row where pairs are packed.
+    3. Responses of unlike lengths.
+    4. A few tokens. Where pairs are packed, this one stands in the row of another.
     """
-    draw = random.Random(0)
-    longest = max(longest, 4)
+    draw = random.Random(seed)
 
     def tokens(length: int) -> list[int]:
         return [draw.choice(token_ids) for _ in range(length)]
 
-    chosen = tokens(longest - 1)
-    others = tokens(longest - 1)
+    longest, widest = max(longest, 4), max(widest, 7)
+    half, few, fifth = min(longest, (widest + 1) // 2) - 1, min(3, longest // 2), max(1, longest // 5)
+    chosen, others = tokens(half), tokens(half)
     rejected = [others[step] if step % 3 == 1 else token for step, token in enumerate(chosen)]
-    few, quarter = min(3, longest // 2), longest // 4
     pairs = [
         (tokens(1), chosen, rejected),
         (tokens(longest - few), tokens(few), tokens(1)),
-        (tokens(quarter), tokens(quarter), tokens(max(1, quarter // 2))),
+        (tokens(fifth), tokens(2 * fifth), tokens(fifth)),
         (tokens(1), tokens(2), tokens(1)),
     ]
     prompts, *responses = zip(*pairs, strict=True)

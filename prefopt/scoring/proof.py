@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -42,11 +41,12 @@ class Role(NamedTuple):
 @final
 @dataclass(frozen=True)
 class Disagreement:
-    """How models differ from their plain forward pass: with the gathered head, and on shared rows. None where they
-    agree."""
+    """How models differ from their plain forward pass: with the gathered head, and on shared rows; and how this differs
+    with padding. None where they agree."""
 
     head: str | None = None
     sharing: str | None = None
+    padding: str | None = None
 
 
 @torch.no_grad()
@@ -55,13 +55,14 @@ def disagreement(
 ) -> Disagreement:
     """The first disagreement of a model on a batch, in rows shared as placed; in two rows a pair where there is no
     placement. Of pairs that are made up (those of `probe_batch`), adapters are moved off their initial values, and
-    padding, head and signals are compared too. Raises ValueError where log-probabilities depend on padding."""
+    padding, head and signals are compared too."""
     sharing = None
     for role in roles:
         with role.context(), moved_adapter(role.model) if made_up else nullcontext():
             result = _of_role(role, batch, placement, made_up)
-        if result.head:
-            return Disagreement(head=f"{role.name}: {result.head}")
+        if result.head or result.padding:
+            problems = {name: f"{role.name}: {text}" for name, text in vars(result).items() if text}
+            return Disagreement(**problems)
         if result.sharing and sharing is None:
             sharing = f"{role.name}: {result.sharing}"
     return Disagreement(sharing=sharing)
@@ -76,8 +77,9 @@ def _of_role(role: Role, batch: PreferenceBatch, placement: Placement | None, ma
     plain = _plain_logps(model, two_rows, in_parts=made_up)
     with disturbed(model, unit):
         noisy = _plain_logps(model, two_rows, in_parts=made_up)
-    if made_up:
-        _require_independence_of_padding(role, batch, plain, noisy)
+    padding = _of_padding(model, batch, plain, noisy) if made_up else None
+    if padding:
+        return Disagreement(padding=padding)
     try:
         Head.from_model(lm)
         if made_up or placement is None:
@@ -140,29 +142,19 @@ def _of_sharing(
     return Disagreement()
 
 
-def _require_independence_of_padding(role: Role, batch: PreferenceBatch, plain: Tensor, noisy: Tensor) -> None:
-    """Compare a response alone with the same one beside its pair's other, and beside longer rows."""
-    alone = _plain_logps(role.model, _unpadded_row(batch))
-    pair = _third_pair(batch)
-    start = int(Layout.two_rows(batch).mask[: len(batch.rows) + 2].sum())
+def _of_padding(model: nn.Module, batch: PreferenceBatch, plain: Tensor, noisy: Tensor) -> str | None:
+    """Compare a response alone with the same one beside longer rows."""
+    alone = _plain_logps(model, _unpadded_row(batch))
+    start = int(Layout.two_rows(batch).mask[: batch.pairs + 2].sum())
     here = slice(start, start + len(alone))
-    beside_other = _plain_logps(role.model, Layout.two_rows(pair))[-len(alone) :]
-    name = type(causal_lm(role.model)).__name__
-    nats = difference(beside_other, alone, noisy[here] - plain[here] + alone)
-    if nats is not None:
-        raise ValueError(
-            f"{role.name}: log-probabilities of {name} differ by up to {nats:.2g} nats between a response alone and "
-            "the same one padded beside a longer one, so that no batch of pairs says what the model says; use another "
-            "architecture, or another attention implementation of it (attn_implementation)"
-        )
-    nats = difference(plain[here], alone, noisy[here] - plain[here] + alone)
-    if nats is not None:
-        warnings.warn(
-            f"{role.name}: log-probabilities of {name} differ by up to {nats:.2g} nats with the longest row of their "
-            "batch, as where positions are scaled dynamically: each pair is scored as the batch that it happens to be "
-            "in has it. A max_length within the positions that the model was trained at avoids that.",
-            stacklevel=9,
-        )
+    nats = difference(alone, plain[here], noisy[here])
+    if nats is None:
+        return None
+    return (
+        f"log-probabilities of {type(causal_lm(model)).__name__} differ by up to {nats:.2g} nats between a response "
+        "alone and the same one padded beside longer ones, so that no batch of pairs says what the model says. Lower "
+        "max_length, or use another attn_implementation or architecture"
+    )
 
 
 def _third_pair(batch: PreferenceBatch) -> PreferenceBatch:

@@ -50,7 +50,7 @@ def nats(message):
 def test_a_model_that_changes_its_logits(tiny, moved, batch, pairs, tdpo2_by_hand, role):
     reference = tiny("llama")
     policy = moved(reference)
-    made_up = probe_batch(usable_token_ids([policy]), longest=12)  # as long as the batch's rows
+    made_up = probe_batch(usable_token_ids([policy]), longest=12, widest=23, seed=1)  # the second draw
     before = PreferenceModel(policy, reference, zoo.tdpo2(BETA, ALPHA)).score(made_up)
     cooled(policy if role == "policy" else reference)
     scored = PreferenceModel(policy, reference, zoo.tdpo2(BETA, ALPHA))

@@ -126,17 +126,21 @@ def test_a_window_of_what_is_kept(built, always, make_batch, first_batch):
     assert rows[0] == 2
 
 
-def test_a_window_that_no_configuration_names(built, always, make_batch, first_batch, monkeypatch):
+def test_a_window_that_no_configuration_names(tiny, always, make_batch, first_batch, monkeypatch):
     """Pairs of the length that is to come find it, whatever the first batch."""
     monkeypatch.setattr(limits, "_WINDOWS", ())
-    reference, short, long = built("doge", keep_window_size=20), drawn([(4, 3, 3)]), drawn([(6, 30, 29)])
+    reference, short, long = (
+        tiny("mistral", sliding_window=20, dtype=torch.float32),
+        drawn([(4, 3, 3)]),
+        drawn([(6, 20, 19)]),
+    )
     scored, message = first_batch(reference, make_batch(short), max_length=60)
-    assert "DogeForCausalLM's log-probabilities differ" in message
+    assert "policy: MistralForCausalLM's log-probabilities differ" in message
     assert not scored.shares_prefix
     # Without a length to come, rows longer than the first are proven when they are there.
     scored, message = first_batch(reference, make_batch(short))
     assert (scored.shares_prefix, message) == (True, "")
-    with pytest.warns(UserWarning, match="Giving each response longer than 14 tokens a row of its own"):
+    with pytest.warns(UserWarning, match="Giving each response longer than 13 tokens a row of its own"):
         assert_right(scored, make_batch(long), long, **CLOSE)
     assert_right(scored, make_batch(long), long, **CLOSE)
 
@@ -265,9 +269,10 @@ def test_padding_that_is_seen(tiny, moved, batch, monkeypatch):
 
 
 def test_made_up_pairs(tiny):
-    batch = probe_batch(range(3, 60), 24)
-    assert batch.lengths.tolist() == [47, 25, 15, 4]
+    batch = probe_batch(range(3, 60), longest=24, widest=47)
+    assert batch.lengths.tolist() == [47, 25, 16, 4]
     assert (batch.prompt_mask.sum(-1) + batch.chosen_mask.sum(-1)).tolist() == [24, 24, 12, 3]
+    assert probe_batch(range(3, 60), longest=24, widest=30).lengths.tolist() == [29, 25, 16, 4]
     same = batch.chosen_ids[0] == batch.rejected_ids[0]
     assert 0.6 < same.float().mean() < 0.8
     assert not bool(same[1])

@@ -273,7 +273,7 @@ def test_what_is_compared(tiny, moved, make_batch, monkeypatch):
     scored = PreferenceModel(moved(reference), reference, zoo.dpo())
     assert scored(batch).losses.shape == (7,)
     made_up, real = seen
-    assert made_up == ([2 * 14 - 1, 15, 7, 4], True, True), "14 tokens are the longest prompt and response"
+    assert made_up == ([2 * 14 - 1, 15, 8, 4], True, True), "14 tokens are the longest prompt and response"
     assert real == ([7, 16, 9, 12], False, True)
     monkeypatch.setattr(choice, "_EVERY", 3)
     for _ in range(3):

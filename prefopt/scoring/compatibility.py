@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from prefopt.component import ExactDivergence
+from prefopt.objective_config import ObjectiveConfig
+from prefopt.scoring.adapters import reject_shared_weights, reject_task_adapters
 from prefopt.scoring.forward import causal_lm, forward_hidden_states
 from prefopt.scoring.lm_head.head import wide
 from prefopt.scoring.lm_head.token_statistics import require_one_vocabulary
@@ -102,8 +103,14 @@ def vocabulary(lm: PreTrainedModel) -> int:
     return int(getattr(lm.get_output_embeddings(), "out_features", None) or lm.config.get_text_config().vocab_size)
 
 
-def require_compatible(policy: nn.Module, reference: nn.Module | None, divergence: ExactDivergence | None) -> None:
-    """Raise ValueError where a model has an encoder, or an exact divergence would compare unlike vocabularies."""
+def require_compatible(policy: nn.Module, reference: nn.Module | None, objective: ObjectiveConfig) -> None:
+    """Raise ValueError where a reference is missing or shares what trains, a model has an encoder, an adapter takes
+    tasks, or an exact divergence would compare unlike vocabularies."""
+    if reference is None and not objective.reference_free and not hasattr(policy, "disable_adapter"):
+        raise ValueError(
+            "this objective needs a reference: pass one, or a policy with a PEFT adapter, whose base is then the reference"
+        )
+    reject_task_adapters(policy)
     models = [model for model in (policy, reference) if model is not None]
     for lm in map(causal_lm, models):
         if lm.config.is_encoder_decoder:
@@ -112,7 +119,8 @@ def require_compatible(policy: nn.Module, reference: nn.Module | None, divergenc
                 "here are those of one sequence, prompt and response. Use a decoder-only model"
             )
     if reference is not None:
-        require_one_vocabulary(divergence, *(vocabulary(causal_lm(model)) for model in models))
+        reject_shared_weights(policy, reference)
+        require_one_vocabulary(objective.exact_divergence, *(vocabulary(causal_lm(model)) for model in models))
 
 
 @torch.no_grad()

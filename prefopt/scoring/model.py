@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig
 
 from prefopt.objective import Objective, ObjectiveOutput
 from prefopt.objective_config import ObjectiveConfig
-from prefopt.scoring.adapters import keep_draws_off, reject_shared_weights, reject_task_adapters
+from prefopt.scoring.adapters import keep_draws_off
 from prefopt.scoring.chunked_loss import Group, chunked_loss, group_pairs, statistics_for_objective
 from prefopt.scoring.compatibility import Compatibility, require_compatible
 from prefopt.scoring.finite import is_finite, require_finite
@@ -32,7 +32,6 @@ from prefopt.scoring.layout_choice import LayoutChoice
 from prefopt.scoring.lm_head.buffer_pool import BufferPool
 from prefopt.scoring.lm_head.head import Head, HeadGradient
 from prefopt.scoring.lm_head.token_statistics import DEFAULT_BUDGET, TokenStatistics, max_saved_tokens
-from prefopt.scoring.proof import Role
 from prefopt.scoring.reference.cache import ReferenceCache
 from prefopt.scoring.reference.scorer import ReferenceScorer
 from prefopt.scoring.router_loss import RouterLoss
@@ -93,18 +92,11 @@ class PreferenceModel(nn.Module):
         self._buffer_pool = BufferPool()
         self._choice = LayoutChoice()
         self.reference_scorer = ReferenceScorer(reference, objective.config, self._buffer_pool, reference_cache)
-        if reference is None and not self.reference_free and not hasattr(policy, "disable_adapter"):
-            raise ValueError(
-                "this objective needs a reference: pass one, or a policy with a PEFT adapter, whose base is then the "
-                "reference"
-            )
-        reject_task_adapters(policy)
-        require_compatible(policy, reference, objective.config.exact_divergence)
+        require_compatible(policy, reference, objective.config)
         self.router_loss = RouterLoss.from_model(causal_lm(policy), router_aux_loss_coef)
         self._compatibility = Compatibility()
         turn_dropout_off(policy)
         if reference is not None:
-            reject_shared_weights(policy, reference)
             turn_dropout_off(reference)
             reference.requires_grad_(False)
         self.train(self.training)
@@ -212,19 +204,22 @@ class PreferenceModel(nn.Module):
         if len(groups) < 2:
             tokens, router_loss = self._score(layout, batch)
             output: ObjectiveOutput = self.objective(tokens)
-            return self._with_router_loss(replace(output, losses=output.losses.detach()), router_loss)
-        reference = self._reference_states(layout, batch)
+            output = replace(output, losses=output.losses.detach())
+        else:
+            reference = self._reference_states(layout, batch)
 
-        def policy_output() -> ObjectiveOutput:
-            states, router_loss = self._policy_states(layout)
-            head = Head.from_model(causal_lm(self.policy))
-            output = chunked_loss(self.objective, groups, states.hidden, head, reference, layout, self._statistics)
-            return self._with_router_loss(output, router_loss)
+            def policy_output() -> tuple[ObjectiveOutput, Tensor | None]:
+                states, router_loss = self._policy_states(layout)
+                head = Head.from_model(causal_lm(self.policy))
+                output = chunked_loss(self.objective, groups, states.hidden, head, reference, layout, self._statistics)
+                return output, router_loss
 
-        return in_fsdp_forward(self.policy, policy_output)
-
-    def _with_router_loss(self, output: ObjectiveOutput, loss: Tensor | None) -> ObjectiveOutput:
-        return output if loss is None or self.router_loss is None else self.router_loss.added_to(output, loss)
+            output, router_loss = in_fsdp_forward(self.policy, policy_output)
+        return (
+            output
+            if self.router_loss is None or router_loss is None
+            else self.router_loss.added_to(output, router_loss)
+        )
 
     def _groups(self, layout: Layout) -> list[Group]:
         """The pairs in groups whose logits fit the budget; none where pairs depend on each other."""
@@ -275,21 +270,13 @@ class PreferenceModel(nn.Module):
             return None
         return self.reference_scorer.states(self.policy, layout, batch, plain_forward=self.uses_plain_forward)
 
-    def _roles(self) -> list[Role]:
-        """The policy and, where the objective needs one, the reference; an unloaded one is loaded again."""
-        roles, scorer, config = [Role("policy", self.policy)], self.reference_scorer, self.objective.config
-        if not self.reference_free:
-            model, context = scorer.loaded(self.policy), partial(scorer.context, self.policy)
-            roles.append(Role("reference", model, context, config.requires, config.activation_kinds))
-        return roles
-
     def _layout(self, batch: PreferenceBatch) -> Layout:
-        self._compatibility.require(self._roles, batch)
+        roles = partial(self.reference_scorer.roles, self.policy)
+        self._compatibility.require(roles, batch)
         if self._choice.is_due(batch, training=self.training and torch.is_grad_enabled()):
             # Once it is cached, nobody runs the reference.
-            unread = self._choice.uses_plain_forward is not None and self.reference_scorer.cache is not None
-            roles = [Role("policy", self.policy)] if unread else self._roles()
-            self._choice.verify(batch, roles, share=self.shared_prefix, max_length=self.max_length)
+            cached = self._choice.uses_plain_forward is not None and self.cache is not None
+            self._choice.verify(batch, roles(policy_alone=cached), share=self.shared_prefix, max_length=self.max_length)
         if not self.shared_prefix:
             return Layout.two_rows(batch)
         return self._choice.layout(batch, self.config.get_text_config().hidden_size)

@@ -7,14 +7,23 @@ from pathlib import Path
 import torch
 from peft import PeftModel, get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 from torch import Tensor, nn
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
 from prefopt.objective import Objective
 from prefopt.scoring import PreferenceModel
 from prefopt.scoring.adapters import REFERENCE_ADAPTER, has_reference_adapter
 from prefopt.training.adapters import reject_unsaved
+from prefopt.training.config import PreferenceConfig
 
 _REFERENCE = "reference"
+
+
+def checkpoint_to_resume(args: PreferenceConfig) -> str | None:
+    """The checkpoint that `resume_from_checkpoint` names; true: the last one of the output folder, if there is any."""
+    folder = args.resume_from_checkpoint
+    if folder in (True, "true"):
+        return get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
+    return None if folder in (None, False, "no") else str(folder)
 
 
 def save_checkpoint(

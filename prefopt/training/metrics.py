@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
 from prefopt.objective import Mean, ObjectiveOutput
+from prefopt.tokens import PreferenceBatch
 
 
 @final
@@ -37,6 +38,14 @@ class MetricSums:
         sums = accelerator.reduce(torch.stack([self._sums[name] for name in names]), reduction="sum")
         self._sums.clear()
         return {name: total / number for name, (total, number) in zip(names, sums.tolist(), strict=True) if number}
+
+
+def batch_metrics(batch: PreferenceBatch) -> dict[str, Mean]:
+    """The shares of truncated responses, and of padding where pairs are padded to the longest."""
+    truncated = torch.cat([batch.chosen_truncated, batch.rejected_truncated])
+    positions = batch.lengths.max() * batch.pairs
+    padding = Mean(positions - batch.lengths.sum(), positions)
+    return {"truncated/share": Mean.from_values(truncated), "padding/share": padding}
 
 
 def log_histograms(callbacks: Iterable[TrainerCallback], output: ObjectiveOutput, step: int) -> None:

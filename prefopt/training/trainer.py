@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -15,18 +14,19 @@ from peft import PeftConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
-from transformers.trainer_utils import PredictionOutput, get_last_checkpoint
+from transformers.trainer_utils import PredictionOutput
 
 from prefopt.data import DataReport, PreferenceCollator
-from prefopt.objective import Mean, Objective, ObjectiveOutput
+from prefopt.objective import Objective, ObjectiveOutput
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring import NonFiniteError, PreferenceModel
 from prefopt.tokens import PreferenceBatch
 from prefopt.training.adapters import load_tokenizer
 from prefopt.training.callbacks import MaskWatch, ReferenceUpdate, drift
-from prefopt.training.checkpoints import load_checkpoint, save_checkpoint
+from prefopt.training.checkpoints import checkpoint_to_resume, load_checkpoint, save_checkpoint
 from prefopt.training.config import PreferenceConfig
-from prefopt.training.metrics import MetricSums, log_histograms
+from prefopt.training.metrics import MetricSums, batch_metrics, log_histograms
+from prefopt.training.optimizer import frozen, parameter_groups
 from prefopt.training.preflight import (
     check_initial_loss,
     reject_other_tokens,
@@ -150,11 +150,8 @@ class PreferenceTrainer(Trainer):
         it.
         """
         reject_untrainable(self.accelerator.unwrap_model(self.model).policy)
-        if not args and self.args.resume_from_checkpoint not in (None, False, "no"):
-            folder = self.args.resume_from_checkpoint
-            if folder in (True, "true"):
-                folder = get_last_checkpoint(self.args.output_dir) if Path(self.args.output_dir).is_dir() else None
-            kwargs = {"resume_from_checkpoint": folder} | kwargs
+        if not args:
+            kwargs = {"resume_from_checkpoint": checkpoint_to_resume(self.args)} | kwargs
         self.precompute_reference()
         return super().train(*args, **kwargs)
 
@@ -181,9 +178,7 @@ class PreferenceTrainer(Trainer):
         batch = PreferenceBatch.from_mapping(inputs)
         with self._locating_errors(self.train_dataset) if model.training else nullcontext():
             output: ObjectiveOutput = model(batch)
-        truncated = torch.cat([batch.chosen_truncated, batch.rejected_truncated])
-        data_metrics = {"truncated/share": Mean.from_values(truncated), "padding/share": _padding(batch.lengths)}
-        self._sums["train" if model.training else "eval"].add(output.metrics | data_metrics)
+        self._sums["train" if model.training else "eval"].add(output.metrics | batch_metrics(batch))
         loss = output.loss
         if num_items_in_batch is not None:
             # Gradients are averaged over processes; the count is over all processes.
@@ -231,18 +226,10 @@ class PreferenceTrainer(Trainer):
         """Trainer's optimizer for the policy, with further groups for the objective's parameters."""
         if self.optimizer is None:
             objective = self.accelerator.unwrap_model(model or self.model).objective
-            learned = {n: p for n, p in objective.named_parameters() if p.requires_grad}
-            for parameter in learned.values():  # Trainer's groups hold what requires a gradient
-                parameter.requires_grad_(False)
-            optimizer: torch.optim.Optimizer = super().create_optimizer(model)
-            decayed = set(self.get_decay_parameter_names(objective))
-            for parameter in learned.values():
-                parameter.requires_grad_(True)
-            rate = self.args.mask_learning_rate
-            for decay, names in ((self.args.mask_weight_decay, decayed), (0.0, set(learned) - decayed)):
-                if parameters := [learned[name] for name in sorted(names)]:
-                    group = {"params": parameters, "weight_decay": decay}
-                    optimizer.add_param_group(group | ({} if rate is None else {"lr": rate}))
+            with frozen(objective):  # Trainer's groups hold what requires a gradient
+                optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+            for group in parameter_groups(objective, self.get_decay_parameter_names(objective), self.args):
+                optimizer.add_param_group(group)
         return self.optimizer
 
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
@@ -287,9 +274,3 @@ class PreferenceTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(self.state.best_model_checkpoint)
-
-
-def _padding(lengths: Tensor) -> Mean:
-    """The share of padding in pairs of these lengths [B], padded to the longest."""
-    positions = lengths.max() * len(lengths)
-    return Mean(positions - lengths.sum(), positions)

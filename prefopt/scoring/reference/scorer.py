@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -17,6 +18,7 @@ from prefopt.scoring.forward import ModelStates, causal_lm, forward_hidden_state
 from prefopt.scoring.lm_head.buffer_pool import BufferPool
 from prefopt.scoring.lm_head.head import Head
 from prefopt.scoring.lm_head.token_statistics import dense_statistics, token_statistics
+from prefopt.scoring.proof import Role
 from prefopt.scoring.reference.cache import ReferenceCache, open_cache, response_keys
 from prefopt.scoring.reference.unloaded import UnloadedReference
 from prefopt.scoring.rows.layout import Layout
@@ -55,6 +57,14 @@ class ReferenceScorer(nn.Module):
             self.model = self.unloaded.reload(causal_lm(policy).device)
             self.unloaded = None
         return policy if self.model is None else self.model
+
+    def roles(self, policy: nn.Module, *, policy_alone: bool = False) -> list[Role]:
+        """The policy and, where the objective needs one, the reference; an unloaded one is loaded again."""
+        roles, config = [Role("policy", policy)], self.config
+        if not (config.reference_free or policy_alone):
+            context = partial(self.context, policy)
+            roles.append(Role("reference", self.loaded(policy), context, config.requires, config.activation_kinds))
+        return roles
 
     def context(self, policy: nn.Module) -> AbstractContextManager[Any]:
         """The context in which `loaded` is the reference (see `as_reference`, where it is the policy)."""

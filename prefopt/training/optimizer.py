@@ -1,0 +1,35 @@
+"""The optimizer's groups for what an objective learns."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from prefopt.training.config import PreferenceConfig
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """A context in which no parameter of the module requires a gradient."""
+    learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learned:
+            parameter.requires_grad_(True)
+
+
+def parameter_groups(
+    objective: nn.Module, decayed: Collection[str], args: PreferenceConfig
+) -> Iterator[dict[str, Any]]:
+    """Groups of the objective's parameters at `mask_learning_rate`: those named in `decayed` with
+    `mask_weight_decay`, and the others without."""
+    learned = {name: parameter for name, parameter in objective.named_parameters() if parameter.requires_grad}
+    rate = {} if args.mask_learning_rate is None else {"lr": args.mask_learning_rate}
+    for decay, names in ((args.mask_weight_decay, learned.keys() & decayed), (0.0, learned.keys() - decayed)):
+        if parameters := [learned[name] for name in sorted(names)]:
+            yield {"params": parameters, "weight_decay": decay, **rate}

@@ -108,7 +108,7 @@ def require_compatible(policy: nn.Module, reference: nn.Module | None, objective
     tasks, or an exact divergence would compare unlike vocabularies."""
     if reference is None and not objective.reference_free and not hasattr(policy, "disable_adapter"):
         raise ValueError(
-            "this objective needs a reference: pass one, or a policy with a PEFT adapter, whose base is then the reference"
+            "this objective needs a reference: pass one, or a policy with a PEFT adapter, whose base it then is"
         )
     reject_task_adapters(policy)
     models = [model for model in (policy, reference) if model is not None]

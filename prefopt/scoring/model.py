@@ -215,11 +215,7 @@ class PreferenceModel(nn.Module):
                 return output, router_loss
 
             output, router_loss = in_fsdp_forward(self.policy, policy_output)
-        return (
-            output
-            if self.router_loss is None or router_loss is None
-            else self.router_loss.added_to(output, router_loss)
-        )
+        return output if self.router_loss is None else self.router_loss.added_to(output, router_loss)
 
     def _groups(self, layout: Layout) -> list[Group]:
         """The pairs in groups whose logits fit the budget; none where pairs depend on each other."""

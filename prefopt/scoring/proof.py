@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prefopt.scoring.adapters import needs_plain_call
-from prefopt.scoring.forward import ModelStates, causal_lm, forward_hidden_states, in_fsdp_forward, not_compiled
+from prefopt.scoring.forward import ModelStates, backbone, causal_lm, forward_hidden_states, in_fsdp_forward, not_compiled
 from prefopt.scoring.lm_head.head import Head, UnsupportedHeadError
 from prefopt.scoring.lm_head.token_statistics import dense_statistics, token_statistics
 from prefopt.scoring.probes import moved_adapter
@@ -217,7 +217,7 @@ def _head_agrees(model: nn.Module, layout: Layout, unit: float) -> bool:
     lm, logits = causal_lm(model), _plain_logits(model, layout)
 
     def agrees() -> bool:
-        with not_compiled(lm.base_model):
+        with not_compiled(backbone(lm)):
             hidden = forward_hidden_states(model, layout).hidden
         return is_head_of(hidden, logits, Head.from_model(lm), unit)
 

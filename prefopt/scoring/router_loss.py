@@ -81,7 +81,9 @@ class RouterLoss:
         weights = torch.nn.functional.pad(weights, (virtual, 0), value=1.0)
         return self.function(router_logits, self.experts, self.top_k, weights)
 
-    def added_to(self, output: ObjectiveOutput, loss: Tensor) -> ObjectiveOutput:
-        """The output with the loss [] of this batch times the coefficient, and its metric `aux_loss`."""
+    def added_to(self, output: ObjectiveOutput, loss: Tensor | None) -> ObjectiveOutput:
+        """The output with the loss [] of this batch, if any, times the coefficient, and its metric `aux_loss`."""
+        if loss is None:
+            return output
         metrics = output.metrics | {"aux_loss": Mean.from_values(loss)}
         return replace(output, loss=output.loss + self.coefficient * loss, metrics=metrics)

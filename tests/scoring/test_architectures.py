@@ -150,7 +150,7 @@ def cases():
         yield pytest.param(model_type, marks=pytest.mark.xfail(reason=reason, strict=True) if reason else ())
 
 
-@pytest.mark.parametrize("model_type", cases())
+@pytest.mark.parametrize("model_type", list(cases()))
 def test_right_or_refused(outcome, model_type):
     way = outcome(model_type)
     assert way == "shared rows" or model_type not in SHARED, way

@@ -180,8 +180,10 @@ def _two_calls(model: nn.Module, layout: Layout) -> tuple[Tensor, bool, bool]:
     """Logits [M, V] of a plain call, whether a second one has the same but for rounding, and whether either drew from a
     random number generator."""
     device = next(model.parameters()).device
-    accelerator = None if device.type == "cpu" else torch.get_device_module(device)
-    with torch.random.fork_rng([] if accelerator is None else [device.index], device_type=device.type):
+    # MPS has one generator without a device, of which only its effect is seen.
+    accelerator = None if device.type in ("cpu", "mps") else torch.get_device_module(device)
+    forked = {"devices": []} if accelerator is None else {"devices": [device.index], "device_type": device.type}
+    with torch.random.fork_rng(**forked):
         before = _generators(accelerator, device)
         one, two = (forward_hidden_states(model, layout, plain_forward=True).logits for _ in range(2))
         drawn = any(not torch.equal(*states) for states in zip(before, _generators(accelerator, device), strict=True))

@@ -19,7 +19,7 @@ from transformers import (
 
 from prefopt import zoo
 from prefopt.divergences import ForwardKL
-from prefopt.objective import DivergenceTerm
+from prefopt.objective_config import DivergenceTerm
 from prefopt.scoring import Head, PreferenceModel, dense_statistics, token_statistics
 from prefopt.scoring.compatibility import ModelLimits, Role, draws_in_training
 from prefopt.scoring.forward import causal_lm

@@ -275,3 +275,15 @@ def test_one_process_and_several_gpus(model_folder: str, rows: list[dict[str, st
     args._n_gpu = 2
     with pytest.raises(ValueError, match="one process sees 2 GPUs"):
         PreferenceTrainer(model_folder, objective=zoo.dpo(), args=args, train_dataset=rows)
+
+
+def test_a_reference_of_another_shape_cannot_follow_the_policy(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, str]], out: str
+) -> None:
+    models = [_model(tokenizer), _model(tokenizer, intermediate_size=8)]
+    make = {"objective": zoo.dpo(), "train_dataset": rows, "processing_class": tokenizer}
+    with pytest.raises(
+        ValueError, match=r"sync_ref_model needs a reference of the policy's shape, and .* is \[8, 16\] in"
+    ):
+        PreferenceTrainer(*models, args=config(out, sync_ref_model=True), **make)
+    PreferenceTrainer(*models, args=config(out), **make)

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from prefopt.scoring.adapters import needs_plain_call
-from prefopt.scoring.forward import ModelStates, backbone, causal_lm, forward_hidden_states, in_fsdp_forward, not_compiled
+from prefopt.scoring.forward import (
+    ModelStates,
+    backbone,
+    causal_lm,
+    forward_hidden_states,
+    in_fsdp_forward,
+    not_compiled,
+)
 from prefopt.scoring.lm_head.head import Head, UnsupportedHeadError
 from prefopt.scoring.lm_head.token_statistics import dense_statistics, token_statistics
 from prefopt.scoring.probes import moved_adapter

@@ -33,12 +33,6 @@ ABSENT = {
 }
 """What transformers cannot build, or call on rows of text."""
 
-PENDING = {
-    **dict.fromkeys(("falcon_mamba", "mamba", "mamba2", "rwkv", "xlstm"), "its configuration has no attention heads"),
-    **dict.fromkeys(("deepseek_v4", "gemma3n_text", "hy_v4"), "its states have more dimensions than three"),
-    "blt": "its configuration has no number of layers",
-}
-
 # Those that lose nothing of the fast path; others may run in any way that is right.
 SHARED = set(
     """
@@ -144,13 +138,7 @@ def outcome(moved, jolt, always, make_batch):
     return run
 
 
-def cases():
-    for model_type in sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - set(ABSENT)):
-        reason = PENDING.get(model_type)
-        yield pytest.param(model_type, marks=pytest.mark.xfail(reason=reason, strict=True) if reason else ())
-
-
-@pytest.mark.parametrize("model_type", list(cases()))
+@pytest.mark.parametrize("model_type", sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - set(ABSENT)))
 def test_right_or_refused(outcome, model_type):
     way = outcome(model_type)
     assert way == "shared rows" or model_type not in SHARED, way

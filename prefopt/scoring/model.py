@@ -99,7 +99,7 @@ class PreferenceModel(nn.Module):
         if reference is not None:
             turn_dropout_off(reference)
             reference.requires_grad_(False)
-        self.train(self.training)
+        keep_draws_off(self)
 
     def train(self, mode: bool = True) -> Self:
         """nn.Module's, but what would draw at random in training mode, of adapters or of models, stays in evaluation

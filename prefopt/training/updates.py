@@ -64,8 +64,8 @@ class UpdateWatch(TrainerCallback):
         if changed or absent:
             return
         cause = (
-            "no gradient reaches it: its adapter is off or not the active one, never acts on these rows, or the loss "
-            "is flat"
+            "no gradient reaches it: its adapter is off or not the active one, never acts on these rows, all tokens "
+            "weigh nothing (a learned mask starts alive with init near_one), or the loss is flat"
         )
         if pulled:
             cause = "its updates round to nothing: raise learning_rate, or train in float32 (bf16 or fp16: true)"

@@ -36,10 +36,10 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> torch.Tensor:
     """[prompts, samples]: the true reward of what one policy wrote, many times on each prompt."""
     task = PlantedTask(**TASK)
     material = task.prepare(tmp_path_factory.mktemp("material"), 0)
-    policy = AutoModelForCausalLM.from_pretrained(material.model).eval()
+    policy, reference = (AutoModelForCausalLM.from_pretrained(material.model).eval() for _ in range(2))
     tokenizer = AutoTokenizer.from_pretrained(material.model)
     prompts = [json.loads(line)["prompt"] for line in material.prompts.read_text().splitlines()]
-    written = generate(policy, policy, tokenizer, prompts, Generation(samples=24, max_new_tokens=11), seed=0)
+    written = generate(policy, reference, tokenizer, prompts, Generation(samples=24, max_new_tokens=11), seed=0)
     language = task.language(0)
     rewards = torch.tensor([[float(language.reward(text.split())) for text in texts] for texts in written.texts])
     assert rewards.std() > 0.5

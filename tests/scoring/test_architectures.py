@@ -105,7 +105,9 @@ def outcome(moved, jolt, always, make_batch):
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                scored = PreferenceModel(policy, reference, zoo.sparsepo(BETA, True, L1_REWARD, L1_DIVERGENCE))
+                scored = PreferenceModel(
+                    policy, reference, zoo.sparsepo(BETA, True, L1_REWARD, L1_DIVERGENCE), router_aux_loss_coef=0.0
+                )
                 jolt(scored.objective.to(dtype), seed=3, noise=0.3)
                 output = scored(make_batch(pairs))
         except Exception as error:

@@ -128,10 +128,11 @@ def test_other_temperatures_leave_the_distance_as_it_is(material: Material, toke
 
 
 def test_a_tokenizer_without_an_ending_takes_the_models(material: Material, tokenizer: PreTrainedTokenizerBase) -> None:
-    policy, prompts = loaded(material), [prompt.text for prompt in material.read_prompts()]
+    policy, reference = loaded(material), loaded(material)
+    prompts = [prompt.text for prompt in material.read_prompts()]
     generation = Generation(samples=30, max_new_tokens=9)
-    whole = generate(policy, policy, tokenizer, prompts, generation, seed=0)
+    whole = generate(policy, reference, tokenizer, prompts, generation, seed=0)
     endless = AutoTokenizer.from_pretrained(material.model)
     endless.eos_token = None
-    assert generate(policy, policy, endless, prompts, generation, seed=0) == whole
+    assert generate(policy, reference, endless, prompts, generation, seed=0) == whole
     assert sum(whole.figures["ended"]) > 0

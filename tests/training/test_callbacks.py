@@ -53,13 +53,14 @@ def test_a_dead_mask_is_told_once_with_the_remedy(
     with torch.no_grad():
         dead.weighting.mixer.fill_(-1)
     trainer = PreferenceTrainer(model_folder, objective=dead, args=config(out, max_steps=8), train_dataset=rows)
-    trainer.train()
-    warnings = [record.getMessage() for record in caplog.records if record.name == "prefopt.training.callbacks"]
-    assert len(warnings) == 1
-    assert "all weights of 100% of the responses" in warnings[0]
-    assert "init near_one" in warnings[0]
-    assert all(entry["weights/all_zero"] == 1 for entry in trainer.state.log_history if "loss" in entry)
-    assert not any("weights/entropy" in entry for entry in trainer.state.log_history), "a mean of nothing"
+    with pytest.raises(RuntimeError, match=r"changed no parameter .* starts alive with init near_one"):
+        trainer.train()
+    metrics = trainer.evaluate(rows)
+    assert metrics["eval_weights/all_zero"] == 1
+    assert "eval_weights/entropy" not in metrics, "a mean of nothing"
+    (warning,) = told(caplog, *[{"weights/all_zero": 1.0}] * 8)
+    assert "all weights of 100% of the responses" in warning
+    assert "init near_one" in warning
 
 
 def told(caplog: pytest.LogCaptureFixture, *logs: dict[str, float], state: object = MAIN) -> list[str]:

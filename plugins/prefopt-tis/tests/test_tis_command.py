@@ -112,9 +112,9 @@ def test_what_training_cuts_off_is_0_and_all_tokens_have_a_number(folders, token
     run(source, target, "--positive", folders[0], "--negative", folders[1], "--max-length", 9)
     (row,) = lines(target)
     dataset = prepared(read_rows(target), tokenizer, max_length=9)
-    assert len(dataset[0]["prompt_ids"]) == 1
+    assert len(dataset[0]["prompt_ids"]) == 2  # a quarter of max_length
     assert len(row["chosen_log_ratios"]) == 12  # with the space and the end of text
-    assert row["chosen_log_ratios"][8:] == [0] * 4
+    assert row["chosen_log_ratios"][7:] == [0] * 5
     (right,) = expected(*folders, dataset)
     for side, numbers in zip(SIDES, right, strict=True):
         assert row[f"{side}_log_ratios"][: len(numbers)] == pytest.approx(numbers, abs=2e-5)

@@ -49,8 +49,11 @@ class ModelLimits(NamedTuple):
         return cls(f"{name} ({type(lm).__name__})", min(embedded, vocabulary(lm)), _positions(model, lm))
 
     def violation(self, token_id: int, positions: int) -> str | None:
-        """What is wrong with a pair of which these are the highest token id and the tokens of its longer side."""
-        if not 0 <= token_id < self.token_ids:
+        """What is wrong with a pair of which these are the highest token id, or a negative one, and the tokens of its
+        longer side."""
+        if token_id < 0:
+            return f"token id {token_id}, and ids are not negative: what is not to be scored is masked, not in the data"
+        if token_id >= self.token_ids:
             return (
                 f"token id {token_id}, but the {self.name} has the ids 0 to {self.token_ids - 1}: its tokenizer is "
                 f"another one, or has added tokens, for which resize_token_embeddings({token_id + 1}) makes room"
@@ -66,10 +69,12 @@ class ModelLimits(NamedTuple):
         """Raise ValueError for the pair of the batch that the model cannot be given."""
         ids = torch.cat([batch.prompt_ids, batch.chosen_ids, batch.rejected_ids], 1)
         mask = torch.cat([batch.prompt_mask, batch.chosen_mask, batch.rejected_mask], 1)
-        largest = torch.where(mask, ids, 0).amax(1)
+        lowest, highest = torch.where(mask, ids, 0).aminmax(dim=1)
+        furthest = torch.where(lowest < 0, lowest, highest)
         positions = batch.prompt_mask.sum(1) + torch.maximum(batch.chosen_mask.sum(1), batch.rejected_mask.sum(1))
-        if violation := self.violation(int(largest.max()), int(positions.max())):
-            pair = largest.argmax() if int(largest.max()) >= self.token_ids else positions.argmax()
+        outside = (furthest < 0) | (furthest >= self.token_ids)
+        pair = outside.int().argmax() if bool(outside.any()) else positions.argmax()
+        if violation := self.violation(int(furthest[pair]), int(positions[pair])):
             raise ValueError(f"pair {int(batch.rows[pair])} has {violation}")
 
 
@@ -100,7 +105,9 @@ class Compatibility:
 
 def vocabulary(lm: PreTrainedModel) -> int:
     """The token ids of the head, also of one that is quantised or sharded."""
-    return int(getattr(lm.get_output_embeddings(), "out_features", None) or lm.config.get_text_config().vocab_size)
+    head = lm.get_output_embeddings()
+    head = getattr(head, "original_module", head)  # PEFT's copy of a tied head has its sizes the other way round
+    return int(getattr(head, "out_features", None) or lm.config.get_text_config().vocab_size)
 
 
 def require_compatible(policy: nn.Module, reference: nn.Module | None, objective: ObjectiveConfig) -> None:

@@ -17,19 +17,13 @@ from typing import Any
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils.peft_utils import find_adapter_config_file
 
 from prefopt.scoring.adapters import REFERENCE_ADAPTER
+from prefopt.training.loading import MERGED_BASE
 from prefopt.training.updates import checksum
 from prefopt.validation import did_you_mean
 
 _REMEDY = "merge the adapter and save that model, or name another reference (ref_model; model.reference in a run file)"
-
-_HUB_OPTIONS = ("cache_dir", "local_files_only", "revision", "token")
-
-_WEIGHTS = ("model.", "model-", "pytorch_model")
-"""Beginnings of the names of a whole model's files."""
 
 _UNUSED = {
     "orth_reg_weight": "orthogonal regulariser, as its allocation of ranks,",
@@ -42,50 +36,6 @@ _UNUSED = {
 _LOG = logging.getLogger(__name__)
 
 _CHECKED = 2**16
-
-_MERGED = "base"
-"""The folder, in the run's, of a model into which an adapter was merged: the new adapter is of use with it alone."""
-
-
-def load_model(name: str, options: dict[str, Any] | None = None, *, trains: bool = False) -> nn.Module:
-    """The causal LM of a name or folder; of an adapter's, its base with the adapter, as a PeftModel.
-
-    options  keyword arguments of the model's `from_pretrained`
-    trains   whether the adapter's weights require a gradient
-    """
-    options = dict(options or {})
-    hub = {key: options[key] for key in _HUB_OPTIONS if key in options}
-    base = adapter_base(name, **hub)
-    if base is None:
-        return AutoModelForCausalLM.from_pretrained(name, **options)
-    options.pop("revision", None)  # the adapter's
-    lm = AutoModelForCausalLM.from_pretrained(base, **options)
-    return PeftModel.from_pretrained(lm, name, is_trainable=trains, **hub)
-
-
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a name or folder; of an adapter's that has none, its base's."""
-    try:
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError):
-        if (base := adapter_base(name)) is None:
-            raise
-        return AutoTokenizer.from_pretrained(base)
-
-
-def adapter_base(name: str, **hub: Any) -> str | None:
-    """The base model's name of an adapter's name or folder; None of a whole model's. Raises ValueError where the
-    adapter does not tell.
-
-    hub  options of a download, such as revision
-    """
-    files = [file.name for file in Path(name).glob("*.*")]  # config.json may be beside an adapter too
-    if any(file.startswith(_WEIGHTS) for file in files) or find_adapter_config_file(name, **hub) is None:
-        return None
-    base: str | None = PeftConfig.from_pretrained(name, **hub).base_model_name_or_path
-    if base is None:
-        raise ValueError(f"{name}: adapter_config.json does not name the base model; add base_model_name_or_path")
-    return base
 
 
 def with_new_adapter(
@@ -124,7 +74,7 @@ def with_new_adapter(
 def _merged(policy: PeftModel, folder: Path | None) -> nn.Module:
     kind, target = policy.active_peft_config.peft_type.value, None
     if folder is not None:
-        target = folder.absolute() / _MERGED
+        target = folder.absolute() / MERGED_BASE
         if Path(policy.get_base_model().name_or_path).absolute() == target:
             raise ValueError(f"output_dir: {folder} holds the model that the adapter is for, and would be written over")
     try:

@@ -13,8 +13,8 @@ from datasets import Dataset
 
 from prefopt.data import DataReport, read_rows
 from prefopt.registry import excluded_plugins, provenance
-from prefopt.training.adapters import load_tokenizer
 from prefopt.training.config import PreferenceConfig
+from prefopt.training.loading import load_tokenizer
 from prefopt.training.run_file import RunFile, RunFileError
 from prefopt.training.trainer import PreferenceTrainer
 from prefopt.training.trainer_inputs import ensure_pad_token, log_report, lora_config, prepare_dataset

@@ -52,6 +52,16 @@ def reject_unused_options(model: PreferenceModel, args: PreferenceConfig) -> Non
     reject_mask_rate_without_mask(model.objective.config, args)
 
 
+def reject_no_step(dataset: datasets.Dataset, args: PreferenceConfig) -> None:
+    """Raise ValueError where there are too few pairs for a batch that is not dropped."""
+    batch = args.train_batch_size * args.world_size
+    if args.dataloader_drop_last and len(dataset) < batch:
+        raise ValueError(
+            f"dataloader_drop_last leaves no batch: {len(dataset)} pairs, and a batch has {batch} over all processes; "
+            "set it to false, or make the batch smaller"
+        )
+
+
 def reject_mask_rate_without_mask(objective: ObjectiveConfig, args: PreferenceConfig) -> None:
     """Raise ValueError where an option is for the objective's parameters, and it has none."""
     options = [name for name in ("mask_learning_rate", "mask_weight_decay") if args.differs(name)]
@@ -78,19 +88,24 @@ def reject_pairs_beyond_limits(model: PreferenceModel, dataset: datasets.Dataset
     row = 0
     for table in dataset.select_columns(list(columns)).with_format("arrow").iter(_ROWS_AT_A_TIME):
         lists = [table[name].combine_chunks() for name in columns]
-        ids = max(int(values.flatten().to_numpy().max()) for values in lists)
+        furthest = _furthest_id(np.concatenate([values.flatten().to_numpy() for values in lists]))
         prompts, chosen, rejected = (values.value_lengths().to_numpy() for values in lists)
         longest = int((prompts + np.maximum(chosen, rejected)).max())
         for model_limits in limits:
-            if not model_limits.violation(ids, longest):
+            if not model_limits.violation(furthest, longest):
                 continue
             for index in range(row, row + len(table)):  # one of these
                 pair = dataset[index]
                 parts = [pair[name] for name in columns]
                 length = len(parts[0]) + max(map(len, parts[1:]))
-                if violation := model_limits.violation(max(map(max, parts)), length):
+                if violation := model_limits.violation(_furthest_id(np.concatenate(parts)), length):
                     raise ValueError(f"{pair['where']}: it has {violation}")
         row += len(table)
+
+
+def _furthest_id(ids: np.ndarray) -> int:
+    """The highest token id, or the lowest where that is negative."""
+    return int(ids.min() if ids.min() < 0 else ids.max())
 
 
 def reject_other_tokens(tokenizer: PreTrainedTokenizerBase, reference: str | nn.Module | None) -> None:

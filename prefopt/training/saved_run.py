@@ -15,8 +15,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from prefopt.objective import Objective
 from prefopt.scoring import PreferenceModel
 from prefopt.scoring.forward import causal_lm
-from prefopt.training.adapters import load_model, load_tokenizer
 from prefopt.training.checkpoints import saved_adapter, saved_reference
+from prefopt.training.loading import load_model, load_tokenizer
 from prefopt.training.run_file import DataSection, RunFile
 from prefopt.training.trainer_inputs import ensure_pad_token
 
@@ -129,7 +129,7 @@ def _require_fitting_reference(name: str | None, reference: nn.Module, policy: n
             f"{_describe(objective.shape)}; name the one of the run"
         )
     sizes = [causal_lm(model).get_output_embeddings().weight.shape[0] for model in (policy, reference)]
-    if objective.config.divergence is not None and sizes[0] != sizes[1]:
+    if objective.config.exact_divergence is not None and sizes[0] != sizes[1]:
         raise SavedRunError(
             f"reference {name}: its vocabulary has {sizes[1]:,} tokens, the policy's {sizes[0]:,}, so that there is no "
             "divergence between the two; name the reference of the run"

@@ -21,14 +21,15 @@ from prefopt.objective import Objective, ObjectiveOutput
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring import NonFiniteError, PreferenceModel
 from prefopt.tokens import PreferenceBatch
-from prefopt.training.adapters import load_tokenizer
 from prefopt.training.callbacks import MaskWatch, ReferenceUpdate, drift
 from prefopt.training.checkpoints import checkpoint_to_resume, load_checkpoint, save_checkpoint
 from prefopt.training.config import PreferenceConfig
+from prefopt.training.loading import load_tokenizer
 from prefopt.training.metrics import MetricSums, batch_metrics, log_histograms
 from prefopt.training.optimizer import frozen, parameter_groups
 from prefopt.training.preflight import (
     check_initial_loss,
+    reject_no_step,
     reject_other_tokens,
     reject_pairs_beyond_limits,
     reject_split_step,
@@ -99,6 +100,8 @@ class PreferenceTrainer(Trainer):
         with args.main_process_first(desc="preparing the data"):
             train = self._prepared(train_dataset, "train")
             evaluation = self._prepared(eval_dataset, "eval")
+        if train is not None:
+            reject_no_step(train, args)
         evaluations = list(evaluation.values()) if isinstance(evaluation, Mapping) else [evaluation]
         module.max_length = longest_row([data for data in (train, *evaluations) if data], args)
         super().__init__(

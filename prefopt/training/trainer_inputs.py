@@ -21,13 +21,13 @@ from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring import PreferenceModel
 from prefopt.training.adapters import (
     keep_reference,
-    load_model,
     name_unused,
     reject_adapter_options,
     reject_unsaved,
     with_new_adapter,
 )
 from prefopt.training.config import PreferenceConfig
+from prefopt.training.loading import load_model
 
 _LOG = logging.getLogger(__name__)
 
@@ -110,6 +110,7 @@ def prepare_dataset(
     """
     if isinstance(rows, datasets.Dataset) and set(rows.column_names) >= set(FEATURES) - MASKED:
         _require_columns(rows, objective, name)
+        _name_longer_pairs(rows, args, name)
         return rows, None
     return prepare(
         rows if isinstance(rows, Iterator) else rows_of(rows, name=name),
@@ -134,6 +135,15 @@ def log_report(report: DataReport, name: str) -> None:
     """Log the report of a data set: as a warning, where something was left out or guessed."""
     level = logging.INFO if report.is_as_expected else logging.WARNING
     _LOG.log(level, "%s data: %s", name, "; ".join(report.lines()))
+
+
+def _name_longer_pairs(dataset: datasets.Dataset, args: PreferenceConfig, name: str) -> None:
+    longest = max(dataset["length"], default=0)
+    if args.max_length is not None and longest > args.max_length:
+        _LOG.warning(
+            "%s data: it holds token ids already, of pairs of up to %d tokens, so that max_length (%d) is not read",
+            *(name, longest, args.max_length),
+        )
 
 
 def _require_columns(dataset: datasets.Dataset, objective: ObjectiveConfig, name: str) -> None:

@@ -115,3 +115,10 @@ def test_a_reference_that_does_not_fit(
     LlamaForCausalLM(config).save_pretrained(tmp_path)
     with pytest.raises(SavedRunError, match=problem):
         SavedRun.load(trained(objective), reference=str(tmp_path))
+
+
+def test_a_sampled_divergence_compares_no_vocabularies(trained: Trained, model_folder: str, tmp_path: Path) -> None:
+    LlamaForCausalLM(LlamaConfig.from_pretrained(model_folder, vocab_size=40)).save_pretrained(tmp_path)
+    sampled = {"zoo": "tdpo2", "divergence": {"measure": "sampled_k3"}}
+    run = SavedRun.load(trained(sampled), reference=str(tmp_path))
+    assert run.model.reference_model.get_output_embeddings().weight.shape[0] == 40

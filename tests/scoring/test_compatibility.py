@@ -7,6 +7,7 @@ import logging
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -17,11 +18,11 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from prefopt import zoo
+from prefopt import PreferenceBatch, zoo
 from prefopt.divergences import ForwardKL
 from prefopt.objective_config import DivergenceTerm
 from prefopt.scoring import Head, PreferenceModel, dense_statistics, token_statistics
-from prefopt.scoring.compatibility import ModelLimits, Role, draws_in_training
+from prefopt.scoring.compatibility import ModelLimits, Role, draws_in_training, vocabulary
 from prefopt.scoring.forward import causal_lm
 from tests.scoring.conftest import SHAPE
 
@@ -114,6 +115,21 @@ def test_rows_longer_than_the_table_of_positions(architecture, make_batch):
         ValueError, match=r"pair 0 has 17 tokens with its prompt, but the policy .* table of 16 positions"
     ):
         scored(make_batch([([1] * 12, [2] * 5, [3])]))
+
+
+def test_ids_below_zero(tiny):
+    batch = PreferenceBatch.from_ids([[1, 2], [1]], [[3], [4]], [[5], [6, 7, 8]], pad_token_id=0)
+    batch.chosen_ids[0, 0] = -100
+    with pytest.raises(ValueError, match=r"pair 0 has token id -100, and ids are not negative"):
+        PreferenceModel(tiny("llama"), tiny("llama"), zoo.dpo())(batch)
+
+
+def test_the_vocabulary_under_an_adapter_that_keeps_weights_tied(tiny):
+    config = LoraConfig(
+        target_modules=["q_proj"], modules_to_save=["embed_tokens"], ensure_weight_tying=True, task_type="CAUSAL_LM"
+    )
+    lm = tiny("llama", tie_word_embeddings=True)
+    assert vocabulary(get_peft_model(lm, config).get_base_model()) == lm.config.vocab_size != lm.config.hidden_size
 
 
 def test_rotary_embeddings_have_no_table(tiny):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from prefopt.scoring.forward import turn_dropout_off
 from prefopt.training import PreferenceTrainer, SavedRun
 from prefopt.training.adapters import keep_reference
 from prefopt.training.execute import start, train
+from prefopt.training.loading import load_model
 from prefopt.training.run_file import RunFile
 from tests.scoring.test_adapter_types import AGREE, PLAIN, make_policy  # noqa: F401 -- a fixture
 from tests.training.test_trainer import config
@@ -106,6 +108,69 @@ def test_an_adapters_folder_and_a_new_adapter(
     assert torch.equal(logits(run.model.policy), logits(trainer.model.policy.eval()))
     with run.model.reference_scorer.context(run.model.policy):
         torch.testing.assert_close(logits(run.model.policy), given)
+
+
+def test_a_run_with_its_merged_base_may_move(
+    sft: str, model_folder: str, rows: list[dict[str, str]], out: str, tmp_path: Path
+) -> None:
+    given = logits(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model_folder), sft))
+    inputs = {"peft_config": lora(r=2), "changes": {"save_strategy": "steps", "save_steps": 2}}
+    trainer = trained(sft, rows, out, **inputs)
+    trainer.save_model()
+    moved = shutil.move(out, tmp_path / "elsewhere")
+    for folder in (moved, moved / "checkpoint-2"):
+        run = SavedRun.load(folder)
+        assert torch.equal(logits(run.model.policy), logits(trainer.model.policy.eval()))
+        with run.model.reference_scorer.context(run.model.policy):
+            torch.testing.assert_close(logits(run.model.policy), given)
+        assert run.model.policy.active_peft_config.base_model_name_or_path == str(moved / "base")
+    shutil.rmtree(moved / "base")
+    with pytest.raises(ValueError, match=r"its base model .*base is not there; put it there, or change base_model"):
+        SavedRun.load(moved)
+
+
+def _with_head(folder: str, to: Path, *, tied: bool) -> str:
+    AutoModelForCausalLM.from_pretrained(folder, tie_word_embeddings=tied).save_pretrained(to)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(to)
+    return str(to)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:Setting `save_embedding_layers`:UserWarning", "ignore:Model has `tie_word:UserWarning"
+)
+@pytest.mark.parametrize(
+    ("modules", "tied"), [("q_proj v_proj", False), ("q_proj v_proj", True), ("v_proj embed_tokens", True)]
+)
+def test_an_adapter_of_a_base_with_added_tokens(
+    modules: str, tied: bool, model_folder: str, rows: list[dict[str, str]], out: str, tmp_path: Path
+) -> None:
+    """Of such a base PEFT saves the embedding with the adapter; its folder is a model, and a run."""
+    model_folder = _with_head(model_folder, tmp_path / "model", tied=tied)
+    base = AutoModelForCausalLM.from_pretrained(model_folder)
+    size = base.config.vocab_size + 3
+    torch.manual_seed(0)
+    base.resize_token_embeddings(size, mean_resizing=False)
+    given = logits(base)
+    trainer = trained(base, rows, out, peft_config=lora(target_modules=modules.split()))
+    trainer.save_model()
+    run = SavedRun.load(out)
+    assert logits(run.model.policy).shape[-1] == size
+    assert torch.equal(logits(run.model.policy), logits(trainer.model.policy.eval()))
+    with run.model.reference_scorer.context(run.model.policy):
+        assert torch.equal(logits(run.model.policy), given)
+    again = trained(out, rows, f"{out}-again")
+    assert torch.equal(ref_logits(again), logits(trainer.model.policy))
+
+
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
+def test_an_adapter_on_an_embedding_with_added_tokens_has_no_head(model_folder: str, tmp_path: Path) -> None:
+    """PEFT leaves the head out; its added rows would be noise."""
+    folder = _with_head(model_folder, tmp_path / "model", tied=False)
+    base = AutoModelForCausalLM.from_pretrained(folder)
+    base.resize_token_embeddings(base.config.vocab_size + 3, mean_resizing=False)
+    get_peft_model(base, lora(target_modules=["embed_tokens"])).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ValueError, match=r"its base had 26 token ids, and PEFT has saved no head of that size"):
+        load_model(str(tmp_path / "adapter"))
 
 
 def test_an_adapters_folder_as_the_reference(sft: str, model_folder: str, rows: list[dict[str, str]], out: str) -> None:

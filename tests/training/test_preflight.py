@@ -38,3 +38,28 @@ def test_whether_pairs_share_a_row(model_folder: str, rows: list[dict[str, str]]
         losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
     assert losses[0][-1] < 0.65
+
+
+def test_data_of_less_than_a_batch_is_not_dropped_whole(
+    model_folder: str, rows: list[dict[str, str]], out: str
+) -> None:
+    args = config(out, dataloader_drop_last=True, per_device_train_batch_size=4)
+    with pytest.raises(ValueError, match=r"dataloader_drop_last leaves no batch: 3 pairs, and a batch has 4"):
+        PreferenceTrainer(model_folder, objective=zoo.dpo(), args=args, train_dataset=rows[:3])
+    PreferenceTrainer(model_folder, objective=zoo.dpo(), args=args, train_dataset=rows[:4])
+
+
+def test_prepared_data_with_negative_ids_and_with_longer_pairs(
+    model_folder: str, rows: list[dict[str, str]], out: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def trainer(data: object, **changes: int) -> PreferenceTrainer:
+        return PreferenceTrainer(model_folder, objective=zoo.dpo(), args=config(out, **changes), train_dataset=data)
+
+    data = trainer(rows).train_dataset
+    longest = max(data["length"])
+    assert "is not read" not in caplog.text
+    trainer(data, max_length=longest - 1)
+    assert f"pairs of up to {longest} tokens, so that max_length ({longest - 1}) is not read" in caplog.text
+    ignored = data.map(lambda pair: {"chosen_ids": [-100, *pair["chosen_ids"][1:]]})
+    with pytest.raises(ValueError, match=r"row 0 of train: it has token id -100, and ids are not negative"):
+        trainer(ignored)

@@ -34,7 +34,7 @@ from prefopt.scoring.lm_head.head import Head, HeadGradient
 from prefopt.scoring.lm_head.token_statistics import DEFAULT_BUDGET, TokenStatistics, max_saved_tokens
 from prefopt.scoring.reference.cache import ReferenceCache
 from prefopt.scoring.reference.scorer import ReferenceScorer
-from prefopt.scoring.router_loss import RouterLoss
+from prefopt.scoring.router_loss import RouterLoss, require_gradient
 from prefopt.scoring.rows.layout import Layout
 from prefopt.tokens import PreferenceBatch, TokenBatch
 
@@ -196,6 +196,8 @@ class PreferenceModel(nn.Module):
         router = self.router_loss
         asked = router is not None
         states = forward_hidden_states(self.policy, layout, plain_forward=plain_forward, router_logits=asked)
+        if asked and torch.is_grad_enabled():
+            require_gradient(states.router_logits, self.policy)
         return states, None if router is None else router(states.router_logits, layout)
 
     def _output(self, layout: Layout, batch: PreferenceBatch) -> ObjectiveOutput:

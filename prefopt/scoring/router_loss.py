@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Self, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prefopt.metrics import Mean
@@ -87,3 +87,17 @@ class RouterLoss:
             return output
         metrics = output.metrics | {"aux_loss": Mean.from_values(loss)}
         return replace(output, loss=output.loss + self.coefficient * loss, metrics=metrics)
+
+
+def require_gradient(router_logits: tuple[Tensor, ...], policy: nn.Module) -> None:
+    """Raise ValueError where they have none because layers are recomputed in backward in the reentrant way, which
+    returns a layer's output alone to autograd."""
+    if all(logits.requires_grad for logits in router_logits):
+        return
+    layers = [module for module in policy.modules() if getattr(module, "gradient_checkpointing", False)]
+    functions = [getattr(layer, "_gradient_checkpointing_func", None) for layer in layers]
+    if any(getattr(function, "keywords", {}).get("use_reentrant") for function in functions):
+        raise ValueError(
+            "the router's auxiliary loss has no gradient where activations are recomputed with use_reentrant: true; "
+            "set it to false (gradient_checkpointing_kwargs), or router_aux_loss_coef to 0"
+        )

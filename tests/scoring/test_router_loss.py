@@ -82,6 +82,24 @@ def test_in_groups_of_pairs_and_with_activations_recomputed(
     by_transformers(scored.train(), reference, make_batch(PAIRS))
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("budget", [2**28, 0])
+def test_reentrant_checkpointing_would_leave_it_without_gradient(budget, jolt, one_row, make_batch):
+    def scored(coefficient):
+        policy, reference = mixture("mixtral", jolt), mixture("mixtral", jolt, seed=1)
+        options = {"logits_budget": budget, "router_aux_loss_coef": coefficient}
+        model = PreferenceModel(policy, reference, zoo.dpo(), **options).train()
+        policy.enable_input_require_grads()
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": True})
+        return model
+
+    with pytest.raises(ValueError, match=r"no gradient where activations are recomputed with use_reentrant: true"):
+        scored(1.0)(make_batch(PAIRS))
+    scored(0.0)(make_batch(PAIRS)).loss.backward()
+    with torch.no_grad():
+        assert "aux_loss" in scored(1.0)(make_batch(PAIRS)).metrics
+
+
 def test_where_models_are_called_plainly(jolt, make_batch, by_transformers):
     policy, reference = mixture("mixtral", jolt), mixture("mixtral", jolt, seed=1)
     for lm in (policy, reference):

@@ -14,10 +14,14 @@ from transformers import PreTrainedTokenizerBase
 from prefopt.data.messages import Message, Messages, content_text, texts
 from prefopt.data.pairs import ChatPair, Side
 from prefopt.data.rows import DataError, RowError
+from prefopt.data.tool_calls import readable_calls
 from prefopt.data.transcripts import common_length
 
 MARKER = "\ue000"
 """A private-use character, which no text of the data is expected to have."""
+
+_SHOWN = 40
+"""Characters of a text in a notice."""
 
 _REFUSALS = (TemplateError, TypeError, ValueError)
 """What templates raise for conversations that they do not take."""
@@ -37,15 +41,27 @@ def apply_template(
     add_generation_prompt: bool = False,
 ) -> str:
     """The conversation as the tokenizer's chat template writes it. Parts of a content are joined to text for a template
-    that would leave them out, or print them as a list.
+    that would leave them out, or print them as a list; arguments of tool calls are in the form that it reads.
 
     options  further arguments of `apply_chat_template`, such as tools and enable_thinking
     """
     arguments = {**options, "tokenize": False, "add_generation_prompt": add_generation_prompt}
     conversation = [dict(message) for message in messages]
+    if any(message.get("tool_calls") for message in conversation):
+        conversation = readable_calls(conversation, lambda other: _rendered(tokenizer, other, arguments))
     if any(isinstance(message.get("content"), list) for message in messages):
         conversation = _in_readable_parts(tokenizer, conversation, arguments)
     return cast("str", tokenizer.apply_chat_template(conversation, **arguments))
+
+
+def _rendered(
+    tokenizer: PreTrainedTokenizerBase, conversation: list[Message], arguments: Mapping[str, Any]
+) -> str | None:
+    """The conversation as text; None where the template does not take it."""
+    try:
+        return str(tokenizer.apply_chat_template(conversation, **arguments))
+    except _REFUSALS:
+        return None
 
 
 def _in_readable_parts(
@@ -56,12 +72,10 @@ def _in_readable_parts(
     contents = [message["content"] for message in marked if "content" in message]
     marks = sum(1 if isinstance(content, str) else len(content) for content in contents)
     printed = [str(content) for content in contents if not isinstance(content, str)]
-    try:
-        text = str(tokenizer.apply_chat_template(marked, **arguments))
-        if text.count(MARKER) == marks and not any(parts in text for parts in printed):
-            return conversation
-    except _REFUSALS:
-        pass  # of parts; where it is of something else, the caller's attempt shows it
+    # A template may not take parts; where it refuses something else, the caller's attempt shows it.
+    text = _rendered(tokenizer, marked, arguments)
+    if text is not None and text.count(MARKER) == marks and not any(parts in text for parts in printed):
+        return conversation
     return [m | {"content": content_text(m)} if "content" in m else m for m in conversation]
 
 
@@ -118,6 +132,21 @@ class ChatRenderer:
             if not re.search(rf"\b{re.escape(name)}\b", template):
                 yield f"'{name}' of chat_template_kwargs, which the chat template does not read"
 
+    def guesses(self, prompt: str, responses: Mapping[Side, str]) -> Iterator[str]:
+        """In words, what is in the texts of the prompt, and of prompt and response, that the row does not say."""
+        end = prompt[common_length(prompt, *responses.values()) :]
+        if end:
+            short = f"{end[:_SHOWN]}..." if len(end) > _SHOWN else end
+            yield f"{short!r}, which the chat template writes before an answer is sampled, not before these responses"
+        template = str(self.tokenizer.get_chat_template(self.options.get("chat_template"), self.options.get("tools")))
+        for side, text in responses.items():
+            messages = (*self.pair.prompt, *getattr(self.pair, side))
+            if self._has_converted_calls(messages):
+                yield "arguments of tool calls put into the form that the chat template reads"
+            # A template that calls None is refused.
+            if "strftime_now" in template and self._attempt(messages, self.options | {"strftime_now": None}) != text:
+                yield "today's date, which the chat template writes"
+
     def other_turns(self, side: Side, text: str) -> Iterator[tuple[int, int]]:
         """The characters [start, end) of the text of prompt and response that are turns of others within the response.
 
@@ -155,12 +184,22 @@ class ChatRenderer:
         rendered = self.render(messages)
         return rendered if text.startswith(rendered) else rendered.removesuffix(str(self.tokenizer.eos_token))
 
-    def _without(self, name: str, messages: Messages) -> str | None:
-        options = {key: value for key, value in self.options.items() if key != name}
+    def _has_converted_calls(self, messages: Messages) -> bool:
+        arguments = {**self.options, "tokenize": False}
+        calls = [message for message in messages if message.get("tool_calls")]
+        return bool(calls) and readable_calls(
+            messages, lambda other: _rendered(self.tokenizer, other, arguments)
+        ) != list(messages)
+
+    def _attempt(self, messages: Messages, options: Mapping[str, Any]) -> str | None:
+        """The rendering with other messages or options; None where the template does not take it."""
         try:
             return apply_template(self.tokenizer, messages, options)
         except _REFUSALS:
             return None
+
+    def _without(self, name: str, messages: Messages) -> str | None:
+        return self._attempt(messages, {key: value for key, value in self.options.items() if key != name})
 
     def _unread(self, messages: Messages, text: str) -> frozenset[tuple[int, str]]:
         """(message, key) of all that can change without a change of the rendering: tried once for every sequence of
@@ -180,10 +219,7 @@ class ChatRenderer:
 
     def _with(self, messages: Messages, index: int, message: Message) -> str | None:
         """The rendering with another message; None where the template does not take it, and so has read it."""
-        try:
-            return apply_template(self.tokenizer, (*messages[:index], message, *messages[index + 1 :]), self.options)
-        except _REFUSALS:
-            return None
+        return self._attempt((*messages[:index], message, *messages[index + 1 :]), self.options)
 
 
 def _changed(message: Message, key: str) -> Message:

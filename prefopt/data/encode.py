@@ -95,6 +95,8 @@ class _Encoder:
             if response in ([], [self.eos]):
                 problem = "found text of which the tokenizer makes no token"
                 raise RowError(side, problem, "write a response, or remove the row")
+            if not self.is_text and not self._ends(response):
+                self.guessed.add("chat responses that end without EOS or another special token, which would stop them")
             if self.is_text and self.eos is not None and response[-1] != self.eos:
                 response.append(self.eos)
         whole = EncodedPair(
@@ -107,6 +109,12 @@ class _Encoder:
             left_out=self.left_out,
             guessed=self.guessed,
         )
+        if whole.is_identical and self.left_out:
+            raise RowError(
+                "rejected",
+                f"found the same tokens as in 'chosen', without {' and '.join(sorted(self.left_out))}",
+                "take a chat template that reads it, or remove the row",
+            )
         encoded = truncated(whole, self.bos, self.config.max_length, self.config.max_prompt_length)
         if encoded is None:
             return None
@@ -137,10 +145,20 @@ class _Encoder:
         responses = [self.chat.render(pair.prompt + response) for response in (pair.chosen, pair.rejected)]
         for side, text in zip(SIDES, responses, strict=True):
             self.left_out.update(self.chat.left_out(side, text))
+        self.guessed.update(self.chat.guesses(prompt, dict(zip(SIDES, responses, strict=True))))
         contents = [content_text(message) for message in (*pair.prompt, *pair.chosen, *pair.rejected)]
         if self._has_special_tokens(*contents):
             self.guessed.add("special tokens in the text of messages read as such, beside those of the chat template")
         return [prompt, *responses]
+
+    def _ends(self, response: Sequence[int]) -> bool:
+        """Whether the last token of a response, but for whitespace, is EOS or another special or added token."""
+        if response[-1] == self.eos:
+            return True
+        added = {*self.tokenizer.all_special_ids, *self.tokenizer.get_added_vocab().values()}
+        texts = (str(self.tokenizer.decode([token])) for token in reversed(response) if token not in added)
+        blank = next((count for count, text in enumerate(texts) if text.strip()), len(response))
+        return blank < len(response) and response[-1 - blank] in added
 
     def _has_special_tokens(self, *texts: str) -> bool:
         tokens = [token for token in self.tokenizer.all_special_tokens if token.strip()]

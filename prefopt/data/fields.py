@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from prefopt.columns import Column
 from prefopt.data.messages import Messages, clean, messages_in_text, read_messages
-from prefopt.data.rows import DataError, RowError, SourceRow, describe
+from prefopt.data.rows import DataError, DoubledKeyError, RowError, SourceRow, describe, json_value
 
 TEMPLATE_FIELDS = ("tools", "documents", "chat_template_kwargs")
 """Fields of a row of messages that the chat template reads."""
@@ -107,7 +106,9 @@ class RowReader:
             name = self.name(role)
             if isinstance(value, str):
                 try:
-                    value = json.loads(value)
+                    value = json_value(value)
+                except DoubledKeyError as error:
+                    raise RowError(name, f"found the key '{error}' twice", "keep one of the two") from error
                 except ValueError as error:
                     raise RowError(name, f"found text that is not JSON ({error})", "give JSON") from error
             kind = dict if role == "chat_template_kwargs" else list

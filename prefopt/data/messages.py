@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prefopt.data.rows import RowError, describe
+from prefopt.data.rows import DoubledKeyError, RowError, describe, json_value
 
 Message = dict[str, Any]
 """A turn: its role, its content (text, or parts {"type": "text", "text": ...}), and other keys for the template, such
@@ -19,6 +19,8 @@ OTHERS = frozenset({"user", "system", "developer", "tool", "function", "ipython"
 """Roles whose turns no response begins with."""
 
 _SYNONYMS = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "observation": "tool"}
+
+_ROLES = OTHERS | {"assistant", "model"}
 
 _SHAREGPT_ROLES = (*_SYNONYMS, "user", "assistant", "system", "developer", "tool")
 
@@ -56,7 +58,12 @@ def messages_in_text(field: str, text: str) -> object:
     if not isinstance(items, list) or not items:
         return None
     keys = [item.keys() if isinstance(item, dict) else set() for item in items]
-    return value if all({"role", "content"} <= names or {"from", "value"} <= names for names in keys) else None
+    if not all({"role", "content"} <= names or {"from", "value"} <= names for names in keys):
+        return None
+    try:
+        return json_value(text)
+    except DoubledKeyError as error:
+        raise RowError(field, f"found the key '{error}' twice", "keep one of the two") from error
 
 
 def clean(field: str, value: Any, guessed: set[str] | None = None) -> Any:
@@ -125,11 +132,15 @@ def _message(field: str, name: str, message: object, guessed: set[str]) -> Messa
         raise RowError(field, f"found {describe(role)} as '{role_key}' of {name}", "give text")
     if sharegpt and role not in _SHAREGPT_ROLES:
         raise RowError(field, f"found '{role}' as the 'from' of {name}", f"use one of {', '.join(_SHAREGPT_ROLES)}")
-    if role in _SYNONYMS and not sharegpt:
-        guessed.add(f"the role '{role}' read as '{_SYNONYMS[role]}'")
+    known = _SYNONYMS.get(role.lower(), role.lower())
+    if known not in _ROLES:
+        known = role
+        guessed.add(f"the role '{role}', which is none of the usual ones, left to the chat template")
+    elif role != known and not (sharegpt and role in _SYNONYMS):
+        guessed.add(f"the role '{role}' read as '{known}'")
     if content_key in present:
         present["content"] = _content(field, name, content_key, present.pop(content_key))
-    return {"role": _SYNONYMS.get(role, role), **present}
+    return {"role": known, **present}
 
 
 def _content(field: str, name: str, key: str, content: object) -> str | list[Any]:

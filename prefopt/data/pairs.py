@@ -165,6 +165,10 @@ class _PairReader(RowReader):
                 "add a prompt of at least one message",
             )
         self._check_responses(chosen, rejected)
+        if prompt[-1]["role"] == chosen[0]["role"]:
+            self.usage.guessed.add(
+                f"prompts that end in a turn of the {chosen[0]['role']}, after which the response is another turn"
+            )
         if system := self.text("system"):
             self.usage.guessed.add(f"'{self.name('system')}' put before the prompt")
             message = {"role": "system", "content": system}

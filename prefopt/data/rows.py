@@ -95,10 +95,13 @@ def read_rows(source: str | Path, *, split: str = "train") -> Iterator[SourceRow
     return rows_of(_load(name, split), name=name)
 
 
-def rows_of(dataset: Iterable[Mapping[str, object]], *, name: str) -> Iterator[SourceRow | BadRow]:
-    """The rows of a data set in memory, numbered from 0; `name` is for messages."""
+def rows_of(dataset: Iterable[Mapping[str, object] | SourceRow | BadRow], *, name: str) -> Iterator[SourceRow | BadRow]:
+    """The rows of a data set in memory, numbered from 0; those that `read_rows` made as they are.
+
+    name  for messages
+    """
     for number, value in enumerate(dataset):
-        yield _row(f"row {number} of {name}", value)
+        yield value if isinstance(value, SourceRow | BadRow) else _row(f"row {number} of {name}", value)
 
 
 def describe(value: object) -> str:
@@ -113,18 +116,25 @@ def describe(value: object) -> str:
 
 def _row(where: str, value: object) -> SourceRow | BadRow:
     if isinstance(value, Mapping):
+        if names := [name for name in value if not isinstance(name, str)]:
+            return BadRow(where, "", f"found the key {names[0]!r}", "give names of fields as text", value)
         return SourceRow(where, value)
     return BadRow(where, "", f"found {describe(value)} where a row should be", "make each row an object", value)
 
 
-class _DoubledKeyError(ValueError):
+class DoubledKeyError(ValueError):
     """An object of a JSON document has a key, which is the message, twice: readers would keep the last in silence."""
+
+
+def json_value(text: str | bytes) -> object:
+    """A JSON document. Raises ValueError where it is none, DoubledKeyError for a key that an object has twice."""
+    return json.loads(text, object_pairs_hook=_object)
 
 
 def _object(items: list[tuple[str, object]]) -> dict[str, object]:
     fields = dict(items)
     if len(fields) < len(items):
-        raise _DoubledKeyError(next(key for key, count in Counter(key for key, _ in items).items() if count > 1))
+        raise DoubledKeyError(next(key for key, count in Counter(key for key, _ in items).items() if count > 1))
     return fields
 
 
@@ -136,8 +146,8 @@ def _json_lines(path: Path) -> Iterator[SourceRow | BadRow]:
             where = f"{path}:{number}"
             content = line.decode("utf-8", errors="replace").rstrip("\r\n")
             try:
-                value = json.loads(line, object_pairs_hook=_object)
-            except _DoubledKeyError as error:
+                value = json_value(line)
+            except DoubledKeyError as error:
                 yield BadRow(where, str(error), f"found the key '{error}' twice", "keep one of the two", content)
             except ValueError as error:
                 yield BadRow(where, "", f"found a line that is not JSON ({error})", "mend or remove the line", content)
@@ -149,8 +159,8 @@ def _json_list(path: Path) -> Iterator[SourceRow | BadRow]:
     with _open(path) as file:
         text = b"".join(_lines(path, file))
     try:
-        values = json.loads(text, object_pairs_hook=_object)
-    except _DoubledKeyError as error:
+        values = json_value(text)
+    except DoubledKeyError as error:
         raise DataError(f"{path}: an object has the key '{error}' twice; keep one of the two") from error
     except ValueError as error:
         raise DataError(

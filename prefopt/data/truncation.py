@@ -58,6 +58,13 @@ class EncodedPair:
         return self.prompt_truncated or self.chosen_truncated or self.rejected_truncated
 
     @property
+    def is_identical(self) -> bool:
+        """Whether the two responses are the same tokens, without those of the turns of others."""
+        sides = ((self.chosen_ids, set(self.chosen_masked)), (self.rejected_ids, set(self.rejected_masked)))
+        chosen, rejected = ([t for i, t in enumerate(ids) if i not in masked] for ids, masked in sides)
+        return chosen == rejected
+
+    @property
     def counts(self) -> dict[str, int]:
         """What the pair adds to the counts of a DataReport."""
         masked = len(self.chosen_masked) + len(self.rejected_masked)
@@ -104,9 +111,7 @@ def truncated(
         prompt = cut_left(prompt, max(room, max_length // _PROMPT_SHARE, 1), bos)
         limit = max_length - len(prompt)
     chosen, rejected = pair.chosen_ids[:limit], pair.rejected_ids[:limit]
-    if chosen == rejected:
-        return None
-    return replace(
+    cut = replace(
         pair,
         prompt_ids=prompt,
         chosen_ids=chosen,
@@ -117,6 +122,7 @@ def truncated(
         chosen_masked=[position for position in pair.chosen_masked if position < len(chosen)],
         rejected_masked=[position for position in pair.rejected_masked if position < len(rejected)],
     )
+    return None if cut.is_identical else cut
 
 
 def cut_left(prompt: Sequence[int], limit: int, bos: int | None) -> list[int]:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
 from transformers.trainer_utils import PredictionOutput
 
-from prefopt.data import DataReport, PreferenceCollator
+from prefopt.data import DataError, DataReport, PreferenceCollator
 from prefopt.objective import Objective, ObjectiveOutput
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring import NonFiniteError, PreferenceModel
@@ -98,6 +98,8 @@ class PreferenceTrainer(Trainer):
         self._prepare_rows = partial(prepare_dataset, tokenizer=tokenizer, objective=config, args=args)
         self._reject_pairs = partial(reject_pairs_beyond_limits, module)
         with args.main_process_first(desc="preparing the data"):
+            if isinstance(train_dataset, Mapping):
+                raise DataError(f"train_dataset: found sets named {', '.join(train_dataset)}; give one of them")
             train = self._prepared(train_dataset, "train")
             evaluation = self._prepared(eval_dataset, "eval")
         if train is not None:

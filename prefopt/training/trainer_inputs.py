@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ def ensure_pad_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerB
 
 
 def prepare_dataset(
-    rows: Iterable[Mapping[str, Any]] | Iterator[SourceRow | BadRow] | datasets.Dataset,
+    rows: Iterable[Mapping[str, Any] | SourceRow | BadRow] | datasets.Dataset,
     tokenizer: PreTrainedTokenizerBase,
     objective: ObjectiveConfig,
     args: PreferenceConfig,
@@ -113,7 +113,7 @@ def prepare_dataset(
         _name_longer_pairs(rows, args, name)
         return rows, None
     return prepare(
-        rows if isinstance(rows, Iterator) else rows_of(rows, name=name),
+        rows_of(rows, name=name),
         tokenizer,
         args.encoding,
         description=name,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, final
 
 from prefopt.data import BadRow, ChatPair, DataError, Pair, SourceRow, TextPair, read_rows, to_pair
-from prefopt.data.rows import RowError
+from prefopt.data.rows import DoubledKeyError, RowError, json_value
 from prefopt.tasks.preference_data.sources import Longest, Source, as_text
 from prefopt.tasks.preference_data.texts import template_slots
 
@@ -118,7 +118,9 @@ def _rows(source: Source) -> Iterable[SourceRow | BadRow]:
     path = Path(source.name).expanduser()
     if path.suffix == ".json" and path.is_file():
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json_value(path.read_bytes())
+        except DoubledKeyError as error:
+            raise DataError(f"{path}: an object has the key '{error}' twice; keep one of the two") from error
         except ValueError:
             content = None  # `read_rows` says what is wrong with it
         if isinstance(content, dict):

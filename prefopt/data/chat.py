@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from prefopt.data.fields import holds
 from prefopt.data.messages import Message, Messages, content_text, texts
 from prefopt.data.pairs import ChatPair, Side
 from prefopt.data.rows import DataError, RowError
@@ -206,14 +207,16 @@ class ChatRenderer:
         roles and keys."""
         options = [(k, v if isinstance(v, bool | int | str) else None) for k, v in sorted(self.options.items())]
         template = f"{options} {self.tokenizer.chat_template}"
-        turns = tuple(tuple((k, v if k == "role" else type(v).__name__) for k, v in m.items() if v) for m in messages)
+        turns = tuple(
+            tuple((k, v if k == "role" else type(v).__name__) for k, v in m.items() if holds(v)) for m in messages
+        )
         results = _UNREAD.setdefault(self.tokenizer, {})
         if (template, turns) not in results:
             results[template, turns] = frozenset(
                 (index, key)
                 for index, message in enumerate(messages)
                 for key, value in message.items()
-                if key != "role" and value and self._with(messages, index, _changed(message, key)) == text
+                if key != "role" and holds(value) and self._with(messages, index, _changed(message, key)) == text
             )
         return results[template, turns]
 

@@ -97,6 +97,8 @@ class _Encoder:
                 raise RowError(side, problem, "write a response, or remove the row")
             if not self.is_text and not self._ends(response):
                 self.guessed.add("chat responses that end without EOS or another special token, which would stop them")
+            if self.is_text and {self.bos, self.eos} & set(response[:-1]):
+                self.guessed.add("BOS or EOS inside of the text of a response, before its end, read as such")
             if self.is_text and self.eos is not None and response[-1] != self.eos:
                 response.append(self.eos)
         whole = EncodedPair(

@@ -48,7 +48,7 @@ def messages_in_text(field: str, text: str) -> object:
         return None
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if isinstance(value, dict) and isinstance(value.get("messages"), list):
         raise RowError(
@@ -132,15 +132,15 @@ def _message(field: str, name: str, message: object, guessed: set[str]) -> Messa
         raise RowError(field, f"found {describe(role)} as '{role_key}' of {name}", "give text")
     if sharegpt and role not in _SHAREGPT_ROLES:
         raise RowError(field, f"found '{role}' as the 'from' of {name}", f"use one of {', '.join(_SHAREGPT_ROLES)}")
-    known = _SYNONYMS.get(role.lower(), role.lower())
-    if known not in _ROLES:
-        known = role
+    usual = _SYNONYMS.get(role.lower(), role.lower())
+    if usual not in _ROLES:
+        usual = role
         guessed.add(f"the role '{role}', which is none of the usual ones, left to the chat template")
-    elif role != known and not (sharegpt and role in _SYNONYMS):
-        guessed.add(f"the role '{role}' read as '{known}'")
+    elif role != usual and not (sharegpt and role in _SYNONYMS):
+        guessed.add(f"the role '{role}' read as '{usual}'")
     if content_key in present:
         present["content"] = _content(field, name, content_key, present.pop(content_key))
-    return {"role": known, **present}
+    return {"role": usual, **present}
 
 
 def _content(field: str, name: str, key: str, content: object) -> str | list[Any]:

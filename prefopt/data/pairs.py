@@ -162,9 +162,11 @@ class _PairReader(RowReader):
                 self.name("chosen" if whole else "prompt"),
                 f"found no prompt: '{self.name('chosen')}' and '{self.name('rejected')}' have no first message in "
                 "common",
-                "add a prompt of at least one message",
+                f"add a prompt of at least one message{self._maybe_prompt()}",
             )
         self._check_responses(chosen, rejected)
+        if all(map(is_empty, prompt)):
+            self.usage.guessed.add("prompts of messages without text")
         if prompt[-1]["role"] == chosen[0]["role"]:
             self.usage.guessed.add(
                 f"prompts that end in a turn of the {chosen[0]['role']}, after which the response is another turn"
@@ -204,6 +206,12 @@ class _PairReader(RowReader):
         for side, response in (("chosen", chosen), ("rejected", rejected)):
             if not response.strip():
                 raise _empty(self.name(side))
+
+    def _maybe_prompt(self) -> str:
+        """The remedy for a prompt in a column of another name, where the row may have one."""
+        lists = (name for name, value in self.row.fields.items() if name not in self.usage.fields and value)
+        name = next((name for name in lists if isinstance(self.row.fields[name], list | tuple)), None)
+        return f", or say which column holds it with columns: {{prompt: {name}}}" if name else ""
 
     def _no_prompt(self) -> RowError:
         responses = {self.name(side) for side in SIDES}

@@ -128,7 +128,10 @@ class DoubledKeyError(ValueError):
 
 def json_value(text: str | bytes) -> object:
     """A JSON document. Raises ValueError where it is none, DoubledKeyError for a key that an object has twice."""
-    return json.loads(text, object_pairs_hook=_object)
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except RecursionError:
+        raise ValueError("lists or objects are nested too deep to be read") from None
 
 
 def _object(items: list[tuple[str, object]]) -> dict[str, object]:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from prefopt.data import BadRow, DataError, EncodingConfig, encode_pair, prepare, rows_of, to_pair
+from prefopt.data import BadRow, DataError, EncodingConfig, encode_pair, prepare, read_rows, rows_of, to_pair
 
 PLAIN = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
@@ -125,3 +125,33 @@ def test_keys_that_are_no_text(plain):
         prepare(
             rows_of([{1: "x", "prompt": "p", "chosen": "a"}], name="rows"), plain, EncodingConfig(), description="x"
         )
+
+
+@pytest.mark.parametrize(("chosen", "guessed"), [("a</s>", 0), ("a</s></s>", 1), ("<s>a", 1), ("a", 0)])
+def test_bos_and_eos_inside_of_a_text_response(row, make_tokenizer, chosen, guessed):
+    tokenizer = make_tokenizer(bos=True)
+    encoded = encode_pair(to_pair(row(prompt="<s>q", chosen=chosen, rejected="b"), {}), tokenizer, EncodingConfig())
+    wanted = {"BOS or EOS inside of the text of a response, before its end, read as such"}
+    assert encoded.guessed == (wanted if guessed else set())
+
+
+@pytest.mark.parametrize(("key", "value"), [("train", False), ("weight", 0), ("weight", 1)])
+def test_keys_that_switch_turns_off_are_named(read, key, value):
+    encoded = read(CHAT | {"chosen": [assistant("a", **{key: value})]})
+    assert encoded.left_out == {f"the key '{key}' of messages, which the chat template does not read there"}
+
+
+def test_prompts_without_text(read):
+    assert read(CHAT | {"prompt": [user(" ")]}).guessed == {"prompts of messages without text"}
+
+
+def test_the_column_that_may_be_the_prompt(read):
+    bad = read({"messages": [user("p")], "chosen": [assistant("a")], "rejected": [assistant("b")]})
+    assert bad.remedy.endswith("or say which column holds it with columns: {prompt: messages}")
+
+
+def test_json_that_is_nested_too_deep(tmp_path):
+    path = tmp_path / "deep.jsonl"
+    path.write_text('{"prompt": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    (bad,) = read_rows(path)
+    assert bad.problem == "found a line that is not JSON (lists or objects are nested too deep to be read)"

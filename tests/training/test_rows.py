@@ -33,11 +33,14 @@ def test_evaluate_and_predict_prepare_rows(model_folder: str, rows: list[dict[st
     for evaluated in (rows[:8], rows_of(rows[:8], name="x")):
         again = run.evaluate(evaluated)
         assert again["eval_rewards/margins"] == pytest.approx(expected["eval_rewards/margins"])
+    assert run.evaluate(row for row in rows[:8])["eval_loss"] == pytest.approx(expected["eval_loss"])
     several = run.evaluate({"one": rows[:4], "two": prepared})
     assert {"eval_one_loss", "eval_two_loss"} <= several.keys()
     predicted = run.predict(rows[:8]).metrics
     assert predicted["test_loss"] == pytest.approx(expected["eval_loss"])
     assert {"evaluation", "test", "evaluation-one"} <= run.data_reports.keys()
+    with pytest.raises(DataError, match="train_dataset: found sets named train, test; give one of them"):
+        trainer(model_folder, out, {"train": rows, "test": rows})
 
 
 @pytest.mark.parametrize("evaluation", [True, False])

@@ -130,6 +130,9 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text('{"a": ')
     with pytest.raises(DataError, match="not a JSON document"):
         read_compared(Source(name=str(tmp_path / "broken.json")), PLAIN)
+    (tmp_path / "doubled.json").write_text('{"a": {}, "a": {}}')
+    with pytest.raises(DataError, match=r"doubled\.json: an object has the key 'a' twice"):
+        read_compared(Source(name=str(tmp_path / "doubled.json")), PLAIN)
     with pytest.raises(DataError, match="post 1: found no object for a post"):
         read_compared(source(tmp_path, {"post": 3}, "odd.json"), PLAIN)
     with pytest.raises(DataError, match="no usable pair in 1 rows"):

@@ -79,11 +79,15 @@ class Objective(nn.Module):
         return not self.config.couples_pairs and not keeps
 
     def forward(self, tokens: TokenBatch) -> ObjectiveOutput:
-        """The one equation, in float32 even under autocast. Raises ValueError where the batch lacks a column."""
+        """The one equation, in float32 even under autocast. Raises ValueError where the batch lacks a column or a
+        signal."""
         config, mask = self.config, tokens.mask
         for column in config.columns:
             if column.name not in tokens.columns:
                 raise ValueError(f"the batch lacks the column {column.name!r}, which {config.reading(column)} reads")
+        for signal in sorted(config.requires):
+            if getattr(tokens, signal) is None:
+                raise ValueError(f"the batch lacks the signal {signal.value!r}, which {config.requiring(signal)} reads")
         with torch.autocast(mask.device.type, enabled=False):
             w, penalty = weights_and_penalty(self.weighting, tokens)
             penalties = [penalty]

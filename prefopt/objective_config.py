@@ -111,6 +111,11 @@ class ObjectiveConfig(Settings):
         part = next(part for part in self.components if column in part.columns)
         return f"{part.kind} {part.name!r}"
 
+    def requiring(self, signal: Signal) -> str:
+        """What reads a signal, in words."""
+        parts = (f"{part.kind} {part.name!r}" for part in self.components if signal in part.requires)
+        return next(parts, "the divergence term")
+
     @model_validator(mode="after")
     def _columns_have_names_of_their_own(self) -> Self:
         for one, two in pairwise(self.columns):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Literal, final
 
-__all__ = ["SIGNALS", "Signal", "SignalSpec"]
+from torch import Tensor
+
+__all__ = ["SIGNALS", "Signal", "SignalSpec", "log_collision_probability"]
 
 
 class Signal(StrEnum):
@@ -35,41 +37,75 @@ class Signal(StrEnum):
 class SignalSpec:
     """All that the library knows of a signal.
 
-    of_reference  whether it takes a reference
-    card          what a card says that it reads of the reference; empty: nothing beyond log-probabilities
-    cached        whether the reference cache stores it, for each response token
-    layers        which of the reference's hidden states it holds, embeddings first: [L, N, T, H]; None: it holds none
-    positions     where these states are read: at the position that predicts y_t, or at y_t's own
+    shape            its axes, in the letters of `tokens.py`: N first, or second in a stack of tensors for each token
+    of_reference     whether it takes a reference
+    card             what a card says that it reads of the reference; empty: nothing beyond log-probabilities
+    cached           whether the reference cache stores it, for each response token
+    layers           which of the reference's hidden states it holds, embeddings first; None: it holds none
+    positions        where these states are read: at the position that predicts y_t, or at y_t's own
+    of_distribution  the number that it is of the distribution that predicts y_t, the reference's if `of_reference`, or
+                     the policy's: log-probabilities [..., V] -> [...], without gradient; None: it is none
     """
 
+    shape: tuple[str, ...] = ("N", "T")
     of_reference: bool = True
     card: str = ""
     cached: bool = False
     layers: slice | None = None
     positions: Literal["query_positions", "label_positions"] = "query_positions"
+    of_distribution: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def row_axis(self) -> int:
+        """The axis of responses: 0, or 1 where it is stacked."""
+        return self.shape.index("N")
+
+    @property
+    def takes_ref_logits(self) -> bool:
+        """Whether it takes the reference's logits at every response token."""
+        return self.of_reference and self.of_distribution is not None
 
     def states(self, num_layers: int) -> int:
         """L: the hidden states that it holds of each response token of a model with so many layers."""
         return 0 if self.layers is None else len(range(num_layers + 1)[self.layers])
 
 
+def log_collision_probability(log_probs: Tensor) -> Tensor:
+    """log sum_v p_v^2 from log-probabilities, [..., V] -> [...]."""
+    return (2 * log_probs).logsumexp(-1)
+
+
 _EMBEDDINGS, _LAYERS = slice(1), slice(1, None)
+_STATES = ("L", "N", "T", "H")
 
 SIGNALS: Mapping[Signal, SignalSpec] = MappingProxyType(
     {
-        Signal.LOG_COLLISION: SignalSpec(of_reference=False),
+        Signal.LOG_COLLISION: SignalSpec(of_reference=False, of_distribution=log_collision_probability),
         Signal.REF_LOGPS: SignalSpec(),
         Signal.DIVERGENCE: SignalSpec(card="its whole distribution at every response token"),
         Signal.REF_HIDDEN_STATES: SignalSpec(
-            card="its hidden states where response tokens are predicted", cached=True, layers=_LAYERS
+            shape=_STATES,
+            card="its hidden states where response tokens are predicted",
+            cached=True,
+            layers=_LAYERS,
         ),
         Signal.REF_TOKEN_STATES: SignalSpec(
-            card="its hidden states at response tokens", cached=True, layers=_LAYERS, positions="label_positions"
+            shape=_STATES,
+            card="its hidden states at response tokens",
+            cached=True,
+            layers=_LAYERS,
+            positions="label_positions",
         ),
         Signal.REF_EMBEDDINGS: SignalSpec(
-            card="its embeddings of response tokens", cached=True, layers=_EMBEDDINGS, positions="label_positions"
+            shape=("1", "N", "T", "H"),
+            card="its embeddings of response tokens",
+            cached=True,
+            layers=_EMBEDDINGS,
+            positions="label_positions",
         ),
-        Signal.REF_ACTIVATIONS: SignalSpec(card="its activations where response tokens are predicted", cached=True),
+        Signal.REF_ACTIVATIONS: SignalSpec(
+            shape=("S", "N", "T"), card="its activations where response tokens are predicted", cached=True
+        ),
     }
 )
 """Every signal's specification."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 
 import torch
 from torch import Tensor
 
 from prefopt import Objective, TokenBatch
-from prefopt.component import PreferenceLoss, weights_and_penalty
+from prefopt.component import Divergence, PreferenceLoss, SampledDivergence, weights_and_penalty
+from prefopt.divergences import ForwardKL
+from prefopt.signals import SIGNALS, Signal
 from prefopt.weightings.sparse.gates import Gate
 
 RUBBISH = (float("nan"), float("inf"), -float("inf"), 1e30, -1e30)
@@ -19,6 +22,36 @@ KINDS = ("mlp", "attn", "resid", "mlp", "logits", "attn", "attn")
 def rubbish(like: Tensor) -> Tensor:
     """A tensor of that shape made of nan, infinities and huge numbers."""
     return like.new_tensor(list(islice(cycle(RUBBISH), like.numel()))).view_as(like)
+
+
+def padded(values: Tensor, mask: Tensor, axis: int) -> Tensor:
+    """The values, whose axis of responses is that one, with rubbish off the responses."""
+    where = mask.view(*(1,) * axis, *mask.shape, *(1,) * (values.ndim - axis - 2))
+    return torch.where(where, values, rubbish(values))
+
+
+def signals_but(
+    given: Container[str], numbers: Callable[..., Tensor], *, rows: int, width: int, layers: int, hidden: int
+) -> dict[str, Tensor]:
+    """Every signal but those given, from a function that gives numbers of any shape."""
+    sizes = {"1": 1, "L": layers, "S": len(KINDS), "N": rows, "T": width, "H": hidden}
+    drawn = {}
+    for signal, spec in SIGNALS.items():
+        shape, function = [sizes[axis] for axis in spec.shape], spec.of_distribution
+        if signal not in given:
+            drawn[signal.value] = numbers(*shape) if function is None else function(numbers(*shape, 7).log_softmax(-1))
+    return drawn
+
+
+DRAWN = {
+    "states": Signal.REF_HIDDEN_STATES,
+    "token_states": Signal.REF_TOKEN_STATES,
+    "embeddings": Signal.REF_EMBEDDINGS,
+    "activations": Signal.REF_ACTIVATIONS,
+}
+"""The fields of a case that are signals."""
+OF_LOGITS = (Signal.REF_LOGPS, Signal.DIVERGENCE, Signal.LOG_COLLISION)
+"""The signals that a case has by its logits."""
 
 
 @dataclass
@@ -34,6 +67,7 @@ class Case:
     embeddings: Tensor  # [1, N, T, H]
     activations: Tensor  # [S, N, T]
     dirty: bool = True
+    others: Mapping[str, Tensor] = field(default_factory=dict)  # further signals by name
 
     @property
     def pairs(self) -> int:
@@ -48,28 +82,50 @@ class Case:
         fields = {"logits": self.logits, **fields}
         return replace(self, **{**fields, "logits": fields["logits"].detach().clone().requires_grad_()})  # type: ignore[attr-defined, arg-type]
 
-    def tokens(self) -> TokenBatch:
-        """As a TokenBatch, with the forward KL as its divergence."""
+    @property
+    def drawn(self) -> dict[str, Tensor]:
+        """The signals that do not follow from the logits, by their names."""
+        return {**{signal.value: getattr(self, name) for name, signal in DRAWN.items()}, **self.others}
+
+    def tokens(self, measure: Divergence | None = None) -> TokenBatch:
+        """As a TokenBatch, with the forward KL as its divergence where no other is asked for."""
         mask, ids = self.mask, torch.where(self.mask, self.token_ids, 0)[..., None]
         logps, ref_logps = self.logits.log_softmax(-1), self.ref_logits.log_softmax(-1)
         divergence = (ref_logps.exp() * (ref_logps - logps)).sum(-1)
-
-        def padded(values: Tensor, where: Tensor) -> Tensor:
-            return torch.where(where, values, rubbish(values)) if self.dirty else values
-
+        of_labels = [values.gather(-1, ids)[..., 0] for values in (logps, ref_logps)]
+        if measure is not None and measure != ForwardKL():
+            divergence = measure(*(of_labels if isinstance(measure, SampledDivergence) else (logps, ref_logps)))
+        signals = {
+            "logps": of_labels[0],
+            "ref_logps": of_labels[1],
+            "divergence": divergence,
+            "log_collision": (logps.detach().exp() ** 2).sum(-1).log(),
+            **self.drawn,
+        }
+        if self.dirty:
+            axes = {signal.value: spec.row_axis for signal, spec in SIGNALS.items()}
+            signals = {name: padded(values, mask, axes.get(name, 0)) for name, values in signals.items()}
         return TokenBatch(
-            logps=padded(logps.gather(-1, ids)[..., 0], mask),
-            ref_logps=padded(ref_logps.gather(-1, ids)[..., 0], mask),
             mask=mask,
             token_ids=torch.where(mask, self.token_ids, -(10**9)),
-            divergence=padded(divergence, mask),
-            log_collision=padded((logps.detach().exp() ** 2).sum(-1).log(), mask),
-            ref_hidden_states=padded(self.states, mask[None, :, :, None]),
-            ref_token_states=padded(self.token_states, mask[None, :, :, None]),
-            ref_embeddings=padded(self.embeddings, mask[None, :, :, None]),
-            ref_activations=padded(self.activations, mask[None]),
             activation_kinds=KINDS,
             columns=scores(self.ref_logits[:, 0, 0]),
+            **signals,
+        )
+
+    def of_rows(self, rows: list[int]) -> Case:
+        """With those responses, in that order."""
+
+        def picked(name: str, values: Tensor) -> Tensor:
+            return values[:, rows] if SIGNALS[Signal(name)].row_axis else values[rows]
+
+        return self.but(
+            lengths=tuple(self.lengths[row] for row in rows),
+            logits=self.logits[rows],
+            ref_logits=self.ref_logits[rows],
+            token_ids=self.token_ids[rows],
+            others={name: picked(name, values) for name, values in self.others.items()},
+            **{name: picked(signal, getattr(self, name)) for name, signal in DRAWN.items()},
         )
 
 
@@ -96,7 +152,7 @@ def random_case(
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=draw, dtype=dtype)
 
-    return Case(
+    case = Case(
         lengths=lengths,
         logits=(2 * normal(rows, width, vocabulary)).requires_grad_(),
         ref_logits=2 * normal(rows, width, vocabulary),
@@ -106,6 +162,8 @@ def random_case(
         activations=normal(len(KINDS), rows, width),
         embeddings=normal(1, rows, width, hidden),
     )
+    given = (*OF_LOGITS, *DRAWN.values())
+    return replace(case, others=signals_but(given, normal, rows=rows, width=width, layers=layers, hidden=hidden))
 
 
 def batch_of(chosen: Tensor, rejected: Tensor) -> TokenBatch:

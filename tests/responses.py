@@ -15,8 +15,8 @@ EXACT = {"rtol": 1e-11, "atol": 1e-12}
 
 @dataclass
 class Response:
-    """One response by hand, a list entry per token: log-probability, log-ratio, KL(reference || policy), masks, and the
-    policy's chance of two like draws; and the response's score.
+    """One response by hand, a list entry per token: log-probability, log-ratio, KL(reference || policy), masks, the
+    policy's chance of two like draws, and both distributions [V]; and the response's score.
     """
 
     logp: list[Tensor]
@@ -26,6 +26,8 @@ class Response:
     d: list[Tensor]
     collision: list[Tensor]
     score: Tensor
+    pi: list[Tensor]
+    ref: list[Tensor]
 
 
 def log_sigmoid(z: Tensor) -> Tensor:
@@ -42,17 +44,19 @@ def ones(case: Case, row: int) -> list[Tensor]:
 
 
 def respond(case: Case, row: int, m: list[Tensor], d: list[Tensor]) -> Response:
-    logp, r, k, collision = [], [], [], []
+    logp, r, k, collision, pi, ref = [], [], [], [], [], []
     for t in range(case.lengths[row]):
         p, q = torch.log_softmax(case.logits[row, t], 0), torch.log_softmax(case.ref_logits[row, t], 0)
         y = case.token_ids[row, t]
+        pi.append(p.exp())
+        ref.append(q.exp())
         logp.append(p[y])
         r.append(p[y] - q[y])
         k.append(sum(q[v].exp() * (q[v] - p[v]) for v in range(len(q))))
         collision.append(sum(p[v].exp() ** 2 for v in range(len(p))))
     columns = case.tokens().columns
     score = torch.cat([columns["score_chosen"], columns["score_rejected"]])[row]
-    return Response(logp, r, k, m, d, collision, score)
+    return Response(logp, r, k, m, d, collision, score, pi, ref)
 
 
 def build(config: ObjectiveConfig, seed: int = 5) -> Objective:
@@ -68,7 +72,8 @@ def build(config: ObjectiveConfig, seed: int = 5) -> Objective:
 
 def assert_equal_with_gradients(case: Case, objective: Objective, by_hand: Tensor) -> None:
     """The objective's losses, and the gradients of their mean in every leaf, are those of the losses by hand [B]."""
-    output = objective(case.tokens())
+    term = objective.config.divergence
+    output = objective(case.tokens(None if term is None else term.measure))
     leaves = [case.logits, *objective.parameters()]
     ours = torch.autograd.grad(output.loss, leaves)
     theirs = torch.autograd.grad(by_hand.mean(), leaves)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 from prefopt import Objective, ObjectiveConfig, ObjectiveOutput, TokenBatch, zoo
 from prefopt.component import RewardShaping, TokenWeighting
 from prefopt.objective import Mean
+from prefopt.signals import SIGNALS
 from prefopt.weightings import SparseWeighting
-from tests.batches import Case, random_case, rubbish, without_noise
+from tests.batches import random_case, rubbish, without_noise
 
 ROWS = {name: row() for name, row in zoo.ZOO.items()} | {"independent": zoo.sparsepo(shared=False)}
 each_row = pytest.mark.parametrize("config", ROWS.values(), ids=ROWS)
@@ -38,19 +40,6 @@ def near_one(config: ObjectiveConfig) -> ObjectiveConfig:
     )
 
 
-def rows_of(case: Case, rows: list[int]) -> Case:
-    return case.but(
-        lengths=tuple(case.lengths[row] for row in rows),
-        logits=case.logits[rows],
-        ref_logits=case.ref_logits[rows],
-        token_ids=case.token_ids[rows],
-        states=case.states[:, rows],
-        token_states=case.token_states[:, rows],
-        embeddings=case.embeddings[:, rows],
-        activations=case.activations[:, rows],
-    )
-
-
 def dyadic(tokens: TokenBatch, kinds: tuple[str, ...] = ("mlp", "attn", "resid", "logits")) -> TokenBatch:
     """The batch with eighths and quarters for numbers: their sums are exact in whatever order they are added."""
     draw = torch.Generator().manual_seed(8)
@@ -61,36 +50,27 @@ def dyadic(tokens: TokenBatch, kinds: tuple[str, ...] = ("mlp", "attn", "resid",
 
     activations = torch.randint(0, 5, (len(kinds), *tokens.mask.shape), generator=draw) / 4
     activations[..., 0], activations[..., 1] = 0, 1  # every row of two tokens or more spans 0 to 1
-    return TokenBatch(
+    return replace(
+        tokens,
         logps=eighths(*tokens.mask.shape).requires_grad_(),
         ref_logps=eighths(*tokens.mask.shape),
-        mask=tokens.mask,
-        token_ids=tokens.token_ids,
         divergence=eighths(*tokens.mask.shape).abs().requires_grad_(),
-        log_collision=tokens.log_collision,
-        ref_hidden_states=tokens.ref_hidden_states,
-        ref_token_states=tokens.ref_token_states,
-        ref_embeddings=tokens.ref_embeddings,
         ref_activations=torch.where(tokens.mask, activations, rubbish(activations)),
         activation_kinds=kinds,
-        columns=tokens.columns,
     )
 
 
 def widened(tokens: TokenBatch, columns: int) -> TokenBatch:
     """The batch with more columns of padding, which hold rubbish."""
 
-    def more(values: Tensor) -> Tensor:
-        states = values.ndim == 4
+    def more(values: Tensor, row_axis: int = 0) -> Tensor:
         shape = list(values.shape)
-        shape[2 if states else -1] = columns
+        shape[row_axis + 1] = columns
         tail = rubbish(values.new_empty(shape)) if values.is_floating_point() else values.new_zeros(shape)
-        return torch.cat([values, tail], dim=2 if states else -1)
+        return torch.cat([values, tail], dim=row_axis + 1)
 
-    layered = ("ref_hidden_states", "ref_token_states", "ref_embeddings", "ref_activations")
-    fields = {
-        name: more(getattr(tokens, name)) for name in ("ref_logps", "mask", "token_ids", "log_collision", *layered)
-    }
+    fields = {name: more(getattr(tokens, name)) for name in ("mask", "token_ids")}
+    fields |= {signal.value: more(getattr(tokens, signal), spec.row_axis) for signal, spec in SIGNALS.items()}
     for name in ("logps", "divergence"):
         fields[name] = more(getattr(tokens, name).detach()).requires_grad_()
     return tokens.replace(**fields)
@@ -167,7 +147,7 @@ def test_rubbish_on_padding_does_not_reach_plugins() -> None:
 def test_the_order_of_pairs_changes_nothing(config: ObjectiveConfig) -> None:
     case, objective = random_case(8), build(config).double()
     order = [2, 0, 1]
-    other = objective(rows_of(case, [*order, *(row + 3 for row in order)]).tokens())
+    other = objective(case.of_rows([*order, *(row + 3 for row in order)]).tokens())
     one = objective(case.tokens())
     exact = {"rtol": 1e-13, "atol": 1e-13}
     # Losses that compare quantiles belong to no pair, and stay in the order of the quantiles.
@@ -183,8 +163,8 @@ def test_metrics_add_up_over_batches(config: ObjectiveConfig) -> None:
     case, objective = random_case(9, dtype=torch.float32), build(config)
     whole = objective(case.tokens())
     parts: list[ObjectiveOutput] = [
-        objective(rows_of(case, [0, 1, 3, 4]).tokens()),
-        objective(rows_of(case, [2, 5]).tokens()),
+        objective(case.of_rows([0, 1, 3, 4]).tokens()),
+        objective(case.of_rows([2, 5]).tokens()),
     ]
     for name, metric in whole.metrics.items():
         first, second = (part.metrics[name] for part in parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from prefopt.scoring.activation_hooks import logit_activations, record
 from prefopt.scoring.fsdp import call_in_forward
-from prefopt.scoring.lm_head.head import Head
+from prefopt.scoring.lm_head.head import Head, wide
 from prefopt.scoring.lm_head.token_statistics import TokenStatistics
 from prefopt.scoring.rows.layout import Layout
 from prefopt.scoring.rows.rotary import longest_unscaled_row, rows_at_their_lengths
@@ -37,7 +37,8 @@ class ModelStates:
     last_hidden_state [M, H]  at the query positions; None after the plain forward pass
     logits [M, V]             at the query positions; None but after the plain forward pass
     logps [M]                 log-probabilities of the tokens, where they are known
-    signals                   fields of TokenBatch, with the response axis N second
+    signals                   fields of TokenBatch, of the shapes that `SIGNALS` has: stacks have the response axis N
+                              second, so that a component reads a layer or a site, [N, T, ...], as one tensor
     activation_kinds          the kinds of REF_ACTIVATIONS
     router_logits             [R * S, E] of each layer with E experts, where they were asked for
     """
@@ -60,7 +61,10 @@ class ModelStates:
         final, logits, logps = (
             None if states is None else states[tokens] for states in (self.last_hidden_state, self.logits, self.logps)
         )
-        signals = {signal: states[:, rows] for signal, states in self.signals.items()}
+        signals = {
+            signal: states[(slice(None),) * SIGNALS[signal].row_axis + (rows,)]
+            for signal, states in self.signals.items()
+        }
         return replace(self, last_hidden_state=final, logits=logits, logps=logps, signals=signals)
 
 
@@ -129,12 +133,32 @@ def forward_hidden_states(
         activations = [(kind, layout.gather(values, layout.query_positions)) for kind, values in by_kind]
         activations += logit_activations(kinds, gathered, None if plain_forward else Head.from_model(lm))
         collected[Signal.REF_ACTIVATIONS] = torch.stack([layout.scatter(values) for _, values in activations])
+    if any(SIGNALS[signal].takes_ref_logits for signal in signals):
+        numbers = _of_distributions(signals, gathered, None if plain_forward else Head.from_model(lm))
+        collected |= {signal: layout.scatter(values) for signal, values in numbers.items()}
     return ModelStates(
         **{"logits" if plain_forward else "last_hidden_state": gathered},
         signals=collected,
         activation_kinds=tuple(kind for kind, _ in activations),
         router_logits=output.router_logits if router_logits else (),
     )
+
+
+@torch.no_grad()
+def _of_distributions(signals: Collection[Signal], states: Tensor, head: Head | None) -> dict[Signal, Tensor]:
+    """The signals that are numbers of the reference's distribution, [M] each, from last hidden states [M, H] and the
+    head, or from logits [M, V]."""
+    functions = {
+        signal: function
+        for signal in signals
+        if SIGNALS[signal].of_reference and (function := SIGNALS[signal].of_distribution) is not None
+    }
+    chunks = (logits.to(wide(logits.dtype)) for logits in ([states] if head is None else head.logit_chunks(states)))
+    parts = [
+        {signal: function(log_probs) for signal, function in functions.items()}
+        for log_probs in (logits.log_softmax(-1) for logits in chunks)
+    ]
+    return {signal: torch.cat([part[signal] for part in parts]) for signal in functions}
 
 
 def in_fsdp_forward(model: nn.Module, function: Callable[[], _T], *, plain_forward: bool = False) -> _T:

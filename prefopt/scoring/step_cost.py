@@ -98,6 +98,8 @@ def _head(model: PreferenceModel, layout: Layout) -> Part:
     runs_reference = not model.reference_free and model.reference_scorer.cache_folder is None
     product = 2.0 * hidden * vocabulary
     forward = product * tokens * (2 if exact or runs_reference else 1)
+    if runs_reference and any(SIGNALS[signal].takes_ref_logits for signal in config.requires):
+        forward += product * tokens  # beside that of the statistics
     backward = product * tokens * (2 if weight.requires_grad else 1)
     gradient = weight.numel() * 4 if weight.requires_grad else 0
     saved = models * min(max(groups), max_saved) * width + 2 * tokens * hidden * weight.element_size()

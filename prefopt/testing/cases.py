@@ -23,7 +23,6 @@ LAYERS, HIDDEN, VOCABULARY, WIDTH = 3, 5, 7, 8
 LENGTHS = (4, 2, 6, 3, 5, 2)
 
 _KINDS = ("mlp", "attn", "resid", "logits")
-_STATES = [signal for signal, spec in SIGNALS.items() if spec.layers is not None]
 
 
 @final
@@ -32,8 +31,8 @@ class Case:
     """What two models say of N responses, and what components of every kind are given of it.
 
     rows     N first: logits, ref_logits [N, T, V], token_ids [N, T], rewards, weights, divergence_weights [N, T],
-             response_rewards [N], and token columns [N, T]
-    layers   N second: the signals that are states [L, N, T, H], and the activations [S, N, T]
+             response_rewards [N], signals that do not follow from the logits, and token columns [N, T]
+    layers   N second: the signals that are stacks, such as states [L, N, T, H] and activations [S, N, T]
     pairs    B first: columns of pairs
     words    says in words what the case is
     """
@@ -82,12 +81,18 @@ class Case:
         """As a TokenBatch, with the forward KL where no other divergence is asked for; without the fields withheld."""
         measure = ForwardKL() if measure is None else measure
         logps, ref_logps = self.distributions(sampled=True)
-        full, _ = self.distributions()
+        full, ref_full = self.distributions()
+        of_distributions = {
+            signal.value: self.padded(spec.of_distribution((ref_full if spec.of_reference else full).detach()))
+            for signal, spec in SIGNALS.items()
+            if spec.of_distribution is not None
+        }
         fields = {
             "logps": self.padded(logps),
             "ref_logps": self.padded(ref_logps),
             "divergence": self.padded(measure(*self.distributions(sampled=isinstance(measure, SampledDivergence)))),
-            "log_collision": self.padded((2 * full.detach()).logsumexp(-1)),
+            **of_distributions,
+            **{signal.value: self.padded(self.rows[signal]) for signal in _drawn() if signal in self.rows},
             **{name: self.padded(values, axis=1) for name, values in self.layers.items()},
         }
         columns = {
@@ -175,7 +180,9 @@ class Case:
 
     def with_states_in(self, dtype: torch.dtype) -> Self:
         """The reference's states in the precision of a model that runs in it; all else as it was."""
-        states = {signal.value: self.layers[signal].to(dtype) for signal in _STATES}
+        states = {
+            signal.value: self.layers[signal].to(dtype) for signal, spec in SIGNALS.items() if spec.layers is not None
+        }
         return dataclasses.replace(self, words=f"{self.words}, states in {dtype}", layers={**self.layers, **states})
 
 
@@ -204,10 +211,10 @@ def case_for(
         "weights": torch.where(mask, normal(*size).abs(), 0),
         "divergence_weights": torch.where(mask, normal(*size).abs(), 0),
     }
-    layers = {
-        **{signal.value: normal(SIGNALS[signal].states(LAYERS), *size, HIDDEN) for signal in _STATES},
-        Signal.REF_ACTIVATIONS.value: normal(len(kinds), *size),
-    }
+    sizes = {"1": 1, "L": LAYERS, "S": len(kinds), "N": size[0], "T": size[1], "H": HIDDEN}
+    drawn = {signal: normal(*(sizes[axis] for axis in SIGNALS[signal].shape)) for signal in _drawn()}
+    layers = {signal.value: values for signal, values in drawn.items() if SIGNALS[signal].row_axis}
+    rows |= {signal.value: values for signal, values in drawn.items() if signal not in layers}
     columns = sorted(component.columns, key=lambda column: column.name)
     of_pairs = [column for column in columns if isinstance(column, PairColumn)]
     pairs = _column_values(of_pairs, lambda: normal(size[0] // 2))
@@ -228,6 +235,12 @@ def case_for(
 def cases(component: Component, number: int = 5) -> Iterator[Case]:
     """The cases on which a property is tried, of that many seeds."""
     return (case_for(component, seed) for seed in range(number))
+
+
+def _drawn() -> list[Signal]:
+    """The signals that do not follow from the logits."""
+    followed = (Signal.REF_LOGPS, Signal.DIVERGENCE)
+    return [signal for signal, spec in SIGNALS.items() if spec.of_distribution is None and signal not in followed]
 
 
 def _column_values(

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from prefopt import PreferenceBatch
+from prefopt.component import Signal
 from prefopt.scoring import PreferenceModel
 
 VOCABULARY = 64
@@ -206,16 +207,7 @@ def agree_with_two_rows(always, moved, jolt, same_gradients):
         two.objective.to(torch.float64).load_state_dict(one.objective.state_dict())
         ours, theirs = one(batch), two(batch)
         assert (one.shares_prefix, two.shares_prefix) == (True, False)
-        fields = (
-            "logps",
-            "ref_logps",
-            "divergence",
-            "ref_hidden_states",
-            "ref_token_states",
-            "ref_embeddings",
-            "ref_activations",
-        )
-        for name in fields:
+        for name in ("logps", *Signal):
             actual, expected = getattr(ours.tokens, name), getattr(theirs.tokens, name)
             assert (actual is None) == (expected is None)
             if actual is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ import torch
 from torch import Tensor
 
 from prefopt import Objective, TokenBatch, zoo
-from tests.batches import KINDS, rubbish, scores, without_noise
+from prefopt.signals import SIGNALS, Signal
+from tests.batches import KINDS, padded, scores, signals_but, without_noise
 
 FILE = Path(__file__).with_name("golden.json")
 ROWS = {name: row() for name, row in zoo.ZOO.items()} | {"sparsepo-independent": zoo.sparsepo(shared=False)}
@@ -35,22 +37,24 @@ def golden_batch() -> TokenBatch:
     """Three pairs of unequal lengths; log-ratios of about half a nat a token; rubbish on the padding."""
     mask = torch.arange(8) < torch.tensor(LENGTHS)[:, None]
 
-    def padded(values: Tensor) -> Tensor:
-        where = mask[..., None] if values.ndim == 4 else mask
-        return torch.where(where, values, rubbish(values))
-
     ref_logps = -2 - 1.9 * waves(0.37, 6, 8)
+    signals = {
+        "ref_logps": ref_logps,
+        "divergence": 0.4 * (1 + waves(0.71, 6, 8)),
+        "log_collision": -1.5 - waves(0.83, 6, 8),
+        "ref_hidden_states": 3 * waves(0.53, LAYERS, 6, 8, HIDDEN),
+        "ref_token_states": 3 * waves(0.47, LAYERS, 6, 8, HIDDEN),
+        "ref_embeddings": 3 * waves(0.43, 1, 6, 8, HIDDEN),
+        "ref_activations": waves(0.91, len(KINDS), 6, 8),
+    }
+    signals |= signals_but(signals, partial(waves, 0.59), rows=6, width=8, layers=LAYERS, hidden=HIDDEN)
+    fields = {name: padded(values, mask, SIGNALS[Signal(name)].row_axis) for name, values in signals.items()}
+    fields["divergence"].requires_grad_()
     return TokenBatch(
-        logps=padded(torch.clamp(ref_logps + 0.7 * waves(1.13, 6, 8), max=-0.01)).requires_grad_(),
-        ref_logps=padded(ref_logps),
+        logps=padded(torch.clamp(ref_logps + 0.7 * waves(1.13, 6, 8), max=-0.01), mask, 0).requires_grad_(),
         mask=mask,
         token_ids=torch.zeros(6, 8, dtype=torch.long),
-        divergence=padded(0.4 * (1 + waves(0.71, 6, 8))).requires_grad_(),
-        log_collision=padded(-1.5 - waves(0.83, 6, 8)),
-        ref_hidden_states=padded(3 * waves(0.53, LAYERS, 6, 8, HIDDEN)),
-        ref_token_states=padded(3 * waves(0.47, LAYERS, 6, 8, HIDDEN)),
-        ref_embeddings=padded(3 * waves(0.43, 1, 6, 8, HIDDEN)),
-        ref_activations=padded(waves(0.91, len(KINDS), 6, 8)),
+        **fields,
         activation_kinds=KINDS,
         columns=scores(waves(0.61, 6)),
     )

@@ -12,7 +12,8 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
 from prefopt import Objective, ObjectiveOutput, TokenBatch, zoo
-from tests.batches import KINDS, penalties, rubbish, scores, without_noise
+from prefopt.signals import SIGNALS, Signal
+from tests.batches import KINDS, padded, penalties, scores, signals_but, without_noise
 from tests.test_invariance import widened
 
 each_row = pytest.mark.parametrize("name", zoo.ZOO)
@@ -20,7 +21,6 @@ few = settings(deadline=None, max_examples=6, derandomize=True)
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 LN2 = math.log(2)
-LAYERED = ("ref_hidden_states", "ref_token_states", "ref_embeddings", "ref_activations")
 
 
 @st.composite
@@ -38,21 +38,15 @@ def batches(draw: st.DrawFn, *, floor: float = -20.0, dtype: torch.dtype = torch
     def waves(*size: int) -> Tensor:
         return torch.sin(phase + 7 * torch.arange(math.prod(size), dtype=dtype)).view(size)
 
-    def padded(values: Tensor) -> Tensor:
-        where = mask[..., None] if values.ndim == 4 else mask
-        return torch.where(where, values, rubbish(values))
-
+    signals = {"ref_logps": ref_logps, "divergence": -divergence, "log_collision": waves(*shape) - 2}
+    signals |= signals_but(signals, waves, rows=shape[0], width=shape[1], layers=3, hidden=5)
+    fields = {name: padded(values, mask, SIGNALS[Signal(name)].row_axis) for name, values in signals.items()}
+    fields["divergence"].requires_grad_()
     return TokenBatch(
-        logps=padded(logps).requires_grad_(),
-        ref_logps=padded(ref_logps),
+        logps=padded(logps, mask, 0).requires_grad_(),
         mask=mask,
         token_ids=torch.zeros(shape, dtype=torch.long),
-        divergence=padded(-divergence).requires_grad_(),
-        log_collision=padded(waves(*shape) - 2),
-        ref_hidden_states=padded(waves(3, *shape, 5)),
-        ref_token_states=padded(waves(3, *shape, 5)),
-        ref_embeddings=padded(waves(1, *shape, 5)),
-        ref_activations=padded(waves(len(KINDS), *shape)),
+        **fields,
         activation_kinds=KINDS,
         columns=scores(waves(2 * pairs)),
     )
@@ -60,12 +54,13 @@ def batches(draw: st.DrawFn, *, floor: float = -20.0, dtype: torch.dtype = torch
 
 def rows_of(tokens: TokenBatch, rows: list[int]) -> TokenBatch:
     """The batch with those responses, in that order."""
-    names = ("logps", "ref_logps", "mask", "token_ids", "divergence", "log_collision")
-    first = {name: getattr(tokens, name)[rows] for name in names}
-    second = {name: getattr(tokens, name)[:, rows] for name in LAYERED}
+    fields = {name: getattr(tokens, name)[rows] for name in ("logps", "mask", "token_ids")}
+    for signal, spec in SIGNALS.items():
+        values = getattr(tokens, signal)
+        fields[signal.value] = values[:, rows] if spec.row_axis else values[rows]
     of_all = torch.cat([tokens.columns["score_chosen"], tokens.columns["score_rejected"]])[rows].chunk(2)
     columns = dict(zip(("score_chosen", "score_rejected"), of_all, strict=True))
-    return tokens.replace(**first, **second, columns=columns)
+    return tokens.replace(**fields, columns=columns)
 
 
 def evaluated(name: str, tokens: TokenBatch) -> ObjectiveOutput:

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from prefopt.component import ExactDivergence
 from prefopt.scoring.lm_head.buffer_pool import BufferPool
 from prefopt.scoring.lm_head.head import Head, HeadGradient, wide
+from prefopt.signals import log_collision_probability
 
 Saved = TypeVar("Saved")
 
@@ -164,8 +165,3 @@ class DenseKernel(ChunkKernel[_DenseSaved]):
         logits = head.logits(hidden, out=self.inputs.buffers.take(len(hidden), len(head.weight), hidden))
         log_normaliser = logits.logsumexp(-1, keepdim=True)
         return logits.sub_(log_normaliser), log_normaliser
-
-
-def log_collision_probability(log_probs: Tensor) -> Tensor:
-    """log sum_v p_v^2, [..., V] -> [...]."""
-    return (2 * log_probs).logsumexp(-1)

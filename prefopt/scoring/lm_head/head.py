@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Self, final
 
@@ -113,7 +113,11 @@ class Head:
             dtype = wide(hidden.dtype)
             bias = 0.0 if self.bias is None else self.bias.to(dtype).mean()
             return self.scale * (hidden.to(dtype) @ self.weight.to(dtype).mean(0) + bias)
-        return torch.cat([self.logits(chunk).mean(-1) for chunk in torch.split(hidden, 128)])
+        return torch.cat([logits.mean(-1) for logits in self.logit_chunks(hidden)])
+
+    def logit_chunks(self, hidden: Tensor) -> Iterator[Tensor]:
+        """z [C, V] in float32 or wider, some of the tokens of hidden [M, H] at a time."""
+        return (self.logits(chunk) for chunk in torch.split(hidden, 128))
 
 
 def _number(config: PreTrainedConfig, name: str) -> float | None:

@@ -24,10 +24,10 @@ from prefopt.scoring.lm_head.chunked_pass import (
     ChunkKernel,
     DenseKernel,
     HeadInputs,
-    log_collision_probability,
 )
 from prefopt.scoring.lm_head.head import Head, HeadGradient, wide
 from prefopt.scoring.lm_head.online_softmax import OnlineSoftmaxKernel
+from prefopt.signals import log_collision_probability
 
 DEFAULT_BUDGET = 256 * 2**20
 """Bytes of logits that are saved for backward by default."""

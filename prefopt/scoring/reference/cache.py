@@ -95,17 +95,20 @@ class ReferenceCache:
         final = states.last_hidden_state if self.keeps_distributions else states.logps
         assert final is not None
         values = {self.field: final}
-        values |= {field: states.signals[signal].movedim(0, 2)[layout.mask] for field, signal in self.signals.items()}
+        for field, signal in self.signals.items():
+            stacked, signals = SIGNALS[signal].row_axis, states.signals[signal]
+            values[field] = (signals.movedim(0, 2) if stacked else signals)[layout.mask]
         lengths = layout.mask.sum(-1).tolist()
         return {field: torch.split(values[field], lengths) for field in self.store.fields}
 
     def read(self, keys: Sequence[str], layout: Layout) -> ModelStates:
         """The states of a layout's responses. Raises KeyError where one is not there."""
         fields = {field: values.to(layout.mask.device) for field, values in self.store.read(keys).items()}
+        signals = {signal: layout.scatter(fields[field]) for field, signal in self.signals.items()}
         return ModelStates(
             last_hidden_state=fields.get(_HIDDEN),
             logps=fields.get(_LOGPS),
-            signals={signal: layout.scatter(fields[field]).movedim(2, 0) for field, signal in self.signals.items()},
+            signals={s: values.movedim(2, 0) if SIGNALS[s].row_axis else values for s, values in signals.items()},
             activation_kinds=self.activation_kinds,
         )
 

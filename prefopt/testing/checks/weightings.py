@@ -10,8 +10,6 @@ from prefopt.testing.cases import case_for, cases
 from prefopt.testing.check import check
 from prefopt.testing.trial import build, call, gradient, require, require_finite, same
 
-_STATES = frozenset(signal for signal, spec in SIGNALS.items() if spec.layers is not None)
-
 
 @check(TokenWeighting)
 def weights_are_not_negative(component: TokenWeighting) -> str:
@@ -62,7 +60,12 @@ def no_gradient_reaches_the_policy(component: TokenWeighting) -> None:
     require(not d_logits.any(), f"a gradient of {float(d_logits.abs().max()):.3g} reaches the policy's logits", case)
 
 
-@check(TokenWeighting, applies=lambda component: bool(component.requires & _STATES))
+def reads_states(component: TokenWeighting) -> bool:
+    """Whether it reads hidden states of the reference."""
+    return any(SIGNALS[signal].layers is not None for signal in component.requires)
+
+
+@check(TokenWeighting, applies=reads_states)
 def states_may_be_in_half_precision(component: TokenWeighting) -> None:
     """States in bfloat16, all else in float32, give weights that are finite and near those of float32 states.
 

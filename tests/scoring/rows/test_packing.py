@@ -127,9 +127,7 @@ def test_to_the_last_digits(tiny, agree_with_two_rows, mixed, attention, objecti
 def test_any_lengths(tiny, make_batch, lengths, width, seed):
     """Everything that is gathered, wherever a pair stands."""
     model, batch = tiny("gpt2").eval(), make_batch(drawn(lengths, seed))
-    signals = frozenset(
-        {Signal.REF_HIDDEN_STATES, Signal.REF_TOKEN_STATES, Signal.REF_EMBEDDINGS, Signal.REF_ACTIVATIONS}
-    )
+    signals = frozenset(Signal)
     packed, two = (
         forward_hidden_states(
             model, layout, signals=signals, activation_kinds=frozenset({"mlp", "attn", "resid", "logits"})

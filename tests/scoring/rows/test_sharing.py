@@ -76,9 +76,7 @@ def test_float32(tiny, agree_with_two_rows, batch):
 def test_any_lengths(tiny, make_batch, lengths, seed):
     """Ragged batches, prompts and responses of one token."""
     model, batch = tiny("gpt2").eval(), make_batch(drawn(lengths, seed))
-    signals = frozenset(
-        {Signal.REF_HIDDEN_STATES, Signal.REF_TOKEN_STATES, Signal.REF_EMBEDDINGS, Signal.REF_ACTIVATIONS}
-    )
+    signals = frozenset(Signal)
     one, two = (
         forward_hidden_states(
             model, layout, signals=signals, activation_kinds=frozenset({"mlp", "attn", "resid", "logits"})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from torch import Tensor
 from prefopt import Objective, ObjectiveConfig
 from tests.batches import Case, without_noise
 
+LN2 = math.log(2)
 EXACT = {"rtol": 1e-11, "atol": 1e-12}
 
 
@@ -28,6 +31,23 @@ class Response:
     score: Tensor
     pi: list[Tensor]
     ref: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What is published of a row at its default settings, or follows from its formula.
+
+    defaults      the default settings, all of them
+    at_reference  the loss where the policy is the reference, without regularisers; None: without a reference, or where
+                  it depends on the pair
+    swapped       the k of loss(c, j) - loss(j, c) = -k z, with z the margin of the rewards that are reported; None: the
+                  difference is no multiple of the margin, as where the loss has a bend, a target margin, a weight or
+                  a likelihood term for the chosen response
+    """
+
+    defaults: dict[str, Any]
+    at_reference: float | None
+    swapped: float | None
 
 
 def log_sigmoid(z: Tensor) -> Tensor:

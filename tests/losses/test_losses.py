@@ -1,5 +1,6 @@
-"""The preference losses beyond logistic, hinge and squared, which test_components has: values by hand, extremes and
-coupling.
+"""The preference losses beyond logistic, hinge and squared, which tests/test_component.py has: values by hand, extremes
+and coupling. A new loss is tried at its extremes and for coupling unasked; its value is by hand here, or in its row's
+formula in tests/zoo/test_papers_losses.py.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from prefopt import ObjectiveConfig, available
-from prefopt.component import PreferenceLoss
+from prefopt import ObjectiveConfig
+from prefopt.component import PreferenceLoss, Signal
 from prefopt.losses import (
     AotLoss,
     AotPairedLoss,
@@ -35,8 +36,9 @@ from prefopt.losses import (
     SquaredLoss,
     WeightedLoss,
 )
-from tests import test_component as test_components
+from tests import test_component
 from tests.batches import taken
+from tests.built_in import built_in, unlisted, without_formula
 from tests.test_component import by_value, double
 
 UNBOUNDED = [RobustLoss(), RobustLoss(label_smoothing=0.3)]
@@ -48,7 +50,14 @@ COUPLED = [
     *(MixtureLoss(losses=(HingeLoss(), AotLoss()), weights=(1, 1)), BASELINE),
 ]
 LOSSES = [*OF_THE_MARGIN, *OF_THE_REWARDS, *COUPLED, MixtureLoss(losses=(HingeLoss(), NcaLoss()), weights=(2, 0.5))]
-each_loss = pytest.mark.parametrize("loss", LOSSES, ids=str)
+OF_MORE = [OffsetLoss(), WeightedLoss(loss=LogisticLoss()), OnPolicyWeightedLoss(loss=LogisticLoss())]
+"""Those of tests/losses/test_losses_of_more.py."""
+UNLISTED = [
+    loss
+    for loss in unlisted(PreferenceLoss, [*LOSSES, *OF_MORE, *test_component.LOSSES])
+    if not loss.columns and loss.requires <= {Signal.REF_LOGPS}
+]
+each_loss = pytest.mark.parametrize("loss", [*LOSSES, *UNLISTED], ids=str)
 
 LN2 = math.log(2)
 REWARD = st.floats(-50, 50)
@@ -63,9 +72,9 @@ def sigmoid(d: float) -> float:
 
 
 def test_every_built_in_loss_is_tested() -> None:
-    built_in = {cls for cls in available(PreferenceLoss).values() if cls.__module__.startswith("prefopt.losses")}
-    of_more = {OffsetLoss, WeightedLoss, OnPolicyWeightedLoss}  # see test_losses_of_more
-    assert built_in == {type(loss) for loss in [*LOSSES, *test_components.LOSSES]} | of_more
+    listed = [*LOSSES, *OF_MORE, *test_component.LOSSES]
+    assert without_formula(PreferenceLoss, listed, lambda row: row.loss) == set()
+    assert {type(loss) for loss in listed} <= built_in(PreferenceLoss)
 
 
 @pytest.mark.parametrize(
@@ -193,8 +202,8 @@ def test_discopop_is_logistic_far_below_zero_and_exponential_far_above() -> None
 
 @each_loss
 def test_only_these_losses_and_what_holds_them_couple_pairs(loss: PreferenceLoss) -> None:
-    assert loss.couples_pairs == (loss in COUPLED)
-    assert ObjectiveConfig(loss=loss).couples_pairs == (loss in COUPLED)
+    assert loss in UNLISTED or loss.couples_pairs == (loss in COUPLED)
+    assert ObjectiveConfig(loss=loss).couples_pairs == loss.couples_pairs
     chosen, rejected = double(1, -2, 0.5), double(0.3, 1, -1)
     alone = torch.cat([taken(loss, c, r) for c, r in zip(chosen.split(1), rejected.split(1), strict=True)])
     assert torch.equal(taken(loss, chosen, rejected), alone) != loss.couples_pairs

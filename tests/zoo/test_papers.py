@@ -12,7 +12,17 @@ from torch import Tensor
 
 from prefopt import Objective, ObjectiveConfig, zoo
 from tests.batches import KINDS, Case, random_case
-from tests.responses import Response, assert_equal_with_gradients, build, log_sigmoid, mean, ones, respond
+from tests.responses import (
+    LN2,
+    Expected,
+    Response,
+    assert_equal_with_gradients,
+    build,
+    log_sigmoid,
+    mean,
+    ones,
+    respond,
+)
 
 Formula = Callable[[Response, Response], Tensor]
 
@@ -163,21 +173,27 @@ def test_value_and_gradients_are_the_papers(name: str, seed: int) -> None:
     assert_equal_with_gradients(case, objective, by_hand(name, case, objective))
 
 
-DEFAULTS = {
-    "dpo": {"beta": 0.1},
-    "cdpo": {"beta": 0.1, "label_smoothing": 0.1},
-    "hinge": {"beta": 0.1},
-    "ipo": {"beta": 0.1},
-    "simpo": {"beta": 2.0, "gamma": 1.0},
-    "dpop": {"beta": 0.3, "lam": 50.0},
-    "tdpo1": {"beta": 0.1},
-    "tdpo2": {"beta": 0.1, "alpha": 0.5},
-    "mapo": {"beta": 0.1, "sites": ("mlp", "attn", "resid", "logits"), "reduction": "zn_rescale"},
-    "sparsepo": {"beta": 0.1, "shared": True, "l1_reward": 0.001, "l1_divergence": 0.001},
-    "sparsepo_token": {"beta": 0.1, "alpha": 10.0, "l1": 0.002},
+EXPECTED = {
+    "dpo": Expected({"beta": 0.1}, at_reference=LN2, swapped=1.0),
+    "cdpo": Expected({"beta": 0.1, "label_smoothing": 0.1}, at_reference=LN2, swapped=1 - 2 * 0.1),
+    "hinge": Expected({"beta": 0.1}, at_reference=1.0, swapped=None),
+    "ipo": Expected({"beta": 0.1}, at_reference=1 / (4 * 0.1**2), swapped=4 / (2 * 0.1)),
+    "simpo": Expected({"beta": 2.0, "gamma": 1.0}, at_reference=None, swapped=None),
+    "dpop": Expected({"beta": 0.3, "lam": 50.0}, at_reference=LN2, swapped=None),
+    "tdpo1": Expected({"beta": 0.1}, at_reference=LN2, swapped=1.0),
+    "tdpo2": Expected({"beta": 0.1, "alpha": 0.5}, at_reference=LN2, swapped=1.0),
+    "mapo": Expected(
+        {"beta": 0.1, "sites": ("mlp", "attn", "resid", "logits"), "reduction": "zn_rescale"},
+        at_reference=LN2,
+        swapped=1.0,
+    ),
+    "sparsepo": Expected(
+        {"beta": 0.1, "shared": True, "l1_reward": 0.001, "l1_divergence": 0.001}, at_reference=LN2, swapped=1.0
+    ),
+    "sparsepo_token": Expected({"beta": 0.1, "alpha": 10.0, "l1": 0.002}, at_reference=LN2, swapped=1.0),
 }
 
 
-@pytest.mark.parametrize("name", DEFAULTS)
+@pytest.mark.parametrize("name", EXPECTED)
 def test_defaults_are_the_papers_settings(name: str) -> None:
-    assert zoo.ZOO[name]() == zoo.ZOO[name](**DEFAULTS[name])
+    assert zoo.ZOO[name]() == zoo.ZOO[name](**EXPECTED[name].defaults)

@@ -15,6 +15,8 @@ from prefopt import Objective, ObjectiveOutput, TokenBatch, zoo
 from prefopt.signals import SIGNALS, Signal
 from tests.batches import KINDS, padded, penalties, scores, signals_but, without_noise
 from tests.test_invariance import widened
+from tests.zoo import test_papers, test_papers_losses
+from tests.zoo.test_golden import golden_batch
 
 each_row = pytest.mark.parametrize("name", zoo.ZOO)
 few = settings(deadline=None, max_examples=6, derandomize=True)
@@ -67,9 +69,10 @@ def evaluated(name: str, tokens: TokenBatch) -> ObjectiveOutput:
     return built(name).to(tokens.logps.dtype)(tokens)
 
 
-def built(name: str) -> Objective:
+def built(name: str, **changes: object) -> Objective:
     torch.manual_seed(0)
-    return without_noise(Objective(zoo.ZOO[name](), num_layers=3, hidden_size=5))
+    config = zoo.ZOO[name]().model_copy(update=changes)
+    return without_noise(Objective(config, num_layers=3, hidden_size=5))
 
 
 @each_row
@@ -115,50 +118,48 @@ def test_only_coupled_rows_care_how_a_batch_is_cut(name: str, tokens: TokenBatch
         torch.testing.assert_close(parts, evaluated(name, tokens).losses, **CLOSE)
 
 
-# loss(c, j) - loss(j, c) = -(this) z, with z the margin of the rewards that are reported, at the default settings.
-# The others are not linear in z (hinge, rso, exo, nca, bco, bco_pair, aot_paired, apo_zero, apo_down, discopop), have a
-# target margin (odpo, simpo), a weight (wpo) or a likelihood term for the chosen response alone (cpo, cpo_simpo, orpo,
-# slic, rpo, mpo), or treat it otherwise (dpop).
-ANTISYMMETRIC = {
-    **dict.fromkeys(("dpo", "tdpo1", "tdpo2", "mapo", "sparsepo", "ld_dpo", "dpo_norm", "aot"), 1.0),
-    **dict.fromkeys(("f_dpo_reverse_kl", "f_dpo_forward_kl", "f_dpo_jensen_shannon", "f_dpo_alpha"), 1.0),
-    "cdpo": 1 - 2 * 0.1,
-    "robust": 1 / (1 - 2 * 0.1),
-    # (z - m)^2 - (z + m)^2 = -4 m z, m = 1 / (2 beta)
-    **dict.fromkeys(("ipo", "ipo_sum", "sppo"), 4 / (2 * 0.1)),
-}
+EXPECTED = test_papers.EXPECTED | test_papers_losses.EXPECTED
+REFERENCE_FREE = {name for name, row in zoo.ZOO.items() if row().reference_free}
+ANTISYMMETRIC = {name: row.swapped for name, row in EXPECTED.items() if row.swapped is not None}
+AT_REFERENCE = {name: row.at_reference for name, row in EXPECTED.items() if row.at_reference is not None}
+
+
+def as_swapped(name: str, tokens: TokenBatch) -> tuple[ObjectiveOutput, ObjectiveOutput, Tensor]:
+    """As given and with responses swapped, and the margin of the rewards that are reported as given."""
+    one, two = evaluated(name, tokens), evaluated(name, rows_of(tokens, [3, 4, 5, 0, 1, 2]))
+    chosen, rejected = one.rewards.chunk(2)
+    return one, two, chosen - rejected
+
+
+def no_constant(values: Tensor) -> bool:
+    return bool(values.max() - values.min() > 1e-6 * values.abs().max())
+
+
+@pytest.mark.parametrize("name", [name for name in zoo.ZOO if name not in ANTISYMMETRIC])
+def test_of_the_others_the_margin_is_not_what_swapping_costs(name: str) -> None:
+    """On a batch whose margins lie on both sides of every bend and target."""
+    tokens = golden_batch()
+    far = tokens.ref_logps + 40 * (tokens.logps.detach() - tokens.ref_logps)
+    one, two, margins = as_swapped(name, tokens.replace(logps=far.clamp(max=-1e-3)))
+    assert no_constant((one.losses - two.losses) / margins), "its line in EXPECTED lacks `swapped`"
+
+
+@pytest.mark.parametrize("name", [name for name in zoo.ZOO if name not in {*AT_REFERENCE, *REFERENCE_FREE}])
+def test_of_the_others_the_loss_at_the_reference_depends_on_the_pair(name: str) -> None:
+    objective = built(name, regularizers=()).double()
+    assert no_constant(objective.at_reference(golden_batch()).losses), "its line in EXPECTED lacks `at_reference`"
 
 
 @pytest.mark.parametrize("name", ANTISYMMETRIC)
 @few
 @given(tokens=batches())
 def test_swapping_the_responses_costs_the_margin(name: str, tokens: TokenBatch) -> None:
-    one, two = evaluated(name, tokens), evaluated(name, rows_of(tokens, [3, 4, 5, 0, 1, 2]))
-    chosen, rejected = one.rewards.chunk(2)
+    one, two, margin = as_swapped(name, tokens)
     torch.testing.assert_close(two.rewards, one.rewards.roll(3), **CLOSE)
-    difference, margin = one.losses - two.losses, chosen - rejected
+    difference = one.losses - two.losses
     if zoo.ZOO[name]().couples_pairs:  # its losses are of quantiles, not of pairs
         difference, margin = difference.mean(), margin.mean()
     torch.testing.assert_close(difference, -ANTISYMMETRIC[name] * margin, rtol=1e-7, atol=1e-7)
-
-
-# The loss where the policy is the reference, without regularisers, at the default settings; that of odpo and wpo
-# depends on the scores and on the policy's own distribution.
-AT_REFERENCE = {
-    **dict.fromkeys(("dpo", "tdpo1", "tdpo2", "mapo", "sparsepo", "sparsepo_token", "ld_dpo"), LN2),
-    **dict.fromkeys(("cdpo", "robust", "aot", "aot_paired", "dpop", "dpo_norm", "rpo"), LN2),
-    **dict.fromkeys(("f_dpo_reverse_kl", "f_dpo_forward_kl", "f_dpo_jensen_shannon", "f_dpo_alpha"), LN2),
-    **dict.fromkeys(("hinge", "rso", "apo_zero", "apo_down"), 1.0),
-    **dict.fromkeys(("ipo", "ipo_sum"), 1 / (4 * 0.1**2)),
-    "sppo": 2 / (4 * 0.1**2),
-    "exo": -LN2 - math.log(1e-3 * (1 - 1e-3)) / 2,
-    "nca": 2 * LN2,
-    "bco": 2 * LN2,
-    "mpo": 0.8 * LN2 + 0.2 * 2 * LN2,
-    "bco_pair": 2 * LN2,
-    "discopop": (LN2 + 1) / 2,
-}
-REFERENCE_FREE = {name for name, row in zoo.ZOO.items() if row().reference_free}
 
 
 def test_rows_with_a_value_at_the_reference_have_one() -> None:

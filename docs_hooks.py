@@ -5,6 +5,7 @@ be stale.
 from __future__ import annotations
 
 import ast
+import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
@@ -16,11 +17,15 @@ import prefopt
 from prefopt import testing, zoo
 from prefopt.hookspecs import KINDS
 from prefopt.registry import available
+from prefopt.signals import SIGNALS
+from prefopt.tokens import TokenBatch
 from prefopt.training import arguments
 from prefopt.zoo.cards import markdown
 
 PACKAGE = Path(prefopt.__file__).parent
 _WIDTH, _BOX, _HEIGHT, _GAP = 920, 104, 44, 58
+_WORDS = 48
+"""The column of TokenBatch's docstring at which a field is put in words."""
 
 
 @dataclass
@@ -36,10 +41,25 @@ def on_page_markdown(text: str, **_: Any) -> str:
     """Replace the markers of a page by what the code says."""
     text = text.replace("<!-- cards -->", "\n".join(markdown(name) for name in zoo.ZOO))
     text = text.replace("<!-- checks -->", testing.markdown())
+    text = text.replace("<!-- signals -->", signals())
     text = text.replace("<!-- training arguments -->", arguments.markdown())
     for kind in KINDS:
         text = text.replace(f"<!-- names of {kind.kind} -->", ", ".join(f"`{name}`" for name in available(kind)))
     return text.replace("<!-- map of imports -->", picture(rooms())) if "<!-- map of imports -->" in text else text
+
+
+def signals() -> str:
+    """The table of all signals, in the words of TokenBatch."""
+    words: dict[str, list[str]] = {}
+    for line in (inspect.getdoc(TokenBatch) or "").split("\n\n")[1].splitlines():
+        names = line[:_WORDS].partition("[")[0].strip()
+        words.setdefault(names or list(words)[-1], []).append(line[_WORDS:].strip())
+    fields = {name: " ".join(text) for names, text in words.items() for name in names.split(", ")}
+    lines = ["| signal | shape | | takes a reference | in the cache |", "|---|---|---|---|---|"]
+    for signal, spec in SIGNALS.items():
+        answers = " | ".join("yes" if answer else "no" for answer in (spec.of_reference, spec.cached))
+        lines.append(f"| `{signal}` | [{', '.join(spec.shape)}] | {fields[signal]} | {answers} |")
+    return "\n".join(lines)
 
 
 def rooms(package: Path = PACKAGE) -> dict[str, Room]:

@@ -203,7 +203,9 @@ def test_every_file_has_a_layer() -> None:
 
 @each_file
 def test_imports_point_down(file: Path) -> None:
-    assert climbing(unit_of(file), imports(tree_of(file))) == []
+    unit = unit_of(file)
+    wrong = climbing(unit, imports(tree_of(file)))
+    assert wrong == [], f"{unit} may not import {', '.join(wrong)}: see LAYERS, of which each imports lower ones alone"
 
 
 @pytest.mark.parametrize("room", LAYERS_WITHIN)

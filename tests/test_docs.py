@@ -11,6 +11,7 @@ import yaml
 import docs_hooks
 from prefopt import zoo
 from prefopt.comparison.suite import Suite
+from prefopt.signals import SIGNALS
 from prefopt.testing import CHECKS
 from prefopt.training import RunFile
 
@@ -79,6 +80,9 @@ def test_generated_pages_hold_every_row_and_every_check() -> None:
     assert not [name for name, text in pages.items() if "<!--" in text]
     assert all(f"## {name}\n" in pages["zoo.md"] for name in zoo.ZOO)
     assert all(f"`{check.name}`" in pages["conformance.md"] for check in CHECKS)
+    assert all(
+        f"| `{signal}` | [{', '.join(spec.shape)}] | " in pages["scoring.md"] for signal, spec in SIGNALS.items()
+    )
 
 
 def test_journeys_name_files_that_are_there_and_not_too_many() -> None:

@@ -45,7 +45,7 @@ def least_p(seeds: int) -> float:
     return float(2.0 ** (1 - seeds))
 
 
-def paired_permutation(differences: Sequence[float] | Tensor, *, seed: int, resamples: int = 10_000) -> float:
+def paired_permutation(differences: Sequence[float] | Tensor, *, seed: int, resamples: int) -> float:
     """The two-sided p of a mean difference, differences [M] being as likely with the other sign if nothing differs.
 
     p = share of the changes of sign whose |mean| is at least the observed one: of all 2^M where M <= 12, so that no p

@@ -15,13 +15,19 @@ NEW = [f"prefopt-new-{kind}" for kind in NAMES]
 
 
 @pytest.fixture(scope="session")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packages' folders in one: prefopt, our plugins, and one of every kind that `prefopt new-plugin` writes.
-    Building leaves things behind in them."""
-    folder = tmp_path_factory.mktemp("sources")
-    shutil.copytree(ROOT / "prefopt", folder / "prefopt" / "prefopt", ignore=shutil.ignore_patterns("__pycache__"))
+def prefopt_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """prefopt itself, built from a copy: building leaves things behind."""
+    folder = tmp_path_factory.mktemp("source") / "prefopt"
+    shutil.copytree(ROOT / "prefopt", folder / "prefopt", ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / file, folder / "prefopt")
+        shutil.copy(ROOT / file, folder)
+    return wheels([folder], tmp_path_factory.mktemp("wheel"))["prefopt"]
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders of plugins in one: ours, and one of every kind that `prefopt new-plugin` writes."""
+    folder = tmp_path_factory.mktemp("sources")
     for plugin in PLUGINS:
         shutil.copytree(plugin, folder / plugin.name, ignore=shutil.ignore_patterns("build", "*.egg-info"))
     for kind, name in zip(NAMES, NEW, strict=True):
@@ -30,6 +36,6 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def built(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Their wheels, by name."""
-    return wheels(sorted(sources.iterdir()), tmp_path_factory.mktemp("wheels"))
+def built(sources: Path, prefopt_wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The wheels of prefopt and the plugins, by name."""
+    return {"prefopt": prefopt_wheel, **wheels(sorted(sources.iterdir()), tmp_path_factory.mktemp("wheels"))}

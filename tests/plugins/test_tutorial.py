@@ -38,7 +38,7 @@ def prefopt_token_weightings():
 
 
 @pytest.fixture(scope="module")
-def environment(built: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Environment:
+def environment(prefopt_wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """One with prefopt and the package that the page shows, file by file."""
     page = (ROOT / "docs" / "write-a-plugin.md").read_text(encoding="utf-8")
     files = re.findall(r"^\*\*`([^`]+)`\*\*\n\n```\w+\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE)
@@ -46,7 +46,7 @@ def environment(built: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
     for name, text in files:
         (package / name).parent.mkdir(parents=True, exist_ok=True)
         (package / name).write_text(text, encoding="utf-8")
-    return Environment.create(tmp_path_factory.mktemp("tutorial") / "environment", [built["prefopt"], package])
+    return Environment.create(tmp_path_factory.mktemp("tutorial") / "environment", [prefopt_wheel, package])
 
 
 @pytest.fixture(scope="module")

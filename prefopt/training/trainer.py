@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
-import datasets
 import torch
 from accelerate.utils import TorchDynamoPlugin
 from peft import PeftConfig
@@ -19,13 +18,14 @@ from transformers.trainer_utils import PredictionOutput
 from prefopt.data import DataReport, PreferenceCollator
 from prefopt.objective import Objective, ObjectiveOutput
 from prefopt.objective_config import ObjectiveConfig
-from prefopt.scoring import NonFiniteError, PreferenceModel
+from prefopt.scoring import PreferenceModel
 from prefopt.tokens import PreferenceBatch
 from prefopt.training.adapters import load_tokenizer
 from prefopt.training.callbacks import MaskWatch, ReferenceUpdate, drift
 from prefopt.training.checkpoints import checkpoint_to_resume, load_checkpoint, save_checkpoint
 from prefopt.training.config import PreferenceConfig
-from prefopt.training.metrics import MetricSums, batch_metrics, log_histograms
+from prefopt.training.finite_steps import locate_errors, require_finite_norm, require_finite_weights
+from prefopt.training.metrics import MetricSums, batch_metrics, log_histograms, token_count
 from prefopt.training.optimizer import frozen, parameter_groups
 from prefopt.training.preflight import (
     check_initial_loss,
@@ -146,14 +146,16 @@ class PreferenceTrainer(Trainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer's, after the reference cache is filled; without a checkpoint, from that of the arguments.
 
-        Raises ValueError where nothing of the policy trains, and RuntimeError where its first step changes nothing of
-        it.
+        Raises ValueError where nothing of the policy trains, RuntimeError where its first step changes nothing of it,
+        and FloatingPointError where a loss, a gradient (before the optimizer's step) or a weight is not finite.
         """
         reject_untrainable(self.accelerator.unwrap_model(self.model).policy)
         if not args:
             kwargs = {"resume_from_checkpoint": checkpoint_to_resume(self.args)} | kwargs
         self.precompute_reference()
-        return super().train(*args, **kwargs)
+        output = super().train(*args, **kwargs)
+        require_finite_weights(self, f"step {self.state.global_step}, the last")
+        return output
 
     def precompute_reference(self) -> None:
         """Fill the reference cache, if any, for all data sets; a reference that can be reloaded is then released."""
@@ -176,7 +178,8 @@ class PreferenceTrainer(Trainer):
     ) -> Any:
         """The sum of the batch's losses over the pairs of the whole step; outside training, the batch's mean."""
         batch = PreferenceBatch.from_mapping(inputs)
-        with self._locating_errors(self.train_dataset) if model.training else nullcontext():
+        when = f"step {self.state.global_step + 1}"
+        with locate_errors(self.train_dataset, when) if model.training else nullcontext():
             output: ObjectiveOutput = model(batch)
         self._sums["train" if model.training else "eval"].add(output.metrics | batch_metrics(batch))
         loss = output.loss
@@ -204,7 +207,7 @@ class PreferenceTrainer(Trainer):
         self, dataloader: DataLoader[Any], *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
     ) -> Any:
         """Trainer's, with the objective's metrics added."""
-        with self._locating_errors(dataloader.dataset):
+        with locate_errors(dataloader.dataset, f"evaluation after step {self.state.global_step}"):
             output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         means = self._sums["eval"].flush(self.accelerator)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
@@ -239,9 +242,7 @@ class PreferenceTrainer(Trainer):
     def _track_num_input_tokens(self, inputs: dict[str, Tensor]) -> None:
         """Count positions of a batch of pairs, or those that are no padding."""
         if (counted := self.args.include_num_input_tokens_seen) != "no":
-            masks = [inputs[f"{part}_mask"] for part in ("prompt", "chosen", "rejected")]
-            counts = [int(mask.sum()) if counted == "non_padding" else mask.numel() for mask in masks]
-            count = torch.tensor(sum(counts), device=self.args.device)
+            count = torch.tensor(token_count(inputs, padding=counted != "non_padding"), device=self.args.device)
             self.state.num_input_tokens_seen += int(self.accelerator.gather(count).sum())
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
@@ -249,15 +250,16 @@ class PreferenceTrainer(Trainer):
         pairs = torch.tensor([sum(len(batch["rows"]) for batch in batch_samples)], device=device)
         return self.accelerator.gather(pairs).sum()
 
-    @contextmanager
-    def _locating_errors(self, dataset: datasets.Dataset) -> Iterator[None]:
-        try:
-            yield
-        except NonFiniteError as error:
-            # A data set may have been selected from, shuffled, or put together of several.
-            places = [dataset[index]["where"] for index, row in enumerate(dataset["row"]) if row == error.row]
-            error.add_note(f"That pair was read from {' or '.join(places) or 'another data set'}.")
-            raise
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> Tensor | float | None:
+        """Trainer's, which is what stands before the optimizer's step. Raises NonFiniteGradientError."""
+        norm: Tensor | float | None = super()._get_grad_norm(model, grad_norm)
+        require_finite_norm(norm, self.accelerator, self.state.global_step + 1)
+        return norm
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Trainer's. Raises NonFiniteWeightsError, before anything is written, where a weight is not finite."""
+        require_finite_weights(self, f"{output_dir or self.args.output_dir}: the policy is not saved there")
+        super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if not self.args.should_save:

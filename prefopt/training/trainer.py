@@ -12,17 +12,16 @@ from accelerate.utils import TorchDynamoPlugin
 from peft import PeftConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
+from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
 from transformers.trainer_utils import PredictionOutput
 
 from prefopt.data import DataReport, PreferenceCollator
 from prefopt.objective import Objective, ObjectiveOutput
 from prefopt.objective_config import ObjectiveConfig
-from prefopt.scoring import PreferenceModel
 from prefopt.tokens import PreferenceBatch
 from prefopt.training.adapters import load_tokenizer
 from prefopt.training.callbacks import MaskWatch, ReferenceUpdate, drift
-from prefopt.training.checkpoints import checkpoint_to_resume, load_checkpoint, save_checkpoint
+from prefopt.training.checkpoints import checkpoint_to_resume
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.finite_steps import locate_errors, require_finite_norm, require_finite_weights
 from prefopt.training.metrics import MetricSums, batch_metrics, log_histograms, token_count
@@ -35,6 +34,7 @@ from prefopt.training.preflight import (
     reject_unused_options,
 )
 from prefopt.training.reference_cache import fill_reference_cache
+from prefopt.training.saving import SavingTrainer
 from prefopt.training.trainer_inputs import (
     ensure_pad_token,
     log_report,
@@ -46,7 +46,7 @@ from prefopt.training.trainer_inputs import (
 from prefopt.training.updates import UpdateWatch, reject_untrainable
 
 
-class PreferenceTrainer(Trainer):
+class PreferenceTrainer(SavingTrainer):
     """Trains a policy on preference pairs under any objective.
 
     >>> trainer = PreferenceTrainer("gpt2", objective=zoo.sparsepo(), train_dataset=rows)  # doctest: +SKIP
@@ -255,24 +255,3 @@ class PreferenceTrainer(Trainer):
         norm: Tensor | float | None = super()._get_grad_norm(model, grad_norm)
         require_finite_norm(norm, self.accelerator, self.state.global_step + 1)
         return norm
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Trainer's. Raises NonFiniteWeightsError, before anything is written, where a weight is not finite."""
-        require_finite_weights(self, f"{output_dir or self.args.output_dir}: the policy is not saved there")
-        super().save_model(output_dir, _internal_call)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        if not self.args.should_save:
-            return
-        folder = output_dir or self.args.output_dir
-        model: PreferenceModel = self.accelerator.unwrap_model(self.model)
-        save_checkpoint(model, folder, state_dict, with_reference=self.args.sync_ref_model)
-        self.processing_class.save_pretrained(folder)
-        torch.save(self.args, f"{folder}/training_args.bin")
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        unwrapped: PreferenceModel = self.accelerator.unwrap_model(model or self.model)
-        load_checkpoint(unwrapped, resume_from_checkpoint, with_reference=self.args.sync_ref_model)
-
-    def _load_best_model(self) -> None:
-        self._load_from_checkpoint(self.state.best_model_checkpoint)

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
 from prefopt.scoring import PreferenceModel
 from prefopt.training.checkpoints import load_checkpoint, save_checkpoint
 from prefopt.training.finite_steps import require_finite_weights
-from prefopt.training.whole_files import UNFINISHED, publish_files, publish_folder, remove
+from prefopt.training.whole_files import UNFINISHED, publish_files, publish_folder, remove, retract
 
 
 class SavingTrainer(Trainer):
@@ -68,9 +68,19 @@ class SavingTrainer(Trainer):
             if self.args.should_save:
                 remove(beside)
         if self.args.should_save:
-            best = self.state.best_model_checkpoint
-            rotate_checkpoints(str(folder), self.args.save_total_limit, best, use_mtime=True)
+            self._remove_older(folder)
         self.accelerator.wait_for_everyone()
+
+    def _remove_older(self, folder: Path) -> None:
+        """Remove checkpoints beyond `save_total_limit`, never the latest or the best. Each loses its name first:
+        Trainer's rotation, when it is killed, leaves half of one under its name."""
+        limit, best = self.args.save_total_limit or 0, self.state.best_model_checkpoint
+        checkpoints = [Path(path) for path in sort_checkpoints(str(folder), use_mtime=True)]
+        kept = {checkpoints[-1], *([Path(best)] if best else [])}
+        removable = [path for path in checkpoints if path not in kept]
+        excess = len(checkpoints) - max(limit, len(kept)) if limit > 0 else 0
+        for path in removable[: max(excess, 0)]:
+            retract(path, folder / UNFINISHED)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if not self.args.should_save:

@@ -120,6 +120,7 @@ class PreferenceTrainer(SavingTrainer):
         self.loss_is_scaled_for_ga = True
         self._sums = {"train": MetricSums(), "eval": MetricSums()}
         self._last: ObjectiveOutput | None = None
+        self._step_batches: list[PreferenceBatch] = []
 
     def _prepared(self, data: Any, name: str) -> Any:
         """Rows, or several sets of them by name, as data sets of token ids; those and names as they are."""
@@ -190,6 +191,7 @@ class PreferenceTrainer(SavingTrainer):
             if self.state.global_step == 0 and self._last is None:
                 check_initial_loss(self.accelerator.unwrap_model(self.model).objective, output)
             self._last = output
+            self._step_batches.append(batch)
         return (loss, output) if return_outputs else loss
 
     def prediction_step(
@@ -253,5 +255,6 @@ class PreferenceTrainer(SavingTrainer):
     def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> Tensor | float | None:
         """Trainer's, which is what stands before the optimizer's step. Raises NonFiniteGradientError."""
         norm: Tensor | float | None = super()._get_grad_norm(model, grad_norm)
-        require_finite_norm(norm, self.accelerator, self.state.global_step + 1)
+        require_finite_norm(norm, self, self._step_batches)
+        self._step_batches.clear()
         return norm

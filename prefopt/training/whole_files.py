@@ -46,6 +46,13 @@ def remove(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
+def retract(folder: Path, unfinished: Path) -> None:
+    """Remove a folder that has its name; it loses that first."""
+    unfinished.mkdir(exist_ok=True)
+    folder.rename(unfinished / folder.name)
+    remove(unfinished)
+
+
 def _sync_tree(folder: Path) -> None:
     for path in (*folder.rglob("*"), folder):
         _sync(path)

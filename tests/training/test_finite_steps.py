@@ -91,7 +91,9 @@ def test_weights_that_are_not_finite_are_no_checkpoint(trainer: Callable[..., Pr
 def test_a_last_step_that_breaks_the_weights_is_an_error(trainer: Callable[..., PreferenceTrainer]) -> None:
     run = trainer()
     run.add_callback(After(4, lambda: head(run).data.fill_(math.nan)))
-    with pytest.raises(NonFiniteWeightsError, match=r"step 4, the last: 1 of .*; there is no checkpoint; "):
+    with pytest.raises(
+        NonFiniteWeightsError, match=r"step 4, the last: NaN or infinity in 1 of .*; there is no checkpoint; "
+    ):
         run.train()
 
 
@@ -119,13 +121,31 @@ def test_a_weight_that_does_not_train_may_be_infinite(trainer: Callable[..., Pre
 def test_float16_leaves_steps_out_until_its_scale_is_used_up() -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     scaler.scale(torch.ones(()))  # the scale is made with the first loss
-    accelerator: Any = SimpleNamespace(scaler=scaler)
-    require_finite_norm(torch.tensor(math.inf), accelerator, 7)
+    accelerator = SimpleNamespace(scaler=scaler, num_processes=2)
+    trainer: Any = SimpleNamespace(accelerator=accelerator, state=SimpleNamespace(global_step=6))
+    require_finite_norm(torch.tensor(math.inf), trainer)
     scaler.update(new_scale=0.5)
     with pytest.raises(NonFiniteGradientError, match="step 7: the norm of the gradients is inf"):
-        require_finite_norm(torch.tensor(math.inf), accelerator, 7)
-    require_finite_norm(torch.tensor(3.0), accelerator, 7)
-    require_finite_norm(None, accelerator, 7)
+        require_finite_norm(torch.tensor(math.inf), trainer)
+    require_finite_norm(torch.tensor(3.0), trainer)
+    require_finite_norm(None, trainer)
+
+
+def test_the_pair_whose_gradient_is_not_finite_is_named(model_folder: str, out: str) -> None:
+    rows = [{"prompt": "the", "chosen": f" {word} good", "rejected": " bad"} for word in "a film was story end".split()]
+    args = config(out, per_device_train_batch_size=2, gradient_accumulation_steps=2)
+    run = PreferenceTrainer(model_folder, objective=zoo.dpo(), args=args, train_dataset=rows)
+    story = run.processing_class("story").input_ids[0]
+
+    def spoil(_module: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        is_story = (inputs[0] == story)[..., None]
+        if output.requires_grad and bool(is_story.any()):
+            output.register_hook(lambda gradient: gradient.masked_fill(is_story, math.nan))
+
+    run.model.policy.get_input_embeddings().register_forward_hook(spoil)
+    named = r"step \d: the norm of the gradients is nan \(of pair 3, row 3 of train, alone: not finite in policy\."
+    with pytest.raises(NonFiniteGradientError, match=named + r"model\.embed_tokens\.weight\), and the step was not"):
+        run.train()
 
 
 @pytest.mark.parametrize("rate", ["1e6", "1e30"])

@@ -109,3 +109,20 @@ def test_a_policy_replaces_the_one_before_file_by_file(
     with pytest.raises(FullDiskError):
         run.save_model()
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_checkpoint_that_is_being_removed_has_no_name(
+    trainer: Callable[..., PreferenceTrainer], out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed = []
+
+    def record(folder: Path) -> None:
+        if folder.is_dir() and any(folder.iterdir()):
+            removed.append([path.name for path in folder.iterdir()])
+            assert sorted(path.name for path in Path(out).glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
+            raise FullDiskError
+
+    monkeypatch.setattr("prefopt.training.whole_files.remove", record)
+    with pytest.raises(FullDiskError):
+        trainer(save_total_limit=2).train()
+    assert removed == [["checkpoint-1"]]

@@ -64,6 +64,7 @@ ARGUMENTS: Mapping[str, Argument] = {
     "train_sampling_strategy": Argument(Treatment.WORKS, "lengths are those of prompt and longer response"),
     "ddp_find_unused_parameters": Argument(Treatment.WORKS, "run on two processes"),
     "remove_unused_columns": Argument(Treatment.WORKS, "false in any case: the collator reads the columns"),
+    "logging_nan_inf_filter": Argument(Treatment.WORKS, "false in any case: what is not finite stops the run"),
     "label_smoothing_factor": Argument(
         Treatment.REFUSED, "it smooths the labels of a cross-entropy. Use the objective cdpo, with its label_smoothing"
     ),
@@ -83,7 +84,6 @@ ARGUMENTS: Mapping[str, Argument] = {
         Treatment.NO_EFFECT, "losses are means over the pairs of the whole step, over all processes"
     ),
     "use_cache": Argument(Treatment.NO_EFFECT, "nothing is generated"),
-    "logging_nan_inf_filter": Argument(Treatment.NO_EFFECT, "a loss that is not finite stops the run"),
     "prediction_loss_only": Argument(Treatment.NO_EFFECT, _PREDICTIONS),
     "eval_do_concat_batches": Argument(Treatment.NO_EFFECT, _PREDICTIONS),
     "eval_accumulation_steps": Argument(Treatment.NO_EFFECT, _PREDICTIONS),

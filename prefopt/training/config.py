@@ -75,6 +75,8 @@ class PreferenceConfig(TrainingArguments):
         settle(self)
         # Trainer would drop the data set's columns, since the collator reads them and the model's forward does not.
         self.remove_unused_columns = False
+        # Trainer would read every loss twice from the device, to replace what is not finite and stops the run here.
+        self.logging_nan_inf_filter = False
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False  # there is no device to copy to, and torch would warn
         super().__post_init__()

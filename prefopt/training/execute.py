@@ -70,11 +70,11 @@ def start(run: RunFile) -> PreferenceTrainer:
 
 
 def train(trainer: PreferenceTrainer) -> RunResult:
-    """Train, evaluate where there is evaluation data, and save policy and objective in the run folder."""
+    """Train, save policy and objective in the run folder, and evaluate where there is evaluation data."""
     args = trainer.args
     trainer.train()
-    evaluation = trainer.evaluate() if trainer.eval_dataset is not None else {}
     trainer.save_model()
+    evaluation = trainer.evaluate() if trainer.eval_dataset is not None else {}
     trainer.save_state()
     return RunResult(Path(args.output_dir), evaluation, trainer.state.log_history)
 

@@ -56,3 +56,9 @@ def log_histograms(callbacks: Iterable[TrainerCallback], output: ObjectiveOutput
         for name, weights in histograms.items():
             if writer is not None and weights is not None:
                 writer.add_histogram(f"train/{name}", weights[output.tokens.mask].float(), step)
+
+
+def token_count(inputs: Mapping[str, torch.Tensor], *, padding: bool) -> int:
+    """The tokens of a batch of pairs, its padding counted or not."""
+    masks = [inputs[f"{part}_mask"] for part in ("prompt", "chosen", "rejected")]
+    return sum(mask.numel() if padding else int(mask.sum()) for mask in masks)

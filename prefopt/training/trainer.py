@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
-import datasets
 import torch
 from accelerate.utils import TorchDynamoPlugin
 from peft import PeftConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
+from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
 from transformers.trainer_utils import PredictionOutput
 
 from prefopt.data import DataError, DataReport, PreferenceCollator
 from prefopt.objective import Objective, ObjectiveOutput
 from prefopt.objective_config import ObjectiveConfig
-from prefopt.scoring import NonFiniteError, PreferenceModel
 from prefopt.tokens import PreferenceBatch
 from prefopt.training.callbacks import MaskWatch, ReferenceUpdate, drift
-from prefopt.training.checkpoints import checkpoint_to_resume, load_checkpoint, save_checkpoint
+from prefopt.training.checkpoints import checkpoint_to_resume
 from prefopt.training.config import PreferenceConfig
+from prefopt.training.finite_steps import locate_errors, require_finite_norm, require_finite_weights
 from prefopt.training.loading import load_tokenizer
-from prefopt.training.metrics import MetricSums, batch_metrics, log_histograms
+from prefopt.training.metrics import MetricSums, batch_metrics, log_histograms, token_count
 from prefopt.training.optimizer import frozen, parameter_groups
 from prefopt.training.preflight import (
     check_initial_loss,
@@ -36,6 +35,7 @@ from prefopt.training.preflight import (
     reject_unused_options,
 )
 from prefopt.training.reference_cache import fill_reference_cache
+from prefopt.training.saving import SavingTrainer
 from prefopt.training.trainer_inputs import (
     ensure_pad_token,
     log_report,
@@ -47,7 +47,7 @@ from prefopt.training.trainer_inputs import (
 from prefopt.training.updates import UpdateWatch, reject_untrainable
 
 
-class PreferenceTrainer(Trainer):
+class PreferenceTrainer(SavingTrainer):
     """Trains a policy on preference pairs under any objective.
 
     >>> trainer = PreferenceTrainer("gpt2", objective=zoo.sparsepo(), train_dataset=rows)  # doctest: +SKIP
@@ -125,6 +125,7 @@ class PreferenceTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self._sums = {"train": MetricSums(), "eval": MetricSums()}
         self._last: ObjectiveOutput | None = None
+        self._step_batches: list[PreferenceBatch] = []
 
     def _prepared(self, data: Any, name: str) -> Any:
         """Rows, or several sets of them by name, as data sets of token ids; those and names as they are."""
@@ -151,14 +152,16 @@ class PreferenceTrainer(Trainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer's, after the reference cache is filled; without a checkpoint, from that of the arguments.
 
-        Raises ValueError where nothing of the policy trains, and RuntimeError where its first step changes nothing of
-        it.
+        Raises ValueError where nothing of the policy trains, RuntimeError where its first step changes nothing of it,
+        and FloatingPointError where a loss, a gradient (before the optimizer's step) or a weight is not finite.
         """
         reject_untrainable(self.accelerator.unwrap_model(self.model).policy)
         if not args:
             kwargs = {"resume_from_checkpoint": checkpoint_to_resume(self.args)} | kwargs
         self.precompute_reference()
-        return super().train(*args, **kwargs)
+        output = super().train(*args, **kwargs)
+        require_finite_weights(self, f"step {self.state.global_step}, the last")
+        return output
 
     def precompute_reference(self) -> None:
         """Fill the reference cache, if any, for all data sets; a reference that can be reloaded is then released."""
@@ -181,7 +184,8 @@ class PreferenceTrainer(Trainer):
     ) -> Any:
         """The sum of the batch's losses over the pairs of the whole step; outside training, the batch's mean."""
         batch = PreferenceBatch.from_mapping(inputs)
-        with self._locating_errors(self.train_dataset) if model.training else nullcontext():
+        when = f"step {self.state.global_step + 1}"
+        with locate_errors(self.train_dataset, when) if model.training else nullcontext():
             output: ObjectiveOutput = model(batch)
         self._sums["train" if model.training else "eval"].add(output.metrics | batch_metrics(batch))
         loss = output.loss
@@ -192,6 +196,7 @@ class PreferenceTrainer(Trainer):
             if self.state.global_step == 0 and self._last is None:
                 check_initial_loss(self.accelerator.unwrap_model(self.model).objective, output)
             self._last = output
+            self._step_batches.append(batch)
         return (loss, output) if return_outputs else loss
 
     def prediction_step(
@@ -209,7 +214,7 @@ class PreferenceTrainer(Trainer):
         self, dataloader: DataLoader[Any], *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
     ) -> Any:
         """Trainer's, with the objective's metrics added."""
-        with self._locating_errors(dataloader.dataset):
+        with locate_errors(dataloader.dataset, f"evaluation after step {self.state.global_step}"):
             output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         means = self._sums["eval"].flush(self.accelerator)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
@@ -244,9 +249,7 @@ class PreferenceTrainer(Trainer):
     def _track_num_input_tokens(self, inputs: dict[str, Tensor]) -> None:
         """Count positions of a batch of pairs, or those that are no padding."""
         if (counted := self.args.include_num_input_tokens_seen) != "no":
-            masks = [inputs[f"{part}_mask"] for part in ("prompt", "chosen", "rejected")]
-            counts = [int(mask.sum()) if counted == "non_padding" else mask.numel() for mask in masks]
-            count = torch.tensor(sum(counts), device=self.args.device)
+            count = torch.tensor(token_count(inputs, padding=counted != "non_padding"), device=self.args.device)
             self.state.num_input_tokens_seen += int(self.accelerator.gather(count).sum())
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
@@ -254,28 +257,9 @@ class PreferenceTrainer(Trainer):
         pairs = torch.tensor([sum(len(batch["rows"]) for batch in batch_samples)], device=device)
         return self.accelerator.gather(pairs).sum()
 
-    @contextmanager
-    def _locating_errors(self, dataset: datasets.Dataset) -> Iterator[None]:
-        try:
-            yield
-        except NonFiniteError as error:
-            # A data set may have been selected from, shuffled, or put together of several.
-            places = [dataset[index]["where"] for index, row in enumerate(dataset["row"]) if row == error.row]
-            error.add_note(f"That pair was read from {' or '.join(places) or 'another data set'}.")
-            raise
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        if not self.args.should_save:
-            return
-        folder = output_dir or self.args.output_dir
-        model: PreferenceModel = self.accelerator.unwrap_model(self.model)
-        save_checkpoint(model, folder, state_dict, with_reference=self.args.sync_ref_model)
-        self.processing_class.save_pretrained(folder)
-        torch.save(self.args, f"{folder}/training_args.bin")
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        unwrapped: PreferenceModel = self.accelerator.unwrap_model(model or self.model)
-        load_checkpoint(unwrapped, resume_from_checkpoint, with_reference=self.args.sync_ref_model)
-
-    def _load_best_model(self) -> None:
-        self._load_from_checkpoint(self.state.best_model_checkpoint)
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> Tensor | float | None:
+        """Trainer's, which is what stands before the optimizer's step. Raises NonFiniteGradientError."""
+        norm: Tensor | float | None = super()._get_grad_norm(model, grad_norm)
+        require_finite_norm(norm, self, self._step_batches)
+        self._step_batches.clear()
+        return norm

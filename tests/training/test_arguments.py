@@ -33,7 +33,6 @@ REFUSED: dict[str, Any] = {
 NO_EFFECT: dict[str, Any] = {
     "average_tokens_across_devices": False,
     "use_cache": True,
-    "logging_nan_inf_filter": False,
     "prediction_loss_only": True,
     "eval_do_concat_batches": False,
     "eval_accumulation_steps": 2,
@@ -74,6 +73,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "torch_empty_cache_steps": 1,
         "debug": "underflow_overflow",
         "remove_unused_columns": False,
+        "logging_nan_inf_filter": False,
     },
     "saving": {
         "per_device_train_batch_size": 4,

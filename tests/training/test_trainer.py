@@ -231,9 +231,8 @@ def test_a_number_that_is_not_finite_stops_the_run_and_names_the_row(
     trainer = PreferenceTrainer(model, objective=zoo.dpo(), args=config(out), train_dataset=rows[:8])
     with torch.no_grad():
         trainer.model.policy.lm_head.weight.fill_(math.nan)
-    with pytest.raises(FloatingPointError, match=r"`logps` is nan for the chosen response of pair \d") as caught:
+    with pytest.raises(FloatingPointError, match=r"^step 1, row \d of train: `logps` is nan for the chosen"):
         trainer.train()
-    assert "of train" in caught.value.__notes__[0]
 
 
 def test_activation_checkpointing_changes_nothing(model_folder: str, rows: list[dict[str, str]], out: str) -> None:

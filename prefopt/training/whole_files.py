@@ -1,0 +1,67 @@
+"""Files and folders that are written beside their name, synced to the disk and renamed: what has its name is whole."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+UNFINISHED = ".unfinished"
+"""The folder, within the one that is saved to, where files are until they are whole; one that a killed run left is
+removed by the next save."""
+
+_WEIGHTS = re.compile(r"(adapter_)?(model|objective)(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
+
+
+def publish_folder(folder: Path, target: Path) -> None:
+    """Sync a folder with all that it holds, and rename it. A target that is there makes room first."""
+    _sync_tree(folder)
+    if target.exists():
+        target.rename(folder.with_name(f"{target.name}.replaced"))
+    folder.rename(target)
+    _sync(target.parent)
+
+
+def publish_files(folder: Path, target: Path) -> None:
+    """Sync a folder's files, and move each over the file of its name in the target, which keeps its other files but
+    for weights that an earlier save left there."""
+    _sync_tree(folder)
+    files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    parents = sorted({(target / file).parent for file in files})
+    for parent in parents:
+        parent.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        (folder / file).replace(target / file)
+    for parent in parents:
+        for path in parent.iterdir():
+            if _WEIGHTS.fullmatch(path.name) and path.relative_to(target) not in files:
+                path.unlink()
+        _sync(parent)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder, if it is there."""
+    if folder.is_dir():
+        shutil.rmtree(folder)
+
+
+def retract(folder: Path, unfinished: Path) -> None:
+    """Remove a folder that has its name; it loses that first."""
+    unfinished.mkdir(exist_ok=True)
+    folder.rename(unfinished / folder.name)
+    remove(unfinished)
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in (*folder.rglob("*"), folder):
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

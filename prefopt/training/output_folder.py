@@ -23,8 +23,8 @@ _WRITTEN = (
 _IN_PASSING = ("quarantine-*.jsonl", "base")
 """Names that a run writes before its first step."""
 
-_OTHERS = {"suite.yaml": "a comparison", "inspection.json": "an inspection"}
-"""Files that say that a folder holds something else."""
+_OTHERS = {"a comparison": "suite.yaml", "an inspection": "inspection.json"}
+"""What else a folder may hold, and the file that says so."""
 
 
 @final
@@ -48,11 +48,7 @@ def reject_occupied(folder: Path, *, resumed: str | None, resumes: bool, overwri
     resumed    the checkpoint from which the run goes on; None: it starts anew
     resumes    whether it was to go on from a checkpoint
     """
-    if folder.exists() and not folder.is_dir():
-        raise OutputFolderError(f"{folder} is a file; choose a folder")
-    for name, kind in _OTHERS.items():
-        if (folder / name).exists():
-            raise OutputFolderError(f"{folder} holds {kind} ({name}); choose another folder")
+    reject_mixing(folder, "a run")
     checkpoint = None if resumed is None else Path(resumed).resolve()
     if checkpoint is not None and folder.resolve() in checkpoint.parents:
         if overwrite:
@@ -70,6 +66,19 @@ def reject_occupied(folder: Path, *, resumed: str | None, resumes: bool, overwri
         f"{folder} holds a run already ({_listing(files)}): {remedy}, another folder keeps it, and --overwrite "
         "removes it"
     )
+
+
+def reject_mixing(folder: Path, kind: str) -> None:
+    """Raise OutputFolderError where the folder holds other results than those of this kind: a run, a comparison or an
+    inspection."""
+    if folder.exists() and not folder.is_dir():
+        raise OutputFolderError(f"{folder} is a file; choose a folder")
+    results = {other: [folder / name] for other, name in _OTHERS.items() if (folder / name).exists()}
+    if files := run_files(folder):
+        results["a run or a model"] = files
+    for other, files in results.items():
+        if not other.startswith(kind):
+            raise OutputFolderError(f"{folder} holds {other} ({_listing(files)}); choose another folder")
 
 
 def reject_input(folder: Path, inputs: Mapping[str, str | None]) -> None:

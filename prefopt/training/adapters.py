@@ -17,10 +17,11 @@ from typing import Any
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from prefopt.scoring.adapters import REFERENCE_ADAPTER
+from prefopt.training.loading import load_causal_lm
 from prefopt.training.updates import checksum
 from prefopt.validation import did_you_mean
 
@@ -57,9 +58,9 @@ def load_model(name: str, options: dict[str, Any] | None = None, *, trains: bool
     hub = {key: options[key] for key in _HUB_OPTIONS if key in options}
     base = adapter_base(name, **hub)
     if base is None:
-        return AutoModelForCausalLM.from_pretrained(name, **options)
+        return load_causal_lm(name, options)
     options.pop("revision", None)  # the adapter's
-    lm = AutoModelForCausalLM.from_pretrained(base, **options)
+    lm = load_causal_lm(base, options)
     return PeftModel.from_pretrained(lm, name, is_trainable=trains, **hub)
 
 

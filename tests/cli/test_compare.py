@@ -34,10 +34,10 @@ def test_exit_codes(suite: str, tmp_path: Path) -> None:
     assert f"{suite}: seeds: " in wrong
     assert not (tmp_path / "out").exists()
     assert "name the folder" in run("report", str(tmp_path), exit_code=2)
-    # What the data loader makes of its arguments is found out when the run begins.
-    change = "objectives.dpo.training.dataloader_num_workers=-1"
+    # What the schedule makes of its arguments is found out when the run begins.
+    change = "objectives.dpo.training.lr_scheduler_kwargs={slope: 2}"
     failed = run("compare", suite, change, "--objective", "dpo", "--out", str(tmp_path / "out"), exit_code=1)
-    assert "dpo, seed 0: failed, ValueError: num_workers option should be non-negative" in failed
+    assert "dpo, seed 0: failed, TypeError: " in failed
     assert "1 runs failed" in failed
 
 

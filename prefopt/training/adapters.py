@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from prefopt.scoring.adapters import REFERENCE_ADAPTER
-from prefopt.training.loading import load_causal_lm
+from prefopt.training.model_files import load_causal_lm
 from prefopt.training.updates import checksum
 from prefopt.validation import did_you_mean
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from prefopt.training.loading import ModelFileError, load_causal_lm
+from prefopt.training.model_files import ModelFileError, load_causal_lm
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-__all__ = ["Settings", "did_you_mean", "explain"]
+__all__ = ["Settings", "did_you_mean", "explain", "reject_bool"]
 
 
 class Settings(BaseModel):
@@ -22,6 +22,13 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
     """The text "Did you mean 'x'?" with the nearest option, or nothing where none is near."""
     near = difflib.get_close_matches(name, list(options), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def reject_bool(value: object) -> object:
+    """The value. Raises ValueError for true and false, which pydantic would read as the numbers 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError(f"a number is needed, not {str(value).lower()}")
+    return value
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:

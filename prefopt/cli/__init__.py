@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from prefopt.cli import check, compare, data, demo, inspect, migrate, new_plugin, train, zoo
-from prefopt.cli.console import console, exit_on
+from prefopt.cli.console import DEBUG, PlainErrors, console, exit_on
 
 __all__ = ["app"]
 
 app = typer.Typer(
     name="prefopt",
+    cls=PlainErrors,
     help="Preference optimisation for language models: objectives as settings of five slots.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
@@ -41,10 +42,14 @@ def _before_any_command(
             "May be given several times.",
         ),
     ] = None,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error in place of its one line.")
+    ] = False,
     _version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
+    DEBUG.set(debug)
     if without_plugin:
         from prefopt.plugins import PluginError, exclude
 

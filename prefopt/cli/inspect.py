@@ -21,6 +21,9 @@ def inspect(
     out: Annotated[
         Path | None, typer.Option(help="A folder for index.html, tokens.parquet and inspection.json.")
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the inspection that the folder holds.")
+    ] = False,
     by: Annotated[str | None, typer.Option(help="What shades the tokens: w, v, log_ratio or divergence.")] = None,
     pairs: Annotated[int, typer.Option(min=0, help="Pairs to show here, from the first on.")] = 3,
     page_pairs: Annotated[int, typer.Option(min=0, help="Pairs to show on the page.")] = 50,
@@ -39,12 +42,15 @@ def inspect(
     from prefopt.data import DataError
     from prefopt.inspection import inspect_run
     from prefopt.inspection.layers import layer_named, layers
+    from prefopt.inspection.pipeline import reject_inspected
     from prefopt.inspection.terminal import pair_views, ranking_table, summary_table
     from prefopt.plugins import PluginError
     from prefopt.training import SavedRun
 
     # ValueError: SavedRunError, RunFileError and ComponentError among others. OSError: from_pretrained's.
     with exit_on(DataError, ValueError, PluginError, OSError, FloatingPointError):
+        if out is not None:
+            reject_inspected(out, overwrite=overwrite)
         columns = dict(map(parse_renaming, column or ()))
         saved = SavedRun.load(run, reference=reference)
         shading = None if by is None else layer_named(layers(saved.model.objective.config), by.replace("-", "_"))
@@ -54,6 +60,7 @@ def inspect(
             split=split,
             columns=columns,
             out=out,
+            overwrite=overwrite,
             shown=max(pairs, page_pairs),
             minimum=minimum,
             batch_size=batch_size,

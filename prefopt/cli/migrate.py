@@ -15,6 +15,7 @@ from prefopt.cli.console import console, error_console, exit_on
 def migrate(
     context: typer.Context,
     out: Annotated[Path | None, typer.Option(help="Where to write the run file; otherwise it is printed.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that is there.")] = False,
 ) -> None:
     """Turn a configuration of TRL's DPO into a run file, and list what differs.
 
@@ -28,6 +29,8 @@ def migrate(
     from prefopt.training.migrate import migrate as convert
 
     with exit_on(ValueError, RunFileError, OSError, yaml.YAMLError, OmegaConfBaseException):
+        if out is not None and out.exists() and not overwrite:
+            raise ValueError(f"{out} exists already; choose another name, or write over it with --overwrite")
         files = list(takewhile(lambda word: not word.startswith("--"), context.args))
         parts = [OmegaConf.load(file) for file in files]
         if any(not OmegaConf.is_dict(part) for part in parts):

@@ -21,6 +21,9 @@ def train(
         list[str] | None,
         typer.Argument(help="Dotted overrides, such as objective.beta=0.5 training.learning_rate=1e-6"),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Remove the run that the output folder holds, once this one can start.")
+    ] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print what the heaviest step will take, and stop.")] = False,
 ) -> None:
     """Train a policy on preference pairs from a run file."""
@@ -34,7 +37,7 @@ def train(
     # from_pretrained raises OSError for a model that does not exist.
     with exit_on(RunFileError, DataError, PluginError, OSError):
         run = RunFile.load(run_file, overrides or ())
-        trainer = start(run)
+        trainer = start(run, overwrite=overwrite)
     try:
         console.print(_plan_table(plan_run(trainer)))
     except Exception as error:  # a plan traces the models; modelling code that cannot be traced may still train

@@ -16,6 +16,9 @@ from prefopt.comparison.run import Run
 RUNS = "runs.jsonl"
 """The name of the log in the folder of a comparison."""
 
+LOCKS = "locks"
+"""The name of the folder, in that of a comparison, of the locks by which processes claim runs."""
+
 Record = Mapping[str, Any]
 
 
@@ -138,8 +141,8 @@ class RunQueue:
             self._claims.popitem()[1].release()
 
     def _lock(self, run: Run) -> bool:
-        self._folder.joinpath("locks").mkdir(exist_ok=True)
-        lock = FileLock(self._folder / "locks" / f"{run.key}.lock")
+        self._folder.joinpath(LOCKS).mkdir(exist_ok=True)
+        lock = FileLock(self._folder / LOCKS / f"{run.key}.lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:

@@ -12,9 +12,10 @@ from prefopt.comparison.controls import controls
 from prefopt.comparison.executors import WorkerPool, accelerators, execute_here, require_importable
 from prefopt.comparison.progress import Board
 from prefopt.comparison.run import Run
-from prefopt.comparison.run_log import RUNS, Record, RunLog, RunQueue
+from prefopt.comparison.run_log import LOCKS, RUNS, Record, RunLog, RunQueue
 from prefopt.comparison.suite import SUITE, Suite
 from prefopt.comparison.tensorboard import write_run
+from prefopt.training.output_folder import OutputFolderError, reject_mixing
 
 
 def compare(suite: Suite, folder: Path, *, console: Console | None = None, processes: int | None = None) -> list[Run]:
@@ -27,11 +28,14 @@ def compare(suite: Suite, folder: Path, *, console: Console | None = None, proce
 
     processes  worker processes, a run each at a time, each on an accelerator; 1: this process. None: one for each
                accelerator, else 1
-    Raises WorkerError where worker processes do not start, or cannot import what the runs consist of.
+    Raises OutputFolderError where the folder holds other things than a comparison, and WorkerError where worker
+    processes do not start, or cannot import what the runs consist of.
     """
     console = console or Console()
+    text = suite.to_yaml()
+    _reject_occupied(folder, text)
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / SUITE, suite.to_yaml())
+    _replace(folder / SUITE, text)
     grid = suite.runs()
     devices = accelerators(grid)
     processes = max(1, devices) if processes is None else processes
@@ -56,6 +60,17 @@ def compare(suite: Suite, folder: Path, *, console: Console | None = None, proce
             with WorkerPool(folder, processes, devices) as pool:
                 pool.execute(queue, board, end)
     return queue.failed()
+
+
+def _reject_occupied(folder: Path, suite: str) -> None:
+    reject_mixing(folder, "a comparison")
+    file = folder / SUITE
+    begun = (folder / RUNS).exists() or (folder / LOCKS).exists()
+    if file.exists() and not begun and file.read_text(encoding="utf-8") != suite:
+        raise OutputFolderError(
+            f"{file} is not that of a comparison, for none has begun in {folder}, and would be written over; choose "
+            "another folder with --out"
+        )
 
 
 def _replace(path: Path, text: str) -> None:

@@ -26,6 +26,7 @@ from prefopt.pages.token_view import PairTokens, ResponseTokens, token_view, vis
 from prefopt.scoring.batches import scored_batches
 from prefopt.scoring.forward import causal_lm
 from prefopt.training import DataSection, SavedRun
+from prefopt.training.output_folder import OutputFolderError, reject_mixing
 
 
 def score_pairs(run: SavedRun, pairs: datasets.Dataset, *, batch_size: int) -> Iterator[PairTokens]:
@@ -65,7 +66,19 @@ def reject_unknown_tokens(run: SavedRun, pairs: datasets.Dataset) -> None:
 
 
 _RANKED = 12
+_FILES = ("index.html", "tokens.parquet", "inspection.json")
 _LIBRARIES = ("prefopt", "torch", "transformers")
+
+
+def reject_inspected(out: Path, *, overwrite: bool) -> None:
+    """Raise OutputFolderError where the folder holds a run, or an inspection that may not be overwritten."""
+    reject_mixing(out, "an inspection")
+    names = [name for name in _FILES if (out / name).exists()]
+    if names and not overwrite:
+        raise OutputFolderError(
+            f"{out} holds {', '.join(names)} already; choose another folder, or write over it with --overwrite "
+            "(overwrite=True, in Python)"
+        )
 
 
 def inspect_run(
@@ -75,6 +88,7 @@ def inspect_run(
     split: str = "train",
     columns: Mapping[str, str] | None = None,
     out: str | Path | None = None,
+    overwrite: bool = False,
     shown: int = 50,
     minimum: int = 5,
     batch_size: int = 8,
@@ -84,11 +98,14 @@ def inspect_run(
 
     The data is read as the run's training data was, but for `split` and those of `columns` that are given. The first
     `shown` pairs are kept to be read; tokens are ranked that occur at least `minimum` times in responses. `out` is a
-    folder for tokens.parquet (every token of every pair), index.html and inspection.json. `console` shows the progress;
-    None: standard error.
+    folder for tokens.parquet (every token of every pair), index.html and inspection.json, which are written beside
+    their names and renamed at the end; `overwrite` says that it may hold an earlier inspection. `console` shows the
+    progress; None: standard error.
 
-    Raises DataError if rows cannot be used or lack what the objective reads, and NonFiniteError.
+    Raises OutputFolderError, DataError if rows cannot be used or lack what the objective reads, and NonFiniteError.
     """
+    if out is not None:
+        reject_inspected(Path(out), overwrite=overwrite)
     pairs = _prepared(run, data, split, columns or {})
     reject_unknown_tokens(run, pairs)
     run_layers = layers(run.model.objective.config)
@@ -98,7 +115,7 @@ def inspect_run(
     if out is not None:
         out = Path(out)
         out.mkdir(parents=True, exist_ok=True)
-    with nullcontext() if out is None else token_file(out / "tokens.parquet", about) as write:
+    with nullcontext() if out is None else token_file(_unfinished(out / "tokens.parquet"), about) as write:
         scored = score_pairs(run, pairs, batch_size=batch_size)
         for pair in _with_progress(scored, len(pairs), console or Console(stderr=True)):
             statistics.add(pair)
@@ -117,13 +134,20 @@ def inspect_run(
         tokens=statistics.tokens,
         accuracy=statistics.accuracy,
         shown=kept,
-        files=[] if out is None else [out / name for name in ("index.html", "tokens.parquet", "inspection.json")],
+        files=[] if out is None else [out / name for name in _FILES],
     )
     if out is not None:
-        (out / "index.html").write_text(html_page(inspection, minimum), encoding="utf-8", errors="backslashreplace")
+        page = html_page(inspection, minimum)
+        _unfinished(out / "index.html").write_text(page, encoding="utf-8", errors="backslashreplace")
         text = json.dumps(inspection.to_dict(), indent=2, ensure_ascii=True)
-        (out / "inspection.json").write_text(text + "\n", encoding="utf-8")
+        _unfinished(out / "inspection.json").write_text(text + "\n", encoding="utf-8")
+        for file in inspection.files:
+            _unfinished(file).replace(file)
     return inspection
+
+
+def _unfinished(file: Path) -> Path:
+    return file.with_name(f".{file.name}.unfinished")
 
 
 def html_page(inspection: Inspection, minimum: int) -> str:

@@ -9,10 +9,12 @@ from typing import Any, get_type_hints
 import torch
 from pydantic import TypeAdapter, ValidationError
 from transformers import TrainingArguments
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from prefopt.data import EncodingConfig, OnBadRows, OnTooLong
 from prefopt.scoring.lm_head.token_statistics import DEFAULT_BUDGET
 from prefopt.training.arguments import settle
+from prefopt.training.ranges import reject_out_of_range
 from prefopt.validation import did_you_mean
 
 
@@ -72,6 +74,7 @@ class PreferenceConfig(TrainingArguments):
         for name in ("ref_model_mixup_alpha", "ref_model_sync_steps"):
             if not self.sync_ref_model and self.differs(name):
                 raise ValueError(f"{name} is read only with sync_ref_model; set that to true, or leave {name} out")
+        reject_out_of_range(self)
         settle(self)
         # Trainer would drop the data set's columns, since the collator reads them and the model's forward does not.
         self.remove_unused_columns = False
@@ -80,6 +83,10 @@ class PreferenceConfig(TrainingArguments):
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False  # there is no device to copy to, and torch would warn
         super().__post_init__()
+        for name in self.report_to:
+            if name not in INTEGRATION_TO_CALLBACK:
+                near = did_you_mean(name, INTEGRATION_TO_CALLBACK)
+                raise ValueError(f"report_to: {name!r} is none of {', '.join(INTEGRATION_TO_CALLBACK)}.{near}")
 
     def differs(self, name: str) -> bool:
         """Whether a field differs from its default."""

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import final
 
 from datasets import Dataset
+from transformers import TrainerCallback
 
 from prefopt.data import DataReport, read_rows
 from prefopt.registry import excluded_plugins, provenance
+from prefopt.training.checkpoints import checkpoint_to_resume
 from prefopt.training.config import PreferenceConfig
-from prefopt.training.loading import load_tokenizer
+from prefopt.training.loading import adapter_base, load_tokenizer
+from prefopt.training.output_folder import OutputFolderError, clear, reject_input, reject_occupied
 from prefopt.training.run_file import RunFile, RunFileError
 from prefopt.training.trainer import PreferenceTrainer
 from prefopt.training.trainer_inputs import ensure_pad_token, log_report, lora_config, prepare_dataset
@@ -32,16 +35,19 @@ class RunResult:
     log: list[dict[str, float]]
 
 
-def start(run: RunFile) -> PreferenceTrainer:
-    """The trainer of a run, before its first step. Writes the resolved run file, versions and data reports.
+def start(run: RunFile, *, overwrite: bool = False) -> PreferenceTrainer:
+    """The trainer of a run, before its first step. The resolved run file, versions and data reports are written when
+    training begins; what an earlier run left in the folder is then removed, if it may be overwritten.
 
-    Raises RunFileError, DataError (bad rows) and what `from_pretrained` raises.
+    Raises RunFileError, also where the output folder holds another run or what this one reads, DataError (bad rows) and
+    what `from_pretrained` raises.
     """
     args = run.preference_config()
     try:
         peft_config = lora_config(run.model.peft)
     except (TypeError, ValueError) as error:
         raise RunFileError(f"model.peft: {error}") from error
+    _check_output_folder(run, args, overwrite)
     tokenizer = ensure_pad_token(load_tokenizer(run.model.tokenizer or run.model.name))
     sources = {"train": (run.data.train, run.data.split), "eval": (run.data.eval, run.data.eval_split)}
     data: dict[str, Dataset] = {}
@@ -65,7 +71,7 @@ def start(run: RunFile) -> PreferenceTrainer:
     )
     trainer.data_reports = reports
     if args.should_save:
-        _write_run_record(run, args, trainer.data_reports)
+        trainer.callback_handler.callbacks.insert(0, _RunRecord(run, reports, overwrite))
     return trainer
 
 
@@ -79,9 +85,36 @@ def train(trainer: PreferenceTrainer) -> RunResult:
     return RunResult(Path(args.output_dir), evaluation, trainer.state.log_history)
 
 
-def _write_run_record(run: RunFile, args: PreferenceConfig, reports: dict[str, DataReport]) -> None:
+def _check_output_folder(run: RunFile, args: PreferenceConfig, overwrite: bool) -> None:
+    folder = Path(args.output_dir)
+    models = {"model": run.model.name, "reference": run.model.reference}
+    bases = {f"{role}'s base": adapter_base(name) for role, name in models.items() if name and Path(name).is_dir()}
+    files = {"tokenizer": run.model.tokenizer, "data": run.data.train, "evaluation data": run.data.eval}
+    try:
+        reject_input(folder, {**models, **bases, **files, "reference cache": run.data.reference_cache})
+        resumes = args.resume_from_checkpoint not in (None, "no")
+        reject_occupied(folder, resumed=checkpoint_to_resume(args), resumes=resumes, overwrite=overwrite)
+    except OutputFolderError as error:
+        raise RunFileError(f"training.output_dir: {error}") from error
+
+
+@final
+class _RunRecord(TrainerCallback):
+    """Writes run.yaml and about.json when training begins, so that a run that cannot start leaves neither."""
+
+    def __init__(self, run: RunFile, reports: dict[str, DataReport], overwrite: bool) -> None:
+        self._run, self._reports, self._overwrite = run, reports, overwrite
+
+    def on_train_begin(self, args: PreferenceConfig, state: object, control: object, **kwargs: object) -> None:
+        _write_run_record(self._run, args, self._reports, self._overwrite)
+        self._overwrite = False
+
+
+def _write_run_record(run: RunFile, args: PreferenceConfig, reports: dict[str, DataReport], overwrite: bool) -> None:
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    if overwrite:
+        clear(folder)
     (folder / "run.yaml").write_text(run.to_yaml(), encoding="utf-8")
     about = {
         "python": platform.python_version(),

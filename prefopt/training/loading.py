@@ -7,8 +7,10 @@ from typing import Any
 
 from peft import PeftConfig, PeftModel, load_peft_weights
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.peft_utils import find_adapter_config_file
+
+from prefopt.training.model_files import load_causal_lm
 
 MERGED_BASE = "base"
 """The folder, in the run's, of a model into which an adapter was merged: the new adapter is of use with it alone."""
@@ -29,9 +31,9 @@ def load_model(name: str, options: dict[str, Any] | None = None, *, trains: bool
     hub = {key: options[key] for key in _HUB_OPTIONS if key in options}
     base = adapter_base(name, **hub)
     if base is None:
-        return AutoModelForCausalLM.from_pretrained(name, **options)
+        return load_causal_lm(name, options)
     options.pop("revision", None)  # the adapter's
-    lm = AutoModelForCausalLM.from_pretrained(base, **options)
+    lm = load_causal_lm(base, options)
     _resize_embedding(lm, name, **hub)
     adapted = PeftModel.from_pretrained(lm, name, is_trainable=trains, **hub)
     adapted.active_peft_config.base_model_name_or_path = base  # which may have moved with its run

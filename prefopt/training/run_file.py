@@ -175,6 +175,13 @@ class RunFile(_Section):
     def _convert_arguments(cls, training: Mapping[str, Any]) -> dict[str, Any]:
         return training_arguments(training, _ELSEWHERE)
 
+    @model_validator(mode="after")
+    def _evaluation_has_data(self) -> Self:
+        strategy = self.training.get("eval_strategy", "no")
+        if self.data.eval is None and getattr(strategy, "value", strategy) != "no":
+            raise ValueError("training.eval_strategy needs evaluation data; name it as data.eval, or leave it out")
+        return self
+
     def preference_config(self) -> PreferenceConfig:
         """The trainer's arguments. Raises RunFileError where transformers rejects them."""
         try:

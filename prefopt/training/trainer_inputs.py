@@ -83,8 +83,14 @@ def reference_loader(
 
 
 def lora_config(fields: Mapping[str, Any] | None) -> LoraConfig | None:
-    """peft's LoraConfig of these fields; None for None. Raises TypeError or ValueError for unknown fields."""
-    return None if fields is None else LoraConfig(**{"task_type": "CAUSAL_LM"} | dict(fields))
+    """peft's LoraConfig of these fields; None for None. Raises TypeError or ValueError for unknown fields and ranks
+    that are not positive."""
+    if fields is None:
+        return None
+    config = LoraConfig(**{"task_type": "CAUSAL_LM"} | dict(fields))
+    if not (isinstance(config.r, int) and config.r > 0):
+        raise ValueError(f"r: {config.r!r} is no rank; it is 1 or more")
+    return config
 
 
 def ensure_pad_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from prefopt import zoo
 from prefopt.cli import app
 from prefopt.columns import PairColumn, TokenColumn
+from prefopt.training import RunFileError
 
 RUNNER = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
 
@@ -134,4 +135,29 @@ def test_train_end_to_end(tmp_path: Path, rows: list[dict[str, str]], model_fold
     wrong = run("train", str(file), "objective.betta=1", "training.seeed=1", exit_code=2)
     assert "Did you mean 'beta'?" in wrong
     assert "Did you mean 'seed'?" in wrong
-    assert "error:" in run("train", str(file), f"model={tmp_path / 'no-model'}", exit_code=2)
+    again = ("train", str(file), "training.save_strategy=no")
+    assert "--overwrite removes it" in run(*again, exit_code=2)
+    assert "Saved in" in run(*again, "--overwrite")
+    elsewhere = f"training.output_dir={tmp_path / 'other'}"
+    assert "error:" in run("train", str(file), f"model={tmp_path / 'no-model'}", elsewhere, exit_code=2)
+
+
+@pytest.mark.parametrize("error", [EOFError(), RuntimeError("two\nlines"), KeyError("model.embed")])
+def test_an_error_that_no_command_expects_is_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("prefopt.training.RunFile.load", fail)
+    lines = run("train", "run.yaml", exit_code=2).splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(f"error: {type(error).__name__}: {' '.join(str(error).split())}")
+    raised = RUNNER.invoke(app, ["--debug", "train", "run.yaml"]).exception
+    assert error in (raised, raised.__cause__ if raised else None)
+
+
+def test_debug_shows_the_traceback_of_expected_errors_too(tmp_path: Path) -> None:
+    file = str(tmp_path / "absent.yaml")
+    assert run("train", file, exit_code=2).splitlines() == [f"error: {file}: there is no such file"]
+    raised = RUNNER.invoke(app, ["--debug", "train", file])
+    assert isinstance(raised.exception, RunFileError)
+    assert run("train", file, exit_code=2).startswith("error: ")

@@ -34,8 +34,19 @@ def test_exit_codes(suite: str, tmp_path: Path) -> None:
     assert f"{suite}: seeds: " in wrong
     assert not (tmp_path / "out").exists()
     assert "name the folder" in run("report", str(tmp_path), exit_code=2)
-    # What the data loader makes of its arguments is found out when the run begins.
-    change = "objectives.dpo.training.dataloader_num_workers=-1"
+    # What the schedule makes of its arguments is found out when the run begins.
+    change = "objectives.dpo.training.lr_scheduler_kwargs={slope: 2}"
     failed = run("compare", suite, change, "--objective", "dpo", "--out", str(tmp_path / "out"), exit_code=1)
-    assert "dpo, seed 0: failed, ValueError: num_workers option should be non-negative" in failed
+    assert "dpo, seed 0: failed, TypeError: " in failed
     assert "1 runs failed" in failed
+
+
+def test_a_comparison_is_not_mixed_with_what_is_not_its_own(suite: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "model.safetensors").write_bytes(b"weights")
+    arguments = ("compare", suite, "training.max_steps=1", "--objective", "dpo", "--out", str(out))
+    assert "holds a run or a model (model.safetensors)" in run(*arguments, exit_code=2)
+    (out / "model.safetensors").rename(out / "suite.yaml")
+    assert "is not that of a comparison" in run(*arguments, exit_code=2)
+    assert [(path.name, path.read_bytes()) for path in out.iterdir()] == [("suite.yaml", b"weights")]

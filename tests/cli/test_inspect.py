@@ -47,6 +47,22 @@ def test_from_a_run_to_the_files(trained: Path, tmp_path: Path) -> None:
     assert "<html" in (out / "index.html").read_text()
 
 
+def test_an_inspection_is_overwritten_when_asked(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "inspected"
+    arguments = ("inspect", str(trained / "run"), "--data", str(trained / "pairs.jsonl"), "--out")
+    run(*arguments, str(out))
+    (out / "inspection.json").write_text("that of before")
+    refused = run(*arguments, str(out), exit_code=2)
+    assert "holds index.html, tokens.parquet, inspection.json already" in refused
+    assert (out / "inspection.json").read_text() == "that of before"
+    run(*arguments, str(out), "--overwrite")
+    assert json.loads((out / "inspection.json").read_text())["pairs"] == 32
+    assert len(list(out.iterdir())) == 3
+    before = sorted((trained / "run").iterdir())
+    assert "holds a run or a model" in run(*arguments, str(trained / "run"), "--overwrite", exit_code=2)
+    assert sorted((trained / "run").iterdir()) == before
+
+
 def test_without_colour_tokens_have_levels_and_nothing_is_written(trained: Path, tmp_path: Path) -> None:
     arguments = ("inspect", str(trained / "run"), "--data", str(trained / "pairs.jsonl"))
     output = run(*arguments, "--pairs", "1", "--by", "divergence", "--minimum", "3")

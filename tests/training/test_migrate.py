@@ -130,6 +130,10 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     assert run.objective == zoo.ipo(beta=0.2)
     assert run.data.max_length == 256
     assert run.model.peft is not None
+    refused = CliRunner().invoke(app, words)
+    assert (refused.exit_code, RunFile.load(out)) == (2, run)
+    assert "exists already" in refused.output
+    assert CliRunner().invoke(app, [*words, "--overwrite"]).exit_code == 0
     lists = CliRunner().invoke(
         app, ["migrate", str(file), "--loss_type", "sigmoid", "sft", "--loss_weights", "1.0", "0.5"]
     )

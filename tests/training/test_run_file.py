@@ -137,7 +137,7 @@ def test_a_run_leaves_all_that_is_needed_to_repeat_it(run_file: Path, monkeypatc
     assert about["seeds"]["seed"] == 42
     assert about["data"]["train"]["kept"] == 32
     assert result.evaluation["eval_rewards/accuracies"] >= 0
-    repeated = train(start(again))
+    repeated = train(start(again, overwrite=True))
     losses = [[entry["loss"] for entry in r.log if "loss" in entry] for r in (result, repeated)]
     assert losses[0] == losses[1]
     assert (result.folder / "model.safetensors").exists()

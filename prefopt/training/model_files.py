@@ -1,0 +1,57 @@
+"""Models from names and folders, with an error where the weights are not those of the configuration."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Iterable
+from typing import Any, final
+
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+_UNREADABLE = (SafetensorError, RuntimeError, KeyError, TypeError, AttributeError, EOFError, pickle.UnpicklingError)
+"""What from_pretrained raises for files that are cut short, and for configurations that weights do not fit."""
+
+
+@final
+class ModelFileError(ValueError):
+    """Weights that cannot be read, or that are not those of the configuration beside them."""
+
+
+def load_causal_lm(name: str, options: dict[str, Any]) -> nn.Module:
+    """The causal LM of a name or folder. Raises ModelFileError where weights are damaged, missing, of another shape or
+    of a part that the model does not run; what `from_pretrained` raises otherwise.
+
+    Weights of parts that the architecture lacks, such as an image encoder's, are left out; transformers says so.
+    """
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(name, **options, output_loading_info=True)
+    except _UNREADABLE as error:
+        message = " ".join(str(error).split())
+        raise ModelFileError(
+            f"{name}: the model cannot be loaded ({type(error).__name__}: {message}); its files are damaged, or "
+            "not those of its config.json: get them anew"
+        ) from error
+    modules = {_without_numbers(module) for module, _ in model.named_modules()}
+    unread = [key for key in info["unexpected_keys"] if _without_numbers(key.rpartition(".")[0]) in modules]
+    shapes = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
+    for keys, problem in (
+        (info["missing_keys"], "tensors are missing in its files and would be random"),
+        (shapes, "tensors have another shape in its files and would be random"),
+        (unread, "tensors are in its files, but not in the model of its config.json"),
+    ):
+        if keys:
+            raise ModelFileError(f"{name}: {problem} ({_listing(keys)}); give weights and config.json of one model")
+    return model
+
+
+def _without_numbers(name: str) -> str:
+    """The name of a module with `*` for the number of its layer."""
+    return re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name)
+
+
+def _listing(keys: Iterable[str]) -> str:
+    first, *others = sorted(keys)
+    return f"{first} and {len(others)} more" if others else first

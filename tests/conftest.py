@@ -10,6 +10,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from prefopt.scoring.layout_choice import LayoutChoice
 from tests.little_plugins import install
 from tests.our_plugins import code_plugin, words_plugin
 
@@ -23,6 +24,16 @@ def _what_is_imported_need_not_be_collected_again() -> None:
     """Every training run collects garbage, which walks all that the libraries made when they were imported."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _made_up_pairs_are_for_scoring(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above scoring, whose tests try the proof on made-up pairs, models are compared on the pairs of their data alone:
+    the proof takes longer than the few steps of these tests. Processes of their own go through it."""
+    if request.path.parent.name in {"cli", "comparison", "inspection", "report", "tasks", "training"}:
+        monkeypatch.setattr(
+            LayoutChoice, "_compare_made_up", lambda choice, _, longest: setattr(choice, "_longest", longest)
+        )
 
 
 @pytest.fixture(scope="session")

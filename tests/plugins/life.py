@@ -1,13 +1,11 @@
 """What anyone does with an installed plugin, decay here: a file that an environment of the plugin's own runs.
 
-python life.py MODEL ROWS OUT                  the trainer: save, load, resume, an adapter
-python -m torch.distributed.run ... life.py MODEL ROWS OUT      two processes that train together
+python life.py MODEL ROWS OUT      the trainer: save, load, resume, an adapter
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -73,12 +71,5 @@ def alone() -> None:
     assert losses[-1] < losses[0], losses
 
 
-def together() -> None:
-    one_of_two = trainer(f"{OUT}/two", per_device_train_batch_size=4)
-    assert one_of_two.args.world_size == 2
-    one_of_two.train()
-    one_of_two.save_model()
-
-
 if __name__ == "__main__":
-    together() if "WORLD_SIZE" in os.environ else alone()
+    alone()

@@ -7,9 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
-from safetensors.torch import load_file
 
 from tests.plugins.environments import ROOT, Environment
 
@@ -73,16 +71,10 @@ def test_it_is_listed_checked_and_trained_by_its_name(
     assert run["components"]["token weighting decay"] == "prefopt-decay 0.1.0"
 
 
-def test_it_is_saved_loaded_and_resumed_and_trains_adapters_and_in_two_processes(
+def test_it_is_saved_loaded_and_resumed_and_trains_adapters(
     environment: Environment, data: Path, model_folder: str, tmp_path: Path
 ) -> None:
-    arguments = (LIFE, model_folder, data, tmp_path)
-    environment.command("python", *arguments, cwd=tmp_path)
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    environment.command("python", *launcher, *arguments, cwd=tmp_path)
-    one = load_file(tmp_path / "whole" / "model.safetensors")
-    for name, tensor in load_file(tmp_path / "two" / "model.safetensors").items():
-        torch.testing.assert_close(tensor, one[name], rtol=1e-3, atol=1e-5, msg=name)
+    environment.command("python", LIFE, model_folder, data, tmp_path, cwd=tmp_path)
 
 
 def test_two_plugins_that_clash_are_told_apart(environment: Environment, tmp_path: Path) -> None:

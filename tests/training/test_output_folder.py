@@ -84,6 +84,7 @@ def test_what_a_run_reads_is_never_its_output(run_file: Path, tmp_path: Path, fi
 def test_nor_is_the_base_of_an_adapter_or_a_cache(run_file: Path, tmp_path: Path) -> None:
     adapter, base = tmp_path / "adapter", tmp_path / "base-model"
     adapter.mkdir()
+    base.mkdir()
     (adapter / "adapter_config.json").write_text(
         json.dumps({"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(base)})
     )

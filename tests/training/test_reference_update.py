@@ -71,7 +71,7 @@ def test_a_resumed_run_finds_the_reference_as_it_was(model_folder: str, rows: li
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"ref_model_mixup_alpha": 0.0}, "must be in"), ({"ref_model_sync_steps": 0}, "at least 1")],
+    [({"ref_model_mixup_alpha": 0.0}, "must be in"), ({"ref_model_sync_steps": 0}, "1 or more")],
 )
 def test_what_makes_no_sense_is_refused(
     changes: dict[str, Any], words: str, model_folder: str, rows: list[dict[str, str]], out: str

@@ -17,6 +17,8 @@ from prefopt.scoring import PreferenceModel
 from prefopt.training.adapters import with_new_adapter
 from tests.scoring.conftest import SHAPE, drawn
 
+pytestmark = pytest.mark.slow
+
 LINEAR = {"target_modules": ["q_proj", "v_proj", "down_proj"]}
 SQUARE = {"target_modules": ["q_proj", "o_proj"]}
 RANK = {"r": 4}

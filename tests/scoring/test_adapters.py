@@ -12,7 +12,7 @@ from prefopt import zoo
 from prefopt.scoring import PreferenceModel
 from prefopt.scoring.lm_head.head import HeadGradient
 
-pytestmark = pytest.mark.usefixtures("one_row")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_row")]
 
 OBJECTIVES = (zoo.dpo(), zoo.tdpo2(), zoo.mapo(), zoo.sparsepo(), zoo.simpo())
 

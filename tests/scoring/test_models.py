@@ -14,7 +14,7 @@ from prefopt.component import Signal
 from prefopt.scoring import PreferenceModel
 from prefopt.weightings import SparseWeighting
 
-pytestmark = pytest.mark.usefixtures("one_row")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_row")]
 
 ALL = ("gpt2", "gpt_neox", "llama", "qwen3", "gemma2", "gptj", "gpt_bigcode")
 OTHER_HEADS = ("phi", "cohere", "granite", "mistral", "opt", "falcon")

@@ -12,6 +12,8 @@ from prefopt import zoo
 from prefopt.scoring import PreferenceModel
 from tests.scoring.conftest import SHAPE, drawn
 
+pytestmark = pytest.mark.slow
+
 COEFFICIENT = 0.3
 CHANGES = {
     "intermediate_size": 24,

@@ -10,6 +10,8 @@ from prefopt.testing import CHECKS, examine, temporary_plugin
 from tests.testing import saboteurs
 from tests.testing.saboteurs import ALSO, SABOTEURS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def installed_saboteurs() -> Iterator[None]:

@@ -26,6 +26,8 @@ from prefopt.training.run_file import RunFile
 from tests.scoring.test_adapter_types import AGREE, PLAIN, make_policy  # noqa: F401 -- a fixture
 from tests.training.test_trainer import config
 
+pytestmark = pytest.mark.slow
+
 IDS = torch.tensor([[3, 4, 5, 6, 7]])
 
 

@@ -25,6 +25,8 @@ from prefopt.training import PreferenceConfig, PreferenceTrainer
 from prefopt.training.migrate import migrate
 from prefopt.weightings import LengthDesensitisedWeighting
 
+pytestmark = pytest.mark.slow
+
 trl = pytest.importorskip("trl", reason="parity with TRL needs TRL: pip install trl==1.16.0")
 
 PAIRS = 8

@@ -31,7 +31,7 @@ demo: $(VENV)/.installed ## train DPO and SparsePO on a small made corpus and wr
 # Two workers with one thread each; a module's tests stay together, since they share what its fixtures build.
 PYTEST = COLUMNS=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadscope
 
-check: lint ## types, style and the quick tests: the inner loop, under 2 minutes
+check: lint ## types, style and the quick tests: the inner loop, two to three minutes
 	$(PYTEST) -m "not outside and not slow"
 
 test: lint ## set up, check types and style, run all tests

@@ -21,6 +21,7 @@ from prefopt.training.output_folder import OutputFolderError, clear, reject_inpu
 from prefopt.training.run_file import RunFile, RunFileError
 from prefopt.training.trainer import PreferenceTrainer
 from prefopt.training.trainer_inputs import ensure_pad_token, log_report, lora_config, prepare_dataset
+from prefopt.training.whole_files import publish_text
 
 _LIBRARIES = ("prefopt", "torch", "transformers", "accelerate", "datasets", "peft", "tokenizers")
 
@@ -115,7 +116,7 @@ def _write_run_record(run: RunFile, args: PreferenceConfig, reports: dict[str, D
     folder.mkdir(parents=True, exist_ok=True)
     if overwrite:
         clear(folder)
-    (folder / "run.yaml").write_text(run.to_yaml(), encoding="utf-8")
+    publish_text(run.to_yaml(), folder / "run.yaml")
     about = {
         "python": platform.python_version(),
         "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
@@ -124,4 +125,4 @@ def _write_run_record(run: RunFile, args: PreferenceConfig, reports: dict[str, D
         "seeds": {"seed": args.seed, "data_seed": args.data_seed},
         "data": {name: report.to_dict() for name, report in reports.items()},
     }
-    (folder / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    publish_text(json.dumps(about, indent=2) + "\n", folder / "about.json")

@@ -11,7 +11,7 @@ UNFINISHED = ".unfinished"
 """The folder, within the one that is saved to, where files are until they are whole; one that a killed run left is
 removed by the next save."""
 
-_WEIGHTS = re.compile(r"(adapter_)?(model|objective)(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
+_WEIGHTS = re.compile(r"(adapter_model|model|objective)(?:(?:-\d{5}-of-\d{5})?\.safetensors(?:\.index\.json)?|\.yaml)")
 
 
 def publish_folder(folder: Path, target: Path) -> None:
@@ -25,7 +25,8 @@ def publish_folder(folder: Path, target: Path) -> None:
 
 def publish_files(folder: Path, target: Path) -> None:
     """Sync a folder's files, and move each over the file of its name in the target, which keeps its other files but
-    for weights that an earlier save left there."""
+    for weights of the same kind (model, adapter, objective) that an earlier save left there: an adapter that is saved
+    beside its base leaves the base's."""
     _sync_tree(folder)
     files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     parents = sorted({(target / file).parent for file in files})
@@ -34,10 +35,25 @@ def publish_files(folder: Path, target: Path) -> None:
     for file in files:
         (folder / file).replace(target / file)
     for parent in parents:
+        kinds = {_kind(file.name) for file in files if target / file.parent == parent} - {None}
         for path in parent.iterdir():
-            if _WEIGHTS.fullmatch(path.name) and path.relative_to(target) not in files:
+            if _kind(path.name) in kinds and path.relative_to(target) not in files:
                 path.unlink()
         _sync(parent)
+
+
+def publish_text(text: str, target: Path) -> None:
+    """Write a file beside its name, sync it and rename it."""
+    beside = target.with_name(f".{target.name}.unfinished")
+    beside.write_text(text, encoding="utf-8")
+    _sync(beside)
+    beside.replace(target)
+
+
+def _kind(name: str) -> str | None:
+    """Of what a file holds weights: model, adapter_model or objective, whose YAML stands for it too; else None."""
+    match = _WEIGHTS.fullmatch(name)
+    return match and match[1]
 
 
 def remove(folder: Path) -> None:

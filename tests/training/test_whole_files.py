@@ -1,0 +1,29 @@
+"""Files that are moved into a folder leave what others keep there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from prefopt.training.whole_files import publish_files
+
+
+@pytest.mark.parametrize(
+    ("saved", "kept"),
+    [
+        ({"adapter_model.safetensors"}, {"model.safetensors", "objective.safetensors"}),
+        ({"model-00001-of-00001.safetensors"}, {"adapter_model.safetensors", "objective.safetensors"}),
+        ({"objective.yaml"}, {"model.safetensors", "adapter_model.safetensors"}),
+    ],
+)
+def test_only_weights_of_the_same_kind_are_replaced(saved: set[str], kept: set[str], tmp_path: Path) -> None:
+    new, target = tmp_path / "new", tmp_path / "target"
+    target.mkdir()
+    new.mkdir()
+    for name in ("model.safetensors", "adapter_model.safetensors", "objective.safetensors"):
+        (target / name).write_text("old")
+    for name in saved:
+        (new / name).write_text("new")
+    publish_files(new, target)
+    assert {path.name for path in target.iterdir()} == saved | kept

@@ -11,10 +11,10 @@ export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 export NO_MKDOCS_2_WARNING ?= 1
 
-.PHONY: help demo check test lint docs clean
+.PHONY: help demo check test test-slow lint docs clean
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -32,10 +32,14 @@ demo: $(VENV)/.installed ## train DPO and SparsePO on a small made corpus and wr
 PYTEST = COLUMNS=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadscope
 
 check: lint ## types, style and the quick tests: the inner loop, two to three minutes
-	$(PYTEST) -m "not outside and not slow"
+	$(PYTEST) -m "not outside and not slow and not reliability"
 
 test: lint ## set up, check types and style, run all tests
 	$(PYTEST)
+
+# A test of this kind runs alone: it measures what it does to the machine.
+test-slow: $(VENV)/.installed ## kills, full disks, fuzzing and soaking: the figures of benchmarks/results/reliability.md
+	COLUMNS=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet -m reliability
 
 lint: $(VENV)/.installed ## check types and style
 	$(BIN)/ruff check .

@@ -10,6 +10,8 @@ from typing import NamedTuple, final
 
 from transformers import TrainingArguments
 
+from prefopt.training.argument_conditions import CONDITIONS
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -18,7 +20,7 @@ class Treatment(StrEnum):
     """Of a field that differs from its default."""
 
     WORKS = "works"
-    UNTESTED = "is handed to transformers; not tested, as it takes other machines or packages"
+    HANDED_ON = "is handed to transformers as it is"
     REFUSED = "is refused"
     NO_EFFECT = "has no effect, and the log says so"
 
@@ -48,21 +50,29 @@ eval_on_start eval_use_gather_object save_only_model save_strategy save_steps sa
 enable_jit_checkpoint load_best_model_at_end metric_for_best_model greater_is_better ignore_data_skip
 restore_callback_states_from_checkpoint full_determinism seed data_seed use_cpu accelerator_config dataloader_drop_last
 dataloader_num_workers dataloader_persistent_workers dataloader_prefetch_factor dataloader_multiprocessing_context
-dataloader_in_order debug log_level skip_memory_metrics""".split()
+dataloader_in_order debug log_level skip_memory_metrics ddp_bucket_cap_mb ddp_broadcast_buffers
+ddp_find_unused_parameters ddp_backend""".split()
 
-_UNTESTED = """fp16 tf32 optim_target_modules dataloader_pin_memory project trackio_space_id trackio_bucket_id
-trackio_static_space_id ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout local_rank
-fsdp fsdp_config deepspeed""".split()
+_ON_OTHER_MACHINES = dict.fromkeys(("fp16", "tf32", "ddp_timeout", "fsdp", "fsdp_config"), "accelerators") | {
+    **dict.fromkeys(
+        ("project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "hub_private_repo"), "Trackio"
+    ),
+    "deepspeed": "DeepSpeed",
+}
+"""Fields whose effect the tests cannot see -> what shows it, which is not where they run."""
 
 ARGUMENTS: Mapping[str, Argument] = {
     **dict.fromkeys(_WORKS, Argument(Treatment.WORKS)),
-    **dict.fromkeys(_UNTESTED, Argument(Treatment.UNTESTED)),
+    **{
+        name: Argument(Treatment.HANDED_ON, f"tests cannot see the effect, which takes {part}")
+        for name, part in _ON_OTHER_MACHINES.items()
+    },
+    "dataloader_pin_memory": Argument(Treatment.WORKS, "false in any case where there is no accelerator to copy to"),
     "include_num_input_tokens_seen": Argument(
         Treatment.WORKS, "`all` counts every position of a batch, `non_padding` prompt, chosen and rejected response"
     ),
     "resume_from_checkpoint": Argument(Treatment.WORKS, "a folder, or `true` for the last one in output_dir"),
     "train_sampling_strategy": Argument(Treatment.WORKS, "lengths are those of prompt and longer response"),
-    "ddp_find_unused_parameters": Argument(Treatment.WORKS, "run on two processes"),
     "remove_unused_columns": Argument(Treatment.WORKS, "false in any case: the collator reads the columns"),
     "logging_nan_inf_filter": Argument(Treatment.WORKS, "false in any case: what is not finite stops the run"),
     "label_smoothing_factor": Argument(
@@ -80,6 +90,14 @@ ARGUMENTS: Mapping[str, Argument] = {
         Treatment.REFUSED, "a batch of pairs cannot be split along its tokens. Spread the models themselves (FSDP2)"
     ),
     "length_column_name": Argument(Treatment.REFUSED, "prepared data has its lengths in the column `length`"),
+    "optim_target_modules": Argument(
+        Treatment.REFUSED,
+        "GaLore and APOLLO read it, whose groups of parameters would hold the reference's and masks' too",
+    ),
+    "ddp_static_graph": Argument(
+        Treatment.REFUSED, "the graph of a step depends on its pairs (shared rows, groups), so gradients would be wrong"
+    ),
+    "local_rank": Argument(Treatment.NO_EFFECT, "the launcher tells each process its rank"),
     "average_tokens_across_devices": Argument(
         Treatment.NO_EFFECT, "losses are means over the pairs of the whole step, over all processes"
     ),
@@ -97,7 +115,7 @@ ARGUMENTS: Mapping[str, Argument] = {
         ),
     ),
     **dict.fromkeys(
-        ("hub_model_id", "hub_strategy", "hub_token", "hub_private_repo", "hub_always_push", "hub_revision"),
+        ("hub_model_id", "hub_strategy", "hub_token", "hub_always_push", "hub_revision"),
         Argument(Treatment.NO_EFFECT, "it is read with push_to_hub, which is refused"),
     ),
 }
@@ -106,32 +124,48 @@ ARGUMENTS: Mapping[str, Argument] = {
 
 def objection(name: str, value: object) -> Argument | None:
     """What becomes of a field with this value, where it is refused or has no effect; None where it works."""
-    field, argument = TrainingArguments.__dataclass_fields__[name], ARGUMENTS[name]
-    default = field.default if field.default_factory is MISSING else field.default_factory()
-    works = argument.treatment in (Treatment.WORKS, Treatment.UNTESTED)
-    return None if works or value is None or value == default else argument
+    argument = ARGUMENTS[name]
+    works = argument.treatment in (Treatment.WORKS, Treatment.HANDED_ON)
+    return argument if not works and _is_set(name, value) else None
 
 
 def settle(arguments: TrainingArguments) -> None:
     """Raise ValueError for a field that is set and refused; log those that have no effect."""
     for name in ARGUMENTS:
-        argument = objection(name, getattr(arguments, name))
+        value = getattr(arguments, name)
+        argument = objection(name, value) or _unmet(name, value, arguments)
         if argument is not None and argument.treatment is Treatment.REFUSED:
             raise ValueError(f"{name} is refused: {argument.remark}")
         if argument is not None:
             _LOG.warning("%s has no effect: %s", name, argument.remark)
 
 
+def _is_set(name: str, value: object) -> bool:
+    field = TrainingArguments.__dataclass_fields__[name]
+    default = field.default if field.default_factory is MISSING else field.default_factory()
+    return value is not None and value != default
+
+
+def _unmet(name: str, value: object, arguments: TrainingArguments) -> Argument | None:
+    """What becomes of a field that is set, where what it needs is not there."""
+    condition = CONDITIONS.get(name)
+    if condition is None or not _is_set(name, value) or condition.holds(arguments):
+        return None
+    return Argument(Treatment.REFUSED if condition.remedy else Treatment.NO_EFFECT, condition.remark)
+
+
 def markdown() -> str:
     """The table of all fields, by what becomes of them."""
-    lines = ["| field | |", "|---|---|"]
+    rows: dict[str, list[str]] = {}
     for treatment in Treatment:
-        plain = [name for name, argument in ARGUMENTS.items() if argument == Argument(treatment)]
-        if plain:
-            lines.append(f"| {', '.join(f'`{name}`' for name in sorted(plain))} | {treatment} |")
-        remarks: dict[str, list[str]] = {}
-        for name, argument in ARGUMENTS.items():
-            if argument.treatment is treatment and argument.remark:
-                remarks.setdefault(argument.remark, []).append(f"`{name}`")
-        lines += [f"| {', '.join(names)} | {treatment}: {remark} |" for remark, names in remarks.items()]
-    return "\n".join(lines)
+        for name, argument in sorted(ARGUMENTS.items()):
+            if argument.treatment is treatment:
+                words = f"{treatment}: {argument.remark}" if argument.remark else str(treatment)
+                if condition := CONDITIONS.get(name):
+                    otherwise = Treatment.REFUSED if condition.remedy else Treatment.NO_EFFECT
+                    remedy = f" ({condition.remedy})" if condition.remedy else ""
+                    words += f". It needs {condition.needs}; without, it {otherwise}{remedy}"
+                rows.setdefault(words, []).append(f"`{name}`")
+    return "\n".join(
+        ["| field | |", "|---|---|", *(f"| {', '.join(names)} | {words} |" for words, names in rows.items())]
+    )

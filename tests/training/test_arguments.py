@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import logging
 from pathlib import Path
@@ -14,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 
 from prefopt import zoo
 from prefopt.training import PreferenceConfig, PreferenceTrainer
+from prefopt.training.argument_conditions import CONDITIONS
 from prefopt.training.arguments import ARGUMENTS, Treatment, markdown
 from prefopt.training.migrate import migrate
 from tests.training.test_trainer import config
@@ -28,9 +30,12 @@ REFUSED: dict[str, Any] = {
     "push_to_hub": True,
     "parallelism_config": {"cp_size": 2},
     "length_column_name": "size",
+    "optim_target_modules": "all-linear",
+    "ddp_static_graph": True,
 }
 
 NO_EFFECT: dict[str, Any] = {
+    "local_rank": 1,
     "average_tokens_across_devices": False,
     "use_cache": True,
     "prediction_loss_only": True,
@@ -45,7 +50,6 @@ NO_EFFECT: dict[str, Any] = {
     "hub_model_id": "a/b",
     "hub_strategy": "end",
     "hub_token": "token",
-    "hub_private_repo": True,
     "hub_always_push": True,
     "hub_revision": "main",
 }
@@ -132,6 +136,58 @@ ELSEWHERE = {
     "ignore_data_skip": "below",
     "restore_callback_states_from_checkpoint": "below",
     "ddp_find_unused_parameters": "test_distributed",
+    "ddp_bucket_cap_mb": "test_distributed",
+    "ddp_broadcast_buffers": "test_distributed",
+    "ddp_backend": "test_distributed",
+    "dataloader_pin_memory": "below",
+}
+
+HANDED_ON: dict[str, Any] = {
+    "fp16": True,
+    "tf32": True,
+    "ddp_timeout": 60,
+    "fsdp": True,
+    "fsdp_config": {"version": 2, "cpu_offload": True},
+    "project": "pairs",
+    "trackio_space_id": "a/b",
+    "trackio_bucket_id": "a/c",
+    "trackio_static_space_id": False,
+    "hub_private_repo": True,
+    "deepspeed": {"zero_optimization": {"stage": 2}},
+}
+
+UNREAD: dict[str, dict[str, Any]] = {
+    "run_name": {"run_name": "pairs"},
+    "ddp_timeout": {"ddp_timeout": 60},
+    "ddp_bucket_cap_mb": {"ddp_bucket_cap_mb": 1},
+    "ddp_broadcast_buffers": {"ddp_broadcast_buffers": False},
+    "ddp_find_unused_parameters": {"ddp_find_unused_parameters": False},
+    "fsdp_config": {"fsdp_config": {"version": 2}},
+    "project": {"project": "pairs"},
+    "trackio_space_id": {"trackio_space_id": "a/b", "report_to": "tensorboard"},
+    "trackio_bucket_id": {"trackio_bucket_id": "a/b"},
+    "trackio_static_space_id": {"trackio_static_space_id": False},
+    "hub_private_repo": {"hub_private_repo": True},
+    "activation_checkpointing_kwargs": {"activation_checkpointing_kwargs": {"use_reentrant": False}},
+    "gradient_checkpointing_kwargs": {"gradient_checkpointing_kwargs": {"use_reentrant": False}},
+    "eval_steps": {"eval_steps": 2},
+    "eval_delay": {"eval_delay": 2},
+    "eval_use_gather_object": {"eval_use_gather_object": True},
+    "metric_for_best_model": {"metric_for_best_model": "loss"},
+    "greater_is_better": {"greater_is_better": True},
+    "save_total_limit": {"save_total_limit": 1},
+    "optim_args": {"optim_args": "momentum=0.9"},
+    "adam_beta1": {"adam_beta1": 0.8, "optim": "sgd"},
+    "adam_beta2": {"adam_beta2": 0.8, "optim": "adafactor"},
+    "adam_epsilon": {"adam_epsilon": 1e-3, "optim": "rmsprop"},
+}
+
+NOT_HERE: dict[str, dict[str, Any]] = {
+    "fp16": {"fp16": True},
+    "tf32": {"tf32": True},
+    "optim": {"optim": "galore_adamw"},
+    "ddp_backend": {"ddp_backend": "gloo"},
+    "fsdp": {"fsdp": True},
 }
 
 
@@ -140,6 +196,8 @@ def test_every_field_of_the_installed_transformers_has_its_treatment() -> None:
     names = {treatment: {n for n, a in ARGUMENTS.items() if a.treatment is treatment} for treatment in Treatment}
     assert names[Treatment.REFUSED] == set(REFUSED)
     assert names[Treatment.NO_EFFECT] == set(NO_EFFECT)
+    assert names[Treatment.HANDED_ON] == set(HANDED_ON)
+    assert set(CONDITIONS) == {*UNREAD, *NOT_HERE, "deepspeed"}
     assert names[Treatment.WORKS] == {name for run in RUNS.values() for name in run} | set(ELSEWHERE)
     assert all(f"`{name}`" in markdown() for name in ARGUMENTS)
 
@@ -156,6 +214,43 @@ def test_what_has_no_effect_says_so(out: str, caplog: pytest.LogCaptureFixture) 
         assert caplog.messages == []
         config(out, **NO_EFFECT)
     assert {message.partition(" has no effect: ")[0] for message in caplog.messages} == set(NO_EFFECT)
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_kwargs` is deprecated:FutureWarning")
+@pytest.mark.parametrize("name", UNREAD)
+def test_what_needs_another_field_says_so(name: str, out: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "prefopt"):
+        config(out, **UNREAD[name])
+    (message,) = caplog.messages
+    assert message.startswith(f"{name} has no effect: it needs ")
+
+
+@pytest.mark.parametrize("name", NOT_HERE)
+def test_what_needs_another_machine_is_refused(name: str, out: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} is refused: it needs [^\n]*; [^\n]*$"):
+        config(out, **NOT_HERE[name])
+
+
+def test_deepspeed_without_its_package(out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"^deepspeed is refused: it needs the package deepspeed; install it"):
+        config(out, deepspeed=HANDED_ON["deepspeed"])
+
+
+def test_what_is_handed_on_reaches_transformers(out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prefopt.training.arguments.CONDITIONS", {})
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(TrainingArguments, "__post_init__", lambda self: seen.update(vars(self)))
+    config(out, report_to=[], **HANDED_ON)
+    assert {name: seen[name] for name in HANDED_ON} == HANDED_ON
+
+
+def test_memory_is_pinned_where_there_is_an_accelerator(out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TrainingArguments, "__post_init__", lambda self: None)
+    assert not config(out, report_to=[]).dataloader_pin_memory
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert config(out, report_to=[]).dataloader_pin_memory
+    assert not config(out, report_to=[], dataloader_pin_memory=False).dataloader_pin_memory
 
 
 def test_a_migrated_run_leaves_out_what_would_be_refused() -> None:

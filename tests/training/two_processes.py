@@ -6,21 +6,29 @@ import json
 import sys
 from pathlib import Path
 
+from torch.distributed import get_backend
+
 from prefopt import zoo
 from prefopt.training import PreferenceTrainer
 from tests.training.test_trainer import NEAR_ONE, config
 
 if __name__ == "__main__":
     model, rows, out, batch, *cache = sys.argv[1:]
-    cached = {"reference_cache": cache[0]} if cache else {}
+    several = {"ddp_backend": "gloo", "ddp_bucket_cap_mb": 1, "ddp_broadcast_buffers": False}
+    settings = {"reference_cache": cache[0], "ddp_find_unused_parameters": False, **several} if cache else {}
     trainer = PreferenceTrainer(
         model,
         objective=zoo.build({"zoo": "sparsepo", **NEAR_ONE}),
-        args=config(out, per_device_train_batch_size=int(batch), max_steps=4, learning_rate=1e-3, **cached),
+        args=config(out, per_device_train_batch_size=int(batch), max_steps=4, learning_rate=1e-3, **settings),
         train_dataset=json.loads(Path(rows).read_text()),
         eval_dataset=json.loads(Path(rows).read_text())[:8],
     )
     trainer.train()
+    if cache:
+        wrapped = trainer.model_wrapped
+        shown = (wrapped.bucket_bytes_cap, wrapped.broadcast_buffers, get_backend())
+        assert shown == (2**20, False, "gloo"), shown
+        assert not wrapped.find_unused_parameters
     metrics = trainer.evaluate()
     trainer.save_model()
     if trainer.is_world_process_zero():

@@ -1,0 +1,123 @@
+"""Fields of transformers' TrainingArguments that are read only together with others, or on some machines."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+from accelerate.utils import get_int_from_env, parse_flag_from_env
+from transformers import TrainingArguments
+from transformers.integrations.integration_utils import is_trackio_available
+
+
+class Condition(NamedTuple):
+    """What a field needs, to be read.
+
+    holds    whether it is there
+    needs    in words, after "it needs"
+    remedy   what to do where it is not, in which case the field is refused; empty: it has no effect, which is logged
+    """
+
+    holds: Callable[[TrainingArguments], bool]
+    needs: str
+    remedy: str = ""
+
+    @property
+    def remark(self) -> str:
+        """The need and the remedy."""
+        return f"it needs {self.needs}{self.remedy and '; '}{self.remedy}"
+
+
+_MPI = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+
+_ANOTHER_STEP = ("galore", "apollo", "lomo", "adalomo")
+"""Beginnings of the names of optimizers that take another way to a step than gradients of groups of parameters."""
+
+_WITHOUT_BETAS = ("sgd", "adagrad", "rmsprop", "adafactor")
+_WITHOUT_ARGS = ("adamw_torch", "adamw_torch_fused", "adamw_torch_xla", "adamw_torch_npu_fused", "adafactor")
+
+
+def _optimizer(arguments: TrainingArguments) -> str:
+    return str(getattr(arguments.optim, "value", arguments.optim))
+
+
+def _evaluates(arguments: TrainingArguments) -> bool:
+    return getattr(arguments.eval_strategy, "value", arguments.eval_strategy) not in ("no", False)
+
+
+def _on_accelerator(arguments: TrainingArguments) -> bool:
+    on_cpu = arguments.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU")
+    return torch.accelerator.is_available() and not on_cpu
+
+
+def _in_several_processes(arguments: TrainingArguments) -> bool:
+    return "LOCAL_RANK" in os.environ or get_int_from_env(_MPI, 1) > 1
+
+
+def _uses_ddp(arguments: TrainingArguments) -> bool:
+    return _in_several_processes(arguments) and not (arguments.fsdp or arguments.deepspeed)
+
+
+def _reports(arguments: TrainingArguments) -> list[str]:
+    names = arguments.report_to
+    return [name for name in ([names] if isinstance(names, str) else names or []) if name != "none"]
+
+
+def _reports_to_trackio(arguments: TrainingArguments) -> bool:
+    names = _reports(arguments)
+    return "trackio" in names or ("all" in names and is_trackio_available())
+
+
+_LAUNCH = "start them with `accelerate launch`, or leave it out"
+_DDP = Condition(_uses_ddp, "several processes with a copy of the model each, without FSDP and DeepSpeed")
+_TRACKIO = Condition(_reports_to_trackio, "report_to: trackio")
+_EVALUATION = Condition(_evaluates, "eval_strategy")
+_CHECKPOINTING = Condition(
+    lambda arguments: bool(arguments.gradient_checkpointing or getattr(arguments, "activation_checkpointing", False)),
+    "activation_checkpointing or gradient_checkpointing",
+)
+_BETAS = Condition(lambda arguments: _optimizer(arguments).partition("_")[0] not in _WITHOUT_BETAS, "an Adam (optim)")
+
+CONDITIONS: Mapping[str, Condition] = {
+    "fp16": Condition(_on_accelerator, "an accelerator", "use bf16, or none of them: training would be in float32"),
+    "tf32": Condition(lambda arguments: not arguments.tf32 or _on_accelerator(arguments), "a GPU", "leave it out"),
+    "optim": Condition(
+        lambda arguments: not _optimizer(arguments).startswith(_ANOTHER_STEP),
+        "groups of the policy's parameters alone, and a step after its gradients were found finite; GaLore, APOLLO and "
+        "LOMO have neither",
+        "take another, or give PreferenceTrainer an optimizer of your own (optimizers)",
+    ),
+    "optim_args": Condition(
+        lambda arguments: _optimizer(arguments) not in _WITHOUT_ARGS, "an optimizer that reads it, such as sgd"
+    ),
+    **dict.fromkeys(("adam_beta1", "adam_beta2", "adam_epsilon"), _BETAS),
+    **dict.fromkeys(
+        ("project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "hub_private_repo"), _TRACKIO
+    ),
+    "run_name": Condition(lambda arguments: bool(_reports(arguments)), "report_to"),
+    "ddp_backend": Condition(_in_several_processes, "several processes", _LAUNCH),
+    "fsdp": Condition(_in_several_processes, "several processes", _LAUNCH),
+    "ddp_timeout": Condition(
+        lambda arguments: _in_several_processes(arguments) and not arguments.use_cpu,
+        "several processes, on accelerators",
+    ),
+    **dict.fromkeys(("ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_find_unused_parameters"), _DDP),
+    "fsdp_config": Condition(lambda arguments: bool(arguments.fsdp), "fsdp"),
+    "deepspeed": Condition(
+        lambda arguments: importlib.util.find_spec("deepspeed") is not None,
+        "the package deepspeed",
+        "install it, or leave it out (FSDP2 spreads models without it)",
+    ),
+    **dict.fromkeys(("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"), _CHECKPOINTING),
+    **dict.fromkeys(
+        ("eval_steps", "eval_delay", "eval_use_gather_object", "metric_for_best_model", "greater_is_better"),
+        _EVALUATION,
+    ),
+    "save_total_limit": Condition(
+        lambda arguments: getattr(arguments.save_strategy, "value", arguments.save_strategy) != "no", "save_strategy"
+    ),
+}
+"""Field -> what it needs, where it differs from its default."""

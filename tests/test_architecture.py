@@ -96,7 +96,7 @@ OUTSIDE: dict[str, set[str]] = {
     "rich": {"data", "training", "tasks", "comparison", "inspection", "cli"},
     "typer": {"cli"},
     "matplotlib": {"report"},
-    "pandas": {"comparison", "report"},
+    "pandas": {"comparison", "report", "training"},
     "scipy": {"comparison"},
     "numpy": {"data", "training", "tasks", "comparison", "report"},
     "bert_score": {"tasks"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from prefopt.columns import Column
 from prefopt.data.column_values import features, read_column_values
 from prefopt.data.encode import EncodingConfig, encode_pair
-from prefopt.data.fields import check_columns, holds
+from prefopt.data.fields import TEMPLATE_FIELDS, check_columns, holds
 from prefopt.data.messages import texts
 from prefopt.data.pairs import Pair, to_pair
 from prefopt.data.report import DataReport, LengthReport, column_label
@@ -123,8 +123,7 @@ def prepare(
                 counts.update(encoded.counts)
                 left_out.update(encoded.left_out)
                 if isinstance(row, SourceRow) and not isinstance(pair, BadRow):
-                    unread = {n: v for n, v in row.fields.items() if n not in pair.usage.fields | used and holds(v)}
-                    left_out.update(column_label(name, has_text=bool(texts(value))) for name, value in unread.items())
+                    left_out.update(_unread(row.fields, pair.usage.fields | used, columns))
                 guessed.update(encoded.guessed)
 
     console = Console(stderr=True)
@@ -153,6 +152,16 @@ def _fields(column: Column) -> tuple[str, ...]:
     """The fields of a row that a column reads, with the one that is its limit."""
     limit = column.at_least
     return (*column.fields, *((limit,) if isinstance(limit, str) else ()))
+
+
+def _unread(fields: Mapping[str, object], read: Collection[str], columns: Mapping[str, str]) -> Iterator[str]:
+    """In words, the columns of a row that nobody reads, and what `columns` renames for nobody."""
+    for name, value in fields.items():
+        if name not in read and holds(value):
+            yield column_label(name, has_text=name in TEMPLATE_FIELDS or bool(texts(value)))
+    for role, name in columns.items():
+        if name not in read and name not in fields:
+            yield f"'{role}: {name}' of columns, which no such row reads"
 
 
 def _encode(

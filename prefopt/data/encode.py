@@ -141,6 +141,9 @@ class _Encoder:
                 token in pair.prompt for token in self.tokenizer.all_special_tokens
             ):
                 self.guessed.add("text read as it is, without the tokenizer's chat template, which is for messages")
+            self.left_out.update(
+                f"'{name}' of chat_template_kwargs, as the row is text" for name in self.config.chat_template_kwargs
+            )
             return [pair.prompt, pair.prompt + pair.chosen, pair.prompt + pair.rejected]
         assert self.chat is not None
         prompt = self.chat.render(pair.prompt, add_generation_prompt=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 from prefopt.columns import Column
 from prefopt.data.messages import Messages, clean, messages_in_text, read_messages
@@ -54,11 +54,20 @@ def holds(value: object) -> bool:
     return value is not None and not (isinstance(value, str | list | tuple | Mapping) and not value)
 
 
+def _is_two_texts(value: object) -> TypeGuard[Sequence[str]]:
+    return isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(text, str) for text in value)
+
+
 class RowReader:
     """Reads a row's fields by their roles, and keeps account of it. `columns` is as for `to_pair`."""
 
     def __init__(self, row: SourceRow, columns: Mapping[str, str]) -> None:
         self.row, self.columns, self.usage = row, columns, Usage()
+        outputs, sides = row.fields.get("output"), ("chosen", "rejected")
+        if _is_two_texts(outputs) and not any(self.has(side) for side in sides):
+            self.row = SourceRow(row.where, {**row.fields, **dict(zip(sides, outputs, strict=True))})
+            self.usage.fields.add("output")
+            self.usage.guessed.add("the first text of 'output' read as chosen, the second as rejected")
 
     def name(self, role: str) -> str:
         """The row's name for a field."""

@@ -67,7 +67,7 @@ def to_pair(row: SourceRow, columns: Mapping[str, str]) -> Pair | BadRow:
     (sharegpt). The responses of a row without a prompt, and those that repeat it as their first messages, are split
     where they diverge: messages after the last common one; text after the prompt of several words that both repeat,
     after the last common "Assistant:" turn, else before the last common whitespace. The text of `system` goes before
-    the prompt, that of `input` after an `instruction`.
+    the prompt, that of `input` after an `instruction`. An `output` of two texts is the chosen and the rejected one.
 
     >>> to_pair(SourceRow("row 0", {"prompt": "1+1=", "chosen": "2", "rejected": "3"}), {}).chosen
     '2'

@@ -74,13 +74,15 @@ def read_rows(source: str | Path, *, split: str = "train") -> Iterator[SourceRow
     """The rows of a file, a folder or a hub data set.
 
     Files: `.jsonl`, `.jsonl.gz` (one JSON object a line; blank lines are skipped), `.json`, `.json.gz` (a list of
-    objects), `.parquet`. Folders: written by `save_to_disk`, or of data files. Any other name is one of the hub.
-    `split` chooses a split of a folder or a hub data set; files, and folders of `Dataset.save_to_disk`, have none. A
-    line that is not a JSON object is a BadRow.
+    objects), `.parquet`, `.csv` (with a header). Folders: written by `save_to_disk`, or of data files. Any other name
+    is one of the hub. `split` chooses a split of a folder or a hub data set. A line that is no JSON object is a BadRow.
 
-    Raises DataError at once for a source that does not exist or is unreadable, and while reading for a damaged archive.
+    Raises DataError at once for a source that does not exist or is unreadable, and for another split than "train" of
+    one that has none; while reading, for a damaged archive.
     """
     path = Path(source).expanduser()
+    if split != "train" and not has_splits(source):
+        raise DataError(f"{source}: it has no splits, so that nobody would read the split {split!r}; leave it out")
     if path.is_dir():
         return rows_of(_folder(path, split), name=str(source))
     reader = next((reader for suffix, reader in _READERS.items() if path.name.lower().endswith(suffix)), None)
@@ -93,6 +95,12 @@ def read_rows(source: str | Path, *, split: str = "train") -> Iterator[SourceRow
     if isinstance(source, Path) or reader is not None or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise DataError(f"{source}: no such file or folder; it was looked for at {path.absolute()}")
     return rows_of(_load(name, split), name=name)
+
+
+def has_splits(source: str | Path) -> bool:
+    """Whether a source may have splits: files, and folders of `Dataset.save_to_disk`, have none."""
+    path = Path(source).expanduser()
+    return not path.is_file() and not (path / "state.json").is_file()
 
 
 def rows_of(dataset: Iterable[Mapping[str, object] | SourceRow | BadRow], *, name: str) -> Iterator[SourceRow | BadRow]:
@@ -180,6 +188,21 @@ def _parquet(path: Path) -> Iterator[SourceRow | BadRow]:
     return rows_of(dataset, name=str(path))
 
 
+def _csv(path: Path) -> Iterator[SourceRow | BadRow]:
+    # Text such as "NA" and "null" is text, not a missing value.
+    options = {"data_files": str(path.absolute()), "split": "train", "streaming": True, "keep_default_na": False}
+    return _readable(rows_of(datasets.load_dataset("csv", **options), name=str(path)), path)
+
+
+def _readable(rows: Iterator[SourceRow | BadRow], path: Path) -> Iterator[SourceRow | BadRow]:
+    """The rows; the error of a file that is no CSV, or changes its types on the way, names it."""
+    try:
+        yield from rows
+    except (ValueError, TypeError, datasets.exceptions.DatasetsError) as error:
+        problem = " ".join(str(error.__cause__ or error).split())
+        raise DataError(f"{path}: not a readable CSV file ({problem}); mend it, or write the rows as .jsonl") from error
+
+
 def _folder(path: Path, split: str) -> Iterable[Mapping[str, object]]:
     if not any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
         return _load(str(path), split)
@@ -219,4 +242,5 @@ _READERS: Mapping[str, Callable[[Path], Iterator[SourceRow | BadRow]]] = {
     ".json": _json_list,
     ".json.gz": _json_list,
     ".parquet": _parquet,
+    ".csv": _csv,
 }

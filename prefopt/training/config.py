@@ -74,6 +74,12 @@ class PreferenceConfig(TrainingArguments):
         for name in ("ref_model_mixup_alpha", "ref_model_sync_steps"):
             if not self.sync_ref_model and self.differs(name):
                 raise ValueError(f"{name} is read only with sync_ref_model; set that to true, or leave {name} out")
+        for argument in fields(self):
+            value, choices = getattr(self, argument.name), argument.metadata.get("choices")
+            if choices and isinstance(value, str) and value not in choices:
+                raise ValueError(
+                    f"{argument.name}: {value!r} is none of {', '.join(choices)}.{did_you_mean(value, choices)}"
+                )
         reject_out_of_range(self)
         settle(self)
         # Trainer would drop the data set's columns, since the collator reads them and the model's forward does not.

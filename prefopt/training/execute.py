@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from datasets import Dataset
 from transformers import TrainerCallback
 
 from prefopt.data import DataReport, read_rows
+from prefopt.data.rows import has_splits
 from prefopt.registry import excluded_plugins, provenance
 from prefopt.training.checkpoints import checkpoint_to_resume
 from prefopt.training.config import PreferenceConfig
@@ -20,7 +20,7 @@ from prefopt.training.loading import adapter_base, load_tokenizer
 from prefopt.training.output_folder import OutputFolderError, clear, reject_input, reject_occupied
 from prefopt.training.run_file import RunFile, RunFileError
 from prefopt.training.trainer import PreferenceTrainer
-from prefopt.training.trainer_inputs import ensure_pad_token, log_report, lora_config, prepare_dataset
+from prefopt.training.trainer_inputs import PreparedData, ensure_pad_token, log_report, lora_config, prepare_dataset
 from prefopt.training.whole_files import publish_text
 
 _LIBRARIES = ("prefopt", "torch", "transformers", "accelerate", "datasets", "peft", "tokenizers")
@@ -51,14 +51,13 @@ def start(run: RunFile, *, overwrite: bool = False) -> PreferenceTrainer:
     _check_output_folder(run, args, overwrite)
     tokenizer = ensure_pad_token(load_tokenizer(run.model.tokenizer or run.model.name))
     sources = {"train": (run.data.train, run.data.split), "eval": (run.data.eval, run.data.eval_split)}
-    data: dict[str, Dataset] = {}
-    reports: dict[str, DataReport] = {}
+    data: dict[str, PreparedData] = {}
     for name, (source, split) in sources.items():
         if source is not None:
-            rows = read_rows(source, split=split)
-            data[name], report = prepare_dataset(rows, tokenizer, run.objective, args, name)
-            if report is not None:
-                reports[name] = report
+            unread = name == "eval" and split == "test" and not has_splits(source)  # the default, of a file
+            rows = read_rows(source, split="train" if unread else split)
+            data[name] = prepare_dataset(rows, tokenizer, run.objective, args, name)
+            if (report := data[name].report) is not None:
                 log_report(report, name)
     trainer = PreferenceTrainer(
         run.model.name,
@@ -70,9 +69,8 @@ def start(run: RunFile, *, overwrite: bool = False) -> PreferenceTrainer:
         processing_class=tokenizer,
         peft_config=peft_config,
     )
-    trainer.data_reports = reports
     if args.should_save:
-        trainer.callback_handler.callbacks.insert(0, _RunRecord(run, reports, overwrite))
+        trainer.callback_handler.callbacks.insert(0, _RunRecord(run, trainer.data_reports, overwrite))
     return trainer
 
 

@@ -37,6 +37,7 @@ from prefopt.training.preflight import (
 from prefopt.training.reference_cache import fill_reference_cache
 from prefopt.training.saving import SavingTrainer
 from prefopt.training.trainer_inputs import (
+    PreparedData,
     ensure_pad_token,
     log_report,
     longest_row,
@@ -133,10 +134,11 @@ class PreferenceTrainer(SavingTrainer):
             return data
         if isinstance(data, Mapping):
             return {key: self._prepared(rows, f"{name}-{key}") for key, rows in data.items()}
-        dataset, report = self._prepare_rows(data, name=name)
+        dataset, report = data if isinstance(data, PreparedData) else self._prepare_rows(data, name=name)
         if report is not None:
             self.data_reports[name] = report
-            log_report(report, name)
+            if not isinstance(data, PreparedData):  # whose maker has logged it
+                log_report(report, name)
         self._reject_pairs(dataset)
         return dataset
 

@@ -7,9 +7,10 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
+import pandas as pd  # type: ignore[import-untyped]
 from peft import LoraConfig, PeftConfig, PeftModel
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -31,6 +32,16 @@ from prefopt.training.loading import load_model
 
 _LOG = logging.getLogger(__name__)
 
+_OF_ROWS = ("columns", "chat_template_kwargs", "on_too_long", "max_prompt_length", "on_bad_rows")
+"""Arguments of the step from rows to token ids."""
+
+
+class PreparedData(NamedTuple):
+    """A data set of token ids, with the report of the rows that it was made of; None where it was given as it is."""
+
+    dataset: datasets.Dataset
+    report: DataReport | None
+
 
 def preference_model(
     model: str | nn.Module,
@@ -42,8 +53,13 @@ def preference_model(
     """Policy, reference and objective as one module; names are loaded with `from_pretrained`.
 
     Without `ref_model` the reference is the model as it was given: see `prefopt.training.adapters` for adapters,
-    otherwise a frozen copy.
+    otherwise a frozen copy. Raises ValueError for model_init_kwargs where no model is given by its name.
     """
+    if args.model_init_kwargs and not any(isinstance(name, str) for name in (model, ref_model)):
+        raise ValueError(
+            "model_init_kwargs are for `from_pretrained`, and no model is given by its name; leave them out, or give "
+            "the name instead of the loaded model"
+        )
     policy = load_model(model, args.model_init_kwargs, trains=True) if isinstance(model, str) else model
     reference = load_model(ref_model, args.model_init_kwargs) if isinstance(ref_model, str) else ref_model
     config = objective.config if isinstance(objective, Objective) else objective
@@ -103,22 +119,24 @@ def ensure_pad_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerB
 
 
 def prepare_dataset(
-    rows: Iterable[Mapping[str, Any] | SourceRow | BadRow] | datasets.Dataset,
+    rows: Iterable[Mapping[str, Any] | SourceRow | BadRow] | datasets.Dataset | pd.DataFrame,
     tokenizer: PreTrainedTokenizerBase,
     objective: ObjectiveConfig,
     args: PreferenceConfig,
     name: str,
-) -> tuple[datasets.Dataset, DataReport | None]:
-    """Rows in memory, or of `read_rows`, as a data set of token ids with the objective's columns, and its report.
+) -> PreparedData:
+    """Rows in memory, of `read_rows` or of a pandas frame, as a data set of token ids with the objective's columns.
 
-    A data set that holds token ids already is returned as it is, without a report. Raises DataError where it lacks a
-    column that the objective reads.
+    A data set that holds token ids already is returned as it is; arguments and columns that are then not read are
+    logged. Raises DataError where it lacks a column that the objective reads.
     """
+    if isinstance(rows, pd.DataFrame):
+        rows = datasets.Dataset.from_pandas(rows, preserve_index=False)
     if isinstance(rows, datasets.Dataset) and set(rows.column_names) >= set(FEATURES) - MASKED:
         _require_columns(rows, objective, name)
-        _name_longer_pairs(rows, args, name)
-        return rows, None
-    return prepare(
+        _name_unread(rows, objective, args, name)
+        return PreparedData(rows, None)
+    dataset, report = prepare(
         rows_of(rows, name=name),
         tokenizer,
         args.encoding,
@@ -129,6 +147,7 @@ def prepare_dataset(
         quarantine=Path(args.output_dir) / f"quarantine-{name}.jsonl",
         total=len(rows) if isinstance(rows, Sized) else None,
     )
+    return PreparedData(dataset, report)
 
 
 def longest_row(data: Sequence[datasets.Dataset], args: PreferenceConfig) -> int | None:
@@ -143,13 +162,15 @@ def log_report(report: DataReport, name: str) -> None:
     _LOG.log(level, "%s data: %s", name, "; ".join(report.lines()))
 
 
-def _name_longer_pairs(dataset: datasets.Dataset, args: PreferenceConfig, name: str) -> None:
-    longest = max(dataset["length"], default=0)
+def _name_unread(dataset: datasets.Dataset, objective: ObjectiveConfig, args: PreferenceConfig, name: str) -> None:
+    """Log what is for rows, or for other data, where the data set holds token ids already."""
+    longest, unread = max(dataset["length"], default=0), [field for field in _OF_ROWS if args.differs(field)]
     if args.max_length is not None and longest > args.max_length:
-        _LOG.warning(
-            "%s data: it holds token ids already, of pairs of up to %d tokens, so that max_length (%d) is not read",
-            *(name, longest, args.max_length),
-        )
+        unread.append(f"max_length ({args.max_length}, and pairs have up to {longest} tokens)")
+    columns = {key for component in objective.components for column in component.columns for key in column.keys}
+    unread += [f"column {column!r}" for column in dataset.column_names if column not in {*FEATURES, *columns}]
+    if unread:
+        _LOG.warning("%s data: it holds token ids already, so that nothing reads %s", name, ", ".join(unread))
 
 
 def _require_columns(dataset: datasets.Dataset, objective: ObjectiveConfig, name: str) -> None:

@@ -126,6 +126,7 @@ def test_what_is_not_read_is_named(chat):
         f"the key 'weight' of messages, {unread} there": 1,
         f"'tools', {unread}": 1,
         f"'enable_thinking' of chat_template_kwargs, {unread}": 1,
+        "'enable_thinking' of chat_template_kwargs, as the row is text": 2,
     }
     assert "not used: column 'source' (2 pairs)" in report.notices()
     assert not report.is_as_expected

@@ -110,3 +110,24 @@ def test_every_text_of_a_row_is_read_or_named(make_tokenizer, fields, template):
     for path, leaf in leaves(fields):
         for word in filter(None, leaf.replace("Human:", "").replace("Assistant:", "").split()):
             assert any(word in text for text in texts) or any(f"'{key}'" in notices for key in path), (path, word)
+
+
+def test_two_outputs_are_chosen_and_rejected(plain):
+    rows = [{"instruction": "Add", "input": "1+1", "output": ["2", "3"]}, {"prompt": "q", "output": ("a", "b")}]
+    dataset, report = prepare(rows_of(rows, name="x"), plain, EncodingConfig(), description="x")
+    decoded = [[plain.decode(row[f"{part}_ids"]) for part in ("prompt", "chosen", "rejected")] for row in dataset]
+    assert decoded == [["Add\n1+1", "2</s>", "3</s>"], ["q", "a</s>", "b</s>"]]
+    assert report.guessed["the first text of 'output' read as chosen, the second as rejected"] == 2
+    assert not report.left_out
+
+
+def test_what_is_for_a_chat_template_is_named_where_rows_are_text(plain):
+    rows = [{"prompt": "q", "chosen": "a", "rejected": "b", "chat_template_kwargs": {"enable_thinking": True}}]
+    config, columns = EncodingConfig(chat_template_kwargs={"enable_thinking": False}), {"tools": "functions"}
+    _, report = prepare(rows_of(rows, name="x"), plain, config, description="x", columns=columns)
+    assert report.left_out == {
+        "'enable_thinking' of chat_template_kwargs, as the row is text": 1,
+        "column 'chat_template_kwargs'": 1,
+        "'tools: functions' of columns, which no such row reads": 1,
+    }
+    assert not report.is_as_expected

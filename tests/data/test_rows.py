@@ -40,6 +40,10 @@ def _parquet(path):
     datasets.Dataset.from_list(ROWS).to_parquet(path)
 
 
+def _csv(path):
+    datasets.Dataset.from_list(ROWS).to_csv(path)
+
+
 def _arrow(path):
     datasets.Dataset.from_list(ROWS).save_to_disk(path)
 
@@ -65,6 +69,7 @@ def _data_files(path):
         ("a.json", _json, "row 1 of {}"),
         ("a.json.gz", _json_gz, "row 1 of {}"),
         ("a.parquet", _parquet, "row 1 of {}"),
+        ("a.csv", _csv, "row 1 of {}"),
         ("arrow", _arrow, "row 1 of {}"),
         ("splits", _arrow_splits, "row 1 of {}"),
         ("folder", _data_files, "row 1 of {}"),
@@ -85,6 +90,25 @@ def test_split(tmp_path, write):
     assert len(list(read_rows(tmp_path / "sets", split="test"))) == 1
     with pytest.raises(DataError, match=r"sets.*'valid'"):
         read_rows(tmp_path / "sets", split="valid")
+
+
+@pytest.mark.parametrize("write", [_jsonl, _parquet, _arrow])
+def test_a_split_of_what_has_none_is_refused(tmp_path, write):
+    path = tmp_path / ("a" if write is _arrow else f"a.{write.__name__[1:]}")
+    write(path)
+    with pytest.raises(DataError, match=r"it has no splits, so that nobody would read the split 'test'; leave it out"):
+        read_rows(path, split="test")
+
+
+def test_csv_keeps_text_that_others_read_as_missing_and_names_a_broken_file(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('prompt,chosen,rejected,score\n"a, b","NA\nnull",None,0.5\nq,,x,1\n')
+    first, second = read_rows(path)
+    assert first.fields == {"prompt": "a, b", "chosen": "NA\nnull", "rejected": "None", "score": 0.5}
+    assert second.fields["chosen"] == ""
+    path.write_text("prompt,chosen\na,b,c\nd,e,f,g,h\n")
+    with pytest.raises(DataError, match=r"a\.csv: not a readable CSV file \(.*; mend it, or write the rows as .jsonl"):
+        list(read_rows(path))
 
 
 def test_a_relative_name_goes_to_load_dataset_as_it_is(tmp_path, monkeypatch):
@@ -161,9 +185,9 @@ def test_a_path_is_never_a_hub_name(tmp_path, monkeypatch):
 
 
 def test_an_unknown_suffix(tmp_path):
-    (tmp_path / "a.csv").write_text("prompt,chosen\n")
-    with pytest.raises(DataError, match=r"a\.csv: cannot tell the format .*\.jsonl, \.jsonl\.gz, \.json,"):
-        read_rows(tmp_path / "a.csv")
+    (tmp_path / "a.tsv").write_text("prompt,chosen\n")
+    with pytest.raises(DataError, match=r"a\.tsv: cannot tell the format .*\.jsonl, \.jsonl\.gz, \.json,"):
+        read_rows(tmp_path / "a.tsv")
 
 
 def test_a_name_that_neither_disk_nor_hub_knows(monkeypatch):

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import inspect
+import logging
+import re
 import sys
+from pathlib import Path
 
+import pandas as pd
 import pytest
 from transformers import AutoModelForCausalLM
 
 from prefopt import ObjectiveConfig, resolve, zoo
 from prefopt.component import Component, PreferenceLoss
+from prefopt.data import DataError
 from prefopt.divergences import ForwardKL
 from prefopt.objective_config import DivergenceTerm
 from prefopt.registry import installed
 from prefopt.regularizers import MaskL1
-from prefopt.training import PreferenceConfig, PreferenceTrainer
+from prefopt.training import PreferenceConfig, PreferenceTrainer, RunFile
+from prefopt.training.execute import start
 from prefopt.training.run_file import DataSection
 
 BUILT_IN = [cls for cls, owner in installed() if owner.distribution == "prefopt"]
@@ -71,6 +77,70 @@ def test_a_reference_that_would_never_be_run(model_folder: str, rows: list[dict[
     reference = AutoModelForCausalLM.from_pretrained(model_folder)
     with pytest.raises(ValueError, match="reference-free and would never run it"):
         PreferenceTrainer(model_folder, reference, objective=zoo.simpo(), args=args, train_dataset=rows)
+
+
+def test_arguments_of_a_load_where_nothing_is_loaded(model_folder: str, rows: list[dict[str, str]], out: str) -> None:
+    args = PreferenceConfig(out, report_to="none", use_cpu=True, model_init_kwargs={"dtype": "float32"})
+    make = {"objective": zoo.dpo(), "args": args, "train_dataset": rows}
+    model = AutoModelForCausalLM.from_pretrained(model_folder)
+    with pytest.raises(ValueError, match="model_init_kwargs are for `from_pretrained`, and no model is given by its"):
+        PreferenceTrainer(model, **make)
+    PreferenceTrainer(model, model_folder, **make)
+
+
+def test_arguments_of_rows_where_the_data_is_prepared(
+    model_folder: str, rows: list[dict[str, str]], out: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    make = {"model": model_folder, "objective": zoo.dpo()}
+    scored = [row | {"score_chosen": 2.0, "score_rejected": 1.0} for row in rows]
+    first = PreferenceTrainer(
+        model_folder, objective=zoo.odpo(), args=PreferenceConfig(out, use_cpu=True), train_dataset=scored
+    )
+    prepared = first.train_dataset
+    with caplog.at_level(logging.WARNING, "prefopt"):
+        args = PreferenceConfig(
+            out, use_cpu=True, columns={"prompt": "q"}, on_too_long="drop", chat_template_kwargs={"a": 1}, max_length=4
+        )
+        PreferenceTrainer(**make, args=args, train_dataset=prepared)
+    (message,) = caplog.messages
+    assert re.fullmatch(
+        r"train data: it holds token ids already, so that nothing reads columns, chat_template_kwargs, on_too_long, "
+        r"max_length \(4, and pairs have up to \d+ tokens\), "
+        r"column 'pair:score_chosen', column 'pair:score_rejected'",
+        message,
+    )
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "prefopt"):
+        used = prepared.remove_columns(["pair:score_chosen", "pair:score_rejected"])
+        PreferenceTrainer(**make, args=PreferenceConfig(out, use_cpu=True), train_dataset=used)
+    assert not caplog.messages
+
+
+def test_a_run_file_prepares_its_data_once_and_says_nothing_of_it(
+    model_folder: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = tmp_path / "pairs.jsonl"
+    data.write_text('{"q": "good film", "chosen": " end", "rejected": " scene"}\n')
+    section = {"train": str(data), "eval": str(data), "columns": {"prompt": "q"}, "on_too_long": "drop"}
+    training = {"output_dir": str(tmp_path / "run"), "use_cpu": True, "eval_strategy": "epoch"}
+    run = RunFile(model=model_folder, data=section, objective="dpo", training=training)
+    with caplog.at_level(logging.WARNING, "prefopt"):
+        assert start(run).data_reports.keys() == {"train", "eval"}
+    assert not caplog.messages
+    with pytest.raises(DataError, match=r"pairs.jsonl: it has no splits, so that nobody would read the split 'valid'"):
+        start(RunFile(model=model_folder, data=section | {"split": "valid"}, objective="dpo", training=training))
+
+
+def test_a_frame_of_pandas_is_rows(model_folder: str, rows: list[dict[str, str]], out: str) -> None:
+    args = PreferenceConfig(out, use_cpu=True)
+    make = {"objective": zoo.dpo(), "args": args}
+    expected = PreferenceTrainer(model_folder, train_dataset=rows, **make).train_dataset
+    assert PreferenceTrainer(model_folder, train_dataset=pd.DataFrame(rows), **make).train_dataset[:] == expected[:]
+
+
+def test_a_value_that_an_argument_does_not_have(out: str) -> None:
+    with pytest.raises(ValueError, match=r"train_sampling_strategy: 'group_by_len' is none of random, .* Did you mean"):
+        PreferenceConfig(out, use_cpu=True, train_sampling_strategy="group_by_len")
 
 
 def test_a_split_of_evaluation_data_that_is_not_there() -> None:

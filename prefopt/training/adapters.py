@@ -16,7 +16,8 @@ from typing import Any
 
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
+from torch import Tensor, nn
+from transformers import AutoConfig
 
 from prefopt.scoring.adapters import REFERENCE_ADAPTER
 from prefopt.training.loading import MERGED_BASE
@@ -174,11 +175,14 @@ def reject_adapter_options(policy: nn.Module, ref_adapter_name: str | None, *, t
 
 
 def reject_unsaved(policy: nn.Module, *, may_reload: bool) -> None:
-    """Raise ValueError where something trains that PEFT does not save with the adapter.
+    """Raise ValueError where something trains, or is the base's alone, that PEFT does not save with the adapter.
 
     may_reload  whether a checkpoint will be loaded again: of a prompt that a network makes, only the prompt is saved
     """
-    if not isinstance(policy, PeftModel) or not (names := unsaved_parameters(policy)):
+    if not isinstance(policy, PeftModel):
+        return
+    _reject_unsaved_head(policy)
+    if not (names := unsaved_parameters(policy)):
         return
     config = policy.active_peft_config
     if not config.is_prompt_learning:
@@ -193,12 +197,33 @@ def reject_unsaved(policy: nn.Module, *, may_reload: bool) -> None:
         )
 
 
+def _reject_unsaved_head(policy: PeftModel) -> None:
+    """Raise ValueError where tokens were added to the base, and PEFT saves its embedding, but not the head."""
+    lm = policy.get_base_model()
+    embedding, head = lm.get_input_embeddings().weight, lm.get_output_embeddings().weight
+    saved = {tensor.data_ptr() for tensor in _saved_tensors(policy)}
+    if embedding is head or embedding.data_ptr() not in saved or head.data_ptr() in saved or not lm.name_or_path:
+        return
+    size = AutoConfig.from_pretrained(lm.name_or_path).get_text_config().vocab_size
+    if size != len(embedding):
+        raise ValueError(
+            f"the base {lm.name_or_path} had {size} token ids and now has {len(embedding)}, and beside an adapter on "
+            "the embedding PEFT does not save the head, so that nobody could load it; save the base with its added "
+            "tokens as a model (save_pretrained), and adapt that"
+        )
+
+
 def unsaved_parameters(policy: PeftModel) -> list[str]:
     """What trains and is not among what PEFT saves of the policy's active adapters."""
     trained = {name: p for name, p in policy.named_parameters() if p.requires_grad}
-    states = [get_peft_model_state_dict(policy, adapter_name=name) for name in policy.active_adapters]
-    saved = [tensor for state in states for tensor in state.values()]
+    saved = _saved_tensors(policy)
     if policy.active_peft_config.is_prompt_learning:  # what is saved is computed from what trains
         return list(trained) if sum(t.numel() for t in saved) < sum(p.numel() for p in trained.values()) else []
     pointers = {tensor.data_ptr() for tensor in saved}
     return [name for name, parameter in trained.items() if parameter.data_ptr() not in pointers]
+
+
+def _saved_tensors(policy: PeftModel) -> list[Tensor]:
+    """What PEFT saves of the policy's active adapters."""
+    states = [get_peft_model_state_dict(policy, adapter_name=name) for name in policy.active_adapters]
+    return [tensor for state in states for tensor in state.values()]

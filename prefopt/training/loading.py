@@ -25,13 +25,19 @@ def load_model(name: str, options: dict[str, Any] | None = None, *, trains: bool
     """The causal LM of a name or folder; of an adapter's, its base with the adapter, as a PeftModel.
 
     options  keyword arguments of the model's `from_pretrained`
-    trains   whether the adapter's weights require a gradient
+    trains   whether the adapter's weights require a gradient. Raises ValueError for a prompt, which PEFT only reads
     """
     options = dict(options or {})
     hub = {key: options[key] for key in _HUB_OPTIONS if key in options}
     base = adapter_base(name, **hub)
     if base is None:
         return load_causal_lm(name, options)
+    if trains and (config := PeftConfig.from_pretrained(name, **hub)).is_prompt_learning:
+        raise ValueError(
+            f"{name}: PEFT loads a saved prompt ({config.peft_type.value}) to read it alone, not to train it on; set "
+            "prompt_encoder['default'].embedding.requires_grad_(True) in the loaded PeftModel and give that as the "
+            f"model, or train a new adapter (peft_config; model.peft in a run file) of {base}"
+        )
     options.pop("revision", None)  # the adapter's
     lm = load_causal_lm(base, options)
     _resize_embedding(lm, name, **hub)

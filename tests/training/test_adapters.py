@@ -165,12 +165,18 @@ def test_an_adapter_of_a_base_with_added_tokens(
 
 
 @pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
-def test_an_adapter_on_an_embedding_with_added_tokens_has_no_head(model_folder: str, tmp_path: Path) -> None:
+def test_an_adapter_on_an_embedding_with_added_tokens_has_no_head(
+    model_folder: str, rows: list[dict[str, str]], out: str, tmp_path: Path
+) -> None:
     """PEFT leaves the head out; its added rows would be noise."""
     folder = _with_head(model_folder, tmp_path / "model", tied=False)
     base = AutoModelForCausalLM.from_pretrained(folder)
     base.resize_token_embeddings(base.config.vocab_size + 3, mean_resizing=False)
-    get_peft_model(base, lora(target_modules=["embed_tokens"])).save_pretrained(tmp_path / "adapter")
+    adapter = lora(target_modules=["embed_tokens"])
+    with pytest.raises(ValueError, match=r"had 23 token ids and now has 26, .* does not save the head"):
+        trained(copy.deepcopy(base), rows, out, peft_config=adapter)
+    trained(folder, rows, out, peft_config=adapter)
+    get_peft_model(base, adapter).save_pretrained(tmp_path / "adapter")
     with pytest.raises(ValueError, match=r"its base had 26 token ids, and PEFT has saved no head of that size"):
         load_model(str(tmp_path / "adapter"))
 
@@ -238,6 +244,25 @@ def test_other_adapters_train_on(name: str, model_folder: str, rows: list[dict[s
     run = SavedRun.load(out)
     assert torch.equal(logits(run.model.reference), given)
     assert torch.equal(logits(run.model.policy), logits(trainer.model.policy.eval()))
+
+
+@pytest.mark.filterwarnings("ignore:policy. its adapter acts before the first token:UserWarning")
+@pytest.mark.parametrize("name", ["PromptTuningConfig", "PrefixTuningConfig", "PromptEncoderConfig"])
+def test_a_saved_prompt_trains_on_as_the_error_says(
+    name: str, model_folder: str, rows: list[dict[str, str]], out: str, tmp_path: Path
+) -> None:
+    saved = tuned(model_folder, getattr(peft, name)(task_type="CAUSAL_LM", num_virtual_tokens=2))
+    given = logits(saved)
+    saved.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"PEFT loads a saved prompt .*embedding.requires_grad_.* new adapter"):
+        trained(str(tmp_path), rows, out)
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model_folder), tmp_path)
+    model.prompt_encoder["default"].embedding.requires_grad_(True)
+    trainer = trained(model, rows, out)
+    assert torch.equal(ref_logits(trainer), given)
+    assert not torch.equal(logits(trainer.model.policy), given)
+    trainer.save_model()
+    assert torch.equal(logits(SavedRun.load(out).model.policy), logits(trainer.model.policy.eval()))
 
 
 NOT_KEPT = {"adaption prompt": "its parameters are not kept apart from others'", "psoft": "PSOFT init requires float32"}

@@ -15,6 +15,7 @@ from prefopt.scoring import PreferenceModel, StoreError
 from prefopt.scoring.reference import cache as cached
 from prefopt.scoring.reference.cache import fingerprint, response_key, response_keys
 from prefopt.weightings import SparseWeighting
+from tests.scoring.conftest import drawn
 
 TOKEN_MASK = zoo.sparsepo().model_copy(update={"weighting": SparseWeighting(position="token", init="near_one")})
 OBJECTIVES = {"dpo": zoo.dpo(), "tdpo2": zoo.tdpo2(), "mapo": zoo.mapo(), "sparsepo": TOKEN_MASK, "wpo": zoo.wpo()}
@@ -157,3 +158,42 @@ def test_a_copy_reads_the_same_cache(models, batch, tmp_path):
     model = cached_model(models, zoo.tdpo2(), tmp_path)
     loss = model(batch).loss
     torch.testing.assert_close(copy.deepcopy(model)(batch).loss, loss)
+
+
+def token_values(model, batch):
+    with torch.no_grad():
+        tokens, _ = model._score(model._layout(batch), batch)
+    return torch.stack([values[tokens.mask].double() for values in (tokens.logps, tokens.ref_logps)])
+
+
+def rounding(values, exact):
+    return float((values - exact).square().mean().sqrt())
+
+
+@pytest.mark.parametrize("name", ["dpo", "tdpo2"])
+def test_under_autocast_a_cache_differs_by_the_rounding_of_other_batches_alone(models, make_batch, tmp_path, name):
+    """What fills the cache and what trains are batches of other shapes, whose products bfloat16 rounds in other ways.
+    The cache itself rounds nothing: of the same batch it gives the same bits. Nor is one of the two nearer to float64.
+    """
+    pairs = drawn([(2 + n, 25 - 3 * n, 4 + n) for n in range(8)])
+    whole, parts = make_batch(pairs), [make_batch(pairs[n : n + 2]) for n in range(0, 8, 2)]
+    exact = token_values(PreferenceModel(*copy.deepcopy(models), OBJECTIVES[name]), whole)
+    low = [model.float() for model in copy.deepcopy(models)]
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = token_values(PreferenceModel(*low, OBJECTIVES[name]), whole)
+        filled_alike = cached_model(low, OBJECTIVES[name], tmp_path / "alike")
+        with torch.no_grad():
+            filled_alike.precompute_reference(whole)
+        assert torch.equal(token_values(filled_alike, whole), plain)
+        filler = cached_model(low, OBJECTIVES[name], tmp_path / "cache", shared_prefix=False)
+        with torch.no_grad():
+            for part in parts:
+                filler.precompute_reference(part)
+        filler.cache.store.flush()
+        values = token_values(cached_model(low, OBJECTIVES[name], tmp_path / "cache"), whole)
+    assert torch.equal(values[0], plain[0])  # the policy's
+    errors = [rounding(reference, exact[1]) for reference in (values[1], plain[1])]
+    assert errors[0] == pytest.approx(errors[1], rel=0.2)
+    assert 0 < rounding(values[1], plain[1]) < min(errors)
+    unit = torch.finfo(torch.bfloat16).eps * float(exact.abs().max())
+    assert max(errors) < unit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefopt.scoring.finite import NonFiniteError
+from prefopt.scoring.finite import NonFiniteError, all_finite, raise_non_finite
 from prefopt.scoring.lm_head.buffer_pool import BufferPool
 from prefopt.scoring.lm_head.head import Head, UnsupportedHeadError
 from prefopt.scoring.lm_head.token_statistics import TokenStatistics, dense_statistics, token_statistics
@@ -19,7 +19,9 @@ __all__ = [
     "StoreError",
     "TokenStatistics",
     "UnsupportedHeadError",
+    "all_finite",
     "dense_statistics",
+    "raise_non_finite",
     "response_key",
     "token_statistics",
 ]

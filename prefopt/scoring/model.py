@@ -17,7 +17,7 @@ from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring.adapters import keep_draws_off
 from prefopt.scoring.chunked_loss import Group, chunked_loss, group_pairs, statistics_for_objective
 from prefopt.scoring.compatibility import Compatibility, require_compatible
-from prefopt.scoring.finite import is_finite, require_finite
+from prefopt.scoring.finite import all_finite, raise_non_finite
 from prefopt.scoring.forward import (
     ModelStates,
     backbone,
@@ -89,6 +89,7 @@ class PreferenceModel(nn.Module):
         self.logits_budget = logits_budget
         self.shared_prefix = shared_prefix
         self.max_length = max_length
+        self.raises_non_finite = True  # or the caller judges the output's numbers, by `all_finite`
         self._buffer_pool = BufferPool()
         self._choice = LayoutChoice()
         self.reference_scorer = ReferenceScorer(reference, objective.config, self._buffer_pool, reference_cache)
@@ -102,8 +103,7 @@ class PreferenceModel(nn.Module):
         keep_draws_off(self)
 
     def train(self, mode: bool = True) -> Self:
-        """nn.Module's, but what would draw at random in training mode, of adapters or of models, stays in evaluation
-        mode."""
+        """nn.Module's, but what would draw at random in training mode stays in evaluation mode."""
         super().train(mode)
         keep_draws_off(self)
         self._compatibility.keep_noise_off(policy=self.policy, reference=self.reference or self.policy)
@@ -152,13 +152,15 @@ class PreferenceModel(nn.Module):
         return self._choice.shares
 
     def forward(self, batch: PreferenceBatch) -> ObjectiveOutput:
-        """Score the batch and apply the objective. Raises NonFiniteError on NaN or infinity."""
+        """Score the batch and apply the objective. Raises NonFiniteError, if it `raises_non_finite`."""
         layout = self._layout(batch)
         output = self._output(layout, batch)
-        if layout.prefix is not None and not is_finite(output):
-            # NaN in one response reaches the others of its row; in rows of their own they can be told apart.
-            output = self._output(Layout.two_rows(batch), batch)
-        require_finite(output, batch)
+        if self.raises_non_finite and not bool(all_finite(output)):
+            if (
+                layout.prefix is not None
+            ):  # NaN in one response reaches the others of its row; apart they are told apart
+                output = self._output(Layout.two_rows(batch), batch)
+            raise_non_finite(output, batch)
         return output
 
     def score(self, batch: PreferenceBatch) -> TokenBatch:
@@ -166,8 +168,7 @@ class PreferenceModel(nn.Module):
         return self._score(self._layout(batch), batch)[0]
 
     def precompute_reference(self, batch: PreferenceBatch) -> None:
-        """Add the reference's states of a batch to the cache. Raises StoreError where, of the first batch, the cache
-        holds other states than the reference has."""
+        """Add the reference's states of a batch to the cache. Raises StoreError where it holds others of the first."""
         self._reference_states(self._layout(batch), batch)
 
     def release_reference(self, reload: Callable[[], nn.Module] | None = None) -> None:
@@ -194,9 +195,8 @@ class PreferenceModel(nn.Module):
 
     def _policy_states(self, layout: Layout, *, plain_forward: bool = False) -> tuple[ModelStates, Tensor | None]:
         router = self.router_loss
-        asked = router is not None
-        states = forward_hidden_states(self.policy, layout, plain_forward=plain_forward, router_logits=asked)
-        if asked and torch.is_grad_enabled():
+        states = forward_hidden_states(self.policy, layout, plain_forward=plain_forward, router_logits=bool(router))
+        if router and torch.is_grad_enabled():
             require_gradient(states.router_logits, self.policy)
         return states, None if router is None else router(states.router_logits, layout)
 
@@ -224,8 +224,8 @@ class PreferenceModel(nn.Module):
         if self.uses_plain_forward or not torch.is_grad_enabled() or not self.objective.takes_pairs_apart:
             return []
         weight = causal_lm(self.policy).get_output_embeddings().weight
-        exact_divergence = self.objective.config.exact_divergence
-        return group_pairs(layout.mask, max_saved_tokens(self.logits_budget, weight, exact_divergence))
+        exact = self.objective.config.exact_divergence
+        return group_pairs(layout.mask, max_saved_tokens(self.logits_budget, weight, exact))
 
     def compile(self, *, backend: str | Callable[..., Any] = "inductor", mode: str | None = None) -> None:
         """Compile both models and the objective with torch.compile, with symbolic sizes: batches of other lengths do

@@ -42,6 +42,8 @@ class PreferenceConfig(TrainingArguments):
     model_init_kwargs              for `from_pretrained`, where a model is given by name
     ref_adapter_name               the adapter of a given PeftModel that is its reference; None: a frozen copy of the
                                    adapter that trains, as it is at the start
+    max_skipped_steps              steps in a row that are left out where their loss, rewards, weights or gradients are
+                                   not finite, before one stops the run; 0: the first does
 
     torch_compile, with its backend and mode, compiles models and objective (see `PreferenceModel.compile`).
     Other defaults than in TrainingArguments: learning_rate 1e-6, logging_steps 10. Some of its fields are refused, and
@@ -69,6 +71,7 @@ class PreferenceConfig(TrainingArguments):
     )
     model_init_kwargs: dict[str, Any] | None = field(default=None, metadata={"help": "For from_pretrained."})
     ref_adapter_name: str | None = field(default=None, metadata={"help": "A given PeftModel's reference adapter."})
+    max_skipped_steps: int = field(default=0, metadata={"help": "Most steps in a row left out as not finite."})
 
     def __post_init__(self) -> None:
         for name in ("ref_model_mixup_alpha", "ref_model_sync_steps"):
@@ -81,6 +84,8 @@ class PreferenceConfig(TrainingArguments):
                     f"{argument.name}: {value!r} is none of {', '.join(choices)}.{did_you_mean(value, choices)}"
                 )
         reject_out_of_range(self)
+        if self.max_skipped_steps and self.deepspeed is not None:
+            raise ValueError("max_skipped_steps: DeepSpeed takes the step before its numbers are judged; leave it out")
         settle(self)
         # Trainer would drop the data set's columns, since the collator reads them and the model's forward does not.
         self.remove_unused_columns = False

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import final
 
 from transformers import TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
 
 from prefopt.data import DataReport, read_rows
 from prefopt.data.rows import has_splits
@@ -75,13 +76,16 @@ def start(run: RunFile, *, overwrite: bool = False) -> PreferenceTrainer:
 
 
 def train(trainer: PreferenceTrainer) -> RunResult:
-    """Train, save policy and objective in the run folder, and evaluate where there is evaluation data."""
-    args = trainer.args
-    trainer.train()
-    trainer.save_model()
-    evaluation = trainer.evaluate() if trainer.eval_dataset is not None else {}
-    trainer.save_state()
-    return RunResult(Path(args.output_dir), evaluation, trainer.state.log_history)
+    """Train, save policy and objective in the run folder, and evaluate where there is evaluation data. A run that is
+    resumed after all that is left as it is."""
+    folder = Path(trainer.args.output_dir)
+    output = trainer.train()
+    evaluation = {}
+    if output.metrics or not (folder / TRAINER_STATE_NAME).is_file():  # which is written last
+        trainer.save_model()
+        evaluation = trainer.evaluate() if trainer.eval_dataset is not None else {}
+        trainer.save_state()
+    return RunResult(folder, evaluation, trainer.state.log_history)
 
 
 def _check_output_folder(run: RunFile, args: PreferenceConfig, overwrite: bool) -> None:

@@ -1,10 +1,10 @@
-"""Numbers of training that are not finite: the step is not taken, and such weights are not saved."""
+"""Numbers of training that are not finite: which they are, and of which pair; such weights are not saved."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import final
 
@@ -13,13 +13,15 @@ import torch
 from accelerate import DistributedType
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from transformers import Trainer
+from transformers import PreTrainedTokenizerBase, Trainer
 from transformers.trainer_utils import get_last_checkpoint
 
-from prefopt.scoring import NonFiniteError
+from prefopt.scoring import NonFiniteError, PreferenceModel, raise_non_finite
 from prefopt.tokens import PreferenceBatch
 
-_CAUSES = "a learning rate that is too high, or half precision without headroom, are the usual causes"
+CAUSES = "a learning rate that is too high, or half precision without headroom, are the usual causes"
+
+_SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
 @final
@@ -33,63 +35,96 @@ class NonFiniteWeightsError(FloatingPointError):
 
 
 @contextmanager
-def locate_errors(dataset: datasets.Dataset, when: str) -> Iterator[None]:
-    """Put in front of a NonFiniteError when it happened, and the file and line that its pair was read from."""
+def locate_errors(dataset: datasets.Dataset, when: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """Put in front of a NonFiniteError when it happened, and the file and line that its pair was read from; and behind
+    a token's id its text."""
     try:
         yield
     except NonFiniteError as error:
-        error.args = (f"{when}, {_source(dataset, error.row)}: {error}",)
+        text = str(error)
+        if error.token_id is not None:
+            identity = f"(id {error.token_id}"
+            text = text.replace(identity, f"{identity}, {tokenizer.decode([error.token_id])!r}", 1)
+        where = "" if error.row is None else f", {source(dataset, error.row)}"
+        error.args = (f"{when}{where}: {text}",)
         raise
 
 
-def _source(dataset: datasets.Dataset, row: int) -> str:
+def source(dataset: datasets.Dataset, row: int) -> str:
     """The file and line of a row; a data set may have been selected from, shuffled, or put together of several."""
     sources = [dataset[index]["where"] for index, number in enumerate(dataset["row"]) if number == row]
     return " or ".join(sources) or "a pair of another data set"
 
 
-def require_finite_norm(norm: Tensor | float | None, trainer: Trainer, batches: Sequence[PreferenceBatch] = ()) -> None:
-    """Raise NonFiniteGradientError where the norm of a step's gradients, over all processes, is NaN or infinite.
+def non_finite_error(
+    trainer: Trainer, batches: Sequence[PreferenceBatch], norm: float, unchanged_since: int
+) -> NonFiniteError | NonFiniteGradientError:
+    """The error of a step whose numbers or whose gradients, of this norm, are not finite. It names the first number of
+    this process's batches, computed again with the weights as they are; else, where the model is not sharded, the
+    first pair whose gradient alone is not finite. Drops the gradients.
 
-    float16's loss scaler leaves such a step out and lowers its scale; it is an error once the scale is below 1. None,
-    where DeepSpeed has no norm, is not judged. Reads one number from the device. On one process, the error names the
-    first pair of the step's batches whose gradient alone is not finite.
+    unchanged_since  the last step that was taken
     """
-    if isinstance(norm, DTensor):
-        norm = norm.full_tensor()
-    value = 0.0 if norm is None else float(norm)
-    scaler = trainer.accelerator.scaler
-    if math.isfinite(value) or (scaler is not None and scaler.is_enabled() and scaler.get_scale() >= 1):
-        return
     step = trainer.state.global_step + 1
-    culprit = _culprit(trainer, batches) if trainer.accelerator.num_processes == 1 else ""
-    raise NonFiniteGradientError(
-        f"step {step}: the norm of the gradients is {value}{culprit}, and the step was not taken: the weights are "
-        f"those of step {step - 1}; {_CAUSES}"
+    error = None
+    with _in_rows_apart(trainer.accelerator.unwrap_model(trainer.model)), torch.no_grad():
+        for batch in batches:  # all of them: the processes of a sharded model wait for each other in every pass
+            with trainer.compute_loss_context_manager():
+                output = trainer.model_wrapped(batch)
+            try:
+                with locate_errors(trainer.train_dataset, f"step {step}", trainer.processing_class):
+                    raise_non_finite(output, batch)
+            except NonFiniteError as first:
+                error = error or first
+    if error is not None:
+        return error
+    culprit = "" if trainer.accelerator.distributed_type in _SHARDED else _culprit(trainer, batches)
+    return NonFiniteGradientError(
+        f"step {step}: the norm of the gradients is {norm}{culprit}, and the step was not taken: the weights are "
+        f"those of step {unchanged_since}; {CAUSES}"
     )
 
 
+@contextmanager
+def _in_rows_apart(model: PreferenceModel) -> Iterator[None]:
+    """A context in which the model gives each response a row of its own, out of which NaN does not get, and leaves the
+    numbers to the caller."""
+    shares, raises = model.shared_prefix, model.raises_non_finite
+    model.shared_prefix = model.raises_non_finite = False
+    try:
+        yield
+    finally:
+        model.shared_prefix, model.raises_non_finite = shares, raises
+
+
 def _culprit(trainer: Trainer, batches: Sequence[PreferenceBatch]) -> str:
-    """The first pair whose own gradient is not finite, and where; empty if there is none. Drops the gradients."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    for batch in batches:
-        for pair in range(batch.pairs):
-            fields = {name: value[pair : pair + 1] for name, value in batch.as_mapping().items()}
-            model.zero_grad()
-            try:
+    """The first pair whose own gradient is not finite, and where; else the largest gradient."""
+    accelerator = trainer.accelerator
+    model = accelerator.unwrap_model(trainer.model)
+    largest, largest_name = 0.0, ""
+    is_alone = accelerator.num_processes == 1
+    with nullcontext() if is_alone else accelerator.no_sync(trainer.model_wrapped):
+        for batch in batches:
+            for pair in range(batch.pairs):
+                fields = {name: value[pair : pair + 1] for name, value in batch.as_mapping().items()}
+                row, broken = int(batch.rows[pair]), []
+                model.zero_grad()
                 with trainer.compute_loss_context_manager():
                     loss = model(PreferenceBatch.from_mapping(fields)).loss
                 loss.backward()
-            except NonFiniteError:
-                broken = ["its loss"]
-            else:
-                gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
-                broken = [name for name, gradient in gradients.items() if not torch.isfinite(gradient).all()]
-            if broken:
-                row = int(batch.rows[pair])
-                tensors = broken[0] if len(broken) == 1 else f"{len(broken)} tensors, {broken[0]} to {broken[-1]}"
-                return f" (of pair {row}, {_source(trainer.train_dataset, row)}, alone: not finite in {tensors})"
-    return ""
+                for name, weight in model.named_parameters():
+                    peak = 0.0 if weight.grad is None or not weight.numel() else float(weight.grad.abs().max())
+                    if not math.isfinite(peak):
+                        broken.append(name)
+                    elif peak > largest:
+                        largest, largest_name = peak, f"{name}, pair {row}, {source(trainer.train_dataset, row)}"
+                if broken:
+                    model.zero_grad()
+                    tensors = broken[0] if len(broken) == 1 else f"{len(broken)} tensors, {broken[0]} to {broken[-1]}"
+                    where = source(trainer.train_dataset, row)
+                    return f" (of pair {row}, {where}, alone: not finite in {tensors})"
+    model.zero_grad()
+    return f" (each pair's own is finite: {largest:.3g} at most, in {largest_name})" if largest else ""
 
 
 def require_finite_weights(trainer: Trainer, what: str) -> None:
@@ -99,7 +134,7 @@ def require_finite_weights(trainer: Trainer, what: str) -> None:
     weights = {name: _local(weight) for name, weight in model.named_parameters() if weight.requires_grad}
     broken = {name: bad for name, weight in weights.items() if (bad := int((~torch.isfinite(weight)).sum()))}
     count = torch.tensor(len(broken), device=accelerator.device)
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+    if accelerator.distributed_type in _SHARDED:
         count = accelerator.reduce(count)
     if not count:
         return
@@ -111,7 +146,7 @@ def require_finite_weights(trainer: Trainer, what: str) -> None:
     last = get_last_checkpoint(folder) if Path(folder).is_dir() else None
     raise NonFiniteWeightsError(
         f"{what}: NaN or infinity in {tensors}; "
-        f"{f'the last checkpoint, {last}, is as it was' if last else 'there is no checkpoint'}; {_CAUSES}"
+        f"{f'the last checkpoint, {last}, is as it was' if last else 'there is no checkpoint'}; {CAUSES}"
     )
 
 

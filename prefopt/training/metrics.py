@@ -16,27 +16,27 @@ from prefopt.tokens import PreferenceBatch
 
 @final
 class MetricSums:
-    """Accumulates the metrics of batches between two logs."""
+    """Accumulates the metrics of batches between two logs. `sums` holds sum and count by name."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, torch.Tensor] = {}
+        self.sums: dict[str, torch.Tensor] = {}
 
     def add(self, metrics: Mapping[str, Mean]) -> None:
         """Add the sums and counts of a batch."""
         for name, mean in metrics.items():
             pair = torch.stack([mean.total, mean.number]).double()
-            self._sums[name] = self._sums[name] + pair if name in self._sums else pair
+            self.sums[name] = self.sums[name] + pair if name in self.sums else pair
 
     def flush(self, accelerator: Accelerator) -> dict[str, float]:
         """The means over the batches of all processes since the last call; metrics with count 0 are left out.
 
         A collective: every process calls it, after batches that have the same metrics.
         """
-        if not self._sums:
+        if not self.sums:
             return {}
-        names = sorted(self._sums)
-        sums = accelerator.reduce(torch.stack([self._sums[name] for name in names]), reduction="sum")
-        self._sums.clear()
+        names = sorted(self.sums)
+        sums = accelerator.reduce(torch.stack([self.sums[name] for name in names]), reduction="sum")
+        self.sums.clear()
         return {name: total / number for name, (total, number) in zip(names, sums.tolist(), strict=True) if number}
 
 

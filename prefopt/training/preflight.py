@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 
 import datasets
 import numpy as np
@@ -53,7 +54,9 @@ def reject_unused_options(model: PreferenceModel, args: PreferenceConfig) -> Non
 
 
 def reject_no_step(dataset: datasets.Dataset, args: PreferenceConfig) -> None:
-    """Raise ValueError where there are too few pairs for a batch that is not dropped."""
+    """Raise ValueError where there is no pair, or too few for a batch that is not dropped."""
+    if not len(dataset):
+        raise ValueError("the training data has no pairs, so that there is no step; give data with some")
     batch = args.train_batch_size * args.world_size
     if args.dataloader_drop_last and len(dataset) < batch:
         raise ValueError(
@@ -130,6 +133,8 @@ def reject_other_tokens(tokenizer: PreTrainedTokenizerBase, reference: str | nn.
 def check_initial_loss(objective: Objective, output: ObjectiveOutput) -> None:
     """Log whether the loss of the first batch is the one at policy = reference, and warn where it is not."""
     loss = output.losses.mean().item()  # without the auxiliary loss of a router
+    if not math.isfinite(loss):
+        return  # which the step is judged for
     if objective.config.reference_free:
         _LOG.info("step 0: loss %.6f; the objective is reference-free, so no value is expected", loss)
         return

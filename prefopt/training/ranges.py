@@ -24,7 +24,11 @@ _RANGES: Mapping[str, _Range] = {
         ("learning_rate", "mask_learning_rate", "weight_decay", "mask_weight_decay", "max_grad_norm", "warmup_steps"),
         _NOT_NEGATIVE,
     ),
-    **dict.fromkeys(("dataloader_num_workers", "router_aux_loss_coef", "eval_delay", "eval_steps"), _NOT_NEGATIVE),
+    **dict.fromkeys(
+        ("dataloader_num_workers", "router_aux_loss_coef", "eval_delay", "eval_steps", "max_skipped_steps"),
+        _NOT_NEGATIVE,
+    ),
+    "max_skipped_steps": _NOT_NEGATIVE,
     **dict.fromkeys(("adam_epsilon", "logging_steps", "save_steps"), _POSITIVE),
     **dict.fromkeys(("adam_beta1", "adam_beta2"), _DECAY),
     **dict.fromkeys(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -22,7 +21,9 @@ from prefopt.tokens import PreferenceBatch
 from prefopt.training.callbacks import MaskWatch, ReferenceUpdate, drift
 from prefopt.training.checkpoints import checkpoint_to_resume
 from prefopt.training.config import PreferenceConfig
-from prefopt.training.finite_steps import locate_errors, require_finite_norm, require_finite_weights
+from prefopt.training.finished import finished_state
+from prefopt.training.finite_steps import locate_errors, require_finite_weights
+from prefopt.training.judging import JudgingTrainer
 from prefopt.training.loading import load_tokenizer
 from prefopt.training.metrics import MetricSums, batch_metrics, log_histograms, token_count
 from prefopt.training.optimizer import frozen, parameter_groups
@@ -35,7 +36,6 @@ from prefopt.training.preflight import (
     reject_unused_options,
 )
 from prefopt.training.reference_cache import fill_reference_cache
-from prefopt.training.saving import SavingTrainer
 from prefopt.training.trainer_inputs import (
     PreparedData,
     ensure_pad_token,
@@ -48,7 +48,7 @@ from prefopt.training.trainer_inputs import (
 from prefopt.training.updates import UpdateWatch, reject_untrainable
 
 
-class PreferenceTrainer(SavingTrainer):
+class PreferenceTrainer(JudgingTrainer):
     """Trains a policy on preference pairs under any objective.
 
     >>> trainer = PreferenceTrainer("gpt2", objective=zoo.sparsepo(), train_dataset=rows)  # doctest: +SKIP
@@ -124,9 +124,9 @@ class PreferenceTrainer(SavingTrainer):
             self.add_callback(update)
         # `compute_loss` divides by the pairs of the whole step itself, so that 1 x 8 and 8 x 1 give the same gradient.
         self.loss_is_scaled_for_ga = True
-        self._sums = {"train": MetricSums(), "eval": MetricSums()}
         self._last: ObjectiveOutput | None = None
-        self._step_batches: list[PreferenceBatch] = []
+        self._sums = {"train": MetricSums(), "eval": MetricSums()}
+        self.guard_steps(self._sums["train"])
 
     def _prepared(self, data: Any, name: str) -> Any:
         """Rows, or several sets of them by name, as data sets of token ids; those and names as they are."""
@@ -152,14 +152,18 @@ class PreferenceTrainer(SavingTrainer):
         return super().predict(self._prepared(test_dataset, "test"), *args, **kwargs)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Trainer's, after the reference cache is filled; without a checkpoint, from that of the arguments.
+        """Trainer's, after the reference cache is filled; without a checkpoint, from that of the arguments. From a
+        checkpoint of the last step nothing is trained: the policy is that checkpoint's, and the output has no metrics.
 
         Raises ValueError where nothing of the policy trains, RuntimeError where its first step changes nothing of it,
-        and FloatingPointError where a loss, a gradient (before the optimizer's step) or a weight is not finite.
+        and FloatingPointError where a loss, a gradient (before the optimizer's step) or a weight is not finite, or all
+        steps were left out for that.
         """
         reject_untrainable(self.accelerator.unwrap_model(self.model).policy)
         if not args:
             kwargs = {"resume_from_checkpoint": checkpoint_to_resume(self.args)} | kwargs
+        if finished := finished_state(self, args[0] if args else kwargs["resume_from_checkpoint"]):
+            return self.take_over(*finished)
         self.precompute_reference()
         output = super().train(*args, **kwargs)
         require_finite_weights(self, f"step {self.state.global_step}, the last")
@@ -186,9 +190,8 @@ class PreferenceTrainer(SavingTrainer):
     ) -> Any:
         """The sum of the batch's losses over the pairs of the whole step; outside training, the batch's mean."""
         batch = PreferenceBatch.from_mapping(inputs)
-        when = f"step {self.state.global_step + 1}"
-        with locate_errors(self.train_dataset, when) if model.training else nullcontext():
-            output: ObjectiveOutput = model(batch)
+        self.accelerator.unwrap_model(model).raises_non_finite = not model.training  # a step is judged as a whole
+        output: ObjectiveOutput = model(batch)
         self._sums["train" if model.training else "eval"].add(output.metrics | batch_metrics(batch))
         loss = output.loss
         if num_items_in_batch is not None:
@@ -198,7 +201,7 @@ class PreferenceTrainer(SavingTrainer):
             if self.state.global_step == 0 and self._last is None:
                 check_initial_loss(self.accelerator.unwrap_model(self.model).objective, output)
             self._last = output
-            self._step_batches.append(batch)
+            self._guard.add(batch, output)
         return (loss, output) if return_outputs else loss
 
     def prediction_step(
@@ -216,7 +219,8 @@ class PreferenceTrainer(SavingTrainer):
         self, dataloader: DataLoader[Any], *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
     ) -> Any:
         """Trainer's, with the objective's metrics added."""
-        with locate_errors(dataloader.dataset, f"evaluation after step {self.state.global_step}"):
+        when = f"evaluation after step {self.state.global_step}"
+        with locate_errors(dataloader.dataset, when, self.processing_class):
             output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         means = self._sums["eval"].flush(self.accelerator)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
@@ -228,6 +232,7 @@ class PreferenceTrainer(SavingTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Trainer's, with the objective's metrics in logs of training, and histograms for TensorBoard."""
         if "loss" in logs:
+            self._guard.correct(logs)
             logs |= self._sums["train"].flush(self.accelerator)
             logs |= drift(self.accelerator.unwrap_model(self.model).objective, logs, self.state.log_history)
             if self._last is not None:
@@ -258,10 +263,3 @@ class PreferenceTrainer(SavingTrainer):
         """The pairs of the whole step, over all processes."""
         pairs = torch.tensor([sum(len(batch["rows"]) for batch in batch_samples)], device=device)
         return self.accelerator.gather(pairs).sum()
-
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> Tensor | float | None:
-        """Trainer's, which is what stands before the optimizer's step. Raises NonFiniteGradientError."""
-        norm: Tensor | float | None = super()._get_grad_norm(model, grad_norm)
-        require_finite_norm(norm, self, self._step_batches)
-        self._step_batches.clear()
-        return norm

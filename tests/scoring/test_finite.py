@@ -109,7 +109,7 @@ def test_rewards_that_overflow(models, batch):
 
 
 def test_losses_that_overflow(models, batch):
-    fails(*models, batch, "`losses` is inf for the chosen response of pair 40;", 40, zoo.ipo(beta=1e-30))
+    fails(*models, batch, "`losses` is inf for pair 40;", 40, zoo.ipo(beta=1e-30))
 
 
 def test_excluded_entries_are_no_harm_where_both_models_exclude_them(models, batch, pairs):

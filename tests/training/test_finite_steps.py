@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +19,7 @@ from typer.testing import CliRunner
 from prefopt import zoo
 from prefopt.cli import app
 from prefopt.training import PreferenceTrainer
-from prefopt.training.finite_steps import NonFiniteGradientError, NonFiniteWeightsError, require_finite_norm
+from prefopt.training.finite_steps import NonFiniteGradientError, NonFiniteWeightsError
 from tests.training.test_trainer import config
 
 SAVES = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 1}
@@ -118,17 +117,24 @@ def test_a_weight_that_does_not_train_may_be_infinite(trainer: Callable[..., Pre
     assert (Path(out) / "model.safetensors").is_file()
 
 
-def test_float16_leaves_steps_out_until_its_scale_is_used_up() -> None:
-    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+def test_float16_leaves_steps_out_until_its_scale_is_used_up(trainer: Callable[..., PreferenceTrainer]) -> None:
+    run = trainer()
+    scaler = run.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     scaler.scale(torch.ones(()))  # the scale is made with the first loss
-    accelerator = SimpleNamespace(scaler=scaler, num_processes=2)
-    trainer: Any = SimpleNamespace(accelerator=accelerator, state=SimpleNamespace(global_step=6))
-    require_finite_norm(torch.tensor(math.inf), trainer)
+    guard = run._guard
+    guard._finite = torch.tensor(True)
+    assert guard.judge(torch.tensor(math.inf)) == math.inf
+    assert guard.judge(torch.tensor(3.0)) == 3.0
+    assert guard.judge(None) is None
+    logs = {"loss": 1.5}
+    guard.correct(logs)
+    assert logs == {"loss": 1.5, "skipped_steps": 1}
+    run._tr_loss = torch.tensor(0.0)
+    guard.on_step_begin(run.args, run.state, run.control)
+    guard._finite = torch.tensor(True)
     scaler.update(new_scale=0.5)
-    with pytest.raises(NonFiniteGradientError, match="step 7: the norm of the gradients is inf"):
-        require_finite_norm(torch.tensor(math.inf), trainer)
-    require_finite_norm(torch.tensor(3.0), trainer)
-    require_finite_norm(None, trainer)
+    with pytest.raises(NonFiniteGradientError, match="step 1: the norm of the gradients is inf"):
+        guard.judge(torch.tensor(math.inf))
 
 
 def test_the_pair_whose_gradient_is_not_finite_is_named(model_folder: str, out: str) -> None:

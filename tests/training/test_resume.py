@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from peft import LoraConfig
 from transformers import TrainerCallback
+from typer.testing import CliRunner
 
 from prefopt import zoo
+from prefopt.cli import app
 from prefopt.training import PreferenceTrainer
 from tests.training.test_trainer import NEAR_ONE, config
 
@@ -76,3 +81,49 @@ def test_another_objective_does_not_resume(model_folder: str, rows: list[dict[st
     other = PreferenceTrainer(model_folder, objective=zoo.dpo(beta=0.5), args=args, train_dataset=rows)
     with pytest.raises(ValueError, match="trained with another objective"):
         other.train(resume_from_checkpoint=True)
+
+
+def test_a_run_that_is_finished_trains_nothing(
+    model_folder: str, rows: list[dict[str, str]], out: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = _trainer(model_folder, rows, out, False)
+    whole.train()
+    logs = whole.state.log_history
+    again = _trainer(model_folder, rows, out, False)
+    output = again.train(resume_from_checkpoint=True)
+    assert f"{out}/checkpoint-8 is of step 8 of 8: no step is left, and nothing is trained." in caplog.text
+    assert output.global_step == 8
+    assert output.metrics == {}
+    assert again.state.log_history == logs[:-1]  # without the summary of the training
+    for name, parameter in again.model.named_parameters():
+        assert torch.equal(parameter, dict(whole.model.named_parameters())[name])
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["ended", "killed before the last save"])
+def test_prefopt_train_leaves_a_finished_run_as_it_is(
+    model_folder: str, rows: list[dict[str, str]], tmp_path: Path, ended: bool
+) -> None:
+    data, out = tmp_path / "pairs.jsonl", tmp_path / "out"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    saves = {"save_strategy": "steps", "save_steps": 2, "resume_from_checkpoint": "true"}
+    training = {"max_steps": 2, "report_to": "none", "use_cpu": True, "output_dir": str(out), **saves}
+    fields = {"model": model_folder, "data": {"train": str(data)}, "objective": "dpo", "training": training}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(fields))
+    assert CliRunner().invoke(app, ["train", str(tmp_path / "run.yaml")]).exit_code == 0
+    if not ended:
+        for name in ("model.safetensors", "trainer_state.json"):
+            (out / name).unlink()
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    result = CliRunner().invoke(app, ["train", str(tmp_path / "run.yaml")])
+    assert result.exit_code == 0, result.output
+    after = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    if ended:
+        assert after == before
+    else:
+        assert {path.name for path in after.keys() - before.keys()} == {"model.safetensors", "trainer_state.json"}
+
+
+def test_data_without_a_pair_is_refused(model_folder: str, rows: list[dict[str, str]], out: str) -> None:
+    prepared = _trainer(model_folder, rows, out, False).train_dataset.select([])
+    with pytest.raises(ValueError, match="the training data has no pairs, so that there is no step"):
+        _trainer(model_folder, prepared, out, False)

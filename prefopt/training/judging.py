@@ -1,0 +1,58 @@
+"""What of a Trainer judges numbers: a step before it is taken, the mean loss, the best metric, the end of a run."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import TrainerState
+from transformers.trainer_utils import TrainOutput
+
+from prefopt.training.metrics import MetricSums
+from prefopt.training.saving import SavingTrainer
+from prefopt.training.step_guard import StepGuard
+
+_LOG = logging.getLogger(__name__)
+
+
+class JudgingTrainer(SavingTrainer):
+    """A SavingTrainer that takes no step whose numbers are not finite. `compute_loss` adds each batch to `_guard`."""
+
+    _guard: StepGuard
+
+    def guard_steps(self, metrics: MetricSums) -> None:
+        """Judge the steps to come, whose metrics are added to these sums."""
+        self._guard = StepGuard(self, metrics)
+        self.add_callback(self._guard)
+
+    def take_over(self, folder: str, state: TrainerState) -> TrainOutput:
+        """Load the policy of a run that has no step left, from its last checkpoint or its best."""
+        self.state = state
+        best = state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        self._load_from_checkpoint(best or folder)
+        steps = f"step {state.global_step} of {state.max_steps}"
+        _LOG.warning("%s is of %s: no step is left, and nothing is trained.", folder, steps)
+        return TrainOutput(state.global_step, math.nan, {})
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> Tensor | float | None:
+        """Trainer's, which is what stands before the optimizer's step; None where that step is left out. Raises
+        NonFiniteError and NonFiniteGradientError."""
+        return self._guard.judge(super()._get_grad_norm(model, grad_norm))
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's; the mean loss is that of the steps that were not left out."""
+        share = self._guard.counted_share()
+        self._total_loss_scalar /= share
+        self._tr_loss /= share
+        return super()._finalize_training(*args, **kwargs)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Trainer's; a metric that is not finite is never the best."""
+        name = f"eval_{(self.args.metric_for_best_model or '').removeprefix('eval_')}"
+        if not math.isfinite(metrics.get(name, 0.0)):
+            step = self.state.global_step
+            _LOG.warning("evaluation after step %d: %s is %s, and so not the best", step, name, metrics[name])
+            return False
+        return bool(super()._determine_best_metric(metrics, trial))

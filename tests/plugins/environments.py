@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
+from zipfile import ZipFile
 
 ROOT = Path(__file__).parents[2]
 PIP = ("-m", "pip", "--disable-pip-version-check")
@@ -41,6 +42,20 @@ def wheels(sources: Sequence[Path], folder: Path) -> dict[str, Path]:
     return {source.name: built[source.name] for source in sources}
 
 
+def unpacked(packages: Sequence[Path], folder: Path) -> list[str]:
+    """A path on which these wheels are all that is installed in the folder, before what they depend on."""
+    for package in packages:
+        with ZipFile(package) as wheel:
+            wheel.extractall(folder)
+    standard = sysconfig.get_path("stdlib")
+    return [str(folder), standard, f"{standard}/lib-dynload", *_packages()]
+
+
+def _packages() -> list[str]:
+    """The folders that this process has packages from, but for prefopt's own."""
+    return sorted({str(Path(str(package.locate_file(""))).resolve()) for package in distributions()} - {str(ROOT)})
+
+
 @dataclass(frozen=True)
 class Environment:
     """A virtual environment in a folder."""
@@ -53,8 +68,7 @@ class Environment:
         from, behind its own; only so does it cost seconds."""
         venv.create(folder, with_pip=False, symlinks=True)
         made = cls(folder)
-        theirs = {str(Path(str(package.locate_file(""))).resolve()) for package in distributions()} - {str(ROOT)}
-        (made._site / "what_they_depend_on.pth").write_text("\n".join(sorted(theirs)))
+        (made._site / "what_they_depend_on.pth").write_text("\n".join(_packages()))
         made.install(*packages)
         return made
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.cli.test_cli import run
+from tests.forked import run_file
 from tests.plugins.conftest import NEW, PLUGINS
-from tests.plugins.environments import ROOT, Environment
+from tests.plugins.environments import ROOT, Environment, unpacked
 
 pytestmark = pytest.mark.outside
 
@@ -20,36 +22,40 @@ SANDBOX_REFUSED = "programs of a model cannot be run here in isolation: the syst
 """The one reason for which a plugin's test may be skipped."""
 
 
-def passes_tests(
-    tested: Sequence[str], names: Sequence[str], sources: Path, built: dict[str, Path], tmp_path: Path
-) -> Environment:
-    """An environment with these plugins and no other, prefopt being a wheel too, where the tests of `tested` pass."""
-    environment = Environment.create(tmp_path / "environment", [built["prefopt"], *(built[name] for name in names)])
+def check_passing(
+    tested: Sequence[str], names: Sequence[str], sources: Path, folder: Path, run_file: Callable[..., str]
+) -> None:
+    """With prefopt and these plugins, all being wheels in the folder, and no other plugin, the tests of `tested` pass
+    in what `run_file` runs."""
     tests = [sources / name / "tests" for name in tested]
-    options = ("-q", "-rs", "-W", "error", "-p", "no:cacheprovider", "--import-mode=importlib")
+    options = ("-q", "-rs", "-p", "no:cacheprovider", "--import-mode=importlib")
+    # A fork has imported what some of pytest's own plugins are made of.
+    options += ("-W", "error", "-W", "ignore::pytest.PytestAssertRewriteWarning")
     config = ("-c", sources / tested[0] / "pyproject.toml")
-    file = tmp_path / "facts.json"
-    output = environment.command("python", OWN_TESTS, file, *options, *config, *tests, cwd=tmp_path)
+    file = folder / "facts.json"
+    output = run_file(OWN_TESTS, file, *options, *config, *tests)
     facts = json.loads(file.read_text())
-    assert Path(facts["prefopt"]).is_relative_to(environment.folder)
+    assert Path(facts["prefopt"]).is_relative_to(folder)
     assert facts["owners"] == sorted(["prefopt", *names])
     assert " passed" in output
     assert "failed" not in output
     assert [line for line in output.splitlines() if line.startswith("SKIPPED") and SANDBOX_REFUSED not in line] == []
-    return environment
 
 
 @pytest.mark.parametrize("name", [plugin.name for plugin in PLUGINS])
 def test_a_plugin_passes_its_own_tests_where_it_is_alone(
     name: str, sources: Path, built: dict[str, Path], tmp_path: Path
 ) -> None:
-    passes_tests([name], [name], sources, built, tmp_path)
+    path = unpacked([built["prefopt"], built[name]], tmp_path / "site")
+    check_passing([name], [name], sources, tmp_path, partial(run_file, path=path, cwd=tmp_path))
 
 
 def test_plugins_written_by_the_command_pass_their_tests_beside_all_of_ours(
     sources: Path, built: dict[str, Path], tmp_path: Path
 ) -> None:
-    environment = passes_tests(NEW, [*(plugin.name for plugin in PLUGINS), *NEW], sources, built, tmp_path)
+    names = [*(plugin.name for plugin in PLUGINS), *NEW]
+    environment = Environment.create(tmp_path / "environment", [built["prefopt"], *(built[name] for name in names)])
+    check_passing(NEW, names, sources, tmp_path, partial(environment.command, "python", cwd=tmp_path))
     assert "INPUT" in environment.command("prefopt-tis", "--help")
 
 

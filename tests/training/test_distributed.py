@@ -4,9 +4,6 @@ reference together and keep what it says."""
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,31 +11,15 @@ import torch
 from safetensors.torch import load_file
 
 from prefopt.scoring.reference.tensor_store import TensorStore
+from tests.forked import run_module
 
 pytestmark = pytest.mark.outside
 
 SCRIPT = "tests.training.two_processes"
 
 
-def launched(script: str, processes: int, *arguments: object) -> None:
-    """Run a module of the tests on that many processes, to the end."""
-    launcher = (
-        [] if processes == 1 else ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
-    )
-    done = subprocess.run(
-        [sys.executable, "-m", *launcher, script, *map(str, arguments)],
-        cwd=Path(__file__).parents[2],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 def _run(processes: int, model: str, rows: Path, out: Path, *more: object) -> dict[str, object]:
-    launched(SCRIPT, processes, model, rows, out, *more)
+    run_module(SCRIPT, processes, model, rows, out, *more)
     return json.loads((out / "result.json").read_text())
 
 

@@ -19,7 +19,7 @@ from prefopt.objective_config import DivergenceTerm
 from prefopt.training import PreferenceTrainer
 from prefopt.weightings import SparseWeighting
 from prefopt.weightings.sparse.gates import GATES
-from tests.training.test_distributed import launched
+from tests.forked import run_module
 from tests.training.test_trainer import config
 
 LORA = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM", lora_dropout=0.1)
@@ -70,7 +70,7 @@ def test_two_processes_train_every_gate_alike(model_folder: str, rows: list[dict
     """The processes agree on policy and mask after every run, whatever noise each of them drew."""
     data = tmp_path / "rows.json"
     data.write_text(json.dumps(rows))
-    launched("tests.training.gates_on_two_processes", 2, model_folder, data, tmp_path)
+    run_module("tests.training.gates_on_two_processes", 2, model_folder, data, tmp_path)
     for gate in GATES:
         first, second = (torch.load(tmp_path / f"{gate}-{rank}.pt") for rank in range(2))
         for name, tensor in first["after"].items():

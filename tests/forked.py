@@ -1,0 +1,81 @@
+"""Processes of tests, forked from a server that has imported torch and its companions: none imports them again."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+PRELOADED = ("torch", "transformers.trainer", "accelerate", "peft", "datasets", "torch.distributed.fsdp", "pydantic")
+
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(list(PRELOADED))
+
+
+def run_module(module: str, processes: int, *arguments: object) -> None:
+    """Run a module of the tests as its command line would, on that many processes of one group, to the end."""
+    group: dict[str, object] = {}
+    if processes > 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free.getsockname()[1], "GLOO_SOCKET_IFNAME": "lo"}
+        group |= {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    ranks = [{**group, "RANK": rank, "LOCAL_RANK": rank} if group else {} for rank in range(processes)]
+    _run([(_module_as_main, (module, arguments, variables)) for variables in ranks])
+
+
+def run_file(file: Path, *arguments: object, path: Sequence[Path | str], cwd: Path) -> str:
+    """What a file prints that is run in a folder, with all that is installed being in the folders of `path`."""
+    return _run([(_file_as_main, (file, arguments, path, cwd))])
+
+
+def _run(calls: Sequence[tuple[Callable[..., None], tuple[Any, ...]]]) -> str:
+    """What the calls print, each in a process."""
+    with TemporaryDirectory() as folder:
+        outputs = [Path(folder) / str(rank) for rank in range(len(calls))]
+        children = [
+            _SERVER.Process(target=_call, args=(*call, output)) for call, output in zip(calls, outputs, strict=True)
+        ]
+        for child, output in zip(children, outputs, strict=True):
+            output.touch()
+            child.start()
+        for child in children:
+            child.join(300)
+        exit_codes = [child.exitcode for child in children]
+        for child in children:
+            child.kill()
+        texts = [output.read_text() for output in outputs]
+    failures = [text[-3000:] for code, text in zip(exit_codes, texts, strict=True) if code != 0]
+    assert not failures, "\n\n".join(failures)
+    return "".join(texts)
+
+
+def _call(function: Callable[..., None], arguments: tuple[Any, ...], output: Path) -> None:
+    """Call it, with what is printed in the file, by libraries too."""
+    with output.open("w") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    function(*arguments)
+
+
+def _module_as_main(module: str, arguments: Sequence[object], variables: Mapping[str, object]) -> None:
+    os.environ.update({name: str(value) for name, value in variables.items()})
+    sys.argv = [module, *map(str, arguments)]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _file_as_main(file: Path, arguments: Sequence[object], path: Sequence[Path | str], cwd: Path) -> None:
+    assert "prefopt" not in sys.modules
+    for module in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
+        del sys.modules[module]
+    sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in getattr(finder, "__module__", "")]
+    sys.path[:] = [str(folder) for folder in path]
+    sys.argv = [str(file), *map(str, arguments)]
+    os.chdir(cwd)
+    runpy.run_path(str(file), run_name="__main__")

@@ -19,6 +19,12 @@ __all__ = ["code_plugin", "install", "words_plugin"]  # fixtures, for every test
 torch.set_num_threads(1)  # the models of the tests are so small that a second thread only gets in the way
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules of marked tests first, so that no worker is left with one of them in the end."""
+    heavy = {item.path for item in items if any(mark.name in {"outside", "slow"} for mark in item.iter_markers())}
+    items.sort(key=lambda item: item.path not in heavy)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _what_is_imported_need_not_be_collected_again() -> None:
     """Every training run collects garbage, which walks all that the libraries made when they were imported."""

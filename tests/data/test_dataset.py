@@ -326,6 +326,7 @@ def test_a_terminal_shows_progress(plain, capsys, monkeypatch):
     assert "100%" in captured.err
 
 
+@pytest.mark.slow
 def test_hh_transcripts(shared, tmp_path):
     """Anthropic's harmless-base test set: 2,312 transcripts, in four of which a response is empty."""
     tokenizer = AutoTokenizer.from_pretrained(shared / "models" / "stories260K")
@@ -350,6 +351,7 @@ def test_hh_transcripts(shared, tmp_path):
             assert (pair[f"{side}_ids"][-1] == tokenizer.eos_token_id) is not pair[f"{side}_truncated"]
 
 
+@pytest.mark.slow
 def test_sharegpt_conversations(shared):
     """LLaMA-Factory's demonstration set: 300 pairs, of which 186 begin with a system message or have several turns."""
     tokenizer = AutoTokenizer.from_pretrained(shared / "models" / "stories260K")

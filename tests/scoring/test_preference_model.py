@@ -67,6 +67,7 @@ def test_small_batches(models, make_batch, tdpo2_by_hand, few):
     torch.testing.assert_close(output.loss, tdpo2_by_hand(*models, few, BETA, ALPHA), rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [0, 100_000, 2**30])
 def test_very_long_responses(tiny, moved, make_batch, tdpo2_by_hand, same_gradients, monkeypatch, budget):
     """Over 19 chunks of 64 tokens, of which the budget lets backward keep none, one or all."""

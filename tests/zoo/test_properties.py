@@ -18,6 +18,8 @@ from tests.test_invariance import widened
 from tests.zoo import test_papers, test_papers_losses
 from tests.zoo.test_golden import golden_batch
 
+pytestmark = pytest.mark.slow
+
 each_row = pytest.mark.parametrize("name", zoo.ZOO)
 few = settings(deadline=None, max_examples=6, derandomize=True)
 

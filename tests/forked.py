@@ -59,8 +59,8 @@ def _run(calls: Sequence[tuple[Callable[..., None], tuple[Any, ...]]]) -> str:
 def _call(function: Callable[..., None], arguments: tuple[Any, ...], output: Path) -> None:
     """Call it, with what is printed in the file, by libraries too."""
     with output.open("w") as file:
-        for stream in (1, 2):
-            os.dup2(file.fileno(), stream)
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
     function(*arguments)
 
 

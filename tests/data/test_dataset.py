@@ -319,6 +319,9 @@ def test_nothing_is_printed_without_a_terminal(plain, capsys, monkeypatch):
 
 def test_a_terminal_shows_progress(plain, capsys, monkeypatch):
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setattr(
+        "datasets.are_progress_bars_disabled", lambda: False
+    )  # a contender in a benchmark's turns them off
     prepare(rows(GOOD), plain, EncodingConfig(), description="[pairs]", total=1)
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -146,7 +146,7 @@ class ChatRenderer:
                 yield "arguments of tool calls put into the form that the chat template reads"
             # A template that calls None is refused.
             if "strftime_now" in template and self._attempt(messages, self.options | {"strftime_now": None}) != text:
-                yield "today's date, which the chat template writes"
+                yield "today's date, which the chat template writes: other tokens tomorrow, in no reference cache"
 
     def other_turns(self, side: Side, text: str) -> Iterator[tuple[int, int]]:
         """The characters [start, end) of the text of prompt and response that are turns of others within the response.

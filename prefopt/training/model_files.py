@@ -24,15 +24,27 @@ def load_causal_lm(name: str, options: dict[str, Any]) -> nn.Module:
     """The causal LM of a name or folder. Raises ModelFileError where weights are damaged, missing, of another shape or
     of a part that the model does not run; what `from_pretrained` raises otherwise.
 
+    options  keyword arguments of `from_pretrained`; ValueError for one that it does not take
     Weights of parts that the architecture lacks, such as an image encoder's, are left out; transformers says so.
     """
+    if isinstance(options.get("config"), str):
+        raise ValueError(
+            f"{name}: from_pretrained ignores the text config={options['config']!r}; give what differs by its names, "
+            "such as num_hidden_layers, or a configuration object"
+        )
     try:
         model, info = AutoModelForCausalLM.from_pretrained(name, **options, output_loading_info=True)
     except _UNREADABLE as error:
         message = " ".join(str(error).split())
+        problem = f"{name}: the model cannot be loaded ({type(error).__name__}: {message}); "
+        quoted = re.findall(r"'([^']*)'", message)
+        if wrong := [key for key, value in options.items() if key in quoted or str(value) in quoted]:
+            raise ValueError(
+                f"{problem}{wrong[0]} of model_init_kwargs (model.init in a run file) is wrong: mend or drop it"
+            ) from error
+        overridden = f", or {', '.join(options)} of model_init_kwargs does not fit" if options else ""
         raise ModelFileError(
-            f"{name}: the model cannot be loaded ({type(error).__name__}: {message}); its files are damaged, or "
-            "not those of its config.json: get them anew"
+            f"{problem}its files are damaged, or not those of its config.json: get them anew{overridden}"
         ) from error
     modules = {_without_numbers(module) for module, _ in model.named_modules()}
     unread = [key for key in info["unexpected_keys"] if _without_numbers(key.rpartition(".")[0]) in modules]

@@ -57,3 +57,25 @@ def test_weights_of_a_part_that_the_architecture_lacks_are_left_out(folder: Path
     save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(ModelFileError, match=r"tensors are missing .*\(model\.norm\.weight\)"):
         load_causal_lm(str(folder), {})
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (
+            {"num_layer": 1},
+            r"'num_layer'\); num_layer of model_init_kwargs \(model.init in a run file\) is wrong: mend or drop it",
+        ),
+        ({"dtype": "bfloat17"}, r"'bfloat17'\); dtype of model_init_kwargs"),
+        ({"config": "other.json"}, "from_pretrained ignores the text config='other.json'"),
+    ],
+)
+def test_an_argument_that_from_pretrained_does_not_take(folder: Path, options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=f"^{folder}: .*{problem}") as caught:
+        load_causal_lm(str(folder), options)
+    assert not isinstance(caught.value, ModelFileError)
+
+
+def test_an_argument_that_the_weights_do_not_fit(folder: Path) -> None:
+    with pytest.raises(ModelFileError, match="get them anew, or hidden_size of model_init_kwargs does not fit"):
+        load_causal_lm(str(folder), {"hidden_size": 64})

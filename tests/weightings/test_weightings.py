@@ -106,6 +106,29 @@ def test_activations_that_say_nothing_weigh_one() -> None:
     assert weights.tolist() == [[1, 0, 0], [1, 1, 1], [0, 1, 0], [0, 0, 0]]
 
 
+def test_how_far_weights_of_rounded_moments_are_off() -> None:
+    """What zoo.mapo says of the published code, which rounds deviation, minimum and maximum to float16."""
+
+    def half(value: Tensor) -> Tensor:
+        return value.half().to(value.dtype)
+
+    def rounded(row: Tensor) -> Tensor:
+        standard = (row - row.mean()) / half(row.std())
+        lowest, highest = half(standard.min()), half(standard.max())
+        return (standard - lowest) / (highest - lowest)
+
+    torch.manual_seed(0)
+    rows = [torch.randn(length, dtype=torch.float64) for length in range(2, 200)]
+    weights = [
+        (rounded(row), ActivationWeighting(sites=("mlp",))(batch([[row.tolist()]], ("mlp",), [[1] * len(row)]))[0])
+        for row in rows
+    ]
+    off = max(float((published - ours).abs().max()) for published, ours in weights)
+    assert 1e-4 < off < 4e-4
+    assert max(float(published.max()) for published, _ in weights) > 1
+    assert all(rounded(rows[9] * scale).isnan().all() for scale in (1e-8, 1e6))
+
+
 def test_sigmoid_weights_by_hand_and_where_there_is_no_spread() -> None:
     """z-scores of (1, 2, 6) are (-2, -1, 3) / sqrt 7; rounding of 0.1 is no spread; nan is off the rows."""
     nan = torch.nan

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 from prefopt.data import BadRow, ChatPair, DataError, Pair, SourceRow, TextPair, read_rows, to_pair
+from prefopt.data.fields import Usage, holds
+from prefopt.data.messages import texts
+from prefopt.data.report import column_label
 from prefopt.data.rows import DoubledKeyError, RowError, json_value
 from prefopt.tasks.preference_data.sources import Longest, Source, as_text
 from prefopt.tasks.preference_data.texts import template_slots
+
+_LOG = logging.getLogger(__name__)
 
 SLOTS = ("post", "title", "subreddit")
 """The slots that a prompt template may have."""
@@ -79,10 +86,13 @@ def read_compared(
     """The pairs of a source, in whichever of the forms its rows are, that are in its part and short enough.
 
     Bad rows raise DataError, which lists the first ten with file and line. Where the source sets them aside, they go
-    into a file of the folder instead, if there is one. DataError too where no pair is left.
+    into a file of the folder instead, if there is one. DataError too where no pair is left. Columns with text that
+    nobody reads, and what is guessed, are logged with the number of their rows.
     """
     pairs: list[Compared] = []
     bad: list[BadRow] = []
+    unread: Counter[str] = Counter()
+    guessed: Counter[str] = Counter()
     count = 0
     for row in _rows(source):
         count += 1
@@ -90,9 +100,15 @@ def read_compared(
             bad.append(row)
             continue
         try:
-            pairs += _read(row, template, source.columns)
+            compared = list(_read(row, template, source.columns))
         except RowError as error:
             bad.append(row.bad(*error.report))
+            continue
+        for usage in (pair.pair.usage for pair in compared[:1]):
+            spare = {name: value for name, value in row.fields.items() if name not in usage.fields and holds(value)}
+            unread.update(column_label(name, has_text=True) for name, value in spare.items() if texts(value))
+            guessed.update(usage.guessed)
+        pairs += compared
     listing = "".join(f"\n  {row}" for row in bad[:_LISTED])
     listing += f"\n  ... and {len(bad) - _LISTED:,} more" if len(bad) > _LISTED else ""
     if bad and source.on_bad_rows == "stop":
@@ -103,6 +119,10 @@ def read_compared(
     if bad and folder is not None:
         with (folder / _QUARANTINE).open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.writelines(json.dumps(dataclasses.asdict(row), default=str) + "\n" for row in bad)
+    for heading, counts in (("not used", unread), ("guessed", guessed)):
+        if counts:
+            named = "; ".join(f"{what} ({number:,} rows)" for what, number in counts.most_common())
+            _LOG.warning("%s: %s: %s", source.name, heading, named)
     if not pairs:
         raise DataError(f"{source.name}: no usable pair in {count:,} rows{listing}")
     kept = [pair for pair in pairs if source.takes(pair.post) and (longest is None or longest.keeps(pair.pair))]
@@ -159,10 +179,11 @@ def _rated(row: SourceRow, template: Template, columns: Mapping[str, str]) -> It
         raise RowError(names[1], counts, "give each response its rating")
     rated = list(zip(responses, ratings, strict=True))
     post = row.fields[columns.get("prompt", "prompt")]
+    usage = Usage({*names, columns.get("prompt", "prompt"), *template.slots})
     prompt = template.prompt({**row.fields, "post": post})
     references = tuple(dict.fromkeys(text for text, rating in rated if rating == max(ratings)))
     return [
-        Compared(_text_pair(row, prompt, post, better, worse), str(post), references, (float(high), float(low)))
+        Compared(_text_pair(row, prompt, post, better, worse, usage), str(post), references, (float(high), float(low)))
         for better, high in rated
         for worse, low in rated
         if high > low and better != worse
@@ -171,7 +192,8 @@ def _rated(row: SourceRow, template: Template, columns: Mapping[str, str]) -> It
 
 def _comparison(row: SourceRow, template: Template, columns: Mapping[str, str]) -> Iterable[Compared]:
     """A row of the comparisons of summarize_from_feedback: `info` of the post, two `summaries`, and the `choice`."""
-    info, summaries, choice = (row.fields[columns.get(field, field)] for field in ("info", "summaries", "choice"))
+    names = [columns.get(field, field) for field in ("info", "summaries", "choice")]
+    info, summaries, choice = (row.fields[name] for name in names)
     if not isinstance(info, Mapping):
         raise RowError("info", "found no object", "give the post as `post` in it")
     summaries = summaries if isinstance(summaries, Sequence) else []
@@ -184,7 +206,8 @@ def _comparison(row: SourceRow, template: Template, columns: Mapping[str, str]) 
     prompt = template.prompt(info)
     better, worse = texts[int(choice)], texts[1 - int(choice)]
     human = tuple(summary["text"] for summary in summaries if summary.get("policy") == _HUMAN)
-    return [Compared(_text_pair(row, prompt, info["post"], better, worse), str(info["post"]), human or (better,))]
+    pair = _text_pair(row, prompt, info["post"], better, worse, Usage(set(names)))
+    return [Compared(pair, str(info["post"]), human or (better,))]
 
 
 def _pair(row: SourceRow, template: Template, columns: Mapping[str, str]) -> Iterable[Compared]:
@@ -197,8 +220,9 @@ def _pair(row: SourceRow, template: Template, columns: Mapping[str, str]) -> Ite
         field = next(name for name in names if name in row.fields)
         raise RowError(field, "found no prompt", "give the row one: held-out prompts are what a policy answers")
     post, references = as_text(pair.prompt), (as_text(pair.chosen),)
+    usage = Usage(pair.usage.fields | set(template.slots), pair.usage.guessed)
     if not isinstance(pair, ChatPair):
-        pair = _text_pair(row, template.prompt({**row.fields, "post": post}), post, pair.chosen, pair.rejected)
+        pair = _text_pair(row, template.prompt({**row.fields, "post": post}), post, pair.chosen, pair.rejected, usage)
     return [Compared(pair, post, references)]
 
 
@@ -210,8 +234,8 @@ _FORMS: Mapping[tuple[str, ...], Callable[[SourceRow, Template, Mapping[str, str
 """The fields that tell a form -> its reader."""
 
 
-def _text_pair(row: SourceRow, prompt: str, post: object, better: str, worse: str) -> TextPair:
+def _text_pair(row: SourceRow, prompt: str, post: object, better: str, worse: str, usage: Usage) -> TextPair:
     """The pair; after a template there is a space between prompt and response, where the data has none."""
     if prompt != post and not prompt[-1:].isspace():
         better, worse = (text if text[:1].isspace() else f" {text}" for text in (better, worse))
-    return TextPair(prompt, better, worse, row)
+    return TextPair(prompt, better, worse, row, usage)

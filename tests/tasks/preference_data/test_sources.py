@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,19 @@ def test_pairs_of_a_column_of_another_name_go_into_the_template(tmp_path: Path) 
     (pair,) = read_compared(source(tmp_path, [row], columns={"prompt": "question"}), TLDR)
     assert pair.as_row() == {"prompt": "A long post.\n\nTL;DR:", "chosen": " Short.", "rejected": " Shorter."}
     assert pair.post == "A long post."
+
+
+def test_what_no_pair_takes_of_its_row_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pair = {"prompt": "Who?", "chosen": "Me.", "rejected": "You.", "system": "Be brief.", "note": "checked", "id": 3}
+    rated = {"prompt": "Why?", "responses": ["a", "b"], "rewards": [1, 0], "source": "web"}
+    summaries = [{"text": "c"}, {"text": "d"}]
+    compared = {"info": {"post": "p", "id": "x"}, "summaries": summaries, "choice": 0, "worker": "w"}
+    with caplog.at_level(logging.WARNING, "prefopt"):
+        read_compared(source(tmp_path, [pair, pair, rated, compared]), PLAIN)
+    assert [message.partition(": ")[2] for message in caplog.messages] == [
+        "not used: column 'note' (2 rows); column 'source' (1 rows); column 'worker' (1 rows)",
+        "guessed: 'system' put before the prompt (2 rows)",
+    ]
 
 
 def test_unequal_ratings_make_pairs(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import AutoConfig
@@ -46,8 +46,13 @@ def with_new_adapter(
 
     folder        of the run, where a merged model is written; None: nowhere
     is_reference  whether the model, with the new adapter off, is the reference
-    Raises ValueError where an adapter cannot be merged, or the reference would change in training.
+    Raises TypeError for a configuration that is none, ValueError for one of another task, and where an adapter cannot
+    be merged, or the reference would change in training.
     """
+    if not isinstance(peft_config, PeftConfig):
+        raise TypeError(f"peft_config: found {type(peft_config).__name__}; give PEFT's object, such as LoraConfig(...)")
+    if peft_config.task_type not in (None, TaskType.CAUSAL_LM):
+        raise ValueError(f"peft_config: its task_type is {peft_config.task_type}; a policy's is CAUSAL_LM")
     if isinstance(policy, PeftModel):
         policy = _merged(policy, folder)
     base = list(policy.parameters())

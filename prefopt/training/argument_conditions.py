@@ -41,11 +41,16 @@ _WITHOUT_ARGS = ("adamw_torch", "adamw_torch_fused", "adamw_torch_xla", "adamw_t
 
 
 def _optimizer(arguments: TrainingArguments) -> str:
-    return str(getattr(arguments.optim, "value", arguments.optim))
+    return _text(arguments.optim)
+
+
+def _text(value: object) -> str:
+    """An option, which may be an enumeration's member, as text."""
+    return str(getattr(value, "value", value))
 
 
 def _evaluates(arguments: TrainingArguments) -> bool:
-    return getattr(arguments.eval_strategy, "value", arguments.eval_strategy) not in ("no", False)
+    return _text(arguments.eval_strategy) != "no"
 
 
 def _on_accelerator(arguments: TrainingArguments) -> bool:
@@ -113,11 +118,11 @@ CONDITIONS: Mapping[str, Condition] = {
     ),
     **dict.fromkeys(("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"), _CHECKPOINTING),
     **dict.fromkeys(
-        ("eval_steps", "eval_delay", "eval_use_gather_object", "metric_for_best_model", "greater_is_better"),
-        _EVALUATION,
+        ("eval_delay", "eval_use_gather_object", "metric_for_best_model", "greater_is_better"), _EVALUATION
     ),
-    "save_total_limit": Condition(
-        lambda arguments: getattr(arguments.save_strategy, "value", arguments.save_strategy) != "no", "save_strategy"
-    ),
+    "eval_steps": Condition(lambda arguments: _text(arguments.eval_strategy) == "steps", "eval_strategy: steps"),
+    "save_steps": Condition(lambda arguments: _text(arguments.save_strategy) == "steps", "save_strategy: steps"),
+    "save_total_limit": Condition(lambda arguments: _text(arguments.save_strategy) != "no", "save_strategy"),
+    "num_train_epochs": Condition(lambda arguments: arguments.max_steps == -1, "max_steps: -1"),
 }
 """Field -> what it needs, where it differs from its default."""

@@ -15,7 +15,7 @@ from prefopt.data import EncodingConfig, OnBadRows, OnTooLong
 from prefopt.scoring.lm_head.token_statistics import DEFAULT_BUDGET
 from prefopt.training.arguments import settle
 from prefopt.training.ranges import reject_out_of_range
-from prefopt.validation import did_you_mean
+from prefopt.validation import did_you_mean, explain
 
 
 @dataclass
@@ -84,6 +84,10 @@ class PreferenceConfig(TrainingArguments):
                     f"{argument.name}: {value!r} is none of {', '.join(choices)}.{did_you_mean(value, choices)}"
                 )
         reject_out_of_range(self)
+        try:
+            self.encoding  # noqa: B018  its own checks
+        except ValidationError as error:
+            raise ValueError("; ".join(explain(error, EncodingConfig))) from error
         if self.max_skipped_steps and self.deepspeed is not None:
             raise ValueError("max_skipped_steps: DeepSpeed takes the step before its numbers are judged; leave it out")
         settle(self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -22,6 +23,9 @@ _LOG = logging.getLogger(__name__)
 _TOLERANCE = 1e-4
 
 _ROWS_AT_A_TIME = 1000
+
+_OF_THE_OPTIMIZER = """optim optim_args learning_rate weight_decay adam_beta1 adam_beta2 adam_epsilon
+mask_learning_rate mask_weight_decay""".split()
 
 _MORE_LAYERS_THAN_ANY_MODEL = 1000
 
@@ -51,6 +55,38 @@ def reject_unused_options(model: PreferenceModel, args: PreferenceConfig) -> Non
     if args.sync_ref_model and args.reference_cache is not None:
         raise ValueError("reference_cache holds outputs of a fixed reference, and sync_ref_model changes it; drop one")
     reject_mask_rate_without_mask(model.objective.config, args)
+
+
+def reject_other_types(objective: object, **data: object) -> None:
+    """Raise TypeError where an objective is given by its name, or data by that of a file."""
+    if not isinstance(objective, ObjectiveConfig | Objective):
+        raise TypeError(f"objective: found {type(objective).__name__}; give a configuration, such as prefopt.zoo.dpo()")
+    for name, value in data.items():
+        if isinstance(value, str | Path):
+            raise TypeError(
+                f"{name}: found the name {str(value)!r}; give rows, as prefopt.data.read_rows does of a file"
+            )
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer | None, model: PreferenceModel, args: PreferenceConfig) -> None:
+    """Raise ValueError where an optimizer that was given holds nothing of the policy that trains; log what else trains
+    and is not in it, and the arguments that it does not read."""
+    if optimizer is None:
+        return
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    left_out = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in held]
+    if not any(p.requires_grad and id(p) in held for p in model.policy.parameters()):
+        raise ValueError(
+            "optimizers: the optimizer holds no parameter of the policy that trains, as where the model was loaded "
+            "again by its name; give the model as the module whose parameters it has"
+        )
+    if left_out:
+        _LOG.warning(
+            "optimizers: %d parameters that require a gradient are not in the optimizer and stay as they are (%s)",
+            *(len(left_out), ", ".join(left_out[:3])),
+        )
+    if unread := [name for name in _OF_THE_OPTIMIZER if args.differs(name)]:
+        _LOG.warning("optimizers: an optimizer is given, which does not read %s", ", ".join(unread))
 
 
 def reject_no_step(dataset: datasets.Dataset, args: PreferenceConfig) -> None:

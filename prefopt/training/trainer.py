@@ -29,8 +29,10 @@ from prefopt.training.metrics import MetricSums, batch_metrics, log_histograms, 
 from prefopt.training.optimizer import frozen, parameter_groups
 from prefopt.training.preflight import (
     check_initial_loss,
+    check_optimizer,
     reject_no_step,
     reject_other_tokens,
+    reject_other_types,
     reject_pairs_beyond_limits,
     reject_split_step,
     reject_unused_options,
@@ -85,11 +87,13 @@ class PreferenceTrainer(JudgingTrainer):
         optimizers: tuple[Any, Any] = (None, None),
     ) -> None:
         args = args or PreferenceConfig()
+        reject_other_types(objective, train_dataset=train_dataset, eval_dataset=eval_dataset)
         reject_split_step(objective, args)
         set_seed(args.seed)  # masks and adapters are initialised here, before Trainer sets the seed itself
         module = preference_model(model, ref_model, objective, peft_config, args)
         self._load_reference = reference_loader(model, ref_model, args)
         reject_unused_options(module, args)
+        check_optimizer(optimizers[0], module, args)
         name = model if isinstance(model, str) else module.config._name_or_path
         tokenizer = ensure_pad_token(processing_class or load_tokenizer(name))
         reject_other_tokens(tokenizer, ref_model)

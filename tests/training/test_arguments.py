@@ -176,6 +176,8 @@ UNREAD: dict[str, dict[str, Any]] = {
     "metric_for_best_model": {"metric_for_best_model": "loss"},
     "greater_is_better": {"greater_is_better": True},
     "save_total_limit": {"save_total_limit": 1},
+    "save_steps": {"save_steps": 5},
+    "num_train_epochs": {"num_train_epochs": 2.0},
     "optim_args": {"optim_args": "momentum=0.9"},
     "adam_beta1": {"adam_beta1": 0.8, "optim": "sgd"},
     "adam_beta2": {"adam_beta2": 0.8, "optim": "adafactor"},

@@ -59,7 +59,7 @@ def test_prepared_data_with_negative_ids_and_with_longer_pairs(
     longest = max(data["length"])
     assert "is not read" not in caplog.text
     trainer(data, max_length=longest - 1)
-    assert f"pairs of up to {longest} tokens, so that max_length ({longest - 1}) is not read" in caplog.text
+    assert f"nothing reads max_length ({longest - 1}, and pairs have up to {longest} tokens)" in caplog.text
     ignored = data.map(lambda pair: {"chosen_ids": [-100, *pair["chosen_ids"][1:]]})
     with pytest.raises(ValueError, match=r"row 0 of train: it has token id -100, and ids are not negative"):
         trainer(ignored)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from peft import LoraConfig
 from transformers import AutoModelForCausalLM
 
 from prefopt import ObjectiveConfig, resolve, zoo
@@ -97,6 +99,7 @@ def test_arguments_of_rows_where_the_data_is_prepared(
         model_folder, objective=zoo.odpo(), args=PreferenceConfig(out, use_cpu=True), train_dataset=scored
     )
     prepared = first.train_dataset
+    caplog.clear()
     with caplog.at_level(logging.WARNING, "prefopt"):
         args = PreferenceConfig(
             out, use_cpu=True, columns={"prompt": "q"}, on_too_long="drop", chat_template_kwargs={"a": 1}, max_length=4
@@ -141,6 +144,45 @@ def test_a_frame_of_pandas_is_rows(model_folder: str, rows: list[dict[str, str]]
 def test_a_value_that_an_argument_does_not_have(out: str) -> None:
     with pytest.raises(ValueError, match=r"train_sampling_strategy: 'group_by_len' is none of random, .* Did you mean"):
         PreferenceConfig(out, use_cpu=True, train_sampling_strategy="group_by_len")
+
+
+def test_an_optimizer_that_does_not_hold_what_trains(
+    model_folder: str, rows: list[dict[str, str]], out: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    policy = AutoModelForCausalLM.from_pretrained(model_folder)
+    optimizer = torch.optim.SGD(policy.parameters(), lr=1e-3)
+    make = {"objective": zoo.sparsepo(), "train_dataset": rows, "optimizers": (optimizer, None)}
+    args = PreferenceConfig(out, use_cpu=True, mask_learning_rate=0.1, optim="adafactor")
+    with pytest.raises(ValueError, match="the optimizer holds no parameter of the policy that trains"):
+        PreferenceTrainer(model_folder, args=args, **make)
+    with caplog.at_level(logging.WARNING, "prefopt"):
+        trainer = PreferenceTrainer(policy, model_folder, args=args, **make)
+    masks = sum(1 for _ in trainer.model.objective.parameters())
+    left_out, unread = caplog.messages
+    assert left_out.startswith(f"optimizers: {masks} parameters that require a gradient are not in the optimizer")
+    assert unread == "optimizers: an optimizer is given, which does not read optim, mask_learning_rate"
+
+
+def test_values_of_other_types_are_one_line(model_folder: str, rows: list[dict[str, str]], out: str) -> None:
+    make = {"args": PreferenceConfig(out, use_cpu=True), "train_dataset": rows, "objective": zoo.dpo()}
+    wrong = {
+        "objective": ("dpo", "objective: found str; give a configuration, such as prefopt.zoo.dpo"),
+        "train_dataset": ("pairs.jsonl", "train_dataset: found the name 'pairs.jsonl'; give rows"),
+        "eval_dataset": (Path("pairs.jsonl"), "eval_dataset: found the name 'pairs.jsonl'; give rows"),
+        "peft_config": ({"r": 4}, "peft_config: found dict; give PEFT's object"),
+    }
+    for name, (value, message) in wrong.items():
+        with pytest.raises(TypeError, match=message):
+            PreferenceTrainer(model_folder, **make | {name: value})
+    other = LoraConfig(target_modules=["q_proj"], task_type="SEQ_2_SEQ_LM")
+    with pytest.raises(ValueError, match=r"its task_type is .*SEQ_2_SEQ_LM; a policy's is CAUSAL_LM"):
+        PreferenceTrainer(model_folder, **make, peft_config=other)
+
+
+@pytest.mark.parametrize("settings", [{"max_length": 1}, {"on_too_long": "cut"}, {"max_prompt_length": 0}])
+def test_limits_without_sense_are_one_line(settings: dict[str, object], out: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{next(iter(settings))}: [^\n]+$"):
+        PreferenceConfig(out, use_cpu=True, **settings)
 
 
 def test_a_split_of_evaluation_data_that_is_not_there() -> None:

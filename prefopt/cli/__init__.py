@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prefopt.cli import check, compare, data, demo, inspect, migrate, new_plugin, train, zoo
+from prefopt.cli import check, compare, data, demo, inspect, migrate, new_plugin, replay, train, zoo
 from prefopt.cli.console import DEBUG, PlainErrors, console, exit_on
 
 __all__ = ["app"]
@@ -58,6 +58,7 @@ def _before_any_command(
 
 
 app.command()(train.train)
+app.command()(replay.replay)
 app.command()(compare.compare)
 app.command()(compare.report)
 app.command()(inspect.inspect)

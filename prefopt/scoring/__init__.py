@@ -9,10 +9,12 @@ from prefopt.scoring.lm_head.token_statistics import TokenStatistics, dense_stat
 from prefopt.scoring.model import PreferenceModel
 from prefopt.scoring.reference.cache import ReferenceCache, response_key
 from prefopt.scoring.reference.tensor_store import StoreError
+from prefopt.scoring.trace import Location, trace_batch, trace_gradients
 
 __all__ = [
     "BufferPool",
     "Head",
+    "Location",
     "NonFiniteError",
     "PreferenceModel",
     "ReferenceCache",
@@ -24,4 +26,6 @@ __all__ = [
     "raise_non_finite",
     "response_key",
     "token_statistics",
+    "trace_batch",
+    "trace_gradients",
 ]

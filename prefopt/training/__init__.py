@@ -5,17 +5,21 @@ from __future__ import annotations
 from prefopt.training.callbacks import ReferenceUpdate
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.execute import RunResult, start, train
+from prefopt.training.failed_step import FailedStepError
 from prefopt.training.plan import RunPlan, plan_run
+from prefopt.training.replay import Replay, replay
 from prefopt.training.run_file import DataSection, ModelSection, RunFile, RunFileError
 from prefopt.training.saved_run import SavedRun, SavedRunError
 from prefopt.training.trainer import PreferenceTrainer
 
 __all__ = [
     "DataSection",
+    "FailedStepError",
     "ModelSection",
     "PreferenceConfig",
     "PreferenceTrainer",
     "ReferenceUpdate",
+    "Replay",
     "RunFile",
     "RunFileError",
     "RunPlan",
@@ -23,6 +27,7 @@ __all__ = [
     "SavedRun",
     "SavedRunError",
     "plan_run",
+    "replay",
     "start",
     "train",
 ]

@@ -44,16 +44,30 @@ def locate_errors(dataset: datasets.Dataset, when: str, tokenizer: PreTrainedTok
         text = str(error)
         if error.token_id is not None:
             identity = f"(id {error.token_id}"
-            text = text.replace(identity, f"{identity}, {tokenizer.decode([error.token_id])!r}", 1)
+            text = text.replace(identity, f"{identity}, {token_text(tokenizer, error.token_id)}", 1)
         where = "" if error.row is None else f", {source(dataset, error.row)}"
         error.args = (f"{when}{where}: {text}",)
         raise
 
 
+def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
+    """A token in quotes: its text, or its name where it has none by itself."""
+    return repr(tokenizer.decode([token_id]) or tokenizer.convert_ids_to_tokens(token_id))
+
+
 def source(dataset: datasets.Dataset, row: int) -> str:
-    """The file and line of a row; a data set may have been selected from, shuffled, or put together of several."""
-    sources = [dataset[index]["where"] for index, number in enumerate(dataset["row"]) if number == row]
-    return " or ".join(sources) or "a pair of another data set"
+    """The file and line of a row."""
+    return sources(dataset, [row])[0]
+
+
+def sources(dataset: datasets.Dataset, rows: Sequence[int]) -> list[str]:
+    """The file and line of each row; a data set may have been selected from, shuffled, or put together of several."""
+    wanted = set(rows)
+    lines: dict[int, list[str]] = {}
+    for index, number in enumerate(dataset["row"]):
+        if number in wanted:
+            lines.setdefault(number, []).append(dataset[index]["where"])
+    return [" or ".join(lines.get(row, ["a pair of another data set"])) for row in rows]
 
 
 def non_finite_error(

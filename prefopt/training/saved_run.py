@@ -16,6 +16,7 @@ from prefopt.objective import Objective
 from prefopt.scoring import PreferenceModel
 from prefopt.scoring.forward import causal_lm
 from prefopt.training.checkpoints import saved_adapter, saved_reference
+from prefopt.training.failed_step import FAILED_STEP
 from prefopt.training.loading import load_model, load_tokenizer
 from prefopt.training.run_file import DataSection, RunFile
 from prefopt.training.trainer_inputs import ensure_pad_token
@@ -88,9 +89,13 @@ def _require_run(folder: Path) -> None:
 
 
 def _run_file(folder: Path) -> RunFile | None:
-    """The run's run file, which for a checkpoint is one folder up."""
-    is_checkpoint = folder.absolute().name.startswith(f"{PREFIX_CHECKPOINT_DIR}-")
-    file = (folder.absolute().parent if is_checkpoint else folder) / "run.yaml"
+    """The run's run file, which for a checkpoint is one folder up, and for a failed step's weights two."""
+    home = folder.absolute()
+    if home.name.startswith(f"{PREFIX_CHECKPOINT_DIR}-"):
+        home = home.parent
+    elif home.parent.name == FAILED_STEP:
+        home = home.parent.parent
+    file = home / "run.yaml"
     return RunFile.load(file) if file.is_file() else None
 
 

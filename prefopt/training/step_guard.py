@@ -17,6 +17,7 @@ from transformers import Trainer, TrainerCallback
 from prefopt.objective import ObjectiveOutput
 from prefopt.scoring import all_finite
 from prefopt.tokens import PreferenceBatch
+from prefopt.training.failed_step import keep_failed_step
 from prefopt.training.finite_steps import non_finite_error
 from prefopt.training.metrics import MetricSums
 from prefopt.training.random_states import RandomStates, drawing_from
@@ -102,15 +103,19 @@ class StepGuard(TrainerCallback):
         self._put_back()
         limit = self._trainer.args.max_skipped_steps
         if self._in_a_row >= limit:
-            if limit:
-                error.args = (f"{error} {limit} steps in a row were left out before it (max_skipped_steps).",)
+            assert self._start is not None
+            kept = keep_failed_step(self._trainer, self._batches, self._start.random, error, self.last_taken)
+            before = f"; {limit} steps in a row were left out before it (max_skipped_steps)" if limit else ""
+            error.args = (f"{str(error).rstrip('.')}{before}; {kept}",)
             raise error
         self._in_a_row += 1
         self._skipped += 1
         self._left_out += 1
         self._all_left_out += 1
         self._mark_skipped(True)
-        _LOG.warning("%s The step is left out, %d of at most %d in a row.", error, self._in_a_row, limit)
+        _LOG.warning(
+            "%s; the step is left out, %d of at most %d in a row", str(error).rstrip("."), self._in_a_row, limit
+        )
         return None
 
     def correct(self, logs: dict[str, float]) -> None:

@@ -91,7 +91,7 @@ def test_a_step_that_is_left_out_changes_nothing(
     assert len(lines) == 2
     assert lines[0].startswith("step 2, row ")
     assert "`logps` is nan for the chosen response of pair" in lines[0]
-    assert lines[0].endswith("The step is left out, 1 of at most 1 in a row.")
+    assert lines[0].endswith("; the step is left out, 1 of at most 1 in a row")
 
 
 def test_more_than_that_in_a_row_stop(trainer: Make) -> None:

@@ -36,6 +36,13 @@ _MPI = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _ANOTHER_STEP = ("galore", "apollo", "lomo", "adalomo")
 """Beginnings of the names of optimizers that take another way to a step than gradients of groups of parameters."""
 
+_OPTIONS = {
+    "sgd": ("momentum", "dampening", "nesterov"),
+    "adagrad": ("lr_decay", "eps"),
+    "rmsprop": ("momentum", "alpha", "eps", "centered"),
+}
+"""Optimizer -> what it reads of optim_args."""
+
 _WITHOUT_BETAS = ("sgd", "adagrad", "rmsprop", "adafactor")
 _WITHOUT_ARGS = ("adamw_torch", "adamw_torch_fused", "adamw_torch_xla", "adamw_torch_npu_fused", "adafactor")
 
@@ -123,6 +130,29 @@ CONDITIONS: Mapping[str, Condition] = {
     "eval_steps": Condition(lambda arguments: _text(arguments.eval_strategy) == "steps", "eval_strategy: steps"),
     "save_steps": Condition(lambda arguments: _text(arguments.save_strategy) == "steps", "save_strategy: steps"),
     "save_total_limit": Condition(lambda arguments: _text(arguments.save_strategy) != "no", "save_strategy"),
+    "warmup_steps": Condition(
+        lambda arguments: _text(arguments.lr_scheduler_type) not in ("constant", "reduce_lr_on_plateau", "greedy"),
+        "a schedule with a warm-up (lr_scheduler_type), such as constant_with_warmup",
+    ),
+    "lr_scheduler_kwargs": Condition(
+        lambda arguments: not _text(arguments.lr_scheduler_type).startswith("constant"),
+        "a schedule that reads it (lr_scheduler_type)",
+    ),
     "num_train_epochs": Condition(lambda arguments: arguments.max_steps == -1, "max_steps: -1"),
 }
 """Field -> what it needs, where it differs from its default."""
+
+
+def reject_optimizer_options(arguments: TrainingArguments) -> None:
+    """Raise ValueError for text of optim_args that has another form, and for options that its optimizer does not read:
+    transformers leaves these out, and a weight decay is that of the groups of parameters."""
+    pairs = [part.partition("=") for part in (arguments.optim_args or "").replace(" ", "").split(",") if part]
+    optimizer = _optimizer(arguments)
+    for name, equals, value in pairs:
+        if not equals or not value:
+            raise ValueError(f"optim_args: found {name!r}; write it as name=value, with commas between several")
+        if optimizer in _OPTIONS and name not in _OPTIONS[optimizer]:
+            raise ValueError(
+                f"optim_args: {optimizer} reads {', '.join(_OPTIONS[optimizer])}, not {name}; leave it out, or set the "
+                "training argument of that name"
+            )

@@ -10,7 +10,7 @@ from typing import NamedTuple, final
 
 from transformers import TrainingArguments
 
-from prefopt.training.argument_conditions import CONDITIONS
+from prefopt.training.argument_conditions import CONDITIONS, reject_optimizer_options
 
 _LOG = logging.getLogger(__name__)
 
@@ -131,6 +131,7 @@ def objection(name: str, value: object) -> Argument | None:
 
 def settle(arguments: TrainingArguments) -> None:
     """Raise ValueError for a field that is set and refused; log those that have no effect."""
+    reject_optimizer_options(arguments)
     for name in ARGUMENTS:
         value = getattr(arguments, name)
         argument = objection(name, value) or _unmet(name, value, arguments)

@@ -90,6 +90,8 @@ class PreferenceConfig(TrainingArguments):
             raise ValueError("; ".join(explain(error, EncodingConfig))) from error
         if self.max_skipped_steps and self.deepspeed is not None:
             raise ValueError("max_skipped_steps: DeepSpeed takes the step before its numbers are judged; leave it out")
+        reports = getattr(self, "report_to", None)
+        self.report_to: Any = [] if reports is None else reports
         settle(self)
         # Trainer would drop the data set's columns, since the collator reads them and the model's forward does not.
         self.remove_unused_columns = False

@@ -177,6 +177,8 @@ UNREAD: dict[str, dict[str, Any]] = {
     "greater_is_better": {"greater_is_better": True},
     "save_total_limit": {"save_total_limit": 1},
     "save_steps": {"save_steps": 5},
+    "warmup_steps": {"warmup_steps": 2, "lr_scheduler_type": "constant"},
+    "lr_scheduler_kwargs": {"lr_scheduler_kwargs": {"min_lr": 0.1}, "lr_scheduler_type": "constant_with_warmup"},
     "num_train_epochs": {"num_train_epochs": 2.0},
     "optim_args": {"optim_args": "momentum=0.9"},
     "adam_beta1": {"adam_beta1": 0.8, "optim": "sgd"},
@@ -231,6 +233,23 @@ def test_what_needs_another_field_says_so(name: str, out: str, caplog: pytest.Lo
 def test_what_needs_another_machine_is_refused(name: str, out: str) -> None:
     with pytest.raises(ValueError, match=rf"^{name} is refused: it needs [^\n]*; [^\n]*$"):
         config(out, **NOT_HERE[name])
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("momentum", "found 'momentum'; write it as name=value"),
+        ("momentum=0.9,alpha=1", "sgd reads momentum, dampening, nesterov, not alpha"),
+        ("weight_decay=0.1", "not weight_decay; leave it out, or set the training argument of that name"),
+    ],
+)
+def test_options_that_an_optimizer_does_not_read(text: str, problem: str, out: str) -> None:
+    with pytest.raises(ValueError, match=f"^optim_args: .*{problem}"):
+        config(out, optim="sgd", optim_args=text)
+
+
+def test_nothing_to_report_to(out: str) -> None:
+    assert config(out, report_to=None).report_to == config(out, report_to=[]).report_to == []
 
 
 def test_deepspeed_without_its_package(out: str, monkeypatch: pytest.MonkeyPatch) -> None:

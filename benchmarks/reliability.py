@@ -1,0 +1,75 @@
+"""The page of what was tried to break runs, and what they survived, from the figures of the tests of reliability.
+
+PREFOPT_RELIABILITY_OUT=FOLDER make test-slow; python -m benchmarks.reliability FOLDER [OUT.md]
+
+FOLDER holds files of JSON lines: {"section": "kills", "name": "one process: training", "tried": 50, "survived": 50}.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import hardware, versions
+from benchmarks.markdown import row, table
+
+SECTIONS = {
+    "kills": "Runs that are killed (`kill -9`) at random moments, and go on. Survived: what has its name is whole, and "
+    "the resumed run's weights, mask, optimizer, schedule, random states and log are, bit by bit, those of a run that "
+    "was never killed.",
+}
+"""A section's name -> what was tried, and what it is to survive that. Others are shown without."""
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """All lines of the folder's files, in the order of their sections and else as they were written; of lines of one
+    name, the last."""
+    latest: dict[tuple[str, str], dict[str, Any]] = {}
+    for file in sorted(folder.glob("*.jsonl")):
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            figures = json.loads(line)
+            if not {"section", "name"} <= figures.keys():
+                raise ValueError(f"{file}:{number}: a line has a section and a name")
+            latest[figures["section"], figures["name"]] = figures
+    if not latest:
+        raise ValueError(f"{folder}: no figures there; run the tests with PREFOPT_RELIABILITY_OUT={folder}")
+    return sorted(latest.values(), key=lambda figures: str(figures["section"]))
+
+
+def section_lines(section: str, figures: list[Mapping[str, Any]]) -> Iterator[str]:
+    """A section's heading and table, with a column for each figure that a line has, and their sums."""
+    yield from ("", f"## {section.capitalize()}", "")
+    if section in SECTIONS:
+        yield from (SECTIONS[section], "")
+    columns = list(dict.fromkeys(key for line in figures for key in line if key not in {"section", "name"}))
+    yield from table(["", *columns], ([line["name"], *(line.get(key, "") for key in columns)] for line in figures))
+    counts = [key for key in columns if key in {"tried", "survived"}]
+    if counts and len(figures) > 1:
+        sums = {key: sum(line.get(key, 0) for line in figures) for key in counts}
+        yield row(["all", *(sums.get(key, "") for key in columns)])
+
+
+def page(folder: Path) -> str:
+    """The page, in Markdown."""
+    installed = ", ".join(f"{name} {version}" for name, version in versions().items() if version != "not installed")
+    made = f"{datetime.date.today()}. {hardware()}. {installed}. `make test-slow`, `python -m benchmarks.reliability`"
+    lines = ["# Reliability", "", made]
+    for section, figures in groupby(records(folder), key=lambda figures: str(figures["section"])):
+        lines += section_lines(section, list(figures))
+    return "\n".join(lines) + "\n"
+
+
+def main(folder: str, out: str | None = None) -> None:
+    text = page(Path(folder))
+    print(text)
+    if out is not None:
+        Path(out).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

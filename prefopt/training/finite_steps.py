@@ -26,7 +26,9 @@ _SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 @final
 class NonFiniteGradientError(FloatingPointError):
-    """A gradient that is NaN or infinite."""
+    """A gradient that is NaN or infinite. `row` is the number of the first pair whose own is, None where none is."""
+
+    row: int | None = None
 
 
 @final
@@ -80,7 +82,7 @@ def non_finite_error(
     unchanged_since  the last step that was taken
     """
     step = trainer.state.global_step + 1
-    error = None
+    error: NonFiniteError | NonFiniteGradientError | None = None
     with _in_rows_apart(trainer.accelerator.unwrap_model(trainer.model)), torch.no_grad():
         for batch in batches:  # all of them: the processes of a sharded model wait for each other in every pass
             with trainer.compute_loss_context_manager():
@@ -92,11 +94,15 @@ def non_finite_error(
                 error = error or first
     if error is not None:
         return error
-    culprit = "" if trainer.accelerator.distributed_type in _SHARDED else _culprit(trainer, batches)
-    return NonFiniteGradientError(
+    row, culprit = None, ""
+    if trainer.accelerator.distributed_type not in _SHARDED:
+        row, culprit = _culprit(trainer, batches)
+    error = NonFiniteGradientError(
         f"step {step}: the norm of the gradients is {norm}{culprit}, and the step was not taken: the weights are "
         f"those of step {unchanged_since}; {CAUSES}"
     )
+    error.row = row
+    return error
 
 
 @contextmanager
@@ -111,8 +117,8 @@ def _in_rows_apart(model: PreferenceModel) -> Iterator[None]:
         model.shared_prefix, model.raises_non_finite = shares, raises
 
 
-def _culprit(trainer: Trainer, batches: Sequence[PreferenceBatch]) -> str:
-    """The first pair whose own gradient is not finite, and where; else the largest gradient."""
+def _culprit(trainer: Trainer, batches: Sequence[PreferenceBatch]) -> tuple[int | None, str]:
+    """The first pair whose own gradient is not finite, and where, in words; else the largest gradient."""
     accelerator = trainer.accelerator
     model = accelerator.unwrap_model(trainer.model)
     largest, largest_name = 0.0, ""
@@ -136,9 +142,9 @@ def _culprit(trainer: Trainer, batches: Sequence[PreferenceBatch]) -> str:
                     model.zero_grad()
                     tensors = broken[0] if len(broken) == 1 else f"{len(broken)} tensors, {broken[0]} to {broken[-1]}"
                     where = source(trainer.train_dataset, row)
-                    return f" (of pair {row}, {where}, alone: not finite in {tensors})"
+                    return row, f" (of pair {row}, {where}, alone: not finite in {tensors})"
     model.zero_grad()
-    return f" (each pair's own is finite: {largest:.3g} at most, in {largest_name})" if largest else ""
+    return None, f" (each pair's own is finite: {largest:.3g} at most, in {largest_name})" if largest else ""
 
 
 def require_finite_weights(trainer: Trainer, what: str) -> None:

@@ -18,7 +18,7 @@ from prefopt.objective import ObjectiveOutput
 from prefopt.scoring import all_finite
 from prefopt.tokens import PreferenceBatch
 from prefopt.training.failed_step import keep_failed_step
-from prefopt.training.finite_steps import non_finite_error
+from prefopt.training.finite_steps import NonFiniteGradientError, non_finite_error
 from prefopt.training.metrics import MetricSums
 from prefopt.training.random_states import RandomStates, drawing_from
 
@@ -162,7 +162,7 @@ class StepGuard(TrainerCallback):
         self._put_back()
         if trainer.accelerator.num_processes > 1:
             errors = gather_object([error])
-            error = next((other for other in errors if " pair " in str(other)), errors[0])
+            error = min(errors, key=lambda other: (isinstance(other, NonFiniteGradientError), other.row is None))
         return error
 
     def _put_back(self) -> None:

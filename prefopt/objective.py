@@ -72,6 +72,16 @@ class Objective(nn.Module):
         self.loss = config.loss.build()
 
     @property
+    def learned_masks(self) -> dict[str, nn.Module]:
+        """The weightings that have learned parameters, by the name of their metrics."""
+        functions = {"weights": self.weighting, "divergence_weights": self.divergence_weighting}
+        return {
+            name: function
+            for name, function in functions.items()
+            if isinstance(function, nn.Module) and next(function.parameters(), None) is not None
+        }
+
+    @property
     def takes_pairs_apart(self) -> bool:
         """Whether pairs may come a few at a time: none depends on another, and the loss keeps nothing from pair to
         pair."""

@@ -23,7 +23,7 @@ FACADE = "prefopt/__init__"
 LAYERS: list[set[str]] = [
     {"columns", "pages", "signals", "stable", "tokens", "validation"},
     {"component", "data", "metrics"},
-    {"hookspecs"},
+    {"hookspecs", "mask_health"},
     {"weightings", "divergences", "shapings", "losses", "regularizers", "plugins"},
     {"registry"},
     {"objective_config"},

@@ -60,6 +60,7 @@ def _empty_record(run: Run) -> dict[str, Any]:
         "samples": {},
         "profiles": {},
         "heat_maps": [],
+        "mask_faults": [],
         "curves": {},
         "seconds": {},
         "peak_memory_mib": None,
@@ -69,8 +70,8 @@ def _empty_record(run: Run) -> dict[str, Any]:
 
 
 def train_and_measure(run: Run, folder: Path, *, show: Callable[[Trainer], None]) -> dict[str, Any]:
-    """The measured fields of a record: metrics by held-out item, samples, profiles and heat maps (see `HeldOut`),
-    learning curves, seconds of each part and peak memory.
+    """The measured fields of a record: metrics by held-out item, samples, profiles, heat maps and faults of the mask
+    (see `HeldOut`), learning curves, seconds of each part and peak memory.
 
     Material and reference cache stay in the folder for other runs. `show` is called with the trainer before training.
     """
@@ -102,6 +103,7 @@ def train_and_measure(run: Run, folder: Path, *, show: Callable[[Trainer], None]
         "samples": evaluation.samples,
         "profiles": common.profiles,
         "heat_maps": common.heat_maps,
+        "mask_faults": common.mask_faults,
         "curves": curves,
         "seconds": {"material": prepared - start, "training": trained - prepared, "measuring": measuring},
         "peak_memory_mib": _peak_mib(),

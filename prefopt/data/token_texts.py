@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from prefopt.data.pairs import Side
@@ -39,3 +41,20 @@ def response_ids(row: Mapping[str, Any], side: Side) -> list[int]:
 def decode(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
     """The text of the tokens, without cleaning up spaces."""
     return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+
+
+def wordless_tokens(tokenizer: PreTrainedTokenizerBase, size: int) -> Tensor:
+    """[size] bool: which token ids have no letter and no digit: special tokens, punctuation, white space. A part of a
+    character, which another token completes, is none of them, nor is an id that the tokenizer lacks.
+    """
+    ids = range(min(size, len(tokenizer)))
+    texts = tokenizer.batch_decode([[token] for token in ids], clean_up_tokenization_spaces=False)
+    special = set(tokenizer.all_special_ids)
+    flags = torch.zeros(size, dtype=torch.bool)
+    flags[: len(ids)] = torch.tensor(
+        [
+            token in special or not ("\ufffd" in text or any(map(str.isalnum, text)))
+            for token, text in zip(ids, texts, strict=True)
+        ]
+    )
+    return flags

@@ -21,6 +21,7 @@ from prefopt.inspection.layers import distinct, layer_values, layers
 from prefopt.inspection.results import Inspection
 from prefopt.inspection.statistics import LayerStatistics
 from prefopt.inspection.token_file import token_file
+from prefopt.mask_health import HealthSums
 from prefopt.pages import render
 from prefopt.pages.token_view import PairTokens, ResponseTokens, token_view, visible
 from prefopt.scoring.batches import scored_batches
@@ -29,11 +30,16 @@ from prefopt.training import DataSection, SavedRun
 from prefopt.training.output_folder import OutputFolderError, reject_mixing
 
 
-def score_pairs(run: SavedRun, pairs: datasets.Dataset, *, batch_size: int) -> Iterator[PairTokens]:
-    """Every pair of a data set of `prepare`, in its order, as the objective weighs it. Raises NonFiniteError."""
+def score_pairs(
+    run: SavedRun, pairs: datasets.Dataset, *, batch_size: int, health: HealthSums | None = None
+) -> Iterator[PairTokens]:
+    """Every pair of a data set of `prepare`, in its order, as the objective weighs it; the batches' figures of a mask
+    are added to `health`. Raises NonFiniteError."""
     tokenizer = run.tokenizer
     batches = scored_batches(run.model, pairs, pad_token_id=int(tokenizer.pad_token_id), batch_size=batch_size)
     for rows, _, output in batches:
+        if health is not None:
+            health.add(output.metrics)
         layers = layer_values(output)
         rewards = output.rewards.tolist()
         for index, row in enumerate(rows):
@@ -111,12 +117,14 @@ def inspect_run(
     run_layers = layers(run.model.objective.config)
     about = _about(run, data)
     statistics = LayerStatistics(run_layers, run.model.config.get_text_config().vocab_size)
+    learns_mask = run.model.mask_metrics.watch is not None
+    sums = HealthSums()
     kept: list[PairTokens] = []
     if out is not None:
         out = Path(out)
         out.mkdir(parents=True, exist_ok=True)
     with nullcontext() if out is None else token_file(_unfinished(out / "tokens.parquet"), about) as write:
-        scored = score_pairs(run, pairs, batch_size=batch_size)
+        scored = score_pairs(run, pairs, batch_size=batch_size, health=sums)
         for pair in _with_progress(scored, len(pairs), console or Console(stderr=True)):
             statistics.add(pair)
             if write is not None:
@@ -125,6 +133,7 @@ def inspect_run(
                 kept.append(pair)
     summaries = statistics.summaries()
     ranked = [layer.name for layer in distinct(run_layers) if not summaries[layer.name].constant]
+    health = sums.health() if learns_mask else None
     inspection = Inspection(
         about=about,
         layers=run_layers,
@@ -133,6 +142,8 @@ def inspect_run(
         pairs=statistics.pairs,
         tokens=statistics.tokens,
         accuracy=statistics.accuracy,
+        mask_health=health,
+        mask_faults=[] if health is None else [*health.faults(run.model.objective.config.beta).values()],
         shown=kept,
         files=[] if out is None else [out / name for name in _FILES],
     )

@@ -9,6 +9,7 @@ from typing import Any, final
 
 from prefopt.inspection.layers import distinct, scale
 from prefopt.inspection.statistics import Ranking, Summary
+from prefopt.mask_health import MaskHealth
 from prefopt.pages.token_view import PairTokens, TokenLayer
 
 
@@ -21,6 +22,7 @@ class Inspection:
     layers     the layers of the objective; `summaries` and `rankings`, by a layer's name, are over all `pairs` and
                `tokens`. A layer that repeats another, or has one value for all tokens, has no ranking
     accuracy   the share of pairs whose chosen response has the larger reward
+    mask_health, mask_faults  the figures of a learned mask, None without one; and what is wrong with it, in words
     shown      the first pairs of the data set
     files      the files that were written
     """
@@ -32,6 +34,8 @@ class Inspection:
     pairs: int
     tokens: int
     accuracy: float
+    mask_health: MaskHealth | None
+    mask_faults: list[str]
     shown: list[PairTokens]
     files: list[Path]
 
@@ -57,6 +61,8 @@ class Inspection:
             "pairs": self.pairs,
             "tokens": self.tokens,
             "accuracy": self.accuracy,
+            "mask_health": None if self.mask_health is None else asdict(self.mask_health),
+            "mask_faults": self.mask_faults,
             "layers": {
                 layer.name: {"label": layer.label, "meaning": layer.meaning, **asdict(self.summaries[layer.name])}
                 for layer in self.layers

@@ -20,7 +20,7 @@ _LEVELS = 9
 
 
 def summary_table(inspection: Inspection) -> Group:
-    """Every layer over all response tokens."""
+    """Every layer over all response tokens, and what is wrong with a learned mask."""
     title = f"{inspection.pairs:,} pairs, {inspection.tokens:,} response tokens, {inspection.accuracy:.1%} ranked right"
     table = Table("layer", "mean", "smallest", "largest", "at 0", "what it is")
     for layer in inspection.layers:
@@ -28,7 +28,7 @@ def summary_table(inspection: Inspection) -> Group:
         values = [f"{value:.4g}" for value in (summary.mean, summary.smallest, summary.largest)]
         meaning = layer.meaning if layer.repeats is None else f"{layer.meaning}; the same as {layer.repeats}"
         table.add_row(Text(layer.name), *values, f"{summary.zeros:.1%}", Text(meaning))
-    return Group(Text(title), table)
+    return Group(Text(title), table, *(Text(f"Warning: {fault}.", style="yellow") for fault in inspection.mask_faults))
 
 
 def pair_views(inspection: Inspection, layer: TokenLayer, *, number: int, coloured: bool) -> Iterator[RenderableType]:

@@ -46,6 +46,12 @@ def write_page(results: Results, plots: Mapping[str, Plot], folder: Path, path: 
         heat_maps=heat_maps(suite, rows),
         samples=_samples(suite, rows),
         failures=[(row, seed, record) for row in rows for seed, record in row.failed.items()],
+        mask_faults=[
+            (row, seed, fault)
+            for row in rows
+            for seed, record in row.finished.items()
+            for fault in record.get("mask_faults", ())
+        ],
         commands=[(row, _command(suite, row, folder)) for row in rows if row.name in suite.objectives],
         versions=_versions(records),
         seconds=sum(sum(record["seconds"].values()) for record in records),

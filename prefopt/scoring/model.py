@@ -10,7 +10,7 @@ from typing import Any, Self, final
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from prefopt.objective import Objective, ObjectiveOutput
 from prefopt.objective_config import ObjectiveConfig
@@ -32,6 +32,7 @@ from prefopt.scoring.layout_choice import LayoutChoice
 from prefopt.scoring.lm_head.buffer_pool import BufferPool
 from prefopt.scoring.lm_head.head import Head, HeadGradient
 from prefopt.scoring.lm_head.token_statistics import DEFAULT_BUDGET, TokenStatistics, max_saved_tokens
+from prefopt.scoring.mask_metrics import MaskMetrics
 from prefopt.scoring.reference.cache import ReferenceCache
 from prefopt.scoring.reference.scorer import ReferenceScorer
 from prefopt.scoring.router_loss import RouterLoss, require_gradient
@@ -53,12 +54,15 @@ class PreferenceModel(nn.Module):
     max_length         tokens of the longest prompt and response to come, for which the fast path is proven at once;
                        None: those of the first batch, and again where a batch has longer ones
     reference_cache    folder of the cache of the reference's states, which are then computed once per response
+    tokenizer          tells which tokens have words, of which the metrics of a learned mask and its warnings speak; None:
+                       all but the special tokens of the policy's configuration
     router_aux_loss_coef  weight of a mixture-of-experts policy's auxiliary loss; None: its configuration's, as in TRL
 
     On the first batch the models are compared with their plain forward pass, on made-up pairs and on the batch's; on
     one pair again at every 500th batch of training. Where shared rows disagree with it, a warning says so, and each
     response has a row from then on. Where the gathered head disagrees too, or is not a plain linear layer, a warning
-    says so, and the plain forward pass is used.
+    says so, and the plain forward pass is used. In training a warning says, once each, that a learned mask is dead, has
+    collapsed or weighs tokens without words.
 
     >>> model = PreferenceModel(policy, reference, zoo.dpo())  # doctest: +SKIP
     >>> batch = PreferenceBatch.from_ids([[5, 6]], [[7, 8, 0]], [[9, 0]], pad_token_id=0)
@@ -75,6 +79,7 @@ class PreferenceModel(nn.Module):
         shared_prefix: bool = True,
         max_length: int | None = None,
         reference_cache: str | Path | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         router_aux_loss_coef: float | None = None,
     ) -> None:
         super().__init__()
@@ -94,6 +99,7 @@ class PreferenceModel(nn.Module):
         self._choice = LayoutChoice()
         self.reference_scorer = ReferenceScorer(reference, objective.config, self._buffer_pool, reference_cache)
         require_compatible(policy, reference, objective.config)
+        self.mask_metrics = MaskMetrics(objective, causal_lm(policy), tokenizer)
         self.router_loss = RouterLoss.from_model(causal_lm(policy), router_aux_loss_coef)
         self._compatibility = Compatibility()
         turn_dropout_off(policy)
@@ -161,7 +167,7 @@ class PreferenceModel(nn.Module):
             ):  # NaN in one response reaches the others of its row; apart they are told apart
                 output = self._output(Layout.two_rows(batch), batch)
             raise_non_finite(output, batch)
-        return output
+        return self.mask_metrics.added_to(output, is_training=self.training and torch.is_grad_enabled())
 
     def score(self, batch: PreferenceBatch) -> TokenBatch:
         """Both models' statistics of the response tokens, with the signals that the objective requires."""

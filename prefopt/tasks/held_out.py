@@ -15,6 +15,7 @@ from prefopt.data import EncodingConfig, prepare, read_rows
 from prefopt.data.pairs import SIDES
 from prefopt.data.token_texts import decode, response_token_texts
 from prefopt.divergences import ForwardKL
+from prefopt.mask_health import HealthSums
 from prefopt.objective import ObjectiveOutput
 from prefopt.objective_config import DivergenceTerm, ObjectiveConfig
 from prefopt.scoring import PreferenceModel
@@ -57,11 +58,13 @@ class HeldOut:
     heat_maps  for the first pairs: the prompt's text and, for chosen and rejected, `tokens` (text), `w`, `v` (null
                without a divergence term), `divergence` and `log_ratio`, log policy - log reference, a value per token;
                and `marked`, a flag per token, if the task marks tokens
+    mask_faults  what is wrong with a learned mask, in words
     """
 
     values: dict[str, dict[str, float]]
     profiles: dict[str, list[float]]
     heat_maps: list[dict[str, Any]]
+    mask_faults: list[str]
 
 
 @torch.no_grad()
@@ -83,11 +86,12 @@ def held_out(
     distance = ObjectiveConfig(divergence=DivergenceTerm(measure=ForwardKL()))
     distance_model = PreferenceModel(model.policy, reference, distance).eval()
     values: dict[str, dict[str, float]] = {}
-    total = 0
+    total, sums = 0, HealthSums()
     profiles: dict[str, list[list[float]]] = {side: [] for side in SIDES}
     heat_maps: list[dict[str, Any]] = []
     batches = scored_batches(model, pairs, pad_token_id=int(tokenizer.pad_token_id), batch_size=batch_size)
     for rows, batch, output in batches:
+        sums.add(output.metrics)
         distances = distance_model.score(batch)
         items = [f"pair {total + index}" for index in range(len(rows))]
         total += len(rows)
@@ -110,6 +114,7 @@ def held_out(
         values,
         {f"divergence/{side}": _mean_by_position(responses) for side, responses in profiles.items()},
         heat_maps,
+        [] if model.mask_metrics.watch is None else [*sums.health().faults(model.objective.config.beta).values()],
     )
 
 

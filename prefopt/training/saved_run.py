@@ -65,13 +65,14 @@ class SavedRun:
         ref_model = None if name is None else load_model(name, init)
         if ref_model is not None:
             _require_fitting_reference(name, ref_model, policy, objective)
-        model = PreferenceModel(policy, ref_model, objective).eval()
+        tokenizer = ensure_pad_token(load_tokenizer(str(folder)))
+        model = PreferenceModel(policy, ref_model, objective, tokenizer=tokenizer).eval()
         if torch.accelerator.is_available():
             model.to(torch.accelerator.current_accelerator())
         return cls(
             folder=folder,
             model=model,
-            tokenizer=ensure_pad_token(load_tokenizer(str(folder))),
+            tokenizer=tokenizer,
             reference=None if objective.config.reference_free else name or "the policy, with its adapter off",
             data=None if run is None else run.data,
         )

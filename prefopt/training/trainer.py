@@ -18,7 +18,7 @@ from prefopt.data import DataError, DataReport, PreferenceCollator
 from prefopt.objective import Objective, ObjectiveOutput
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.tokens import PreferenceBatch
-from prefopt.training.callbacks import MaskWatch, ReferenceUpdate, drift
+from prefopt.training.callbacks import MarginWatch, ReferenceUpdate, drift
 from prefopt.training.checkpoints import checkpoint_to_resume
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.finished import finished_state
@@ -97,6 +97,7 @@ class PreferenceTrainer(JudgingTrainer):
         name = model if isinstance(model, str) else module.config._name_or_path
         tokenizer = ensure_pad_token(processing_class or load_tokenizer(name))
         reject_other_tokens(tokenizer, ref_model)
+        module.mask_metrics.tokenizer = tokenizer
         config = module.objective.config
         self.data_reports: dict[str, DataReport] = {}
 
@@ -121,7 +122,7 @@ class PreferenceTrainer(JudgingTrainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        self.add_callback(MaskWatch())
+        self.add_callback(MarginWatch())
         self.add_callback(UpdateWatch(module))
         if args.sync_ref_model:
             update = ReferenceUpdate(module, mixup=args.ref_model_mixup_alpha, every=args.ref_model_sync_steps)

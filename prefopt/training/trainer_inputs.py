@@ -83,6 +83,8 @@ def preference_model(
         reference_cache=args.reference_cache,
         router_aux_loss_coef=args.router_aux_loss_coef,
     )
+    if (watch := module.mask_metrics.watch) is not None:
+        watch.say = _LOG.warning if args.process_index == 0 else _LOG.info
     if args.torch_compile:
         module.compile(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
     return module

@@ -71,6 +71,7 @@ class SparseWeighting(TokenWeighting):
     share: float = Field(default=0.2, gt=0, le=1)
     init: Literal["published", "near_one"] = "published"
     scale: ScaleName = "free"
+    floor: float = Field(default=0.0, ge=0)
     l0: float = Field(default=0.0, ge=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
@@ -99,6 +100,7 @@ class SparseWeighting(TokenWeighting):
             hidden=self.hidden_width if _HAS_HIDDEN_LAYER[self.architecture] else None,
             gate=GATES[self.gate](self.share),
             scale=SCALES[self.scale],
+            floor=self.floor,
             l0=self.l0,
             dropout=self.dropout,
         )
@@ -134,6 +136,7 @@ _READ_WITH = MappingProxyType(
         "hidden_width": ("architecture", ("two_layer",)),
         "layers": ("position", ("predicting", "token")),
         "share": ("gate", ("top_k",)),
+        "floor": ("gate", ("relu",)),
         "l0": ("gate", ("hard_concrete", "binary")),
     }
 )

@@ -11,6 +11,7 @@ from torch.nn.functional import gelu, layer_norm
 
 from prefopt.component import Signal
 from prefopt.tokens import TokenBatch
+from prefopt.weightings.sparse.floor import raised
 from prefopt.weightings.sparse.gates import Gate
 
 
@@ -22,6 +23,7 @@ class SparseMask(nn.Module):
     layers       those that are read, counted from 0
     hidden       None, or the width of a hidden layer
     mixes        whether the layers' scores are mixed by learned numbers; without it there is one layer
+    floor        least mean weight of a response; 0: none
     l0           penalty of a token for being open
     """
 
@@ -36,6 +38,7 @@ class SparseMask(nn.Module):
         hidden: int | None,
         gate: Gate,
         scale: Callable[[Tensor, Tensor], Tensor],
+        floor: float,
         l0: float,
         dropout: float,
     ) -> None:
@@ -51,6 +54,7 @@ class SparseMask(nn.Module):
         self.mixer = nn.Parameter(torch.zeros(read)) if mixes else None
         self.gate = gate
         self.scale = scale
+        self.floor = floor
         self.l0 = l0
         self.dropout = nn.Dropout(dropout)
 
@@ -67,8 +71,10 @@ class SparseMask(nn.Module):
                 f"sparse mask: built for {self.num_layers} layers, but the reference gave states of {layers}"
             )
         scores = self._scores(states.detach()[self.layers][:, tokens.mask])
-        activations = self.dropout(torch.relu(scores) if self.gate.rectified else scores)
+        # A layer's relu loses what the floor raises: a score that is at zero has no gradient.
+        activations = self.dropout(torch.relu(scores) if self.gate.rectified and not self.floor else scores)
         mixed = activations[0] if self.mixer is None else self.mixer @ activations
+        mixed = raised(mixed, tokens.mask, self.floor) if self.floor else mixed
         weights: Tensor = self.dropout(self.gate(mixed, tokens.mask))
         nowhere = weights.new_zeros(rows, length)
         openness = self.gate.openness(mixed) if self.l0 else None

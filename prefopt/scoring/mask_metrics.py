@@ -33,7 +33,7 @@ class MaskMetrics:
         self._masks = tuple(objective.learned_masks)
         self.watch = MaskWatch(objective.config.beta, _warn) if "weights" in self._masks else None
         self._special = {token for config in (policy.config, policy.generation_config) for token in _special(config)}
-        self._size = policy.get_input_embeddings().weight.shape[0]
+        self._size = policy.config.get_text_config().vocab_size
         self._wordless: Tensor | None = None
 
     def added_to(self, output: ObjectiveOutput, *, is_training: bool) -> ObjectiveOutput:

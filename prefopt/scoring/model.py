@@ -54,15 +54,13 @@ class PreferenceModel(nn.Module):
     max_length         tokens of the longest prompt and response to come, for which the fast path is proven at once;
                        None: those of the first batch, and again where a batch has longer ones
     reference_cache    folder of the cache of the reference's states, which are then computed once per response
-    tokenizer          tells which tokens have words, of which the metrics of a learned mask and its warnings speak; None:
-                       all but the special tokens of the policy's configuration
+    tokenizer          says which tokens have no word, for a learned mask's metrics; None: special tokens alone
     router_aux_loss_coef  weight of a mixture-of-experts policy's auxiliary loss; None: its configuration's, as in TRL
 
     On the first batch the models are compared with their plain forward pass, on made-up pairs and on the batch's; on
-    one pair again at every 500th batch of training. Where shared rows disagree with it, a warning says so, and each
-    response has a row from then on. Where the gathered head disagrees too, or is not a plain linear layer, a warning
-    says so, and the plain forward pass is used. In training a warning says, once each, that a learned mask is dead, has
-    collapsed or weighs tokens without words.
+    one pair again at every 500th batch of training. Where shared rows disagree, each response has a row from then on;
+    where the gathered head does too, or is not a plain linear layer, the plain forward pass is used. A warning says so,
+    and that a learned mask fails in training (`MaskWatch`).
 
     >>> model = PreferenceModel(policy, reference, zoo.dpo())  # doctest: +SKIP
     >>> batch = PreferenceBatch.from_ids([[5, 6]], [[7, 8, 0]], [[9, 0]], pad_token_id=0)
@@ -87,8 +85,7 @@ class PreferenceModel(nn.Module):
             raise ValueError("an objective is needed, such as prefopt.zoo.dpo()")
         self.policy = policy
         if isinstance(objective, ObjectiveConfig):
-            # Masks read the reference's states.
-            config = causal_lm(policy if reference is None else reference).config.get_text_config()
+            config = causal_lm(reference or policy).config.get_text_config()  # of the states that masks read
             objective = Objective(objective, num_layers=config.num_hidden_layers, hidden_size=config.hidden_size)
         self.objective = objective
         self.logits_budget = logits_budget
@@ -128,8 +125,7 @@ class PreferenceModel(nn.Module):
 
     @property
     def reference(self) -> nn.Module | None:
-        """The reference; None where it is the policy, with another adapter or none, or where there is none or it was
-        released."""
+        """The reference; None where it is the policy (with another adapter, or none), was released or is not needed."""
         return self.reference_scorer.model
 
     @property
@@ -162,9 +158,7 @@ class PreferenceModel(nn.Module):
         layout = self._layout(batch)
         output = self._output(layout, batch)
         if self.raises_non_finite and not bool(all_finite(output)):
-            if (
-                layout.prefix is not None
-            ):  # NaN in one response reaches the others of its row; apart they are told apart
+            if layout.prefix is not None:  # NaN in one response reaches the others of its row
                 output = self._output(Layout.two_rows(batch), batch)
             raise_non_finite(output, batch)
         return self.mask_metrics.added_to(output, is_training=self.training and torch.is_grad_enabled())

@@ -68,6 +68,9 @@ def sparsepo(
     for w and l1_divergence for v, over both responses of the pair; a common mask has the mean of the two, once.
     Source: arXiv 2410.05102; the L1 weights are those of its dialogue setting.
 
+    Its masks start near zero: beta acts as about a hundredth of itself, and some seeds are dead from the start, which
+    is warned of. `sparsepo_token` has neither.
+
     Differs: the published code logs rewards with the opposite sign of the divergence from the one it trains on,
     silently zeroes the masks' dropout, and freezes the masks under LoRA; here none of that is so.
     """
@@ -80,14 +83,15 @@ def sparsepo(
     )
 
 
-def sparsepo_token(beta: float = 0.1, alpha: float = 10.0, l1: float = 0.002) -> ObjectiveConfig:
+def sparsepo_token(beta: float = 0.1, alpha: float = 10.0, l1: float = 0.002, floor: float = 0.3) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (sum w r_c - sum w r_j) - alpha beta (sum k_j - stopgrad(sum k_c))) + beta l1 sum w.
 
     w is a learned mask that can see the token it weighs: a hidden layer over the reference's embedding of y_t, then a
     relu, which starts at one on every token. Its L1 is over both responses of the pair, and grows with beta, as what a
-    weight can gain does. The divergence has weight one on every token, as in TDPO2: it holds the tokens that the mask
-    leaves out, which would be free to drift otherwise. Source: this package, after SparsePO (arXiv 2410.05102) and
-    TDPO2 (arXiv 2404.11999).
+    weight can gain does. Where a response's mean weight would be below the floor, its scores are raised, so that L1
+    alone neither closes the mask nor shrinks beta before the policy has learned anything. The divergence has weight one
+    on every token, as in TDPO2: it holds the tokens that the mask leaves out, which would be free to drift otherwise.
+    Source: this package, after SparsePO (arXiv 2410.05102) and TDPO2 (arXiv 2404.11999).
 
     The mask learns at a rate of its own: set mask_learning_rate, to 5e-3 for a start. At a policy's usual rate it stays
     near one, and the objective is TDPO2 with an alpha that is far too large for it.
@@ -96,7 +100,7 @@ def sparsepo_token(beta: float = 0.1, alpha: float = 10.0, l1: float = 0.002) ->
     """
     return ObjectiveConfig(
         beta=beta,
-        weighting=SparseWeighting(position="embedding", architecture="two_layer", init="near_one"),
+        weighting=SparseWeighting(position="embedding", architecture="two_layer", init="near_one", floor=floor),
         divergence=DivergenceTerm(measure=ForwardKL(), alpha=alpha, weighting=UniformWeighting(), detach_chosen=True),
         regularizers=(MaskL1(reward=beta * l1),),
     )

@@ -222,6 +222,8 @@ def hostile_inspection() -> Inspection:
         pairs=1,
         tokens=4,
         accuracy=0.0,
+        mask_health=None,
+        mask_faults=[HOSTILE],
         shown=[pair],
         files=[],
     )

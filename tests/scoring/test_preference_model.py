@@ -137,7 +137,8 @@ def test_dropout_is_off_while_training(tiny, batch, architecture):
     plain = [policy(batch.chosen_ids).logits for _ in range(8)]
     assert not all(torch.equal(logits, plain[0]) for logits in plain)
     before = copy.deepcopy(policy.config)
-    for objective in (zoo.dpo(), zoo.tdpo1(), TDPO2, zoo.mapo(), zoo.sparsepo(l1_reward=0, l1_divergence=0)):
+    sparse = zoo.build({"zoo": "sparsepo", "weighting": {"init": "near_one"}, "regularizers": []})
+    for objective in (zoo.dpo(), zoo.tdpo1(), TDPO2, zoo.mapo(), sparse):
         scored = PreferenceModel(policy, copy.deepcopy(policy), objective).train()
         output, again = scored(batch), scored(batch)
         assert torch.equal(output.losses, again.losses)

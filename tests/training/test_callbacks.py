@@ -1,4 +1,4 @@
-"""What a run says of its mask: the drift of its scale, and warnings where it is dead or teaches the wrong thing."""
+"""What a run says of its mask: the drift of its scale, and a warning where it teaches the wrong thing."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from prefopt import Objective, zoo
+from prefopt import zoo
 from prefopt.metrics import Mean
 from prefopt.training import PreferenceTrainer
-from prefopt.training.callbacks import MaskWatch, drift
+from prefopt.training.callbacks import MarginWatch, drift
 from prefopt.training.metrics import MetricSums
 from tests.training.test_trainer import NEAR_ONE, config
 
@@ -46,26 +46,9 @@ def test_weights_that_do_not_learn_have_no_drift(model_folder: str, rows: list[d
     assert not [name for name in trainer.state.log_history[0] if "drift" in name]
 
 
-def test_a_dead_mask_is_told_once_with_the_remedy(
-    model_folder: str, rows: list[dict[str, str]], out: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    dead = Objective(zoo.sparsepo(), num_layers=2, hidden_size=32)
-    with torch.no_grad():
-        dead.weighting.mixer.fill_(-1)
-    trainer = PreferenceTrainer(model_folder, objective=dead, args=config(out, max_steps=8), train_dataset=rows)
-    with pytest.raises(RuntimeError, match=r"changed no parameter .* starts alive with init near_one"):
-        trainer.train()
-    metrics = trainer.evaluate(rows)
-    assert metrics["eval_weights/all_zero"] == 1
-    assert "eval_weights/entropy" not in metrics, "a mean of nothing"
-    (warning,) = told(caplog, *[{"weights/all_zero": 1.0}] * 8)
-    assert "all weights of 100% of the responses" in warning
-    assert "init near_one" in warning
-
-
 def told(caplog: pytest.LogCaptureFixture, *logs: dict[str, float], state: object = MAIN) -> list[str]:
     caplog.clear()
-    watch = MaskWatch()
+    watch = MarginWatch()
     with caplog.at_level(logging.WARNING):
         for entry in logs:
             watch.on_log(None, state, None, logs=entry)
@@ -87,12 +70,6 @@ def test_a_margin_that_is_the_divergences_alone_is_told_once(caplog: pytest.LogC
     assert not told(caplog, *margins(*((margin, margin / 2) for margin in (0.1, 0.2, 0.4, 0.8, 1.6, 3.2))))
     assert not told(caplog, *margins(*((1e-6 * step, 0.0) for step in range(8)))), "too small to tell"
     assert not told(caplog, *growing, state=SimpleNamespace(is_world_process_zero=False))
-
-
-def test_zeros_that_come_and_go_are_not_told(caplog: pytest.LogCaptureFixture) -> None:
-    shares = [{"weights/all_zero": share} for share in (0.9, 0.8, 0.3, 0.9, 0.9, 0.9, 0.9)]
-    assert not told(caplog, *shares, {"eval_weights/all_zero": 1.0})
-    assert told(caplog, *shares, {"weights/all_zero": 0.6})
 
 
 def test_a_metric_of_nothing_is_not_logged() -> None:

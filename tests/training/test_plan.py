@@ -72,7 +72,7 @@ def test_memory_is_what_is_kept_for_backward() -> None:
 
 
 def test_nothing_is_computed_and_nothing_changed() -> None:
-    whole = model("sparsepo")
+    whole = model("sparsepo_token")
     before = {name: value.clone() for name, value in whole.state_dict().items()}
     plan_step(whole, BATCH)
     assert all(parameter.grad is None for parameter in whole.parameters())

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from prefopt import zoo
+from prefopt import Objective, zoo
 from prefopt.training import PreferenceTrainer
 from prefopt.training.updates import checksum
 from tests.training.test_trainer import config
@@ -59,6 +59,21 @@ def test_a_first_step_that_changes_nothing(trainer: Any, model_folder: str) -> N
     tiny = {"learning_rate": 1e-12, "optim": "sgd"}
     with pytest.raises(RuntimeError, match="round to nothing: raise learning_rate"):
         trainer(model_folder, changes=tiny).train()
+
+
+def test_a_mask_that_is_dead_from_the_start(
+    model_folder: str, rows: list[dict[str, str]], out: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    dead = Objective(zoo.sparsepo(), num_layers=2, hidden_size=32)
+    with torch.no_grad():
+        dead.weighting.mixer.fill_(-1)
+    trainer = PreferenceTrainer(model_folder, objective=dead, args=config(out), train_dataset=rows)
+    with pytest.raises(RuntimeError, match=r"changed no parameter .* starts alive with init near_one"):
+        trainer.train()
+    assert len([record for record in caplog.records if "the mask is dead" in record.getMessage()]) == 1
+    metrics = trainer.evaluate(rows)
+    assert metrics["eval_weights/all_zero"] == 1
+    assert "eval_weights/entropy" not in metrics, "a mean of nothing"
 
 
 def test_warm_up_from_zero_is_waited_for(trainer: Any, model_folder: str) -> None:

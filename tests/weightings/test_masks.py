@@ -267,12 +267,17 @@ def test_the_objective_of_the_paper_is_untouched() -> None:
     assert SparseWeighting().requires == {Signal.REF_HIDDEN_STATES}
 
 
+TOP_K = {"gate": "top_k", "share": 0.1}
+
+
 def test_the_row_is_adjusted_in_a_run_file() -> None:
-    config = zoo.build({"zoo": "sparsepo_token", "beta": 0.5, "l1": 0.01, "weighting": {"gate": "top_k", "share": 0.1}})
+    config = zoo.build({"zoo": "sparsepo_token", "beta": 0.5, "l1": 0.01, "floor": 0.0, "weighting": TOP_K})
     assert config.weighting == SparseWeighting(
         position="embedding", architecture="two_layer", gate="top_k", init="near_one", share=0.1
     )
     assert config.regularizers == (MaskL1(reward=0.005),)
+    with pytest.raises(ValueError, match="floor is read only with gate relu, and gate is top_k; leave floor at 0"):
+        zoo.build({"zoo": "sparsepo_token", "weighting": TOP_K})
     with pytest.raises(ValueError, match="layers is read only with position predicting or token"):
         zoo.build({"zoo": "sparsepo_token", "weighting": {"layers": "last"}})
 

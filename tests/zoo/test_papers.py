@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from prefopt import Objective, ObjectiveConfig, zoo
+from prefopt.tokens import masked_mean
 from tests.batches import KINDS, Case, random_case
 from tests.responses import (
     LN2,
@@ -95,7 +96,7 @@ PAPERS: dict[str, tuple[ObjectiveConfig, Formula]] = {
     "sparsepo_token": (zoo.build(NARROW), held),
 }
 
-SOLE = {"sparsepo_token"}  # one score to a token, which as drawn is negative everywhere: its mixer is
+SOLE = {"sparsepo_token"}  # one score to a token, which as drawn is above the floor everywhere, or nowhere
 
 
 def mapo_mask(case: Case, row: int) -> list[Tensor]:
@@ -127,17 +128,24 @@ def sparse_mask(case: Case, row: int, network: torch.nn.Module) -> list[Tensor]:
 
 
 def token_mask(case: Case, row: int, network: torch.nn.Module) -> list[Tensor]:
-    """A hidden layer and two relus over the tokens' own embeddings."""
-    weights = []
+    """A hidden layer and a relu over the tokens' own embeddings; a mean below the floor, 0.3, is raised to it."""
+    scores = []
     for t in range(case.lengths[row]):
         h = case.embeddings[0, row, t]
         x = (h - h.mean()) / torch.sqrt(((h - h.mean()) ** 2).mean() + 1e-5)
         x = x * network.norm.weight + network.norm.bias
         z = [(v * x).sum() + d for v, d in zip(network.hidden.weight[0], network.hidden.bias[0], strict=True)]
         g = torch.stack([s * (1 + torch.erf(s / 2**0.5)) / 2 for s in z])
-        a = torch.relu((network.weight[0] * g).sum() + network.bias[0])
-        weights.append(torch.relu(network.mixer[0] * a))
-    return weights
+        scores.append(network.mixer[0] * ((network.weight[0] * g).sum() + network.bias[0]))
+    weights = [torch.relu(s) for s in scores]
+    if mean(weights) >= 0.3:
+        return weights
+    for highest in range(1, len(scores) + 1):
+        above = sorted(scores, reverse=True)[:highest]
+        level = (0.3 * len(scores) - sum(above)) / highest
+        if sum(s + level > 0 for s in scores) == highest:
+            return [torch.relu(s + level) for s in scores]
+    raise AssertionError("some number of scores is above zero")
 
 
 def by_hand(name: str, case: Case, objective: Objective) -> Tensor:
@@ -170,6 +178,9 @@ def test_value_and_gradients_are_the_papers(name: str, seed: int) -> None:
         weights = objective(case.tokens()).weights[case.mask]
         assert (weights == 0).any()
         assert (weights > 0).any()
+        means = masked_mean(objective(case.tokens()).weights, case.mask)
+        assert (means < 0.3 + 1e-9).any()
+        assert (means > 0.3 + 1e-9).any()
     assert_equal_with_gradients(case, objective, by_hand(name, case, objective))
 
 
@@ -190,7 +201,7 @@ EXPECTED = {
     "sparsepo": Expected(
         {"beta": 0.1, "shared": True, "l1_reward": 0.001, "l1_divergence": 0.001}, at_reference=LN2, swapped=1.0
     ),
-    "sparsepo_token": Expected({"beta": 0.1, "alpha": 10.0, "l1": 0.002}, at_reference=LN2, swapped=1.0),
+    "sparsepo_token": Expected({"beta": 0.1, "alpha": 10.0, "l1": 0.002, "floor": 0.3}, at_reference=LN2, swapped=1.0),
 }
 
 

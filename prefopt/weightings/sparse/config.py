@@ -52,6 +52,9 @@ class SparseWeighting(TokenWeighting):
                   "near_one": u = 0, b where the gate is at or near one, c = 1/L up to 2^-20 with sum c = 1
     scale         "free"; "mean_one": over the mean of the response, so that beta keeps its meaning. Where all its
                   weights are zero they stay so
+    floor         the least mean weight of a response, before the scale: where it would be less, the response's scores
+                  are raised by one number until it is that (see `raised`). So a mask neither dies nor loses its scale,
+                  and an L1 acts above the floor alone. Of "relu", whose a_l has no relu then; 0: no floor
     l0            adds l0 sum_t P(w_t is not 0) over both responses to the loss of a pair; "hard_concrete" and "binary"
     dropout       acts on a_l and on gate(...) in training
 

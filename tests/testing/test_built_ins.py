@@ -68,6 +68,8 @@ def test_every_component_with_its_defaults(check: Run) -> None:
     SparseWeighting(init="near_one", position="token", dropout=0.1),
     SparseWeighting(init="near_one", position="embedding", architecture="two_layer", hidden_width=4),
     SparseWeighting(init="near_one", scale="mean_one", layers="last"),
+    SparseWeighting(init="near_one", floor=1.5),
+    SparseWeighting(floor=0.3, scale="mean_one", position="token"),
     SparseWeighting(gate="softplus", layers=(1, 3)),
     SparseWeighting(init="near_one", gate="sigmoid", scale="mean_one", architecture="two_layer", hidden_width=4),
     SparseWeighting(gate="sigmoid", architecture="two_layer", hidden_width=4),

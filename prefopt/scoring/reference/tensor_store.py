@@ -37,7 +37,11 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 @final
 class StoreError(RuntimeError):
-    """A shard that cannot be read, or a cache that is not the reference's; the message says what to do."""
+    """A shard that cannot be read or written, or a cache that is not the reference's; the message says what to do."""
+
+
+class _DamagedError(ValueError):
+    """A shard that is not what was written."""
 
 
 class _Location(NamedTuple):
@@ -82,22 +86,34 @@ class TensorStore:
         return sum(tensor.nbytes for tensor in entry.values()) / max(1, len(entry[self.fields[0]]))
 
     def refresh(self) -> None:
-        """Index new shards. Raises StoreError where some are damaged; warns of those without a digest."""
+        """Index new shards. One that is damaged is removed, so that what it held is made anew, with a warning that
+        names it, as are those without a digest. Raises StoreError for a shard that may not be read."""
         new = [shard for shard in sorted(self.folder.glob(f"*{_SUFFIX}")) if shard not in self._seen]
-        damaged = [str(shard) for shard in new if _DIGEST.fullmatch(shard.stem) and _digest(shard) != shard.stem]
-        if damaged:
-            raise StoreError(
-                f"{', '.join(damaged)}: {len(damaged)} of {len(new)} shards are not what was written (their names "
-                "are its digests); delete them, and what they held is made anew"
-            )
         for shard in new:
-            self._index(shard)
-        if undigested := [shard for shard in new if not _DIGEST.fullmatch(shard.stem)]:
+            self._take(shard)
+        undigested = [shard for shard in new if shard in self._seen and not _DIGEST.fullmatch(shard.stem)]
+        if undigested:
             warnings.warn(
                 f"{self.folder}: {len(undigested)} of {len(new)} shards were written by an earlier release, without "
                 "the digest that shows damage; delete the folder to have what they hold made anew",
                 stacklevel=2,
             )
+
+    def _take(self, shard: Path) -> None:
+        """Index a shard that another process wrote, or remove it."""
+        try:
+            if _DIGEST.fullmatch(shard.stem) and _digest(shard) != shard.stem:
+                raise _DamagedError("not what was written, of which its name is the digest")
+            self._index(shard)
+        except FileNotFoundError:
+            return  # another process has removed it since
+        except PermissionError as error:
+            raise StoreError(f"{shard}: cannot be read ({error.strerror}); allow it, or name another folder") from error
+        except (_DamagedError, OSError, SafetensorError) as error:
+            self._open.pop(shard, None)
+            self._seen.discard(shard)
+            shard.unlink(missing_ok=True)
+            warnings.warn(f"{shard}: {error}; it is removed, and what it held is made anew", stacklevel=4)
 
     def read(self, keys: Sequence[str]) -> dict[str, Tensor]:
         """The entries of the keys in order, concatenated along the first axis. Raises KeyError for an unknown key."""
@@ -119,11 +135,19 @@ class TensorStore:
         tensors = {field: torch.cat([entry[field] for entry in entries]) for field in self.fields}
         lengths = [len(entry[self.fields[0]]) for entry in entries]
         header = {"keys": json.dumps(list(self._pending)), "lengths": json.dumps(lengths)}
-        save_file(tensors, unfinished, metadata=header)
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        shard = self.folder / f"{_digest(unfinished)}{_SUFFIX}"
-        unfinished.replace(shard)
+        try:
+            save_file(tensors, unfinished, metadata=header)
+            with unfinished.open("rb") as file:
+                os.fsync(file.fileno())
+            shard = self.folder / f"{_digest(unfinished)}{_SUFFIX}"
+            unfinished.replace(shard)
+        except (OSError, SafetensorError) as error:
+            unfinished.unlink(missing_ok=True)
+            raise StoreError(
+                f"{self.folder}: a shard of {self._pending_bytes:,} bytes cannot be written ({error}); make room or "
+                "name a folder on another disk: the shards that are there are kept, and the same command goes on"
+            ) from error
+        _sync_names(self.folder)
         self._pending, self._pending_bytes = {}, 0
         self._index(shard)
         self.refresh()
@@ -136,25 +160,19 @@ class TensorStore:
         return entry
 
     def _index(self, shard: Path) -> None:
-        self._seen.add(shard)
         file = self._shard(shard)
+        self._seen.add(shard)
         if not set(self.fields) <= set(file.keys()):
             del self._open[shard]
             return
-        header = file.metadata()
         start = 0
-        for key, length in zip(json.loads(header["keys"]), json.loads(header["lengths"]), strict=True):
+        for key, length in _entries(shard, file):
             self._locations[key] = _Location(shard, start, length)
             start += length
 
     def _shard(self, shard: Path) -> Any:
         if shard not in self._open:
-            try:
-                self._open[shard] = safe_open(shard, framework="pt")
-            except (SafetensorError, OSError) as error:
-                raise StoreError(
-                    f"{shard}: cannot be read ({error}); delete it, and what it held is made anew"
-                ) from error
+            self._open[shard] = safe_open(shard, framework="pt")
         return self._open[shard]
 
     def _sweep(self) -> None:
@@ -163,6 +181,28 @@ class TensorStore:
             with suppress(FileNotFoundError):  # another process has finished it since
                 if time.time() - unfinished.stat().st_mtime > _STALE_SECONDS:
                     unfinished.unlink()
+
+
+def _entries(shard: Path, file: Any) -> list[tuple[str, int]]:
+    """The keys of a shard and the lengths of their entries. Raises _DamagedError where its header has others."""
+    header = file.metadata() or {}
+    try:
+        keys, lengths = json.loads(header["keys"]), json.loads(header["lengths"])
+        rows = {file.get_slice(field).get_shape()[0] for field in file.keys()}  # noqa: SIM118
+        if len(keys) == len(lengths) and rows <= {sum(lengths)}:
+            return list(zip(keys, lengths, strict=True))
+    except (KeyError, ValueError, TypeError, IndexError) as error:
+        raise _DamagedError(f"its header is none of a shard ({type(error).__name__}: {error})") from error
+    raise _DamagedError("its header names other entries than it has")
+
+
+def _sync_names(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _digest(file: Path) -> str:

@@ -15,7 +15,8 @@ import pluggy
 
 from prefopt import hookspecs
 from prefopt.hookspecs import INTERFACE, PROJECT
-from prefopt.validation import did_you_mean
+from prefopt.plugin_imports import ImportStoppedError, limited_import, time_limit
+from prefopt.validation import did_you_mean, one_line
 
 __all__ = [
     "TEMPORARY",
@@ -92,6 +93,10 @@ def plugin_manager(built_ins: tuple[ModuleType, ...]) -> pluggy.PluginManager:
     manager.add_hookspecs(hookspecs)
     for module in built_ins:
         manager.register(module, name=f"{PROJECT}:{module.__name__.rpartition('.')[2]}")
+    try:
+        time_limit()
+    except ValueError as error:
+        raise PluginError(str(error)) from None
     entry_points = plugins()
     for name in sorted(excluded(entry_points)):
         logger.warning("plugin %s is excluded by %s: its components are not there", name, WITHOUT)
@@ -118,11 +123,14 @@ def _exclusions() -> list[str]:
 def _register(manager: pluggy.PluginManager, name: str, entry_point: importlib.metadata.EntryPoint) -> None:
     distribution = name.partition(":")[0]
     try:
-        module = entry_point.load()
-    except Exception as error:
+        with limited_import():
+            module = entry_point.load()
+    except (Exception, SystemExit, ImportStoppedError) as error:
+        problem = (
+            one_line(error) if isinstance(error, ImportStoppedError) else f"{type(error).__name__}: {one_line(error)}"
+        )
         raise PluginError(
-            f"plugin {name} cannot be imported ({type(error).__name__}: {error}). "
-            f"Mend {entry_point.value}, or uninstall {distribution}.",
+            f"plugin {name} cannot be imported ({problem}). Mend {entry_point.value}, or uninstall {distribution}.",
             name,
         ) from error
     _refuse_other_interfaces(name, getattr(module, "PREFOPT_INTERFACE", INTERFACE))

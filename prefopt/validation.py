@@ -9,7 +9,7 @@ from typing import get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-__all__ = ["Settings", "did_you_mean", "explain", "reject_bool"]
+__all__ = ["Settings", "did_you_mean", "explain", "one_line", "reject_bool"]
 
 
 class Settings(BaseModel):
@@ -31,6 +31,11 @@ def reject_bool(value: object) -> object:
     return value
 
 
+def one_line(error: BaseException) -> str:
+    """The message of an error of a library, whatever lines it has, in one."""
+    return " ".join(str(error).split())
+
+
 def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """One line for each problem: where it is, what it is, and what would be right.
 
@@ -47,7 +52,7 @@ def _line(detail: ErrorDetails, model: type[BaseModel]) -> str:
         fields = sorted(owner.model_fields)
         name = str(detail["loc"][-1])
         return f"{prefix}no such field in {owner.__name__}.{did_you_mean(name, fields)} Fields: {', '.join(fields)}."
-    message = detail["msg"].removeprefix("Value error, ")
+    message = " ".join(detail["msg"].removeprefix("Value error, ").split())
     shown = "" if detail["type"] in ("value_error", "missing") else f", got {detail['input']!r}"
     return f"{prefix}{message}{shown}"
 

@@ -10,9 +10,12 @@ from errno import EPIPE
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
+from rich.segment import Segment
 from typer.core import TyperGroup
+
+from prefopt.printing import printable
 
 if TYPE_CHECKING:
     from prefopt.component import Component, Named
@@ -20,8 +23,18 @@ if TYPE_CHECKING:
 UNUSABLE = 2
 """Exit code for input that cannot be used."""
 
-console = Console()
-error_console = Console(stderr=True, soft_wrap=True, highlight=False)
+
+class PrintableConsole(Console):
+    """A console on which texts of data and models control nothing: `printable` of all that is not rich's own."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """rich's."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+
+console = PrintableConsole()
+error_console = PrintableConsole(stderr=True, soft_wrap=True, highlight=False)
 
 
 DEBUG = ContextVar("debug", default=False)
@@ -39,10 +52,17 @@ def exit_on(*errors: type[Exception]) -> Iterator[None]:
     except errors as error:
         if DEBUG.get():
             raise
-        for line in str(error).splitlines() or [type(error).__name__]:
+        for line in _lines_of(error):
             error_console.print(f"[red]error:[/] {escape(line)}")
         _print_notes(error)
         raise typer.Exit(UNUSABLE) from None
+
+
+def _lines_of(error: Exception) -> list[str]:
+    """One line for each problem: of prefopt's own errors each of their lines, of a library's all of them as one."""
+    is_own = type(error).__module__.partition(".")[0] == "prefopt"
+    lines = str(error).splitlines() if is_own else [" ".join(str(error).split())]
+    return [line for line in lines if line] or [type(error).__name__]
 
 
 class PlainErrors(TyperGroup):
@@ -72,10 +92,15 @@ def _print_notes(error: Exception) -> None:
         error_console.print(escape(note))
 
 
+class _PrintableFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def show_progress() -> None:
     """Print prefopt's log from level INFO; other libraries print warnings only."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_PrintableFormatter("%(message)s"))
     logger = logging.getLogger("prefopt")
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)

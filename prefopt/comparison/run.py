@@ -14,6 +14,7 @@ from typing import Any, Self, final
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.tasks.base import Task
 from prefopt.training import PreferenceConfig
+from prefopt.training.references import without_tokens
 
 MATERIAL = "material"
 
@@ -61,12 +62,12 @@ class Run:
 
     @property
     def configuration(self) -> dict[str, Any]:
-        """All that determines the run's results; its name is no part of it."""
+        """All that determines the run's results; its name and the hub's tokens are no part of it."""
         return {
             "task": self.task.model_dump(mode="json"),
             "seed": self.seed,
             "objective": None if self.objective is None else self.objective.model_dump(mode="json"),
-            "training": dict(self.training),
+            "training": without_tokens(self.training),
             "reference_cache": self.cached,
             "peft": None if self.peft is None else dict(self.peft),
         }

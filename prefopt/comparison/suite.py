@@ -16,6 +16,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     SerializeAsAny,
     ValidationError,
     field_validator,
@@ -30,8 +31,9 @@ from prefopt.tasks.held_out import COMMON
 from prefopt.tasks.registry import resolve_task
 from prefopt.training.config import training_arguments
 from prefopt.training.preflight import reject_mask_rate_without_mask, reject_split_step
+from prefopt.training.references import References, environment_references, with_references
 from prefopt.training.trainer_inputs import lora_config
-from prefopt.validation import Settings, did_you_mean, explain
+from prefopt.validation import Settings, did_you_mean, explain, one_line
 
 SUITE = "suite.yaml"
 """The name of the suite in the folder of a comparison."""
@@ -126,6 +128,7 @@ class Suite(Settings):
     controls: bool = True
     frontier: Plane | None = None
     reference_cache: bool = True
+    _references: References = PrivateAttr(default_factory=dict)
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> Self:
@@ -139,16 +142,20 @@ class Suite(Settings):
             if not isinstance(read, dict):
                 raise SuiteError(f"{path}: a suite is a mapping with task, objectives, sweeps, seeds and training")
             layers = (OmegaConf.create(nest(read)), OmegaConf.from_dotlist(list(overrides)))
-            fields: Any = OmegaConf.to_container(OmegaConf.merge(*layers), resolve=True)
+            merged = OmegaConf.merge(*layers)
+            references = environment_references(merged)
+            fields: Any = OmegaConf.to_container(merged, resolve=True)
         except FileNotFoundError:
             raise SuiteError(f"{path}: there is no such file") from None
-        except (yaml.YAMLError, OmegaConfBaseException, OSError) as error:
-            raise SuiteError(f"{path}: not a readable suite: {error}") from error
+        except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeError) as error:
+            raise SuiteError(f"{path}: not a readable suite: {one_line(error)}") from error
         try:
-            return cls.model_validate(select_objectives(fields, only))
+            suite = cls.model_validate(select_objectives(fields, only))
         except ValueError as error:
             lines = explain(error, cls) if isinstance(error, ValidationError) else [str(error)]
             raise SuiteError("\n".join(f"{path}: {line}" for line in lines)) from error
+        suite._references = references
+        return suite
 
     @field_validator("seeds", "sweeps")
     @classmethod
@@ -239,5 +246,6 @@ class Suite(Settings):
         return training
 
     def to_yaml(self) -> str:
-        """The suite in full, which gives the same comparison again."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        """The suite in full, which gives the comparison again; what comes from the environment stays a reference."""
+        fields = with_references(self.model_dump(mode="json"), self._references)
+        return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, get_type_hints
+from typing import Any, Self, get_type_hints
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -15,6 +16,7 @@ from prefopt.data import EncodingConfig, OnBadRows, OnTooLong
 from prefopt.scoring.lm_head.token_statistics import DEFAULT_BUDGET
 from prefopt.training.arguments import settle
 from prefopt.training.ranges import reject_out_of_range
+from prefopt.training.references import without_tokens
 from prefopt.validation import did_you_mean, explain
 
 
@@ -108,6 +110,16 @@ class PreferenceConfig(TrainingArguments):
     def differs(self, name: str) -> bool:
         """Whether a field differs from its default."""
         return bool(getattr(self, name) != type(self).__dataclass_fields__[name].default)
+
+    def without_tokens(self) -> Self:
+        """A copy that may be written to a file: without the tokens of the hub."""
+        other = copy.copy(self)
+        other.__dict__.update(without_tokens(vars(self)))
+        return other
+
+    def to_dict(self) -> dict[str, Any]:
+        """TrainingArguments', which reports get: without the token of `model_init_kwargs` too."""
+        return without_tokens(super().to_dict(), "<TOKEN>")
 
     @property
     def encoding(self) -> EncodingConfig:

@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
+    PrivateAttr,
     ValidationError,
     field_validator,
     model_validator,
@@ -25,7 +26,8 @@ from prefopt.data import EncodingConfig, OnBadRows, OnTooLong
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.registry import provenance, with_recorded_versions
 from prefopt.training.config import PreferenceConfig, training_arguments
-from prefopt.validation import explain
+from prefopt.training.references import References, environment_references, with_references
+from prefopt.validation import explain, one_line
 
 _DATA_ARGUMENTS = (
     "max_length",
@@ -137,6 +139,7 @@ class RunFile(_Section):
     data: Annotated[DataSection, _short_form("data")]
     objective: Annotated[ObjectiveConfig, BeforeValidator(zoo.build)]
     training: dict[str, Any] = Field(default_factory=dict)
+    _references: References = PrivateAttr(default_factory=dict)
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
@@ -151,15 +154,18 @@ class RunFile(_Section):
                 if isinstance(document.get(section), str):
                     document[section] = {field: document[section]}
             merged = OmegaConf.merge(document, OmegaConf.from_dotlist([_expand_override(text) for text in overrides]))
+            references = environment_references(merged)
             fields = OmegaConf.to_container(merged, resolve=True)
         except FileNotFoundError:
             raise RunFileError(f"{path}: there is no such file") from None
-        except (yaml.YAMLError, OmegaConfBaseException, OSError) as error:
-            raise RunFileError(f"{path}: not a readable run file: {error}") from error
+        except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
+            raise RunFileError(f"{path}: not a readable run file: {one_line(error)}") from error
         try:
-            return cls.model_validate(fields)
+            run = cls.model_validate(fields)
         except ValidationError as error:
             raise RunFileError("\n".join(f"{path}: {line}" for line in explain(error, cls))) from error
+        run._references = references
+        return run
 
     @model_validator(mode="wrap")
     @classmethod
@@ -195,6 +201,8 @@ class RunFile(_Section):
             raise RunFileError(f"training: {error}") from error
 
     def to_yaml(self) -> str:
-        """The resolved run, which repeats it, and the distributions of its components."""
+        """The resolved run, which repeats it, and the distributions of its components. What comes from the environment
+        stays a reference to it."""
         components = provenance(self.objective.components)
-        return yaml.safe_dump({**self.model_dump(mode="json"), "components": components}, sort_keys=False)
+        fields = with_references(self.model_dump(mode="json"), self._references)
+        return yaml.safe_dump({**fields, "components": components}, sort_keys=False)

@@ -89,7 +89,7 @@ class SavingTrainer(Trainer):
         model: PreferenceModel = self.accelerator.unwrap_model(self.model)
         save_checkpoint(model, folder, state_dict, with_reference=self.args.sync_ref_model)
         self.processing_class.save_pretrained(folder)
-        torch.save(self.args, f"{folder}/training_args.bin")
+        torch.save(self.args.without_tokens(), f"{folder}/training_args.bin")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         unwrapped: PreferenceModel = self.accelerator.unwrap_model(model or self.model)

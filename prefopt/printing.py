@@ -1,0 +1,22 @@
+"""Texts of data and models as a terminal may show them."""
+
+from __future__ import annotations
+
+import unicodedata
+
+__all__ = ["printable"]
+
+_CONTROLS = {"Cc", "Cf", "Cs"}
+"""Unicode's categories of control characters, of marks that reorder others, and of halves of a character."""
+
+_KEPT = "\n\t\u200c\u200d"
+"""Those that a text needs: joiners spell words of some scripts and emoji."""
+
+
+def printable(text: str) -> str:
+    """The text with U+FFFD for every character that would control a terminal, or show the others in another order."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        "\ufffd" if unicodedata.category(letter) in _CONTROLS and letter not in _KEPT else letter for letter in text
+    )

@@ -214,6 +214,8 @@ HONEST = {
     ),
     "output": "for n in range(10**5): print(n)",
     "its name": "assert __name__ == '__main__'",
+    "asyncio": "import asyncio\nasync def f(): return 1\nassert asyncio.run(f()) == 1",
+    "a pair of sockets": "import socket\na, b = socket.socketpair()\na.send(b'x')\nassert b.recv(1) == b'x'",
     "other letters": "assert 'Ł' + 'é' == 'Łé'",
     "the same order each time": "assert hash('prefopt') == hash('prefopt')",
 }

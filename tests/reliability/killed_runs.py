@@ -117,7 +117,9 @@ class PairsOfRuns:
             stop()
         for process in processes:
             process.join()
-        return _end(processes[0].exitcode or processes[1].exitcode or 0, self._folder, out)
+        # Of two, the one that lives a moment longer may end by the loss of the other.
+        codes = sorted(process.exitcode or 0 for process in processes)
+        return _end(next(filter(None, codes), 0), self._folder, out)
 
 
 def _end(code: int, folder: Path, out: Path) -> End:

@@ -103,6 +103,8 @@ def show_progress() -> None:
     handler.setFormatter(_PrintableFormatter("%(message)s"))
     logger = logging.getLogger("prefopt")
     logger.setLevel(logging.INFO)
+    for earlier in [other for other in logger.handlers if isinstance(other.formatter, _PrintableFormatter)]:
+        logger.removeHandler(earlier)  # or every line is there twice
     logger.addHandler(handler)
 
 

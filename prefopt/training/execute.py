@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from transformers import TrainerCallback
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
 from prefopt.data import DataReport, read_rows
@@ -19,10 +19,12 @@ from prefopt.training.checkpoints import checkpoint_to_resume
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.loading import adapter_base, load_tokenizer
 from prefopt.training.output_folder import OutputFolderError, clear, reject_input, reject_occupied
+from prefopt.training.preflight import reject_mask_rate_without_mask, reject_split_step
 from prefopt.training.run_file import RunFile, RunFileError
 from prefopt.training.trainer import PreferenceTrainer
 from prefopt.training.trainer_inputs import PreparedData, ensure_pad_token, log_report, lora_config, prepare_dataset
 from prefopt.training.whole_files import publish_text
+from prefopt.validation import one_line
 
 _LIBRARIES = ("prefopt", "torch", "transformers", "accelerate", "datasets", "peft", "tokenizers")
 
@@ -49,8 +51,13 @@ def start(run: RunFile, *, overwrite: bool = False) -> PreferenceTrainer:
         peft_config = lora_config(run.model.peft)
     except (TypeError, ValueError) as error:
         raise RunFileError(f"model.peft: {error}") from error
+    try:
+        reject_split_step(run.objective, args)
+        reject_mask_rate_without_mask(run.objective, args)
+    except ValueError as error:
+        raise RunFileError(f"training: {error}") from error
     _check_output_folder(run, args, overwrite)
-    tokenizer = ensure_pad_token(load_tokenizer(run.model.tokenizer or run.model.name))
+    tokenizer = _tokenizer(run.model.tokenizer or run.model.name)
     sources = {"train": (run.data.train, run.data.split), "eval": (run.data.eval, run.data.eval_split)}
     data: dict[str, PreparedData] = {}
     for name, (source, split) in sources.items():
@@ -86,6 +93,18 @@ def train(trainer: PreferenceTrainer) -> RunResult:
         evaluation = trainer.evaluate() if trainer.eval_dataset is not None else {}
         trainer.save_state()
     return RunResult(folder, evaluation, trainer.state.log_history)
+
+
+def _tokenizer(name: str) -> PreTrainedTokenizerBase:
+    try:
+        return ensure_pad_token(load_tokenizer(name))
+    except OSError:
+        raise
+    except Exception as error:  # what tokenizers raises has no class of its own
+        raise RunFileError(
+            f"{name}: the tokenizer cannot be used ({type(error).__name__}: {one_line(error)}); get its files anew, or "
+            "name another one as model.tokenizer"
+        ) from error
 
 
 def _check_output_folder(run: RunFile, args: PreferenceConfig, overwrite: bool) -> None:

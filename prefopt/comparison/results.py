@@ -9,10 +9,11 @@ from typing import Self, final
 
 import pandas as pd  # type: ignore[import-untyped]
 
+from prefopt.comparison.differences import Difference, differences, opponents, own_controls
 from prefopt.comparison.frontier import Frontiers, frontiers
 from prefopt.comparison.run_log import RUNS, Record, RunLog
 from prefopt.comparison.suite import SUITE, Suite, SuiteError
-from prefopt.comparison.summary import Difference, Row, differences, opponents, own_controls, rows
+from prefopt.comparison.summary import Row, rows
 
 
 @final

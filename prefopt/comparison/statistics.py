@@ -1,7 +1,8 @@
-"""Statistics of comparisons: intervals of means, paired permutation tests, Holm's adjustment, and frontiers."""
+"""Statistics of comparisons: intervals of means, paired tests, Holm's adjustment, seeds to tell, and frontiers."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -10,10 +11,16 @@ from numpy.typing import NDArray
 from scipy import stats  # type: ignore[import-untyped]
 from torch import Tensor
 
+LEVEL = 0.05
+"""A difference whose adjusted p is below is told from chance."""
+
 SEEDS_TO_TELL = 6
-"""The fewest seeds for which a sign-flip test can give p < 0.05."""
+"""The fewest seeds for which a sign-flip test can give p < LEVEL."""
 
 _CONFIDENCE = 0.95
+_POWER = 0.8
+_MANY_SEEDS = 1000
+_MOST = 0.75
 _EXACT = 12
 """The greatest number of differences for which all 2^n changes of sign are counted."""
 
@@ -23,21 +30,49 @@ Array = NDArray[np.float64]
 Point = tuple[float, float]
 
 
-def bootstrap(values: Array, *, seed: int = 0, resamples: int = 2000) -> tuple[Array, Array]:
-    """The ends, low [...] and high [...], of 95% percentile bootstrap intervals of means, values [..., M >= 2]."""
-    options = {"method": "percentile", "confidence_level": _CONFIDENCE, "n_resamples": resamples, "rng": seed}
-    interval = stats.bootstrap((values,), np.mean, axis=-1, batch=100, **options).confidence_interval
-    return interval.low, interval.high
+def t_intervals(values: Array) -> tuple[Array, Array]:
+    """The ends, low [...] and high [...], of 95% Student's t intervals of means, values [..., M >= 2].
 
-
-def seed_intervals(values: Array) -> tuple[Array, Array]:
-    """The ends, low [...] and high [...], of 95% Student's t intervals of means over seeds, values [..., S >= 2].
-
-    Not bootstrap, since seeds are few: of normal values, percentile bootstrap intervals hold the true mean 74% of the
-    time with three seeds, 85% with six and 89% with ten.
+    Not bootstrap, since seeds are few: see the coverage of both in `benchmarks/coverage.py`.
     """
     half = stats.t.ppf((1 + _CONFIDENCE) / 2, values.shape[-1] - 1) * stats.sem(values, axis=-1)
     return values.mean(-1) - half, values.mean(-1) + half
+
+
+def paired_t(differences: Sequence[float] | Array) -> float | None:
+    """The two-sided p of Student's t test of a mean difference, differences [M >= 1].
+
+    None where there is no spread to judge by: of one difference, or of equal ones.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    return float(stats.ttest_1samp(values, 0.0).pvalue) if _spread(values) else None
+
+
+def _spread(values: Array) -> float:
+    """The standard deviation; 0 where values are equal but for rounding."""
+    equal = len(values) < 2 or np.ptp(values) <= 1e-12 * np.abs(values).max()
+    return 0.0 if equal else float(values.std(ddof=1))
+
+
+def seeds_to_tell(differences: Sequence[float] | Array, *, comparisons: int = 1) -> int | None:
+    """About how many seeds tell a mean difference like this one in four of five comparisons, differences [M].
+
+    The least n >= SEEDS_TO_TELL whose t test at level 0.05 / comparisons has a power of 0.8 (noncentral t, of mean and
+    standard deviation as they are in `differences`). None where there is no spread, no difference, or n is above 1000.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    if not (spread := _spread(values)) or not values.mean():
+        return None
+    seeds = np.arange(SEEDS_TO_TELL, _MANY_SEEDS + 1)
+    threshold = stats.t.isf(LEVEL / 2 / comparisons, seeds - 1)
+    shift = abs(values.mean()) / spread * np.sqrt(seeds)
+    enough = seeds[stats.nct.sf(threshold, seeds - 1, shift) >= _POWER]
+    return int(enough[0]) if len(enough) else None
+
+
+def most_seeds(seeds: int) -> int:
+    """How many of so many seeds an objective needs to be compared on: three of four, and no fewer than can tell."""
+    return max(math.ceil(_MOST * seeds), min(seeds, SEEDS_TO_TELL))
 
 
 def least_p(seeds: int) -> float:

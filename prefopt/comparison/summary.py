@@ -1,4 +1,4 @@
-"""The results frame of a suite and what is computed from it: means with intervals, and differences with p values.
+"""The results frame of a suite, and means with intervals that are computed from it.
 
 The frame has a line for each finished run, metric and held-out item; its columns are `COLUMNS`.
 """
@@ -14,36 +14,40 @@ import numpy as np
 import pandas as pd  # type: ignore[import-untyped]
 
 from prefopt.comparison.controls import controls
-from prefopt.comparison.run import REFERENCE, Run, as_text, control_name
+from prefopt.comparison.run import REFERENCE, Run, as_text
 from prefopt.comparison.run_log import Record
-from prefopt.comparison.statistics import bootstrap, holm, paired_permutation, seed_intervals
+from prefopt.comparison.statistics import t_intervals
 from prefopt.comparison.suite import Suite
 
 COLUMNS = ("metric", "setting", "objective", "seed", "item", "value")
 """item: the held-out item; "" where a figure has one value a seed."""
 
+Basis = Literal["seeds", "items"]
+"""What intervals and tests are over: seeds, or, where there is one, its held-out items."""
+
 Setting = tuple[tuple[str, str], ...]
 """Swept fields and their values, as text."""
-
-_RESAMPLES = 2000
-"""Changes of sign of the differences of items, which are many."""
 
 
 @final
 @dataclass(frozen=True)
 class Estimate:
-    """The mean over seeds of a figure's mean over items, and its 95% interval.
+    """The mean over seeds of a figure's mean over items, and its 95% interval (Student's t).
 
-    over   what the interval is over: seeds (Student's t), or, with one seed, its items (bootstrap). A single value has
-           no interval
+    over   what the interval is over; a single value has none
     count  of the seeds in which the figure is defined
     """
 
     mean: float
     low: float | None
     high: float | None
-    over: Literal["seeds", "items"]
+    over: Basis
     count: int
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether it is 0 throughout."""
+        return self.mean == 0 and not self.low and not self.high
 
 
 @final
@@ -60,29 +64,6 @@ class Row:
     failed: Mapping[int, Record]
     metrics: Mapping[str, Estimate]
     control: str | None = None
-
-
-@final
-@dataclass(frozen=True)
-class Difference:
-    """An objective's figure minus an opponent's at the same setting, over the seeds (and items) that both have.
-
-    against   the opponent: the baseline, or the objective's own control
-    p_items   of a sign-flip permutation test over the items of all seeds: of these trained policies. None where the
-              figure has one value a seed
-    p_seeds   of the same test over the seeds' means: of objective and training. At least 2^(1 - S) of S seeds
-    holm_*    adjusted by Holm for the objectives that are compared at one setting of one metric
-    """
-
-    metric: str
-    name: str
-    against: str
-    setting: Setting
-    estimate: Estimate
-    p_items: float | None
-    p_seeds: float
-    holm_items: float | None = None
-    holm_seeds: float = 1.0
 
 
 def rows(suite: Suite, records: Mapping[str, Record]) -> tuple[list[Row], pd.DataFrame]:
@@ -109,7 +90,7 @@ def rows(suite: Suite, records: Mapping[str, Record]) -> tuple[list[Row], pd.Dat
         for item, value in record["values"].get(metric.name, {}).items()
     )
     metrics: dict[tuple[Setting, str], dict[str, Estimate]] = {}
-    for (metric_name, setting, name), figure in estimates(values).items():
+    for (metric_name, setting, name), figure in estimates(values, basis(values)).items():
         metrics.setdefault((setting, name), {})[metric_name] = figure
     return [replace(row, metrics=metrics.get((row.setting, row.name), {})) for row in table], values
 
@@ -118,26 +99,27 @@ def frame(lines: Iterable[tuple[str, Setting, str, int, str, float]]) -> pd.Data
     return pd.DataFrame(list(lines), columns=list(COLUMNS))
 
 
-def estimates(values: pd.DataFrame) -> dict[tuple[str, Setting, str], Estimate]:
+def basis(values: pd.DataFrame) -> Basis:
+    """What the intervals and tests of a results frame are over, all of them."""
+    return "seeds" if values["seed"].nunique() > 1 else "items"
+
+
+def estimates(values: pd.DataFrame, over: Basis) -> dict[tuple[str, Setting, str], Estimate]:
     """The estimate of each (metric, setting, objective) of a results frame."""
     groups = values.groupby(["metric", "setting", "objective"], sort=False)
-    return {key: estimate(_by_seed(group, "value")) for key, group in groups}
+    return {key: estimate(items_by_seed(group, "value"), over) for key, group in groups}
 
 
-def estimate(by_seed: Sequence[Sequence[float]]) -> Estimate:
+def estimate(by_seed: Sequence[Sequence[float]], over: Basis) -> Estimate:
     """The estimate of a figure from its values of items in each seed; one value a seed for a figure without items."""
-    if len(by_seed) > 1:
-        means = [fmean(values) for values in by_seed]
-        low, high = seed_intervals(np.array(means))
-        return Estimate(fmean(means), float(low), float(high), "seeds", len(by_seed))
-    (values,) = by_seed
+    values = [fmean(items) for items in by_seed] if over == "seeds" else by_seed[0]
     if len(values) == 1:
-        return Estimate(values[0], None, None, "items", 1)
-    low, high = bootstrap(np.array(values))
-    return Estimate(fmean(values), float(low), float(high), "items", 1)
+        return Estimate(values[0], None, None, over, len(by_seed))
+    low, high = t_intervals(np.array(values))
+    return Estimate(fmean(values), float(low), float(high), over, len(by_seed))
 
 
-def _by_seed(group: pd.DataFrame, column: str) -> list[list[float]]:
+def items_by_seed(group: pd.DataFrame, column: str) -> list[list[float]]:
     return [values.tolist() for _, values in group.groupby("seed", sort=False)[column]]
 
 
@@ -164,53 +146,3 @@ def grouped(suite: Suite, table: Sequence[Row], *, along: str | None = None) -> 
         ): rows
         for positions, rows in groups.items()
     }
-
-
-def opponents(suite: Suite) -> dict[str, str]:
-    """Every objective's opponent in the comparison with the baseline."""
-    return {name: suite.against for name in suite.objectives if name != suite.against}
-
-
-def own_controls(suite: Suite) -> dict[str, str]:
-    """Every objective's opponent in the comparison with controls, which not every objective has."""
-    return {name: control_name(name) for name in suite.objectives}
-
-
-def differences(values: pd.DataFrame, against: Mapping[str, str]) -> list[Difference]:
-    """The differences of objectives from their opponents, `against`: objective -> opponent, in a results frame.
-
-    Paired by item within seed and setting; an objective that shares no item with its opponent is left out.
-    """
-    keys = ["metric", "setting", "seed", "item"]
-    pairs = values.assign(against=values["objective"].map(against).astype(object)).merge(
-        values, left_on=[*keys, "against"], right_on=[*keys, "objective"], suffixes=("", "_opponent")
-    )
-    pairs["difference"] = pairs["value"] - pairs["value_opponent"]
-    results = []
-    for (metric, setting), family in pairs.groupby(["metric", "setting"], sort=False):
-        results += _adjusted(
-            _difference(metric, name, opponent, setting, group)
-            for (name, opponent), group in family.groupby(["objective", "against"], sort=False)
-        )
-    return results
-
-
-def _difference(metric: str, name: str, opponent: str, setting: Setting, group: pd.DataFrame) -> Difference:
-    by_seed = _by_seed(group, "difference")
-    p_seeds = paired_permutation([fmean(values) for values in by_seed], seed=0, resamples=_RESAMPLES)
-    p_items = None
-    if (group["item"] != "").all():
-        p_items = paired_permutation([value for values in by_seed for value in values], seed=0, resamples=_RESAMPLES)
-    return Difference(metric, name, opponent, setting, estimate(by_seed), p_items, p_seeds)
-
-
-def _adjusted(family: Iterable[Difference]) -> list[Difference]:
-    """The differences with p values adjusted for their number."""
-    family = list(family)
-    over_seeds = holm([difference.p_seeds for difference in family])
-    p_items = [difference.p_items for difference in family if difference.p_items is not None]
-    over_items = holm(p_items) if len(p_items) == len(family) else [None] * len(family)
-    return [
-        replace(difference, holm_items=items, holm_seeds=seeds)
-        for difference, items, seeds in zip(family, over_items, over_seeds, strict=True)
-    ]

@@ -10,8 +10,9 @@ from typing import Any
 import pandas as pd  # type: ignore[import-untyped]
 
 from prefopt.comparison.controls import controls
+from prefopt.comparison.differences import Difference
 from prefopt.comparison.results import Results
-from prefopt.comparison.summary import Difference, Estimate, Setting
+from prefopt.comparison.summary import Estimate, Setting
 from prefopt.comparison.tensorboard import FOLDER as TENSORBOARD
 from prefopt.comparison.tensorboard import write_runs
 from prefopt.report.charts import looks
@@ -19,7 +20,7 @@ from prefopt.report.page import write_page
 from prefopt.report.plots import PLOTS, plots
 
 _FIGURES = ["metric", "objective", "seeds", "mean", "low", "high", "interval_over"]
-_DIFFERENCE = ["difference", "difference_low", "difference_high", "p_items", "p_items_holm", "p_seeds", "p_seeds_holm"]
+_DIFFERENCE = ["difference", "difference_low", "difference_high", "difference_seeds", "p_items", "p_signs", "p_t", "p"]
 
 
 def report(folder: Path) -> list[Path]:
@@ -32,7 +33,7 @@ def report(folder: Path) -> list[Path]:
     suite, drawn = results.suite, plots(results)
     page = folder / "report.html"
     write_page(results, drawn, folder, page)
-    tables = {"summary": _summary(results)} | {name: plot.table(list(suite.sweeps)) for name, plot in drawn.items()}
+    tables = {"summary": summary(results)} | {name: plot.table(list(suite.sweeps)) for name, plot in drawn.items()}
     write_runs((*suite.runs(), *controls(suite, results.records)), results.records, folder)
     written = [page, folder / TENSORBOARD]
     for name in PLOTS:  # those of an earlier suite
@@ -50,7 +51,7 @@ def report(folder: Path) -> list[Path]:
     return written
 
 
-def _summary(results: Results) -> pd.DataFrame:
+def summary(results: Results) -> pd.DataFrame:
     """A line for each row and metric, then one for each frontier and measure, with its differences from the baseline
     and from its control."""
     measures = [(plane, measure) for plane in results.planes for measure in plane.measures]
@@ -76,7 +77,10 @@ def _summary(results: Results) -> pd.DataFrame:
         "control",
         *(f"control_{c}" for c in _DIFFERENCE),
     ]
-    return pd.DataFrame(list(lines.values()), columns=columns)
+    table = pd.DataFrame(list(lines.values()), columns=columns)
+    return table.astype(
+        {"difference_seeds": "Int64", "control_difference_seeds": "Int64"}
+    )  # counts, where there are any
 
 
 def _line(metric: str, name: str, setting: Setting, estimate: Estimate) -> dict[str, Any]:
@@ -88,6 +92,7 @@ def _join(
     lines: dict[tuple[str, str, Setting], dict[str, Any]], differences: Sequence[Difference], opponent: str, prefix: str
 ) -> None:
     for d in differences:
-        values = (d.estimate.mean, d.estimate.low, d.estimate.high, d.p_items, d.holm_items, d.p_seeds, d.holm_seeds)
+        e = d.estimate
+        values = (e.mean, e.low, e.high, e.count, d.p_items, d.p_signs, d.p_t, d.p)
         columns = (f"{prefix}{column}" for column in _DIFFERENCE)
         lines[d.metric, d.name, d.setting] |= {opponent: d.against} | dict(zip(columns, values, strict=True))

@@ -7,17 +7,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from prefopt.comparison.differences import Difference
 from prefopt.comparison.results import Results
 from prefopt.comparison.run import REFERENCE
 from prefopt.comparison.statistics import SEEDS_TO_TELL, least_p
 from prefopt.comparison.suite import Suite
-from prefopt.comparison.summary import Difference, Row, grouped
+from prefopt.comparison.summary import Row, basis, grouped
 from prefopt.pages import render
 from prefopt.report.charts import COLOURS, chart_groups, looks
-from prefopt.report.format import at, named, number, short, spaced
-from prefopt.report.headline import headline, sentences, size
+from prefopt.report.format import at, counted, listed, named, number, p_value, rounded, short, spaced
+from prefopt.report.further import sentences, size
+from prefopt.report.headline import headline, notes
 from prefopt.report.heat_maps import heat_maps
-from prefopt.report.plots import Plot
+from prefopt.report.plots import Plot, standings
+from prefopt.tasks.base import Metric
+from prefopt.tasks.held_out import ACCURACY
 
 _PROMPTS = 8
 """Prompts whose responses the page shows."""
@@ -35,7 +39,10 @@ def write_page(results: Results, plots: Mapping[str, Plot], folder: Path, path: 
         size=size(results),
         sentences=list(sentences(results)),
         rows=rows,
-        metrics=[metric for metric in suite.metrics if any(metric.name in row.metrics for row in rows)],
+        metrics=_metrics(results),
+        notes=list(notes(results)),
+        picture=plots.get("frontier") or standings(results),
+        over=basis(results.values),
         colours=COLOURS,
         looks=looks(suite),
         planes=results.planes,
@@ -61,18 +68,37 @@ def write_page(results: Results, plots: Mapping[str, Plot], folder: Path, path: 
         seeds_to_tell=SEEDS_TO_TELL,
         at=at,
         least_p=least_p,
+        chart_groups=chart_groups,
+        counted=counted,
+        listed=listed,
         named=named,
         number=number,
+        p_value=p_value,
+        rounded=rounded,
         short=short,
         spaced=spaced,
     )
     path.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
-def _by_metric(differences: Sequence[Difference], first: str) -> dict[str, list[Difference]]:
-    """The metric of that name first."""
+def _metrics(results: Results) -> dict[str, list[Metric]]:
+    """The metrics that some row has: the first to look at, other ones, and those in which no two rows differ."""
+    suite = results.suite
+    kinds: dict[str, list[Metric]] = {"first": [], "other": [], "equal": []}
+    for metric in suite.metrics:
+        figures = {(e.mean, e.low, e.high) for row in results.rows if (e := row.metrics.get(metric.name)) is not None}
+        first = metric.name in (suite.plane.reward, suite.plane.distance, ACCURACY.name)
+        if figures:
+            kinds["first" if first else "equal" if len(figures) == 1 else "other"].append(metric)
+    return kinds
+
+
+def _by_metric(differences: Sequence[Difference], first: str) -> tuple[dict[str, list[Difference]], list[str]] | None:
+    """The differences by metric, the metric of that name first, and the metrics without any; None without both."""
     metrics = sorted(dict.fromkeys(d.metric for d in differences), key=lambda metric: metric != first)
-    return {metric: [d for d in differences if d.metric == metric] for metric in metrics}
+    by_metric = {metric: [d for d in differences if d.metric == metric] for metric in metrics}
+    equal = [metric for metric in metrics if all(d.estimate.is_zero for d in by_metric[metric])]
+    return ({metric: by_metric[metric] for metric in metrics if metric not in equal}, equal) if metrics else None
 
 
 def _samples(suite: Suite, rows: Sequence[Row]) -> dict[str, Any] | None:

@@ -14,8 +14,9 @@ import pandas as pd  # type: ignore[import-untyped]
 from prefopt.comparison.results import Results
 from prefopt.comparison.run import REFERENCE
 from prefopt.comparison.run_log import Record
-from prefopt.comparison.statistics import seed_intervals
+from prefopt.comparison.statistics import t_intervals
 from prefopt.comparison.summary import Estimate, Row, Setting, grouped
+from prefopt.comparison.verdict import verdict
 from prefopt.report.format import spaced
 
 PLOTS = ("frontier", "sparsity", "divergence", "curves")
@@ -119,6 +120,20 @@ def plots(results: Results) -> dict[str, Plot]:
     curves = _seed_means(results, "curves", "step", _CURVES, lambda record, figure: record["curves"].get(figure, []))
     every = (_frontier(results), _sparsity(results), _divergence(results), curves)
     return {plot.name: plot for plot in every if plot.panels}
+
+
+def standings(results: Results) -> Plot | None:
+    """What the verdict compares, side by side; None where nothing is compared."""
+    judged = verdict(results)
+    if judged is None:
+        return None
+    ticks = {index + 0.5: standing.name for index, standing in enumerate(judged.standings)}
+    lines = {
+        standing.name: [Point(standing.name, standing.setting, x, standing.estimate)]
+        for x, standing in zip(ticks, judged.standings, strict=True)
+    }
+    panel = Panel(judged.metric.name, spaced(judged.metric.name), (), lines)
+    return Plot("standings", "objective", [panel], marks=True, ticks=ticks)
 
 
 def _frontier(results: Results) -> Plot:
@@ -228,9 +243,9 @@ def _line(row: Row, by_seed: Sequence[Series]) -> list[Point]:
     if not shared:
         return []
     if len(series) == 1:
-        return [Point(row.name, row.setting, x, Estimate(series[0][x], None, None, "items", 1)) for x in shared]
+        return [Point(row.name, row.setting, x, Estimate(series[0][x], None, None, "seeds", 1)) for x in shared]
     values = [[line[x] for line in series] for x in shared]
-    ends = zip(*seed_intervals(np.array(values)), strict=True)
+    ends = zip(*t_intervals(np.array(values)), strict=True)
     return [
         Point(row.name, row.setting, x, Estimate(fmean(means), float(low), float(high), "seeds", len(series)))
         for x, means, (low, high) in zip(shared, values, ends, strict=True)

@@ -15,10 +15,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from prefopt.comparison.differences import Difference, differences
 from prefopt.comparison.results import Results
-from prefopt.comparison.statistics import paired_permutation, seed_intervals
+from prefopt.comparison.statistics import paired_permutation, t_intervals
 from prefopt.comparison.suite import Suite
-from prefopt.comparison.summary import Difference, Setting, differences, frame
+from prefopt.comparison.summary import Setting, frame
 from prefopt.tasks.generation import Generation, generate
 from prefopt.tasks.planted import PlantedTask
 
@@ -77,7 +78,7 @@ def test_an_objective_is_not_found_different_from_itself_over_items(pool: torch.
 
 def test_nor_over_seeds_where_trainings_differ(pool: torch.Tensor) -> None:
     draw = Draw(pool, training=0.3)
-    p_values = [draw.compare("same")[0].p_seeds for _ in range(TIMES)]
+    p_values = [draw.compare("same")[0].p for _ in range(TIMES)]
     assert FEWEST <= sum(p < LEVEL for p in p_values) <= MOST
 
 
@@ -101,8 +102,9 @@ def test_items_know_nothing_of_another_training(pool: torch.Tensor) -> None:
 def test_a_planted_difference_is_found(pool: torch.Tensor) -> None:
     draw = Draw(pool, training=0.1)
     compared = [draw.compare("better", better=0.8)[0] for _ in range(TIMES)]
-    assert sum((d.holm_items or 0.0) < LEVEL and d.estimate.mean > 0 for d in compared) >= 0.95 * TIMES
-    assert sum(d.holm_seeds < LEVEL and d.estimate.mean > 0 for d in compared) >= 0.95 * TIMES
+    assert sum((d.p_items or 0.0) < LEVEL and d.estimate.mean > 0 for d in compared) >= 0.95 * TIMES
+    assert sum(d.told and d.estimate.mean > 0 for d in compared) >= 0.95 * TIMES
+    assert all((d.estimate.low > 0) == (d.p_t < LEVEL) for d in compared)  # type: ignore[operator]
     covered = sum(d.estimate.low < 0.8 < d.estimate.high for d in compared)  # type: ignore[operator]
     assert 0.9 * TIMES <= covered <= 0.99 * TIMES
 
@@ -110,16 +112,15 @@ def test_a_planted_difference_is_found(pool: torch.Tensor) -> None:
 def test_holm_keeps_the_error_of_several_objectives_together(pool: torch.Tensor) -> None:
     draw = Draw(pool, training=0.0)
     families = [draw.compare(*"abcd") for _ in range(TIMES)]
-    for raw, adjusted in (("p_items", "holm_items"), ("p_seeds", "holm_seeds")):
-        unadjusted = sum(any(getattr(d, raw) < LEVEL for d in family) for family in families)
-        kept = sum(any(getattr(d, adjusted) < LEVEL for d in family) for family in families)
-        assert kept <= MOST < unadjusted
+    unadjusted = sum(any((d.p_t or 0.0) < LEVEL for d in family) for family in families)
+    kept = sum(any(d.told for d in family) for family in families)
+    assert kept <= MOST < unadjusted
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 6, 40])
 def test_an_interval_over_seeds_holds_the_truth_as_often_as_it_says(seeds: int) -> None:
     values = torch.randn(1000, seeds, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    low, high = seed_intervals(values.numpy())
+    low, high = t_intervals(values.numpy())
     assert 0.93 < ((low < 0) & (high > 0)).mean() < 0.97
 
 
@@ -152,9 +153,9 @@ def test_on_one_frontier_there_is_no_difference_at_matched_distance() -> None:
         results = Results.compute(suite, records)
         equal = next(d for d in results.differences if d.setting == (("objective.beta", "0.2"),))
         (plane,) = results.planes
-        matched = plane.matched[1].differences[0]
-        assert plane.matched[1].distance == pytest.approx(10 / 2, rel=0.2)
-        at_equal_beta += (equal.holm_items or 0.0) < LEVEL
-        at_matched += (matched.holm_items or 0.0) < LEVEL
+        matched = plane.matched[0].differences[0]
+        assert plane.matched[0].distance == pytest.approx(5.5, rel=0.1)
+        at_equal_beta += (equal.p_items or 0.0) < LEVEL
+        at_matched += (matched.p_items or 0.0) < LEVEL
     assert at_equal_beta >= 0.95 * TIMES / 4
     assert at_matched <= 7  # P(X > 7) < 0.005 for X ~ Binomial(50, 0.05)

@@ -3,19 +3,54 @@ from __future__ import annotations
 import itertools
 import random
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats  # type: ignore[import-untyped]
 
 from prefopt.comparison import statistics
-from prefopt.comparison.statistics import bootstrap, holm, hypervolume, paired_permutation, shares_at
+from prefopt.comparison.statistics import (
+    SEEDS_TO_TELL,
+    holm,
+    hypervolume,
+    least_p,
+    most_seeds,
+    paired_permutation,
+    paired_t,
+    seeds_to_tell,
+    shares_at,
+    t_intervals,
+)
 
 
-def test_the_bootstrap_is_about_the_standard_error() -> None:
-    values = torch.randn(400, generator=torch.Generator().manual_seed(0))
-    low, high = bootstrap(values.numpy(), seed=0)
-    assert (low, high) == bootstrap(values.numpy(), seed=0) != bootstrap(values.numpy(), seed=1)
-    assert low < values.mean() < high
-    assert high - low == pytest.approx(2 * 1.96 * values.std().item() / 20, rel=0.1)
+def test_an_interval_is_students_t() -> None:
+    low, high = t_intervals(np.array([[1.0, 2.0, 6.0], [3.0, 3.0, 3.0]]))
+    half = 4.302653 * 7**0.5 / 3**0.5  # t of two degrees of freedom, times the standard error
+    assert low == pytest.approx([3 - half, 3])
+    assert high == pytest.approx([3 + half, 3])
+
+
+def test_a_paired_t_test_needs_a_spread() -> None:
+    assert paired_t([1.0, 2.0, 6.0]) == pytest.approx(0.18850, abs=1e-5)  # t = 3 / (7 ** 0.5 / 3 ** 0.5)
+    assert [paired_t(values) for values in ([], [2.0], [0.1, 0.1 + 1e-17, 0.1], [0.0, 0.0])] == [None] * 4
+
+
+def test_the_seeds_that_tell_a_difference_tell_it_in_four_of_five() -> None:
+    draw = np.random.default_rng(0)
+    pilot = np.array([-1.0, 0.0, 1.0]) * 1.0 + 0.8  # of mean 0.8 and standard deviation 1
+    for comparisons, level in ((1, 0.05), (3, 0.05 / 3)):
+        seeds = seeds_to_tell(pilot, comparisons=comparisons)
+        assert seeds is not None
+        told = [stats.ttest_1samp(draw.normal(0.8, 1, (4000, n)), 0, axis=1).pvalue < level for n in (seeds, seeds - 1)]
+        assert told[0].mean() == pytest.approx(0.8, abs=0.04)
+        assert told[1].mean() < told[0].mean()
+    assert seeds_to_tell([100.0, 101.0]) == SEEDS_TO_TELL
+    assert [seeds_to_tell(values) for values in ([1.0], [1.0, 1.0], [-1.0, 1.0], [1e-3, 1.0, -1.0])] == [None] * 4
+
+
+def test_how_many_seeds_are_most() -> None:
+    assert [most_seeds(seeds) for seeds in (1, 3, 6, 7, 8, 10, 20)] == [1, 3, 6, 6, 6, 8, 15]
+    assert least_p(SEEDS_TO_TELL - 1) > 0.05 > least_p(SEEDS_TO_TELL)
 
 
 def test_a_permutation_p_is_a_share_of_all_changes_of_sign() -> None:

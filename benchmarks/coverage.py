@@ -24,7 +24,7 @@ from prefopt.comparison.statistics import paired_permutation, paired_t, t_interv
 __all__ = ["main"]
 
 SEEDS = (3, 4, 5, 6, 8, 10, 15, 20)
-TIMES = 200
+TIMES = 2000
 RESAMPLES = 999
 _AT_A_TIME = 100
 _SIGMA = 1.0
@@ -125,10 +125,14 @@ METHODS: Mapping[str, Method] = {
 }
 
 
+def _paired_t(values: Array) -> Array:
+    return np.array([1.0 if (p := paired_t(line)) is None else p for line in values])
+
+
 def _both(values: Array) -> Array:
     """The p that the report judges by, of a single comparison."""
     flips = [paired_permutation(line, seed=0, resamples=RESAMPLES) for line in values]
-    return np.maximum([paired_t(line) for line in values], flips)
+    return np.array([max(flip, p or 0.0) for flip, p in zip(flips, map(paired_t, values), strict=True)])
 
 
 def _coverage(figures: Mapping[str, tuple[Draw, float]]) -> Iterator[str]:
@@ -142,7 +146,7 @@ def _coverage(figures: Mapping[str, tuple[Draw, float]]) -> Iterator[str]:
 def _errors() -> Iterator[str]:
     yield from table(["differences", "test", *(f"{seeds} seeds" for seeds in SEEDS)])
     tests: dict[str, Callable[[Array], Array]] = {
-        "paired t": lambda values: np.array([paired_t(line) for line in values]),
+        "paired t": _paired_t,
         "both": _both,
     }
     for figure, (draw, _) in DIFFERENCES.items():

@@ -28,7 +28,7 @@ from prefopt.comparison.verdict import Verdict, verdict
 
 __all__ = ["SCENARIOS", "Scenario", "Share", "main", "share", "simulated"]
 
-_SUITES = 1000
+_SUITES = 200
 """Of each scenario."""
 
 _BETA = "objective.beta"

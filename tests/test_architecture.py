@@ -71,6 +71,7 @@ LAYERS_WITHIN: dict[str, list[set[str]]] = {
         {"charts"},
         {"page", "pictures"},
         {"files"},
+        {"terminal"},
         {"__init__"},
     ],
 }

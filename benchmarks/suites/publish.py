@@ -21,8 +21,9 @@ from benchmarks.machine import hardware
 from benchmarks.markdown import table
 from prefopt.comparison.results import Results
 from prefopt.report import report
-from prefopt.report.format import at, short, shown
-from prefopt.report.headline import headline, sentences, size
+from prefopt.report.format import at, p_value, short, shown
+from prefopt.report.further import sentences, size
+from prefopt.report.headline import headline, notes
 
 __all__ = ["publish"]
 
@@ -68,9 +69,11 @@ def _page(folder: Path, date: str, command: str, pictures: Iterable[Path]) -> It
     yield ""
     yield f"    {command}"
     yield ""
-    yield f"{size(results)} {headline(results)}"
+    yield headline(results)
     yield ""
-    yield from (f"- {sentence}" for sentence in sentences(results))
+    yield size(results)
+    yield ""
+    yield from (f"- {sentence}" for sentence in (*notes(results), *sentences(results)))
     yield ""
     metrics = [metric.name for metric in suite.metrics if any(metric.name in row.metrics for row in rows)]
     yield from table(["objective", *map(short, suite.sweeps), "seeds", *metrics], _cells(results, metrics))
@@ -82,8 +85,8 @@ def _page(folder: Path, date: str, command: str, pictures: Iterable[Path]) -> It
             for name, estimate in measure.estimates.items():
                 d = differences.get(name)
                 body.append([name, shown(estimate), str(estimate.count)])
-                body[-1] += ["", ""] if d is None else [shown(d.estimate, "+"), f"{d.holm_seeds:.3g}"]
-            yield f"{measure.words}{at(plane.setting)}; difference from {suite.against}, p over seeds adjusted by Holm:"
+                body[-1] += ["", ""] if d is None else [shown(d.estimate, "+"), p_value(d.p)]
+            yield f"{measure.words}{at(plane.setting)}; difference from {suite.against}, adjusted p:"
             yield ""
             yield from table(["objective", "value", "seeds", "difference", "p"], body)
             yield ""

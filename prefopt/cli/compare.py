@@ -52,15 +52,26 @@ def compare(
 
 def report(
     folder: Annotated[Path, typer.Argument(help="What `prefopt compare` wrote.")],
+    text: Annotated[bool, typer.Option("--text", help="Print the verdict instead, and write nothing.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the verdict and all figures as JSON instead, and write nothing.")
+    ] = False,
 ) -> None:
     """Write the report of a comparison anew, from its suite.yaml and runs.jsonl."""
+    from prefopt.comparison.results import Results
     from prefopt.comparison.suite import SuiteError
     from prefopt.plugins import PluginError
     from prefopt.report import report as write
+    from prefopt.report import terminal
 
     with exit_on(SuiteError, PluginError, ValueError):
-        written = write(folder)
-    _say(written)
+        if text and as_json:
+            raise ValueError("--text and --json: give one of them")
+        if text or as_json:
+            results = Results.load(folder)
+            print(terminal.as_text(results) if text else terminal.as_json(results))
+        else:
+            _say(write(folder))
 
 
 def _say(written: list[Path]) -> None:

@@ -25,6 +25,7 @@ from pydantic import (
 
 from prefopt import zoo
 from prefopt.comparison.run import REFERENCE, Run, control_name
+from prefopt.comparison.statistics import SEEDS_TO_TELL
 from prefopt.comparison.suite_fields import as_mapping, flatten, nest, select_objectives, set_path
 from prefopt.tasks.base import Metric, Task
 from prefopt.tasks.held_out import COMMON
@@ -87,7 +88,7 @@ class Plane(Settings):
 
     reward, distance  metrics; without a reward it is the task's headline
     over              the swept field along which a frontier runs
-    at                distances at which rewards are compared; none: the quartiles of the runs' distances
+    at                distances at which rewards are compared; none: three between those which most runs are around
     within            the distance up to which the hypervolume is taken; null: the greatest of any run
     """
 
@@ -106,7 +107,8 @@ class Suite(Settings):
     objectives       name -> see `Entrant`
     baseline         the objective that the others are set against; null: the first
     sweeps           `objective.FIELD` or `training.FIELD` -> values
-    seeds            each makes material of its own, and is the seed of training
+    seeds            each makes material of its own, and is the seed of training; the fewest that can tell objectives
+                     apart, unless they are given
     training         PreferenceConfig's fields, for all runs
     peft             fields of a peft LoraConfig, for all runs; null: all weights train
     controls         whether each run with a mask gets a control without one, at beta times its mean (see `controls`)
@@ -122,7 +124,7 @@ class Suite(Settings):
     objectives: dict[str, Annotated[Entrant, BeforeValidator(as_mapping)]] = Field(min_length=1)
     baseline: str | None = None
     sweeps: Sweeps = Field(default_factory=dict)
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0, 1, 2], min_length=1)
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: list(range(SEEDS_TO_TELL)), min_length=1)
     training: dict[str, Any] = Field(default_factory=dict)
     peft: dict[str, Any] | None = None
     controls: bool = True

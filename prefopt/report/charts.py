@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
+from prefopt.comparison.results import Results
 from prefopt.comparison.run import control_name
 from prefopt.comparison.suite import Suite
 from prefopt.comparison.summary import Setting
+from prefopt.comparison.verdict import verdict
 from prefopt.pages.charts import Chart, Segment, line_chart
 from prefopt.report.format import at, number, shown, spaced
 from prefopt.report.plots import Panel, Plot, Point
@@ -73,6 +75,20 @@ def _labels(panel: Panel) -> Iterator[tuple[str, str]]:
     for name, line in panel.lines.items():
         if line:
             yield name, name + at(tuple((f, value) for f, value in line[-1].setting if shared.get(f, value) != value))
+
+
+def standings(results: Results) -> Plot | None:
+    """What the verdict compares, side by side; None where nothing is compared."""
+    judged = verdict(results)
+    if judged is None:
+        return None
+    ticks = {index + 0.5: standing.name for index, standing in enumerate(judged.standings)}
+    lines = {
+        standing.name: [Point(standing.name, standing.setting, x, standing.estimate)]
+        for x, standing in zip(ticks, judged.standings, strict=True)
+    }
+    panel = Panel(judged.metric.name, spaced(judged.metric.name), (), lines)
+    return Plot("standings", "objective", [panel], marks=True, ticks=ticks)
 
 
 def looks(suite: Suite) -> dict[str, str]:

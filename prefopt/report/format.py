@@ -9,6 +9,9 @@ from prefopt.comparison.summary import Estimate, Row, Setting
 _LONGEST = 4
 """Digits of a mean that an interval makes certain, at most."""
 
+_LARGE = 1e5
+"""From here on numbers have a power of ten."""
+
 
 def number(value: float | None, sign: str = "") -> str:
     return "-" if value is None else f"{value:{sign}.3g}"
@@ -26,7 +29,7 @@ def rounded(estimate: Estimate, sign: str = "") -> tuple[str, str, str]:
     if estimate.low is None or estimate.high is None:
         return number(estimate.mean, sign), "", ""
     half = (estimate.high - estimate.low) / 2
-    if not half:
+    if not half or not math.isfinite(half):
         return number(estimate.mean, sign), "", ""
     decimals = math.floor(-math.log10(half)) + 1
     decimals += half * 10**decimals < 3
@@ -38,7 +41,8 @@ def rounded(estimate: Estimate, sign: str = "") -> tuple[str, str, str]:
 
 def _fixed(value: float, decimals: int, sign: str) -> str:
     value = round(value, decimals) + 0.0  # -0.0 is 0
-    return f"{value:{sign}.{decimals}f}" if 0 <= decimals <= _LONGEST else f"{value:{sign}.3g}"
+    fixed = decimals <= _LONGEST and abs(value) < _LARGE
+    return f"{value:{sign}.{max(0, decimals)}f}" if fixed else f"{value:{sign}.3g}"
 
 
 def shown(estimate: Estimate | None, sign: str = "") -> str:

@@ -14,12 +14,12 @@ from prefopt.comparison.statistics import SEEDS_TO_TELL, least_p
 from prefopt.comparison.suite import Suite
 from prefopt.comparison.summary import Row, basis, grouped
 from prefopt.pages import render
-from prefopt.report.charts import COLOURS, chart_groups, looks
+from prefopt.report.charts import COLOURS, chart_groups, looks, standings
 from prefopt.report.format import at, counted, listed, named, number, p_value, rounded, short, spaced
 from prefopt.report.further import sentences, size
 from prefopt.report.headline import headline, notes
 from prefopt.report.heat_maps import heat_maps
-from prefopt.report.plots import Plot, standings
+from prefopt.report.plots import Plot
 from prefopt.tasks.base import Metric
 from prefopt.tasks.held_out import ACCURACY
 

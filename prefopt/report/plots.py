@@ -16,7 +16,6 @@ from prefopt.comparison.run import REFERENCE
 from prefopt.comparison.run_log import Record
 from prefopt.comparison.statistics import t_intervals
 from prefopt.comparison.summary import Estimate, Row, Setting, grouped
-from prefopt.comparison.verdict import verdict
 from prefopt.report.format import spaced
 
 PLOTS = ("frontier", "sparsity", "divergence", "curves")
@@ -120,20 +119,6 @@ def plots(results: Results) -> dict[str, Plot]:
     curves = _seed_means(results, "curves", "step", _CURVES, lambda record, figure: record["curves"].get(figure, []))
     every = (_frontier(results), _sparsity(results), _divergence(results), curves)
     return {plot.name: plot for plot in every if plot.panels}
-
-
-def standings(results: Results) -> Plot | None:
-    """What the verdict compares, side by side; None where nothing is compared."""
-    judged = verdict(results)
-    if judged is None:
-        return None
-    ticks = {index + 0.5: standing.name for index, standing in enumerate(judged.standings)}
-    lines = {
-        standing.name: [Point(standing.name, standing.setting, x, standing.estimate)]
-        for x, standing in zip(ticks, judged.standings, strict=True)
-    }
-    panel = Panel(judged.metric.name, spaced(judged.metric.name), (), lines)
-    return Plot("standings", "objective", [panel], marks=True, ticks=ticks)
 
 
 def _frontier(results: Results) -> Plot:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,12 @@ def test_from_a_suite_to_the_report(suite: str, tmp_path: Path) -> None:
     assert "2/2  dpo, seed 0: reward" in output
     assert "2 runs, 2 of them finished before" in run(*arguments)
     (out / "report.html").unlink()
+    assert "dpo alone has a reward: " in run("report", str(out), "--text")
+    document = json.loads(run("report", str(out), "--json"))
+    assert {line["objective"] for line in document["values"]} == {"reference", "dpo"}
+    assert document["verdict"]["standings"][0]["objective"] == "dpo"
+    assert "give one of them" in run("report", str(out), "--json", "--text", exit_code=2)
+    assert not (out / "report.html").exists()
     assert str(out / "report.html") in run("report", str(out))
     assert "dpo" in (out / "report.html").read_text()
 

@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 
+from prefopt.comparison.results import Results
 from prefopt.comparison.run_log import RunLog
 from prefopt.comparison.suite import Suite
+from prefopt.comparison.summary import COLUMNS, Estimate
 from prefopt.report import report
-from prefopt.report.format import spaced
+from prefopt.report.format import p_value, shown, spaced
+from prefopt.report.terminal import as_json, as_text
 from tests.comparison.made import made
 from tests.report.parsed import Chart, Page, Table
 
@@ -272,3 +275,57 @@ def test_every_mark_is_inside_its_chart(page: Page) -> None:
         points = list(inside(chart))
         assert points
         assert all(0 <= left <= width and 0 <= top <= height for left, top in points)
+
+
+def test_text_and_json_are_of_the_same_figures_as_the_page(folder: Path, page: Page, summary: Lines) -> None:
+    results = Results.load(folder)
+    text, document = as_text(results), json.loads(as_json(results))
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    assert text.startswith(document["headline"])
+    assert f'<p class="answer">{document["headline"]}</p>' in html
+    table = [line.split("  ")[0] for line in text.split("\n\n")[1].splitlines()]
+    assert table == ["objective", *(line["objective"] for line in document["verdict"]["standings"])]
+    for line in document["verdict"]["differences"]:
+        words = f"reward at sequence kl {document['verdict']['distance']:g}"
+        matched = line_of(summary, metric=words, objective=line["objective"])
+        assert float(matched["difference"]) == pytest.approx(line["mean"]) == pytest.approx(fmean(line["by_seed"]))
+        assert float(matched["p"]) == line["p"]
+    assert len(document["summary"]) == len(summary)
+    assert len(document["values"]) == len(results.values)
+    assert document["values"][0].keys() == set(COLUMNS)
+
+
+def test_figures_have_the_digits_that_their_interval_makes_certain() -> None:
+    def estimate(mean: float, half: float | None) -> Estimate:
+        return Estimate(mean, None if half is None else mean - half, None if half is None else mean + half, "seeds", 6)
+
+    expected = {
+        (3.4412, 0.07): "3.44 [3.37, 3.51]",
+        (3.4412, 0.021): "3.441 [3.420, 3.462]",
+        (4.5, 6.4): "4 [-2, 11]",
+        (1234.0, 56.0): "1230 [1180, 1290]",
+        (-0.0004, 0.5): "0.0 [-0.5, 0.5]",
+        (0.25, 0.0): "0.25",
+        (0.25, None): "0.25",
+        (12.345678, 1e-9): "12.35 [12.35, 12.35]",
+    }
+    assert {key: shown(estimate(*key)) for key in expected} == expected
+    assert shown(estimate(0.5, 0.1), "+") == "+0.50 [+0.40, +0.60]"
+    assert [p_value(p) for p in (None, 1.0, 0.03125, 0.0001)] == ["-", "1", "0.031", "<0.001"]
+
+
+def test_where_nothing_differs_no_best_is_named(tmp_path: Path) -> None:
+    suite = made(tmp_path, objectives={"dpo": "dpo", "tdpo1": "tdpo1"}, sweeps={}, seeds=[0, 1])
+    records = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text(encoding="utf-8").splitlines()]
+    for record in records:
+        for metric in ("reward", "accuracy"):
+            record["values"][metric] = dict.fromkeys(record["values"][metric], 0.0)
+    (tmp_path / "runs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    report(tmp_path)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Of what is measured, nothing differs: dpo and tdpo1 have reward 0." in text
+    assert "Nothing differs in reward and accuracy: all rows have the same." in text
+    assert "Nothing differs in reward" in text.partition('<section id="differences">')[2]  # instead of a table
+    assert "best is" not in text
+    assert not [table for table in Page(text).tables_of("differences") if table.attributes["data-metric"] == "reward"]
+    assert suite.seeds == [0, 1]

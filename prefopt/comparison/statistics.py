@@ -33,7 +33,7 @@ Point = tuple[float, float]
 def t_intervals(values: Array) -> tuple[Array, Array]:
     """The ends, low [...] and high [...], of 95% Student's t intervals of means, values [..., M >= 2].
 
-    NaN where a value is not finite. Not bootstrap, since seeds are few: see the coverage of both in `benchmarks/coverage.py`.
+    NaN where a value is not finite. Not bootstrap, which is too short for few seeds: see `benchmarks/coverage.py`.
     """
     with np.errstate(invalid="ignore"):
         half = stats.t.ppf((1 + _CONFIDENCE) / 2, values.shape[-1] - 1) * stats.sem(values, axis=-1)

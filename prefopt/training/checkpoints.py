@@ -7,23 +7,15 @@ from pathlib import Path
 import torch
 from peft import PeftModel, get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 from torch import Tensor, nn
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from prefopt.objective import Objective
 from prefopt.scoring import PreferenceModel
 from prefopt.scoring.adapters import REFERENCE_ADAPTER, has_reference_adapter
 from prefopt.training.adapters import reject_unsaved
-from prefopt.training.config import PreferenceConfig
+from prefopt.training.manifest import CheckpointError
 
 _REFERENCE = "reference"
-
-
-def checkpoint_to_resume(args: PreferenceConfig) -> str | None:
-    """The checkpoint that `resume_from_checkpoint` names; true: the last one of the output folder, if there is any."""
-    folder = args.resume_from_checkpoint
-    if folder in (True, "true"):
-        return get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
-    return None if folder in (None, False, "no") else str(folder)
 
 
 def save_checkpoint(
@@ -50,16 +42,24 @@ def save_checkpoint(
         model.reference.save_pretrained(Path(folder) / _REFERENCE)  # type: ignore[operator]
 
 
-def load_checkpoint(model: PreferenceModel, folder: str | Path, *, with_reference: bool) -> None:
-    """The inverse of `save_checkpoint`. Raises ValueError where the saved objective has another configuration, or the
-    checkpoint lacks an adapter of the policy or has another one as reference."""
+def load_checkpoint(
+    model: PreferenceModel, folder: str | Path, *, with_reference: bool, other_objective: bool = False
+) -> None:
+    """The inverse of `save_checkpoint`. Raises CheckpointError where the saved objective has another configuration,
+    unless `other_objective`, or other parameters; ValueError where the checkpoint lacks an adapter of the policy or has
+    another one as reference."""
     saved = Objective.load(folder)
-    if saved.config != model.objective.config:
-        raise ValueError(
-            f"{folder} was trained with another objective than this run's, so it cannot be resumed.\n"
-            f"  there: {saved.config.model_dump_json()}\n  here:  {model.objective.config.model_dump_json()}"
+    if saved.config != model.objective.config and not other_objective:
+        raise CheckpointError(
+            f"{folder} was trained with another objective than this run's, so it cannot be resumed: there "
+            f"{saved.config.model_dump_json()}, here {model.objective.config.model_dump_json()}"
         )
-    model.objective.load_state_dict(saved.state_dict())
+    try:
+        model.objective.load_state_dict(saved.state_dict())
+    except RuntimeError:
+        raise CheckpointError(
+            f"{folder}: what its objective has learned does not fit this run's objective; resume with that objective"
+        ) from None
     _load_weights(model.policy, folder)
     if with_reference:
         assert model.reference is not None

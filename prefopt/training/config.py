@@ -42,6 +42,8 @@ class PreferenceConfig(TrainingArguments):
     shared_prefix                  the two responses of a pair may share a row, so that its prompt is computed once
     router_aux_loss_coef           weight of a mixture-of-experts policy's auxiliary loss; None: its configuration's
     model_init_kwargs              for `from_pretrained`, where a model is given by name
+    resume_despite                 settings, such as "learning_rate", that may be others than in the run that is resumed
+    overwrite_output_dir           replace the run that the output folder holds, once this one can start
     ref_adapter_name               the adapter of a given PeftModel that is its reference; None: a frozen copy of the
                                    adapter that trains, as it is at the start
     max_skipped_steps              steps in a row that are left out where their loss, rewards, weights or gradients are
@@ -72,6 +74,8 @@ class PreferenceConfig(TrainingArguments):
         default=None, metadata={"help": "Of a mixture of experts; None: its own."}
     )
     model_init_kwargs: dict[str, Any] | None = field(default=None, metadata={"help": "For from_pretrained."})
+    resume_despite: list[str] | None = field(default=None, metadata={"help": "Settings that may differ on resuming."})
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace the run that output_dir holds."})
     ref_adapter_name: str | None = field(default=None, metadata={"help": "A given PeftModel's reference adapter."})
     max_skipped_steps: int = field(default=0, metadata={"help": "Most steps in a row left out as not finite."})
 

@@ -15,18 +15,17 @@ from transformers.trainer import TRAINER_STATE_NAME
 from prefopt.data import DataReport, read_rows
 from prefopt.data.rows import has_splits
 from prefopt.registry import excluded_plugins, provenance
-from prefopt.training.checkpoints import checkpoint_to_resume
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.loading import adapter_base, load_tokenizer
-from prefopt.training.output_folder import OutputFolderError, clear, reject_input, reject_occupied
+from prefopt.training.manifest import LIBRARIES, CheckpointError
+from prefopt.training.output_folder import OutputFolderError, reject_output_folder
 from prefopt.training.preflight import reject_mask_rate_without_mask, reject_split_step
+from prefopt.training.resume import checkpoint_to_resume
 from prefopt.training.run_file import RunFile, RunFileError
 from prefopt.training.trainer import PreferenceTrainer
 from prefopt.training.trainer_inputs import PreparedData, ensure_pad_token, log_report, lora_config, prepare_dataset
 from prefopt.training.whole_files import publish_text
 from prefopt.validation import one_line
-
-_LIBRARIES = ("prefopt", "torch", "transformers", "accelerate", "datasets", "peft", "tokenizers")
 
 
 @final
@@ -56,7 +55,8 @@ def start(run: RunFile, *, overwrite: bool = False) -> PreferenceTrainer:
         reject_mask_rate_without_mask(run.objective, args)
     except ValueError as error:
         raise RunFileError(f"training: {error}") from error
-    _check_output_folder(run, args, overwrite)
+    args.overwrite_output_dir |= overwrite
+    _check_output_folder(run, args)
     tokenizer = _tokenizer(run.model.tokenizer or run.model.name)
     sources = {"train": (run.data.train, run.data.split), "eval": (run.data.eval, run.data.eval_split)}
     data: dict[str, PreparedData] = {}
@@ -78,7 +78,7 @@ def start(run: RunFile, *, overwrite: bool = False) -> PreferenceTrainer:
         peft_config=peft_config,
     )
     if args.should_save:
-        trainer.callback_handler.callbacks.insert(0, _RunRecord(run, trainer.data_reports, overwrite))
+        trainer.callback_handler.callbacks.insert(0, _RunRecord(run, trainer.data_reports))
     return trainer
 
 
@@ -107,15 +107,17 @@ def _tokenizer(name: str) -> PreTrainedTokenizerBase:
         ) from error
 
 
-def _check_output_folder(run: RunFile, args: PreferenceConfig, overwrite: bool) -> None:
-    folder = Path(args.output_dir)
+def _check_output_folder(run: RunFile, args: PreferenceConfig) -> None:
     models = {"model": run.model.name, "reference": run.model.reference}
     bases = {f"{role}'s base": adapter_base(name) for role, name in models.items() if name and Path(name).is_dir()}
     files = {"tokenizer": run.model.tokenizer, "data": run.data.train, "evaluation data": run.data.eval}
     try:
-        reject_input(folder, {**models, **bases, **files, "reference cache": run.data.reference_cache})
-        resumes = args.resume_from_checkpoint not in (None, "no")
-        reject_occupied(folder, resumed=checkpoint_to_resume(args), resumes=resumes, overwrite=overwrite)
+        resumed = checkpoint_to_resume(args)
+        inputs = {**models, **bases, **files, "reference cache": run.data.reference_cache}
+        resumes = args.resume_from_checkpoint not in (None, "no", "false")
+        reject_output_folder(args, inputs, resumed=resumed, resumes=resumes)
+    except CheckpointError as error:
+        raise RunFileError(f"training.resume_from_checkpoint: {error}") from error
     except OutputFolderError as error:
         raise RunFileError(f"training.output_dir: {error}") from error
 
@@ -124,23 +126,20 @@ def _check_output_folder(run: RunFile, args: PreferenceConfig, overwrite: bool) 
 class _RunRecord(TrainerCallback):
     """Writes run.yaml and about.json when training begins, so that a run that cannot start leaves neither."""
 
-    def __init__(self, run: RunFile, reports: dict[str, DataReport], overwrite: bool) -> None:
-        self._run, self._reports, self._overwrite = run, reports, overwrite
+    def __init__(self, run: RunFile, reports: dict[str, DataReport]) -> None:
+        self._run, self._reports = run, reports
 
     def on_train_begin(self, args: PreferenceConfig, state: object, control: object, **kwargs: object) -> None:
-        _write_run_record(self._run, args, self._reports, self._overwrite)
-        self._overwrite = False
+        _write_run_record(self._run, args, self._reports)
 
 
-def _write_run_record(run: RunFile, args: PreferenceConfig, reports: dict[str, DataReport], overwrite: bool) -> None:
+def _write_run_record(run: RunFile, args: PreferenceConfig, reports: dict[str, DataReport]) -> None:
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    if overwrite:
-        clear(folder)
     publish_text(run.to_yaml(), folder / "run.yaml")
     about = {
         "python": platform.python_version(),
-        "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "components": provenance(run.objective.components),
         "excluded_plugins": excluded_plugins(),
         "seeds": {"seed": args.seed, "data_seed": args.data_seed},

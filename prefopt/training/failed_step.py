@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import logging
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from prefopt.scoring import PreferenceModel
 from prefopt.scoring.forward import causal_lm
 from prefopt.tokens import PreferenceBatch
+from prefopt.training.disk import free_bytes
 from prefopt.training.finite_steps import sources
 from prefopt.training.random_states import RandomStates
 from prefopt.training.whole_files import UNFINISHED, publish_folder, remove
@@ -140,7 +140,7 @@ def _plan_weights(trainer: Trainer, model: PreferenceModel, unchanged_since: int
     size = sum(tensor.nbytes for tensor in (*parameters, *model.objective.state_dict().values()))
     if trainer.args.sync_ref_model and model.reference is not None:
         size += sum(parameter.nbytes for parameter in model.reference.parameters())
-    free = shutil.disk_usage(root).free
+    free = free_bytes(root)
     if size > free:
         _LOG.warning("%s: no room for the weights: %s needed, %s free", root, _megabytes(size), _megabytes(free))
         return None, f"without its weights ({_megabytes(size)} needed, {_megabytes(free)} free)"

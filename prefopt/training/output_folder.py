@@ -6,7 +6,11 @@ import shutil
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import final
+from typing import Any, final
+
+from transformers import TrainerCallback
+
+from prefopt.training.config import PreferenceConfig
 
 _WEIGHTS = ("model.safetensors", "model-*.safetensors", "pytorch_model*.bin", "adapter_model.*")
 
@@ -42,6 +46,27 @@ def saved_policy(folder: Path) -> bool:
     return any(_named(folder, ("objective.yaml", *_WEIGHTS)))
 
 
+def reject_output_folder(
+    args: PreferenceConfig, inputs: Mapping[str, str | None], *, resumed: str | None, resumes: bool
+) -> None:
+    """Raise OutputFolderError where a run's output folder holds what it reads, or another run that may not be
+    overwritten (see `reject_input` and `reject_occupied`)."""
+    folder = Path(args.output_dir)
+    reject_input(folder, inputs)
+    reject_occupied(folder, resumed=resumed, resumes=resumes, overwrite=args.overwrite_output_dir)
+
+
+@final
+class ClearedFolder(TrainerCallback):
+    """Removes the run that may be overwritten, once training begins."""
+
+    def on_train_begin(self, args: PreferenceConfig, state: object, control: object, **kwargs: Any) -> None:
+        """Do so the first time."""
+        if args.overwrite_output_dir:
+            clear(Path(args.output_dir))
+            args.overwrite_output_dir = False
+
+
 def reject_occupied(folder: Path, *, resumed: str | None, resumes: bool, overwrite: bool) -> None:
     """Raise OutputFolderError where the folder holds a run, unless that is resumed or may be overwritten.
 
@@ -64,7 +89,7 @@ def reject_occupied(folder: Path, *, resumed: str | None, resumes: bool, overwri
         remedy = "it has no checkpoint to resume"
     raise OutputFolderError(
         f"{folder} holds a run already ({_listing(files)}): {remedy}, another folder keeps it, and --overwrite "
-        "removes it"
+        "(overwrite_output_dir) removes it"
     )
 
 

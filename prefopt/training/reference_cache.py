@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from prefopt.scoring import PreferenceModel, ReferenceCache, response_key
 from prefopt.tokens import PreferenceBatch
+from prefopt.training.disk import free_bytes
 
 Row = Mapping[str, Any]
 
@@ -90,7 +90,7 @@ def _announce(cache: ReferenceCache, pairs: int, missing: datasets.Dataset) -> N
         "reference cache %s: %d of %d pairs are there, the others will take %.1f MiB",
         *(cache.folder, pairs - len(missing), pairs, size / 2**20),
     )
-    free = shutil.disk_usage(cache.folder).free
+    free = free_bytes(cache.folder)
     if size > free:
         raise OSError(
             f"the reference cache in {cache.folder} would take {size / 2**30:.1f} GiB more, and the disk has "

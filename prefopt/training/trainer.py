@@ -19,7 +19,6 @@ from prefopt.objective import Objective, ObjectiveOutput
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.tokens import PreferenceBatch
 from prefopt.training.callbacks import MarginWatch, ReferenceUpdate, drift
-from prefopt.training.checkpoints import checkpoint_to_resume
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.finished import finished_state
 from prefopt.training.finite_steps import locate_errors, require_finite_weights
@@ -156,21 +155,21 @@ class PreferenceTrainer(JudgingTrainer):
         """Trainer's, on rows as for the constructor; metrics alone, as there are no logits or labels."""
         return super().predict(self._prepared(test_dataset, "test"), *args, **kwargs)
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Trainer's, after the reference cache is filled; without a checkpoint, from that of the arguments. From a
         checkpoint of the last step nothing is trained: the policy is that checkpoint's, and the output has no metrics.
 
-        Raises ValueError where nothing of the policy trains, RuntimeError where its first step changes nothing of it,
-        and FloatingPointError where a loss, a gradient (before the optimizer's step) or a weight is not finite, or all
-        steps were left out for that.
+        Raises CheckpointError where the checkpoint is not whole or another run's, OutputFolderError where the output
+        folder holds another run, ValueError where nothing of the policy trains, RuntimeError where its first step
+        changes nothing of it, and FloatingPointError where a loss, a gradient (before the optimizer's step) or a weight
+        is not finite, or all steps were left out for that.
         """
         reject_untrainable(self.accelerator.unwrap_model(self.model).policy)
-        if not args:
-            kwargs = {"resume_from_checkpoint": checkpoint_to_resume(self.args)} | kwargs
-        if finished := finished_state(self, args[0] if args else kwargs["resume_from_checkpoint"]):
+        checkpoint = self.checkpoint_to_resume(resume_from_checkpoint)
+        if finished := finished_state(self, checkpoint):
             return self.take_over(*finished)
         self.precompute_reference()
-        output = super().train(*args, **kwargs)
+        output = super().train(checkpoint, *args, **kwargs)
         require_finite_weights(self, f"step {self.state.global_step}, the last")
         return output
 

@@ -51,11 +51,11 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     models: list[object] = []
     load = AutoModelForCausalLM.from_pretrained
 
-    def recorded(name: object, *arguments: Any, **options: Any) -> Any:
+    def recording(name: object, *arguments: Any, **options: Any) -> Any:
         models.append(name)
         return load(name, *arguments, **options)
 
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", recorded)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", recording)
     return models
 
 

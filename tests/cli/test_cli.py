@@ -136,7 +136,7 @@ def test_train_end_to_end(tmp_path: Path, rows: list[dict[str, str]], model_fold
     assert "Did you mean 'beta'?" in wrong
     assert "Did you mean 'seed'?" in wrong
     again = ("train", str(file), "training.save_strategy=no")
-    assert "--overwrite removes it" in run(*again, exit_code=2)
+    assert "--overwrite (overwrite_output_dir) removes it" in run(*again, exit_code=2)
     assert "Saved in" in run(*again, "--overwrite")
     elsewhere = f"training.output_dir={tmp_path / 'other'}"
     assert "error:" in run("train", str(file), f"model={tmp_path / 'no-model'}", elsewhere, exit_code=2)

@@ -110,8 +110,7 @@ def test_a_run_that_is_killed_loses_at_most_a_shard(
 def test_a_disk_without_room_is_found_out_first(
     model_folder: str, rows: Rows, out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = reference_cache.shutil.disk_usage(tmp_path)._replace(free=100)
-    monkeypatch.setattr(reference_cache.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(reference_cache, "free_bytes", lambda _: 100)
     with pytest.raises(OSError, match=r"would take .* GiB more, and the disk has"):
         trainer(model_folder, rows, out, tmp_path / "cache").train()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from prefopt import zoo
 from prefopt.training import PreferenceTrainer
+from prefopt.training.disk import SaveError
 from prefopt.training.whole_files import UNFINISHED
 from tests.training.test_trainer import config
 
@@ -29,12 +31,8 @@ def trainer(model_folder: str, rows: list[dict[str, str]], out: str) -> Callable
     return make
 
 
-class FullDiskError(OSError):
-    """No space left."""
-
-
 def fails(*_: object, **__: object) -> None:
-    raise FullDiskError
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @pytest.mark.parametrize("part", ["_save_optimizer_and_scheduler", "_save_rng_state"])
@@ -45,9 +43,12 @@ def test_a_checkpoint_that_is_not_whole_has_no_name(
     run.train()
     monkeypatch.setattr(run, part, fails)
     run.args.max_steps = 2
-    with pytest.raises(FullDiskError):
+    with pytest.raises(SaveError, match=r"checkpoint of step 2 could not be written \(.*No space.*the policy is in"):
         run.train(resume_from_checkpoint=f"{out}/checkpoint-1")
-    assert [path.name for path in Path(out).iterdir()] == ["checkpoint-1"]
+    assert [path.name for path in Path(out).glob("[!r]*")] == ["checkpoint-1"]
+    (kept,) = Path(out).glob("run-step-2-*")
+    saved = AutoModelForCausalLM.from_pretrained(kept)
+    assert torch.equal(saved.lm_head.weight, run.model.policy.lm_head.weight)
 
 
 def test_what_a_killed_run_left_is_no_checkpoint(trainer: Callable[..., PreferenceTrainer], out: str) -> None:
@@ -106,7 +107,7 @@ def test_a_policy_replaces_the_one_before_file_by_file(
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     run.model.policy.lm_head.weight.data.zero_()
     monkeypatch.setattr(run.processing_class, "save_pretrained", fails)
-    with pytest.raises(FullDiskError):
+    with pytest.raises(SaveError, match=r"the policy could not be written .*; no other folder took the policy"):
         run.save_model()
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -120,9 +121,9 @@ def test_a_checkpoint_that_is_being_removed_has_no_name(
         if folder.is_dir() and any(folder.iterdir()):
             removed.append([path.name for path in folder.iterdir()])
             assert sorted(path.name for path in Path(out).glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
-            raise FullDiskError
+            fails()
 
     monkeypatch.setattr("prefopt.training.whole_files.remove", record)
-    with pytest.raises(FullDiskError):
+    with pytest.raises(OSError, match="No space"):
         trainer(save_total_limit=2).train()
     assert removed == [["checkpoint-1"]]

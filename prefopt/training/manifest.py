@@ -1,0 +1,118 @@
+"""The manifest of a checkpoint: what files it is made of, and the run that wrote it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import zipfile
+from pathlib import Path
+from typing import Any, Self, final
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+
+MANIFEST = "manifest.json"
+
+LIBRARIES = ("prefopt", "torch", "transformers", "accelerate", "datasets", "peft", "tokenizers")
+
+
+@final
+class CheckpointError(ValueError):
+    """A checkpoint that is not whole, or that another run wrote."""
+
+
+@final
+class FileDigest(BaseModel):
+    """The size of a file in bytes, and its SHA-256 as `sha256sum` prints it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def from_file(cls, path: Path) -> Self:
+        """Of the file as it is."""
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+            return cls(bytes=file.tell(), sha256=digest.hexdigest())
+
+
+@final
+class Manifest(BaseModel):
+    """manifest.json, which is written after all other files of a checkpoint.
+
+    step      of the optimizer
+    versions  of the libraries
+    settings  of the run (see `resume`)
+    files     path within the checkpoint -> size and digest
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    step: int
+    versions: dict[str, str]
+    settings: dict[str, Any]
+    files: dict[str, FileDigest]
+
+    @classmethod
+    def write(cls, folder: Path, *, step: int, settings: dict[str, Any]) -> None:
+        """Write the manifest of all files that the folder holds."""
+        paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+        manifest = cls(
+            step=step,
+            versions={name: importlib.metadata.version(name) for name in LIBRARIES},
+            settings=settings,
+            files={str(path.relative_to(folder)): FileDigest.from_file(path) for path in paths},
+        )
+        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self | None:
+        """The folder's; None where it has none. Raises CheckpointError where that cannot be read."""
+        path = folder / MANIFEST
+        if not path.is_file():
+            return None
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise CheckpointError(f"{path}: cut or damaged ({error.errors()[0]['msg']})") from None
+
+
+def reject_damaged(folder: Path) -> Manifest | None:
+    """The manifest of a checkpoint whose files are as they were written; None of one by a version before 0.2, whose
+    files can be read. Raises CheckpointError for a checkpoint that is not whole."""
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: there is no such checkpoint")
+    manifest = Manifest.load(folder)
+    if manifest is None:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            if (problem := _unreadable(path)) is not None:
+                raise CheckpointError(f"{path}: {problem}")
+        return None
+    for name, digest in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path}: missing, and the manifest has it")
+        if (size := path.stat().st_size) != digest.bytes:
+            raise CheckpointError(f"{path}: {size:,} bytes, and {digest.bytes:,} were written")
+        if FileDigest.from_file(path) != digest:
+            raise CheckpointError(f"{path}: not the bytes that were written; its SHA-256 is another")
+    return manifest
+
+
+def _unreadable(path: Path) -> str | None:
+    """What is wrong with a file whose format can be checked; None if nothing."""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(str(path), framework="pt") as file:
+                file.keys()
+        elif path.suffix == ".json":
+            json.loads(path.read_bytes())
+        elif path.suffix in (".pt", ".pth", ".bin"):
+            with zipfile.ZipFile(path) as file:
+                return None if file.testzip() is None else "damaged"
+    except (SafetensorError, ValueError, zipfile.BadZipFile, EOFError, OSError) as error:
+        return f"cut or damaged ({' '.join(str(error).split())})"
+    return None

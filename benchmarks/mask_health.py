@@ -3,7 +3,7 @@
 PREFOPT_SHARED=... PYTHONPATH=benchmarks/words python -m benchmarks.mask_health OUT.md [MATERIAL ...]
 
 A run trains a policy under `sparsepo_token`; its mask is judged on held-out pairs. PREFOPT_SHARED names a folder with
-`data` (docs/benchmarks.md says what of it is read) and `models/stories260K`. Lines are printed as runs end.
+`data` and `models/stories260K` (see `benchmarks/suites/README.md`). Runs are kept in OUT.jsonl, and not repeated.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import random
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -89,7 +90,7 @@ def harmless() -> list[dict[str, Any]]:
 def chat() -> list[dict[str, Any]]:
     """Conversations of several turns whose last answer a model preferred, as transcripts: the model has no template."""
     rows = json.loads((SHARED / "data" / "lf_dpo_en_demo.json").read_text(encoding="utf-8"))
-    names = {"human": "Human", "gpt": "Assistant"}
+    names = {"system": "System", "human": "Human", "gpt": "Assistant"}
     return [
         {
             "prompt": "".join(f"{names[turn['from']]}: {turn['value']}\n\n" for turn in row["conversations"])
@@ -160,15 +161,12 @@ def run(name: str, floor: float, seed: int, folder: Path) -> dict[str, Any]:
         reference = AutoModelForCausalLM.from_pretrained(pairs.model)
         measured = held_out(model, reference, tokenizer, pairs, args.encoding, batch_size=16)
         figures: dict[str, Any] = {metric: fmean(measured.values[metric].values()) for metric in COMMON}
-        figures["faults"] = [fault for fault in FAULTS if any(WORDS[fault] in text for text in measured.mask_faults)]
+        figures["faults"] = list(measured.mask_faults)
         if data.auroc is not None:
             task = PlantedTask() if name == "planted" else words_task()
             values = task.evaluate(model, reference, tokenizer, pairs).values[data.auroc]
             figures["auroc"] = fmean(values.values())
     return figures
-
-
-WORDS = {"dead": "is dead", "collapsed": "has collapsed", "wordless": "without words"}
 
 
 def line(name: str, floor: float, runs: list[dict[str, Any]]) -> list[object]:
@@ -213,15 +211,20 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("materials", nargs="*", default=list(DATA))
     options = parser.parse_args()
+    file = options.out.with_suffix(".jsonl")
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    records = {(record["material"], record["floor"], record["seed"]): record for record in map(json.loads, lines)}
     body = []
-    with tempfile.TemporaryDirectory() as temporary:
-        for name in options.materials:
-            for floor in FLOORS:
-                runs = []
-                for seed in range(FIRST_SEED, FIRST_SEED + DATA[name].seeds):
-                    runs.append(run(name, floor, seed, Path(temporary)))
-                    print(name, floor, seed, json.dumps(runs[-1]), flush=True)
-                body.append(line(name, floor, runs))
+    with tempfile.TemporaryDirectory() as temporary, file.open("a", encoding="utf-8") as records_file:
+        for name, floor in product(options.materials, FLOORS):
+            keys = [(name, floor, seed) for seed in range(FIRST_SEED, FIRST_SEED + DATA[name].seeds)]
+            for key in keys:
+                if key not in records:
+                    names = dict(zip(("material", "floor", "seed"), key, strict=True))
+                    records[key] = names | run(*key, Path(temporary))
+                    records_file.write(json.dumps(records[key]) + "\n")
+                    records_file.flush()
+            body.append(line(name, floor, [records[key] for key in keys]))
     libraries = ", ".join(f"{library} {version}" for library, version in versions().items())
     text = [
         "# Masks with a floor and without",

@@ -60,7 +60,7 @@ def _empty_record(run: Run) -> dict[str, Any]:
         "samples": {},
         "profiles": {},
         "heat_maps": [],
-        "mask_faults": [],
+        "mask_faults": {},
         "curves": {},
         "seconds": {},
         "peak_memory_mib": None,

@@ -143,7 +143,7 @@ def inspect_run(
         tokens=statistics.tokens,
         accuracy=statistics.accuracy,
         mask_health=health,
-        mask_faults=[] if health is None else [*health.faults(run.model.objective.config.beta).values()],
+        mask_faults={} if health is None else health.faults(run.model.objective.config.beta),
         shown=kept,
         files=[] if out is None else [out / name for name in _FILES],
     )

@@ -22,7 +22,7 @@ class Inspection:
     layers     the layers of the objective; `summaries` and `rankings`, by a layer's name, are over all `pairs` and
                `tokens`. A layer that repeats another, or has one value for all tokens, has no ranking
     accuracy   the share of pairs whose chosen response has the larger reward
-    mask_health, mask_faults  the figures of a learned mask, None without one; and what is wrong with it, in words
+    mask_health, mask_faults  the figures of a learned mask, None without one; what is wrong: the fault -> its words
     shown      the first pairs of the data set
     files      the files that were written
     """
@@ -35,7 +35,7 @@ class Inspection:
     tokens: int
     accuracy: float
     mask_health: MaskHealth | None
-    mask_faults: list[str]
+    mask_faults: dict[str, str]
     shown: list[PairTokens]
     files: list[Path]
 

@@ -28,7 +28,9 @@ def summary_table(inspection: Inspection) -> Group:
         values = [f"{value:.4g}" for value in (summary.mean, summary.smallest, summary.largest)]
         meaning = layer.meaning if layer.repeats is None else f"{layer.meaning}; the same as {layer.repeats}"
         table.add_row(Text(layer.name), *values, f"{summary.zeros:.1%}", Text(meaning))
-    return Group(Text(title), table, *(Text(f"Warning: {fault}.", style="yellow") for fault in inspection.mask_faults))
+    return Group(
+        Text(title), table, *(Text(f"Warning: {fault}.", style="yellow") for fault in inspection.mask_faults.values())
+    )
 
 
 def pair_views(inspection: Inspection, layer: TokenLayer, *, number: int, coloured: bool) -> Iterator[RenderableType]:

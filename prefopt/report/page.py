@@ -57,7 +57,7 @@ def write_page(results: Results, plots: Mapping[str, Plot], folder: Path, path: 
             (row, seed, fault)
             for row in rows
             for seed, record in row.finished.items()
-            for fault in record.get("mask_faults", ())
+            for fault in record.get("mask_faults", {}).values()
         ],
         commands=[(row, _command(suite, row, folder)) for row in rows if row.name in suite.objectives],
         versions=_versions(records),

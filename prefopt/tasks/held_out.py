@@ -58,13 +58,13 @@ class HeldOut:
     heat_maps  for the first pairs: the prompt's text and, for chosen and rejected, `tokens` (text), `w`, `v` (null
                without a divergence term), `divergence` and `log_ratio`, log policy - log reference, a value per token;
                and `marked`, a flag per token, if the task marks tokens
-    mask_faults  what is wrong with a learned mask, in words
+    mask_faults  what is wrong with a learned mask: the fault -> its words
     """
 
     values: dict[str, dict[str, float]]
     profiles: dict[str, list[float]]
     heat_maps: list[dict[str, Any]]
-    mask_faults: list[str]
+    mask_faults: dict[str, str]
 
 
 @torch.no_grad()
@@ -114,7 +114,7 @@ def held_out(
         values,
         {f"divergence/{side}": _mean_by_position(responses) for side, responses in profiles.items()},
         heat_maps,
-        [] if model.mask_metrics.watch is None else [*sums.health().faults(model.objective.config.beta).values()],
+        {} if model.mask_metrics.watch is None else sums.health().faults(model.objective.config.beta),
     )
 
 

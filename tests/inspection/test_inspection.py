@@ -223,7 +223,7 @@ def hostile_inspection() -> Inspection:
         tokens=4,
         accuracy=0.0,
         mask_health=None,
-        mask_faults=[HOSTILE],
+        mask_faults={"dead": HOSTILE},
         shown=[pair],
         files=[],
     )

@@ -18,10 +18,10 @@ def test_masks_that_fail_are_named_by_run_and_others_are_not(tmp_path: Path) -> 
     report(tmp_path / "well")
     assert "mask-faults" not in Page((tmp_path / "well" / "report.html").read_text(encoding="utf-8")).sections
     made(tmp_path, **few)
-    (fault,) = MaskHealth(all_zero=0.0, mean=0.03).faults(beta=0.3).values()
+    ((name, fault),) = MaskHealth(all_zero=0.0, mean=0.03).faults(beta=0.3).items()
     lines = [json.loads(line) for line in (tmp_path / RUNS).read_text(encoding="utf-8").splitlines()]
     failing = next(line for line in lines if line["name"] == "two masks")
-    failing["mask_faults"] = [fault]
+    failing["mask_faults"] = {name: fault}
     (tmp_path / RUNS).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     report(tmp_path)
     text = (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -83,15 +83,16 @@ def test_inspect_and_the_record_of_a_comparison(
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     run = SavedRun.load(out, reference=model_folder)
     inspection = inspect_run(run, data, out=tmp_path / "inspected")
-    (fault,) = inspection.mask_faults
+    ((name, fault),) = inspection.mask_faults.items()
+    assert name == kind
     assert re.search(FAILURES[kind], fault)
     terminal = io.StringIO()
     Console(file=terminal, width=2000).print(summary_table(inspection))
     assert terminal.getvalue().count(fault) == 1
     assert (tmp_path / "inspected" / "index.html").read_text().count(fault) == 1
     written = json.loads((tmp_path / "inspected" / "inspection.json").read_text())
-    assert written["mask_faults"] == [fault]
+    assert written["mask_faults"] == {kind: fault}
     assert written["mask_health"]["mean"] == pytest.approx(inspection.summaries["w"].mean)
     material = Material(tmp_path, model_folder, seed=0)
     measured = held_out(run.model, run.model.reference, tokenizer, material, EncodingConfig(), batch_size=8)
-    assert measured.mask_faults == [fault]
+    assert measured.mask_faults == {kind: fault}

@@ -11,6 +11,10 @@ found.lines = all("svg polyline.line").slice(0, 4).map(line => colour(line, "str
 found.folded = document.documentElement.scrollWidth;
 for (const fold of all("details")) fold.open = true;
 found.opened = document.documentElement.scrollWidth;
+found.tables = Object.fromEntries(["matched", "matched-masks", "masks", "differences", "hypervolume"].map(name => {
+  const fold = document.querySelector(`[data-table=${name}]`).parentElement;
+  return [name, fold.scrollWidth - fold.clientWidth];
+}));
 
 found.charts = all("figure[data-plot] svg").map(svg => {
   const { width, height } = svg.viewBox.baseVal;

@@ -149,6 +149,7 @@ def test_a_phone_is_wide_enough(phone: Any) -> None:
     assert seen["width"] == 390
     assert seen["folded"] <= 390
     assert seen["opened"] <= 390
+    assert max(seen["tables"].values()) <= 0, seen["tables"]  # every column is seen without scrolling
 
 
 def test_dark_has_its_colours(wide: Any, phone: Any) -> None:

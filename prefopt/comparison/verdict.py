@@ -117,6 +117,8 @@ def _at_best_settings(results: Results) -> Verdict | None:
     for row in results.rows:
         if row.name in suite.objectives and metric.name in row.metrics:
             rows.setdefault(row.name, []).append(row)
+    if not rows:
+        return None
     best = {name: _ranked(metric, {row: row.metrics[metric.name] for row in rows[name]})[0] for name in rows}
     lines = results.values[results.values["metric"] == metric.name]
     chosen = [

@@ -73,7 +73,7 @@ def test_it_says_where_the_page_is_and_the_page_has_its_figures(finished: tuple[
     assert "3/3  SparsePO, seed 0: reward" in printed
     assert f"The page: {out / 'report.html'}" in printed
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert "Each at its best setting," in page  # with one run each, no reward is read between runs
+    assert "Of what is measured, " in page  # with one run each, no reward is read between runs
     for metric in ("reward", "sequence kl", "accuracy", "mean w", "sparsity w", "auroc w"):
         assert metric in page
     assert {"DPO", "SparsePO", "reference"} == set(records(out))

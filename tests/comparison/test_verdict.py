@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -13,6 +14,7 @@ from prefopt.comparison.results import Results
 from prefopt.comparison.suite import Suite
 from prefopt.comparison.verdict import verdict
 from prefopt.report.headline import headline, notes
+from prefopt.report.terminal import as_json, as_text
 
 BETA = "objective.beta"
 Line = Sequence[tuple[float, float]]
@@ -116,6 +118,17 @@ def test_few_seeds_tell_nothing_and_the_page_says_how_many_would() -> None:
     one = headline(drawn(1))
     assert "over held-out items, of these trained policies alone" in one
     assert "One seed says nothing of another training" in one
+
+
+def test_where_every_run_failed_nothing_is_said() -> None:
+    results = results_of(suite_of("dpo", "masked", seeds=2), {})
+    assert verdict(results) is None
+    assert headline(results) == "Nothing is measured yet."
+    assert list(notes(results)) == []
+    assert as_text(results).startswith("Nothing is measured yet.")
+    empty = Results.compute(results.suite, {})
+    assert verdict(empty) is None
+    assert json.loads(as_json(empty))["verdict"] is None
 
 
 def test_an_objective_that_misses_seeds_does_not_take_them_from_others() -> None:

@@ -40,7 +40,7 @@ def compare(
     from prefopt.report import report as write
 
     folder = out or Path("runs/compare") / suite.stem
-    with exit_on(SuiteError, PluginError, WorkerError, ValueError):
+    with exit_on(SuiteError, PluginError, WorkerError, ValueError, OSError):
         read = Suite.load(suite, overrides or (), objective or ())
         failed = run_suite(read, folder, console=console, processes=processes)
         written = write(folder)
@@ -64,7 +64,7 @@ def report(
     from prefopt.report import report as write
     from prefopt.report import terminal
 
-    with exit_on(SuiteError, PluginError, ValueError):
+    with exit_on(SuiteError, PluginError, ValueError, OSError):
         if text and as_json:
             raise ValueError("--text and --json: give one of them")
         if text or as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import platform
 import shutil
@@ -29,17 +30,34 @@ from prefopt.training import PreferenceConfig, PreferenceTrainer
 from prefopt.training.trainer_inputs import ensure_pad_token, lora_config
 
 _LIBRARIES = ("prefopt", "torch", "transformers", "accelerate", "datasets", "tokenizers")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 Curves = dict[str, list[tuple[int, float]]]
 
 
 def execute(run: Run, folder: Path, *, show: Callable[[Trainer], None]) -> dict[str, Any]:
-    """The record of the run, carried out; where it raises, with its error and traceback."""
+    """The record of the run, carried out; where it raises, with its error and traceback. Raises OSError where a disk is
+    full, which other runs would find as well."""
     try:
         return _empty_record(run) | train_and_measure(run, folder, show=show)
     except Exception as error:  # in the record, on the console and in the exit code: other runs may be fine
+        if (full := _full_disk(error)) is not None:
+            raise OSError(
+                full.errno,
+                f"{run}: {full.strerror}; make room, and the same command goes on: the runs that are finished stay",
+                full.filename or str(folder),
+            ) from error
         return failure(run, f"{type(error).__name__}: {error}", traceback.format_exc())
+
+
+def _full_disk(error: BaseException | None) -> OSError | None:
+    """What says, among the causes of an error, that no more can be written."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def failure(run: Run, error: str, details: str) -> dict[str, Any]:

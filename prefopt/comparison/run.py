@@ -32,6 +32,12 @@ def control_name(name: str) -> str:
     return f"{name} control"
 
 
+def configuration_key(configuration: Mapping[str, Any]) -> str:
+    """The digest of a run's configuration that is its key."""
+    text = json.dumps(configuration, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 @final
 @dataclass(frozen=True)
 class Run:
@@ -75,8 +81,7 @@ class Run:
     @cached_property
     def key(self) -> str:
         """A digest of the configuration."""
-        text = json.dumps(self.configuration, sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return configuration_key(self.configuration)
 
     def arguments(self, folder: Path) -> PreferenceConfig:
         """The trainer's arguments. Raises ValueError, TypeError or ImportError where transformers refuses them."""

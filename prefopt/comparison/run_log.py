@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +14,7 @@ from typing import Any, Self, final
 
 from filelock import FileLock, Timeout
 
-from prefopt.comparison.run import Run
+from prefopt.comparison.run import Run, configuration_key
 
 RUNS = "runs.jsonl"
 """The name of the log in the folder of a comparison."""
@@ -21,13 +24,20 @@ LOCKS = "locks"
 
 Record = Mapping[str, Any]
 
+_DIGEST = "sha256"
+"""The last field of a line."""
+
+_DIGITS = 64
+
 
 @final
 class RunLog:
     """runs.jsonl, to which any number of processes may append; a record is synced to disk before `add` returns.
 
-    The next record replaces a line that was cut short because its process was killed. Of several records of a run the
-    last counts. Raises ValueError for a line that is something else.
+    A line ends with the digest of what is before it; those of earlier releases have none. One that is damaged is left
+    out with a warning that names it, so that its run is carried out again, and the next record replaces a line that was
+    cut short. Of several records of a run the last counts, but no failure and no figure that is not finite replaces a
+    record that is finished and finite. Raises OSError where a record cannot be written; the others stay.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,15 +62,20 @@ class RunLog:
 
     def _read(self, line: bytes) -> None:
         self._lines += 1
+        begins, self.end = self.end, self.end + len(line)
         try:
-            record = json.loads(line)
-            key = record["key"]
+            record = _parse(line)
         except (ValueError, KeyError, TypeError) as error:
-            where = f"{self.path}:{self._lines}"
-            raise ValueError(f"{where}: not the record of a run; delete the line or the file") from error
-        self.records[key] = record
-        self._begins[key] = self.end
-        self.end += len(line)
+            warnings.warn(
+                f"{self.path}:{self._lines}: not a whole record ({error}); it is left out and its run carried out "
+                "again. Delete the line to be rid of this warning",
+                stacklevel=4,
+            )
+            return
+        key = record["key"]
+        if not (key in self.records and _sound(self.records[key]) and not _sound(record)):
+            self.records[key] = record
+        self._begins[key] = begins
 
     def finished(self, run: Run) -> bool:
         record = self.records.get(run.key)
@@ -71,16 +86,57 @@ class RunLog:
         return self._begins.get(run.key, -1)
 
     def add(self, record: Record) -> None:
-        line = json.dumps(record, ensure_ascii=False, default=str).encode() + b"\n"
+        text = json.dumps(record, ensure_ascii=False, default=str)
+        line = f'{text[:-1]}, "{_DIGEST}": "{_digest(text)}"}}\n'.encode()
         with self._lock:
             self.refresh()
-            with self.path.open("r+b" if self.path.exists() else "xb") as file:
-                file.seek(self.end)
-                file.truncate()
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
+            with self.path.open("r+b" if self.path.exists() else "xb", buffering=0) as file:
+                try:
+                    file.seek(self.end)
+                    file.truncate()
+                    if (written := file.write(line)) < len(line):
+                        file.write(line[written:])  # raises what kept the rest from being written
+                    os.fsync(file.fileno())
+                except OSError as error:
+                    file.truncate(self.end)
+                    raise OSError(
+                        error.errno,
+                        f"a record of {len(line):,} bytes cannot be written ({error.strerror}); make room, and the "
+                        "same command goes on: the runs that are finished stay",
+                        str(self.path),
+                    ) from error
         self.refresh()
+
+
+def _parse(line: bytes) -> Record:
+    """The record of a line. Raises ValueError, KeyError or TypeError where it is none, or not what was written."""
+    text = line.decode().rstrip("\n")
+    record: dict[str, Any] = json.loads(text)
+    if not isinstance(record, dict) or "key" not in record or "error" not in record:
+        raise ValueError("it is not the record of a run")
+    last, digest = list(record.items())[-1]
+    record.pop(_DIGEST, None)
+    # Whatever it is called, for its name may be what is damaged; records of earlier releases end otherwise.
+    if (
+        isinstance(digest, str)
+        and len(digest) == _DIGITS
+        and last != "traceback"
+        and digest != _digest(text.rpartition(f', "{_DIGEST}"')[0] + "}")
+    ):
+        raise ValueError("it is not what was written, as its digest shows")
+    if "configuration" in record and record["key"] != configuration_key(record["configuration"]):
+        raise ValueError("its key is not that of its configuration")
+    return record
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _sound(record: Record) -> bool:
+    """Whether the run is finished and all its figures are finite."""
+    figures = (figure for values in record.get("values", {}).values() for figure in values.values())
+    return record["error"] is None and all(map(math.isfinite, figures))
 
 
 @final

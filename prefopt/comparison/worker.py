@@ -21,8 +21,9 @@ from prefopt.comparison.progress import Steps, follow
 from prefopt.comparison.run import Run
 from prefopt.comparison.run_log import Record
 
-_READY, _STEP, _RECORD = "ready", "step", "record"
-"""Kinds of message: the worker has started; (steps done, of how many) of its run; the record of its run."""
+_READY, _STEP, _RECORD, _FULL = "ready", "step", "record", "full"
+"""Kinds of message: the worker has started; (steps done, of how many) of its run; the record of its run; the OSError of
+a full disk, which ends the comparison."""
 
 _GRACE_SECONDS = 10.0
 """How long a worker may take to end after a signal."""
@@ -69,7 +70,7 @@ class Worker:
     def receive(self) -> Record | None:
         """Take in the next message, or the worker's death: the record of the run, if that is it.
 
-        Raises WorkerError where it died before it had started, as others would.
+        Raises WorkerError where it died before it had started, as others would, and OSError where a disk is full.
         """
         assert self.run is not None
         assert self._steps is not None
@@ -79,6 +80,8 @@ class Worker:
         except (EOFError, OSError):
             kind, content = _RECORD, self._death()
         self._ready = self._ready or kind == _READY
+        if kind == _FULL:
+            raise content
         if kind == _STEP:
             self._steps(*content)
         return content if kind == _RECORD else None
@@ -141,7 +144,10 @@ def main() -> None:
 
     while (order := orders.get()) is not None:
         run, folder = order
-        connection.send((_RECORD, execute(run, folder, show=partial(follow, steps=send_step))))
+        try:
+            connection.send((_RECORD, execute(run, folder, show=partial(follow, steps=send_step))))
+        except OSError as error:
+            connection.send((_FULL, error))
 
 
 def _receive(connection: Connection[Any, Any], orders: queue.SimpleQueue[Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import re
 from collections.abc import Callable
@@ -105,6 +106,20 @@ def test_a_suite_that_was_killed_goes_on_to_the_same_results(
     report(tmp_path)
     report(whole)
     assert (tmp_path / "summary.csv").read_text() == (whole / "summary.csv").read_text()
+
+
+def test_a_full_disk_ends_the_comparison_and_the_same_call_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = Suite.load(written(tmp_path / "given.yaml"))
+    full = RuntimeError("cannot be saved")
+    full.__cause__ = OSError(errno.ENOSPC, "No space left on device", "shard")
+    monkeypatch.setattr(execute, "train_and_measure", raising(2, full))
+    with pytest.raises(OSError, match=r"dpo, seed 0: No space left on device; make room, and .* goes on.*: 'shard'"):
+        compare(suite, tmp_path / "out", console=QUIET)
+    assert len(RunLog(tmp_path / "out" / "runs.jsonl").records) == 1
+    monkeypatch.setattr(execute, "train_and_measure", train_and_measure)
+    assert compare(suite, tmp_path / "out", console=QUIET) == []
 
 
 def test_a_failing_run_is_alone_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,5 +283,5 @@ def test_a_file_that_is_no_suite(tmp_path: Path) -> None:
     with pytest.raises(SuiteError, match="name the folder that `prefopt compare` wrote"):
         report(tmp_path)
     (tmp_path / "runs.jsonl").write_text(json.dumps({"no": "run"}) + "\n")
-    with pytest.raises(ValueError, match=r"runs.jsonl:1: not the record of a run"):
-        RunLog(tmp_path / "runs.jsonl")
+    with pytest.warns(UserWarning, match=r"runs.jsonl:1: not a whole record \(it is not the record of a run"):
+        assert RunLog(tmp_path / "runs.jsonl").records == {}

@@ -57,7 +57,7 @@ LAYERS_WITHIN: dict[str, list[set[str]]] = {
     "comparison": [
         {"progress", "run", "statistics", "suite_fields"},
         {"execute", "run_log", "suite"},
-        {"controls", "tensorboard", "worker"},
+        {"controls", "preflight", "tensorboard", "worker"},
         {"executors", "summary"},
         {"differences", "runner"},
         {"frontier"},

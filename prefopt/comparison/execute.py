@@ -42,12 +42,7 @@ def execute(run: Run, folder: Path, *, show: Callable[[Trainer], None]) -> dict[
     try:
         return _empty_record(run) | train_and_measure(run, folder, show=show)
     except Exception as error:  # in the record, on the console and in the exit code: other runs may be fine
-        if (full := _full_disk(error)) is not None:
-            raise OSError(
-                full.errno,
-                f"{run}: {full.strerror}; make room, and the same command goes on: the runs that are finished stay",
-                full.filename or str(folder),
-            ) from error
+        reject_full_disk(error, run, folder)
         return failure(run, f"{type(error).__name__}: {error}", traceback.format_exc())
 
 
@@ -58,6 +53,16 @@ def _full_disk(error: BaseException | None) -> OSError | None:
             return error
         error = error.__cause__ or error.__context__
     return None
+
+
+def reject_full_disk(error: Exception, run: Run, folder: Path) -> None:
+    """Raise OSError where the error of a run comes from a full disk."""
+    if (full := _full_disk(error)) is not None:
+        raise OSError(
+            full.errno,
+            f"{run}: {full.strerror}; make room, and the same command goes on: the runs that are finished stay",
+            full.filename or str(folder),
+        ) from error
 
 
 def failure(run: Run, error: str, details: str) -> dict[str, Any]:
@@ -99,7 +104,7 @@ def train_and_measure(run: Run, folder: Path, *, show: Callable[[Trainer], None]
     prepared = time.perf_counter()
     args = run.arguments(folder)
     if run.objective is not None:
-        _require_columns(run.objective, args.columns or {}, material, run.task.name)
+        reject_absent_columns(run.objective, args.columns or {}, material, run.task.name)
     with quiet():
         tokenizer = ensure_pad_token(AutoTokenizer.from_pretrained(material.model))
         curves: Curves = {}
@@ -128,7 +133,9 @@ def train_and_measure(run: Run, folder: Path, *, show: Callable[[Trainer], None]
     }
 
 
-def _require_columns(objective: ObjectiveConfig, columns: Mapping[str, str], material: Material, task: str) -> None:
+def reject_absent_columns(
+    objective: ObjectiveConfig, columns: Mapping[str, str], material: Material, task: str
+) -> None:
     """Raise DataError where the objective reads a field that the task's pairs do not have."""
     for row in islice(read_rows(material.train), 1):
         fields = row.fields if isinstance(row, SourceRow) else {}

@@ -147,9 +147,18 @@ class RunQueue:
     the process that holds it, so that the run of a dead process can be claimed again.
 
     runs    computes all runs of the comparison from the records so far: a finished run may bring others (its control)
+    brings  how many others a pending run will bring, so that they are counted from the start
     """
 
-    def __init__(self, log: RunLog, folder: Path, runs: Callable[[], Sequence[Run]]) -> None:
+    def __init__(
+        self,
+        log: RunLog,
+        folder: Path,
+        runs: Callable[[], Sequence[Run]],
+        *,
+        brings: Callable[[Run], int] = lambda run: 0,
+    ) -> None:
+        self._brings = brings
         self.log = log
         self._folder = folder
         self._compute_runs = runs
@@ -170,8 +179,8 @@ class RunQueue:
 
     def count(self) -> tuple[int, int]:
         """How many runs are over, and of how many."""
-        pending, total = len(self.pending()), len(self.runs())
-        return total - pending, total
+        pending, known = self.pending(), len(self.runs())
+        return known - len(pending), known + sum(map(self._brings, pending))
 
     def failed(self) -> list[Run]:
         """The runs whose last record is a failure."""

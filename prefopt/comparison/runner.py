@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import uuid
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
 from rich.console import Console
 
-from prefopt.comparison.controls import controls
+from prefopt.comparison.controls import controls, masked
 from prefopt.comparison.executors import WorkerPool, accelerators, execute_here, require_importable
+from prefopt.comparison.preflight import prove
 from prefopt.comparison.progress import Board
 from prefopt.comparison.run import Run
 from prefopt.comparison.run_log import LOCKS, RUNS, Record, RunLog, RunQueue
@@ -28,8 +30,9 @@ def compare(suite: Suite, folder: Path, *, console: Console | None = None, proce
 
     processes  worker processes, a run each at a time, each on an accelerator; 1: this process. None: one for each
                accelerator, else 1
-    Raises OutputFolderError where the folder holds other things than a comparison, and WorkerError where worker
-    processes do not start, or cannot import what the runs consist of.
+    Raises SuiteError with a line for each mistake, before the first run, where what the runs need is not there or of no
+    use; OSError where a disk is full; OutputFolderError where the folder holds other things than a comparison; and
+    WorkerError where worker processes do not start, or cannot import what the runs consist of.
     """
     console = console or Console()
     text = suite.to_yaml()
@@ -42,9 +45,12 @@ def compare(suite: Suite, folder: Path, *, console: Console | None = None, proce
     if processes > 1:
         require_importable(grid)
     log = RunLog(folder / RUNS)
-    queue = RunQueue(log, folder, lambda: [*grid, *controls(suite, log.records)])
+    queue = RunQueue(
+        log, folder, lambda: [*grid, *controls(suite, log.records)], brings=partial(_controls_to_come, suite)
+    )
     finished, total = queue.count()
     console.print(f"{total} runs, {finished} of them finished before", highlight=False)
+    prove(queue.pending(), folder)
     with queue, Board(console, processes) as board:
 
         def end(run: Run, record: Record, slot: int) -> None:
@@ -78,6 +84,11 @@ def _replace(path: Path, text: str) -> None:
     unfinished = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)
+
+
+def _controls_to_come(suite: Suite, run: Run) -> int:
+    """How many controls a run brings when it is finished, unless its mask is zero throughout."""
+    return int(suite.controls and run.control is None and run.objective is not None and masked(run.objective))
 
 
 def _line(run: Run, record: Record, suite: Suite) -> str:

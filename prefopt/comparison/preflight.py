@@ -24,7 +24,7 @@ _LOCAL = ("/", "./", "../", "~")
 _SUFFIXES = (".json", ".jsonl", ".csv", ".txt", ".yaml", ".yml", ".parquet", ".arrow")
 
 
-def prove(runs: Iterable[Run], folder: Path) -> None:
+def reject_unusable(runs: Iterable[Run], folder: Path) -> None:
     """Prepare the material of every seed of the runs, and read its rows, its model and the columns that objectives
     need. Raises SuiteError with a line for each mistake, OSError where a disk is full."""
     pending = {run.key: run for run in runs}.values()

@@ -179,8 +179,8 @@ class RunQueue:
 
     def count(self) -> tuple[int, int]:
         """How many runs are over, and of how many."""
-        pending, known = self.pending(), len(self.runs())
-        return known - len(pending), known + sum(map(self._brings, pending))
+        pending, total = self.pending(), len(self.runs())
+        return total - len(pending), total + sum(map(self._brings, pending))
 
     def failed(self) -> list[Run]:
         """The runs whose last record is a failure."""

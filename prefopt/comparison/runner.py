@@ -11,7 +11,7 @@ from rich.console import Console
 
 from prefopt.comparison.controls import controls, masked
 from prefopt.comparison.executors import WorkerPool, accelerators, execute_here, require_importable
-from prefopt.comparison.preflight import prove
+from prefopt.comparison.preflight import reject_unusable
 from prefopt.comparison.progress import Board
 from prefopt.comparison.run import Run
 from prefopt.comparison.run_log import LOCKS, RUNS, Record, RunLog, RunQueue
@@ -50,7 +50,7 @@ def compare(suite: Suite, folder: Path, *, console: Console | None = None, proce
     )
     finished, total = queue.count()
     console.print(f"{total} runs, {finished} of them finished before", highlight=False)
-    prove(queue.pending(), folder)
+    reject_unusable(queue.pending(), folder)
     with queue, Board(console, processes) as board:
 
         def end(run: Run, record: Record, slot: int) -> None:

@@ -111,8 +111,8 @@ def test_what_cannot_be_used_is_said(tmp_path: Path, user_files: Path) -> None:
     assert "set one of `prompts`, `pairs` and `rated`" in demo(tmp_path, "task.model=some/model", exit_code=2)
     assert "Set `model` as well" in demo(tmp_path, f"task.prompts={user_files / 'prompts.txt'}", exit_code=2)
     (user_files / "rare.json").write_text('{"positive": ["zebra"], "negative": ["gnu"]}')
-    demo(tmp_path / "out", *SMALL, f"task.scorer.file={user_files / 'rare.json'}", exit_code=1)
-    assert "gave no pair: no two responses" in records(tmp_path / "out")["DPO"]["error"]
+    rare = demo(tmp_path / "out", *SMALL, f"task.scorer.file={user_files / 'rare.json'}", exit_code=2)
+    assert "gave no pair: no two responses" in rare
 
 
 def test_the_suite_is_the_one_documented() -> None:

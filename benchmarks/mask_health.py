@@ -74,7 +74,7 @@ DATA = {
     "harmless 40": Data(40, 12, 192, adapter=True),
     "harmless 400": Data(400, 50, 192, adapter=True),
     "chat 200": Data(200, 25, 192, adapter=True),
-    "words": Data(3831, 300, auroc="auroc_largest_w", seeds=3, training={"train_sampling_strategy": "group_by_length"}),
+    "words": Data(4531, 300, auroc="auroc_largest_w", seeds=3, training={"train_sampling_strategy": "group_by_length"}),
     "planted": Data(2048, 128, batch=16, auroc="auroc_w"),
 }
 

@@ -21,7 +21,7 @@ from benchmarks.markdown import row, table
 SECTIONS = {
     "kills": "Runs that are killed (`kill -9`) at random moments, and go on. Survived: what has its name is whole, and "
     "the resumed run's weights, mask, optimizer, schedule, random states and log are, bit by bit, those of a run that "
-    "was never killed.",
+    "was never killed; a comparison's figures and a reference cache's entries too, and no finished run is repeated.",
 }
 """A section's name -> what was tried, and what it is to survive that. Others are shown without."""
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 from torch import Tensor, nn
 
 from prefopt.columns import Column
 from prefopt.signals import Signal
 from prefopt.tokens import TokenBatch
+from prefopt.validation import Settings
 
 __all__ = [
     "BackwardBlock",
@@ -37,14 +38,14 @@ WeightFunction = Callable[[TokenBatch], Tensor]
 LossFunction = Callable[[Tensor, Tensor, TokenBatch], Tensor]
 
 
-class Named(BaseModel, ABC):
+class Named(Settings, ABC):
     """What a plugin can bring: a value that is found by its name.
 
     A concrete class fixes `name: Literal["..."] = "..."`. It is frozen and refuses unknown fields, compares and hashes
     by value, and round-trips through JSON and YAML.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+    model_config = ConfigDict(ser_json_inf_nan="constants")
 
     kind: ClassVar[str]
     """The kind in words, such as "token weighting"."""

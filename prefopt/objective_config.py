@@ -22,7 +22,7 @@ from prefopt.component import (
 from prefopt.losses import LogisticLoss
 from prefopt.registry import resolve
 from prefopt.shapings import SumShaping
-from prefopt.validation import Settings, reject_bool
+from prefopt.validation import Settings
 from prefopt.weightings import UniformWeighting
 
 __all__ = ["DivergenceTerm", "ObjectiveConfig"]
@@ -46,7 +46,7 @@ class DivergenceTerm(Settings):
     """
 
     measure: DivergenceSlot
-    alpha: Annotated[float, BeforeValidator(reject_bool)] = Field(default=1.0, ge=0, allow_inf_nan=False)
+    alpha: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     weighting: WeightingSlot | None = None
     detach_chosen: bool = False
 
@@ -63,7 +63,7 @@ class ObjectiveConfig(Settings):
     1.0
     """
 
-    beta: Annotated[float, BeforeValidator(reject_bool)] = Field(default=0.1, gt=0, allow_inf_nan=False)
+    beta: float = Field(default=0.1, gt=0, allow_inf_nan=False)
     weighting: WeightingSlot = UniformWeighting()
     divergence: DivergenceTerm | None = None
     shaping: ShapingSlot = SumShaping()

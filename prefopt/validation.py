@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from typing import get_args
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 
 __all__ = ["Settings", "did_you_mean", "explain", "one_line", "reject_bool"]
 
 
 class Settings(BaseModel):
-    """A group of fields that belong together: frozen, and unknown fields are refused."""
+    """A group of fields that belong together: frozen; unknown fields are refused, and so are true and false for
+    numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_no_bools(cls, value: object, info: ValidationInfo) -> object:
+        return reject_bool(value, cls.model_fields[str(info.field_name)].annotation)
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:
@@ -24,11 +30,36 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def reject_bool(value: object) -> object:
-    """The value. Raises ValueError for true and false, which pydantic would read as the numbers 1 and 0."""
-    if isinstance(value, bool):
-        raise ValueError(f"a number is needed, not {str(value).lower()}")
+def reject_bool(value: object, annotation: object, *, field: str = "") -> object:
+    """The value. Raises ValueError for true and false, in a list or mapping too, where the annotation has numbers and
+    no bool: pydantic would read them as 1 and 0.
+
+    field  its name, where pydantic does not add that to the message
+    """
+    types = set(_types(annotation))
+    if types & {int, float} and bool not in types:
+        for item in _items(value):
+            if isinstance(item, bool):
+                raise ValueError(f"{field}{': ' if field else ''}a number is needed, not {str(item).lower()}")
     return value
+
+
+def _types(annotation: object) -> Iterator[object]:
+    """The types that an annotation is made of."""
+    arguments = () if get_origin(annotation) is Literal else get_args(annotation)
+    yield annotation
+    for argument in arguments:
+        yield from _types(argument)
+
+
+def _items(value: object) -> Iterator[object]:
+    """The value, or those that its lists and mappings hold."""
+    parts = value.values() if isinstance(value, Mapping) else value
+    if not isinstance(value, Mapping | list | tuple):
+        yield value
+    elif isinstance(parts, Iterable):
+        for part in parts:
+            yield from _items(part)
 
 
 def one_line(error: BaseException) -> str:

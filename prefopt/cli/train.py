@@ -27,15 +27,14 @@ def train(
     plan: Annotated[bool, typer.Option("--plan", help="Print what the heaviest step will take, and stop.")] = False,
 ) -> None:
     """Train a policy on preference pairs from a run file."""
-    from prefopt.data import DataError
     from prefopt.registry import PluginError
     from prefopt.scoring import StoreError
-    from prefopt.training import RunFile, RunFileError, plan_run, start
+    from prefopt.training import RunFile, plan_run, start
     from prefopt.training import train as run_training
 
     show_progress()
-    # from_pretrained raises OSError for a model that does not exist.
-    with exit_on(RunFileError, DataError, PluginError, OSError):
+    # ValueError: RunFileError, DataError and ModelFileError among others. OSError: from_pretrained's, of no such model.
+    with exit_on(ValueError, PluginError, OSError):
         run = RunFile.load(run_file, overrides or ())
         trainer = start(run, overwrite=overwrite)
     try:

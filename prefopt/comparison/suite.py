@@ -149,7 +149,7 @@ class Suite(Settings):
             fields: Any = OmegaConf.to_container(merged, resolve=True)
         except FileNotFoundError:
             raise SuiteError(f"{path}: there is no such file") from None
-        except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeError) as error:
+        except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeError, RecursionError) as error:
             raise SuiteError(f"{path}: not a readable suite: {one_line(error)}") from error
         try:
             suite = cls.model_validate(select_objectives(fields, only))

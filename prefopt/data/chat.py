@@ -24,7 +24,7 @@ MARKER = "\ue000"
 _SHOWN = 40
 """Characters of a text in a notice."""
 
-_REFUSALS = (TemplateError, TypeError, ValueError)
+_REFUSALS = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
 """What templates raise for conversations that they do not take."""
 
 _Turn = tuple[tuple[str, str], ...]

@@ -11,8 +11,9 @@ import datasets
 import torch
 
 from prefopt.columns import Column, PairColumn, TokenColumn
+from prefopt.data.json_values import describe
 from prefopt.data.pairs import Pair, Side, response_text
-from prefopt.data.rows import BadRow, RowError, SourceRow, describe
+from prefopt.data.rows import BadRow, RowError, SourceRow
 
 _LARGEST = torch.finfo(torch.float32).max
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeGuard, cast
 
 from prefopt.columns import Column
+from prefopt.data.json_values import DoubledKeyError, describe, json_value
 from prefopt.data.messages import Messages, clean, messages_in_text, read_messages
-from prefopt.data.rows import DataError, DoubledKeyError, RowError, SourceRow, describe, json_value
+from prefopt.data.rows import DataError, RowError, SourceRow
 
 TEMPLATE_FIELDS = ("tools", "documents", "chat_template_kwargs")
 """Fields of a row of messages that the chat template reads."""

@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prefopt.data.rows import DoubledKeyError, RowError, describe, json_value
+from prefopt.data.json_values import DoubledKeyError, describe, json_value
+from prefopt.data.rows import RowError
 
 Message = dict[str, Any]
 """A turn: its role, its content (text, or parts {"type": "text", "text": ...}), and other keys for the template, such

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import gzip
-import json
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
 import datasets
+
+from prefopt.data.json_values import DoubledKeyError, describe, json_value
+from prefopt.validation import one_line
 
 
 class DataError(ValueError):
@@ -112,41 +114,12 @@ def rows_of(dataset: Iterable[Mapping[str, object] | SourceRow | BadRow], *, nam
         yield value if isinstance(value, SourceRow | BadRow) else _row(f"row {number} of {name}", value)
 
 
-def describe(value: object) -> str:
-    """The type of a JSON value, in words, for messages."""
-    kinds = ((str, "text"), (Mapping, "an object"), ((list, tuple), "a list"))
-    if value is None:
-        return "nothing (null)"
-    if isinstance(value, int | float):
-        return f"the value {json.dumps(value)}"
-    return next((words for kind, words in kinds if isinstance(value, kind)), f"a value of type {type(value).__name__}")
-
-
 def _row(where: str, value: object) -> SourceRow | BadRow:
     if isinstance(value, Mapping):
         if names := [name for name in value if not isinstance(name, str)]:
             return BadRow(where, "", f"found the key {names[0]!r}", "give names of fields as text", value)
         return SourceRow(where, value)
     return BadRow(where, "", f"found {describe(value)} where a row should be", "make each row an object", value)
-
-
-class DoubledKeyError(ValueError):
-    """An object of a JSON document has a key, which is the message, twice: readers would keep the last in silence."""
-
-
-def json_value(text: str | bytes) -> object:
-    """A JSON document. Raises ValueError where it is none, DoubledKeyError for a key that an object has twice."""
-    try:
-        return json.loads(text, object_pairs_hook=_object)
-    except RecursionError:
-        raise ValueError("lists or objects are nested too deep to be read") from None
-
-
-def _object(items: list[tuple[str, object]]) -> dict[str, object]:
-    fields = dict(items)
-    if len(fields) < len(items):
-        raise DoubledKeyError(next(key for key, count in Counter(key for key, _ in items).items() if count > 1))
-    return fields
 
 
 def _json_lines(path: Path) -> Iterator[SourceRow | BadRow]:
@@ -184,29 +157,40 @@ def _json_list(path: Path) -> Iterator[SourceRow | BadRow]:
 
 def _parquet(path: Path) -> Iterator[SourceRow | BadRow]:
     # Streaming reads the file itself; otherwise `datasets` would first copy it into its cache.
-    dataset = datasets.load_dataset("parquet", data_files=str(path.absolute()), split="train", streaming=True)
-    return rows_of(dataset, name=str(path))
+    return _table(path, "parquet", {})
 
 
 def _csv(path: Path) -> Iterator[SourceRow | BadRow]:
-    # Text such as "NA" and "null" is text, not a missing value.
-    options = {"data_files": str(path.absolute()), "split": "train", "streaming": True, "keep_default_na": False}
-    return _readable(rows_of(datasets.load_dataset("csv", **options), name=str(path)), path)
+    return _table(path, "csv", {"keep_default_na": False})  # text such as "NA" and "null" is text, not a missing value
 
 
-def _readable(rows: Iterator[SourceRow | BadRow], path: Path) -> Iterator[SourceRow | BadRow]:
-    """The rows; the error of a file that is no CSV, or changes its types on the way, names it."""
+def _table(path: Path, kind: str, options: Mapping[str, object]) -> Iterator[SourceRow | BadRow]:
+    """The rows of a file; the error of one that is damaged, or changes its types on the way, names it."""
+    with _readable(path, f"not a readable {kind.upper() if kind == 'csv' else kind.title()} file"):
+        table = datasets.load_dataset(kind, data_files=str(path.absolute()), split="train", streaming=True, **options)
+        yield from rows_of(table, name=str(path))
+
+
+_UNREADABLE = (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
+"""What `datasets` raises for files that are damaged, beside its own errors."""
+
+
+@contextmanager
+def _readable(path: Path, problem: str) -> Iterator[None]:
     try:
-        yield from rows
-    except (ValueError, TypeError, datasets.exceptions.DatasetsError) as error:
-        problem = " ".join(str(error.__cause__ or error).split())
-        raise DataError(f"{path}: not a readable CSV file ({problem}); mend it, or write the rows as .jsonl") from error
+        yield
+    except DataError:
+        raise
+    except (*_UNREADABLE, datasets.exceptions.DatasetsError) as error:
+        cause = one_line(error.__cause__ or error)
+        raise DataError(f"{path}: {problem} ({cause}); mend it, or write the rows as .jsonl") from error
 
 
 def _folder(path: Path, split: str) -> Iterable[Mapping[str, object]]:
     if not any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
         return _load(str(path), split)
-    saved = datasets.load_from_disk(str(path))
+    with _readable(path, "not a readable folder of Dataset.save_to_disk"):
+        saved = datasets.load_from_disk(str(path))
     if isinstance(saved, datasets.Dataset):
         return saved
     if split not in saved:
@@ -219,7 +203,7 @@ def _load(name: str, split: str) -> Iterable[Mapping[str, object]]:
         return datasets.load_dataset(name, split=split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
-            f"{name}: load_dataset(..., split='{split}') found no data set: {error}; "
+            f"{name}: load_dataset(..., split='{split}') found no data set: {one_line(error)}; "
             "give a file or folder that exists here, or the name of a data set on the hub"
         ) from error
 

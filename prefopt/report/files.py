@@ -18,6 +18,7 @@ from prefopt.comparison.tensorboard import write_runs
 from prefopt.report.charts import looks
 from prefopt.report.page import write_page
 from prefopt.report.plots import PLOTS, plots
+from prefopt.training.whole_files import publish_text
 
 _FIGURES = ["metric", "objective", "seeds", "mean", "low", "high", "interval_over"]
 _DIFFERENCE = ["difference", "difference_low", "difference_high", "difference_seeds", "p_items", "p_signs", "p_t", "p"]
@@ -40,7 +41,7 @@ def report(folder: Path) -> list[Path]:
         for suffix in ("csv", "png"):
             (folder / f"{name}.{suffix}").unlink(missing_ok=True)
     for name, table in tables.items():
-        table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\r\n")
+        publish_text(table.to_csv(index=False, lineterminator="\r\n"), folder / f"{name}.csv")
         written.append(folder / f"{name}.csv")
     if importlib.util.find_spec("matplotlib") is not None:
         from prefopt.report.pictures import draw  # a report needs no matplotlib

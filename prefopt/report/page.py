@@ -22,6 +22,7 @@ from prefopt.report.heat_maps import heat_maps
 from prefopt.report.plots import Plot
 from prefopt.tasks.base import Metric
 from prefopt.tasks.held_out import ACCURACY
+from prefopt.training.whole_files import publish_text
 
 _PROMPTS = 8
 """Prompts whose responses the page shows."""
@@ -78,7 +79,7 @@ def write_page(results: Results, plots: Mapping[str, Plot], folder: Path, path: 
         short=short,
         spaced=spaced,
     )
-    path.write_text(page, encoding="utf-8", errors="backslashreplace")
+    publish_text(page, path)
 
 
 def _metrics(results: Results) -> dict[str, list[Metric]]:

@@ -15,9 +15,10 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from prefopt.data import EncodingConfig, OnBadRows, OnTooLong
 from prefopt.scoring.lm_head.token_statistics import DEFAULT_BUDGET
 from prefopt.training.arguments import settle
+from prefopt.training.model_options import reject_unknown_options
 from prefopt.training.ranges import reject_out_of_range
 from prefopt.training.references import without_tokens
-from prefopt.validation import did_you_mean, explain
+from prefopt.validation import did_you_mean, explain, reject_bool
 
 
 @dataclass
@@ -90,6 +91,7 @@ class PreferenceConfig(TrainingArguments):
                     f"{argument.name}: {value!r} is none of {', '.join(choices)}.{did_you_mean(value, choices)}"
                 )
         reject_out_of_range(self)
+        reject_unknown_options(self.model_init_kwargs or {})
         try:
             self.encoding  # noqa: B018  its own checks
         except ValidationError as error:
@@ -150,6 +152,7 @@ def training_arguments(values: Mapping[str, Any], elsewhere: Mapping[str, str]) 
             raise ValueError(f"{name} {elsewhere[name]}")
         if name not in names:
             raise ValueError(f"{name}: no such training argument.{did_you_mean(name, names)}")
+        reject_bool(value, hints[name], field=name)
         try:
             arguments[name] = _convert(TypeAdapter(hints[name]), value)
         except ValidationError as error:

@@ -97,7 +97,7 @@ def train(trainer: PreferenceTrainer) -> RunResult:
 
 def _tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
-        return ensure_pad_token(load_tokenizer(name))
+        tokenizer = load_tokenizer(name)
     except OSError:
         raise
     except Exception as error:  # what tokenizers raises has no class of its own
@@ -105,6 +105,10 @@ def _tokenizer(name: str) -> PreTrainedTokenizerBase:
             f"{name}: the tokenizer cannot be used ({type(error).__name__}: {one_line(error)}); get its files anew, or "
             "name another one as model.tokenizer"
         ) from error
+    try:
+        return ensure_pad_token(tokenizer)
+    except ValueError as error:
+        raise RunFileError(f"{name}: {error}, or name another one as model.tokenizer") from error
 
 
 def _check_output_folder(run: RunFile, args: PreferenceConfig) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, final
 
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM
+
+from prefopt.validation import one_line
 
 _UNREADABLE = (SafetensorError, RuntimeError, KeyError, TypeError, AttributeError, EOFError, pickle.UnpicklingError)
 """What from_pretrained raises for files that are cut short, and for configurations that weights do not fit."""
@@ -32,6 +36,7 @@ def load_causal_lm(name: str, options: dict[str, Any]) -> nn.Module:
             f"{name}: from_pretrained ignores the text config={options['config']!r}; give what differs by its names, "
             "such as num_hidden_layers, or a configuration object"
         )
+    _reject_damaged_generation_config(Path(name))
     try:
         model, info = AutoModelForCausalLM.from_pretrained(name, **options, output_loading_info=True)
     except _UNREADABLE as error:
@@ -57,6 +62,18 @@ def load_causal_lm(name: str, options: dict[str, Any]) -> nn.Module:
         if keys:
             raise ModelFileError(f"{name}: {problem} ({_listing(keys)}); give weights and config.json of one model")
     return model
+
+
+def _reject_damaged_generation_config(folder: Path) -> None:
+    """Raise ModelFileError where from_pretrained would go on in silence without the settings of the file."""
+    file = folder / "generation_config.json"
+    try:
+        if file.is_file() and not isinstance(json.loads(file.read_bytes()), dict):
+            raise ValueError("it holds no object")
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(
+            f"{file}: not a readable generation config ({one_line(error)}); get it anew, or remove it"
+        ) from error
 
 
 def _without_numbers(name: str) -> str:

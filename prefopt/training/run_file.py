@@ -10,7 +10,6 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -27,7 +26,7 @@ from prefopt.objective_config import ObjectiveConfig
 from prefopt.registry import provenance, with_recorded_versions
 from prefopt.training.config import PreferenceConfig, training_arguments
 from prefopt.training.references import References, environment_references, with_references
-from prefopt.validation import explain, one_line
+from prefopt.validation import Settings, explain, one_line
 
 _DATA_ARGUMENTS = (
     "max_length",
@@ -52,8 +51,8 @@ class RunFileError(ValueError):
     """A run file that cannot be used; one line per problem."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+class _Section(Settings):
+    model_config = ConfigDict(protected_namespaces=())
 
 
 @final
@@ -158,7 +157,7 @@ class RunFile(_Section):
             fields = OmegaConf.to_container(merged, resolve=True)
         except FileNotFoundError:
             raise RunFileError(f"{path}: there is no such file") from None
-        except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
+        except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, RecursionError) as error:
             raise RunFileError(f"{path}: not a readable run file: {one_line(error)}") from error
         try:
             run = cls.model_validate(fields)

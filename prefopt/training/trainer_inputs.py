@@ -7,11 +7,12 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import datasets
 import pandas as pd  # type: ignore[import-untyped]
 from peft import LoraConfig, PeftConfig, PeftModel
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -29,6 +30,7 @@ from prefopt.training.adapters import (
 )
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.loading import load_model
+from prefopt.validation import reject_bool
 
 _LOG = logging.getLogger(__name__)
 
@@ -101,14 +103,26 @@ def reference_loader(
 
 
 def lora_config(fields: Mapping[str, Any] | None) -> LoraConfig | None:
-    """peft's LoraConfig of these fields; None for None. Raises TypeError or ValueError for unknown fields and ranks
-    that are not positive."""
+    """peft's LoraConfig of these fields; None for None. Raises TypeError or ValueError for unknown fields, values of
+    another type and ranks that are not positive."""
     if fields is None:
         return None
-    config = LoraConfig(**{"task_type": "CAUSAL_LM"} | dict(fields))
+    hints = get_type_hints(LoraConfig)
+    config = LoraConfig(**{"task_type": "CAUSAL_LM"} | {k: _of_type(v, hints.get(k), k) for k, v in fields.items()})
     if not (isinstance(config.r, int) and config.r > 0):
         raise ValueError(f"r: {config.r!r} is no rank; it is 1 or more")
     return config
+
+
+def _of_type(value: object, hint: Any, field: str) -> object:
+    """The value in the type that peft declares, which checks none itself; of whole numbers, alpha need not be one."""
+    if hint is None:  # no such field, as LoraConfig says
+        return value
+    reject_bool(value, hint, field=field)
+    try:
+        return TypeAdapter(int | float if hint is int else hint).validate_python(value)
+    except ValidationError as error:
+        raise ValueError(f"{field}: {error.errors()[0]['msg']}, got {value!r}") from error
 
 
 def ensure_pad_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import uuid
 from pathlib import Path
 
 UNFINISHED = ".unfinished"
@@ -43,11 +44,18 @@ def publish_files(folder: Path, target: Path) -> None:
 
 
 def publish_text(text: str, target: Path) -> None:
-    """Write a file beside its name, sync it and rename it."""
-    beside = target.with_name(f".{target.name}.unfinished")
-    beside.write_text(text, encoding="utf-8")
-    _sync(beside)
-    beside.replace(target)
+    """Write a file beside its name, sync it and rename it, whoever else writes it. Raises OSError, with path and bytes,
+    where it cannot be written; what the target held stays then."""
+    content = text.encode("utf-8", errors="backslashreplace")
+    beside = target.with_name(f".{target.name}-{uuid.uuid4().hex}.unfinished")
+    try:
+        beside.write_bytes(content)
+        _sync(beside)
+        beside.replace(target)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        problem = f"{len(content):,} bytes cannot be written ({error.strerror}); make room, or name another folder"
+        raise OSError(error.errno, problem, str(target)) from error
 
 
 def _kind(name: str) -> str | None:

@@ -13,7 +13,7 @@ from pydantic import ValidationError, validate_call
 
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.registry import components_with_field
-from prefopt.validation import did_you_mean, explain
+from prefopt.validation import did_you_mean, explain, reject_bool
 from prefopt.zoo import absolute, f_divergences, reference_free, sequence_level, token_level, weighted
 from prefopt.zoo.absolute import *
 from prefopt.zoo.f_divergences import *
@@ -55,7 +55,7 @@ def build(spec: object) -> ObjectiveConfig:
         raise ValueError(
             f"no objective named {name!r} in the zoo.{did_you_mean(str(name), ZOO)} Zoo: {', '.join(ZOO)}."
         )
-    parameters = inspect.signature(ZOO[name]).parameters
+    parameters = inspect.signature(ZOO[name], eval_str=True).parameters
     arguments = {key: value for key, value in fields.items() if key in parameters}
     slots = {key: value for key, value in fields.items() if key not in parameters and key != "zoo"}
     names = [*parameters, *ObjectiveConfig.model_fields]
@@ -68,6 +68,8 @@ def build(spec: object) -> ObjectiveConfig:
             f"{f' Rows that read {unknown[0]!r}: ' + ', '.join(rows) + '.' if rows else ''}"
             f"{' ' + components if (components := components_with_field(unknown[0])) else ''}"
         )
+    for key, value in arguments.items():
+        reject_bool(value, parameters[key].annotation, field=key)
     try:
         row = validate_call(ZOO[name])(**arguments)
     except ValidationError as error:

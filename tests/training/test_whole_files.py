@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
 
-from prefopt.training.whole_files import publish_files
+from prefopt.training.whole_files import publish_files, publish_text
 
 
 @pytest.mark.parametrize(
@@ -27,3 +28,16 @@ def test_only_weights_of_the_same_kind_are_replaced(saved: set[str], kept: set[s
         (new / name).write_text("new")
     publish_files(new, target)
     assert {path.name for path in target.iterdir()} == saved | kept
+
+
+def test_a_text_that_does_not_fit_is_one_line_and_what_was_there_stays(tmp_path: Path) -> None:
+    target = tmp_path / "page.html"
+    publish_text("whole", target)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"5,000 bytes cannot be written \(File too large\); make room.*page.html"):
+            publish_text("x" * 5000, target)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["whole"]

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BeforeValidator
 
 from prefopt.data import BadRow, DataError, read_rows
+from prefopt.validation import Settings
 
 __all__ = ["FUNCTION", "Problem", "Problems", "SomeProblems", "from_name", "with_examples"]
 
@@ -83,14 +84,12 @@ _FORMS: tuple[tuple[frozenset[str], Callable[[Mapping[str, Any]], Problem]], ...
 
 
 @final
-class Problems(BaseModel):
+class Problems(Settings):
     """Where problems are read.
 
     name   a file or folder that `prefopt.data.read_rows` takes, or a name of the hub
     split  of a folder or of the hub; a file is read whole
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     split: str = "train"

@@ -15,8 +15,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from prefopt.validation import Settings
 from prefopt_code import jail
 
 __all__ = ["Isolation", "Limits", "Outcome", "Sandbox", "SandboxError", "Verdict"]
@@ -64,7 +65,7 @@ class Outcome(NamedTuple):
 
 
 @final
-class Limits(BaseModel):
+class Limits(Settings):
     """What one program may use.
 
     seconds      on the clock, with the start of the interpreter
@@ -74,8 +75,6 @@ class Limits(BaseModel):
     file_mib     of all files together, and of each
     files        files and folders at a time; not counted where `isolation` is "rlimits"
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     seconds: float = Field(default=10.0, gt=0)
     cpu_seconds: int = Field(default=3, ge=1)

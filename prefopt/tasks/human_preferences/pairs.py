@@ -13,7 +13,7 @@ from prefopt.data import ChatPair
 from prefopt.tasks.base import Task, write_split
 from prefopt.tasks.generation import Generation
 from prefopt.tasks.models import Sft, supervised
-from prefopt.tasks.preference_data.forms import Compared, Template, read_compared
+from prefopt.tasks.preference_data.forms import QUARANTINE, Compared, Template, read_compared
 from prefopt.tasks.preference_data.sources import Longest, Rows, Source
 from prefopt.tasks.preference_data.split import split_by_prompt
 
@@ -58,12 +58,13 @@ class PreferencesTask(Task):
     @final
     def make(self, folder: Path, seed: int) -> str:
         self.check()
+        aside = folder / f"held-out-{QUARANTINE}"
         train, held_out = split_by_prompt(
-            self._read(self.data, folder),
+            self._read(self.data, folder / QUARANTINE),
             held_out=self.held_out,
             train=self.pairs,
             seed=seed,
-            held_out_from=None if self.held_out_data is None else self._read(self.held_out_data, folder),
+            held_out_from=None if self.held_out_data is None else self._read(self.held_out_data, aside),
         )
         write_split(folder, train, held_out, held_out[: self.prompts])
         self.check_material(folder)
@@ -76,8 +77,8 @@ class PreferencesTask(Task):
         """Raise for what turns out to be of no use on the material, before anything is trained."""
 
     @final
-    def _read(self, source: Source, folder: Path) -> list[Compared]:
-        return read_compared(source, self.prompt_template, self.longest, folder=folder)
+    def _read(self, source: Source, quarantine: Path) -> list[Compared]:
+        return read_compared(source, self.prompt_template, self.longest, quarantine=quarantine)
 
     @final
     def _train_reference(self, sft: Sft, pairs: Sequence[Compared], folder: Path, seed: int) -> str:

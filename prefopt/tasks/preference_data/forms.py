@@ -13,11 +13,13 @@ from typing import Any, final
 
 from prefopt.data import BadRow, ChatPair, DataError, Pair, SourceRow, TextPair, read_rows, to_pair
 from prefopt.data.fields import Usage, holds
+from prefopt.data.json_values import DoubledKeyError, json_value
 from prefopt.data.messages import texts
 from prefopt.data.report import column_label
-from prefopt.data.rows import DoubledKeyError, RowError, json_value
+from prefopt.data.rows import RowError
 from prefopt.tasks.preference_data.sources import Longest, Source, as_text
 from prefopt.tasks.preference_data.texts import template_slots
+from prefopt.training.whole_files import publish_text
 
 _LOG = logging.getLogger(__name__)
 
@@ -30,7 +32,8 @@ _HUMAN = "ref"
 _LISTED = 10
 """Bad rows that the message of an error lists."""
 
-_QUARANTINE = "bad-rows.jsonl"
+QUARANTINE = "bad-rows.jsonl"
+"""The name of the file, in the material, of rows that were set aside."""
 
 
 @final
@@ -81,13 +84,13 @@ class Template:
 
 
 def read_compared(
-    source: Source, template: Template, longest: Longest | None = None, *, folder: Path | None = None
+    source: Source, template: Template, longest: Longest | None = None, *, quarantine: Path | None = None
 ) -> list[Compared]:
     """The pairs of a source, in whichever of the forms its rows are, that are in its part and short enough.
 
     Bad rows raise DataError, which lists the first ten with file and line. Where the source sets them aside, they go
-    into a file of the folder instead, if there is one. DataError too where no pair is left. Columns with text that
-    nobody reads, and what is guessed, are logged with the number of their rows.
+    into the file `quarantine` instead, if there is one, in place of what it held. DataError too where no pair is left.
+    Columns with text that nobody reads, and what is guessed, are logged with the number of their rows.
     """
     pairs: list[Compared] = []
     bad: list[BadRow] = []
@@ -116,9 +119,8 @@ def read_compared(
             f"{source.name}: {len(bad):,} of {count:,} rows cannot be used; mend them, or set them aside with "
             f"on_bad_rows: quarantine{listing}"
         )
-    if bad and folder is not None:
-        with (folder / _QUARANTINE).open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.writelines(json.dumps(dataclasses.asdict(row), default=str) + "\n" for row in bad)
+    if bad and quarantine is not None:
+        publish_text("".join(json.dumps(dataclasses.asdict(row), default=str) + "\n" for row in bad), quarantine)
     for heading, counts in (("not used", unread), ("guessed", guessed)):
         if counts:
             named = "; ".join(f"{what} ({number:,} rows)" for what, number in counts.most_common())

@@ -17,7 +17,7 @@ from prefopt.tasks.base import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, M
 from prefopt.tasks.generation import GENERATION_METRICS, Generation, generate, prompt_means
 from prefopt.tasks.held_out import AUROC
 from prefopt.tasks.models import Sft, save_without_eos, supervised, train_small_model
-from prefopt.tasks.preference_data.forms import Template, read_compared
+from prefopt.tasks.preference_data.forms import QUARANTINE, Template, read_compared
 from prefopt.tasks.preference_data.sources import Rows, Source
 from prefopt.tasks.preference_data.split import split_by_prompt
 from prefopt.tasks.preference_data.texts import SomeTexts, TextsOrTemplates
@@ -172,7 +172,7 @@ class SentimentTask(Task):
 
     def _make_of_pairs(self, pairs: Source, folder: Path, seed: int) -> str:
         """The material of given pairs, which end where the tokenizer ends them."""
-        compared = read_compared(pairs, Template("{post}"), folder=folder)
+        compared = read_compared(pairs, Template("{post}"), quarantine=folder / QUARANTINE)
         train, held_out = split_by_prompt(compared, held_out=self.held_out, train=None, seed=seed)
         write_split(folder, train, held_out, held_out)
         return self._base(folder, seed)

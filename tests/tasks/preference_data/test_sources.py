@@ -132,7 +132,8 @@ def test_bad_rows_are_named_with_file_and_line(row: dict[str, Any], message: str
     with pytest.raises(DataError, match=f"1 of 2 rows cannot be used(.|\n)*rows.jsonl:2: (.|\n)*{message}"):
         read_compared(rows, PLAIN)
     aside = rows.model_copy(update={"on_bad_rows": "quarantine"})
-    assert len(read_compared(aside, PLAIN, folder=tmp_path)) == 1
+    for _ in range(2):  # the second time in place of the first
+        assert len(read_compared(aside, PLAIN, quarantine=tmp_path / "bad-rows.jsonl")) == 1
     (bad,) = (tmp_path / "bad-rows.jsonl").read_text().splitlines()
     assert json.loads(bad)["content"] == row
     assert json.loads(bad)["where"].endswith("rows.jsonl:2")

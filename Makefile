@@ -33,7 +33,7 @@ demo: $(VENV)/.installed ## train DPO and SparsePO on a small made corpus and wr
 PYTEST = COLUMNS=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadscope --no-loadscope-reorder
 BESIDE = +@$(MAKE) --no-print-directory --jobs 2 types
 
-check: style ## types, style and the quick tests: the inner loop, about two minutes
+check: style ## types, style and the quick tests: the inner loop, two to four minutes
 	$(BESIDE) quick-tests
 
 test: style ## set up, check types and style, run all tests

@@ -10,12 +10,36 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Self
 
 PRELOADED = ("torch", "transformers.trainer", "accelerate", "peft", "datasets", "torch.distributed.fsdp", "pydantic")
 
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(list(PRELOADED))
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(list(PRELOADED))
+
+
+class Serving:
+    """A process that answers requests, until the context ends: it forks for each from what it has made once.
+
+    serve   is called there with its end of the connection and the arguments; receives None in the end
+    """
+
+    def __init__(self, serve: Callable[..., None], *arguments: object) -> None:
+        self._connection, other = SERVER.Pipe()
+        self._process = SERVER.Process(target=serve, args=(other, *arguments))
+
+    def __enter__(self) -> Self:
+        self._process.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.send(None)
+        self._process.join()
+
+    def ask(self, request: object) -> Any:
+        """The answer to a request."""
+        self._connection.send(request)
+        return self._connection.recv()
 
 
 def run_module(module: str, processes: int, *arguments: object) -> None:
@@ -40,7 +64,7 @@ def _run(calls: Sequence[tuple[Callable[..., None], tuple[Any, ...]]]) -> str:
     with TemporaryDirectory() as folder:
         outputs = [Path(folder) / str(rank) for rank in range(len(calls))]
         children = [
-            _SERVER.Process(target=_call, args=(*call, output)) for call, output in zip(calls, outputs, strict=True)
+            SERVER.Process(target=_call, args=(*call, output)) for call, output in zip(calls, outputs, strict=True)
         ]
         for child, output in zip(children, outputs, strict=True):
             output.touch()

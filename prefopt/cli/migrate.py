@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from prefopt.cli.console import console, error_console, exit_on
+from prefopt.whole_files import publish_text
 
 
 def migrate(
@@ -42,7 +43,7 @@ def migrate(
     if out is None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
     else:
-        out.write_text(text, encoding="utf-8")
+        publish_text(text, out)
         console.print(f"Written: {out}")
     for note in migration.notes:
         error_console.print(f"[yellow]differs[/] {escape(note)}")

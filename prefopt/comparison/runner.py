@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -18,6 +17,7 @@ from prefopt.comparison.run_log import LOCKS, RUNS, Record, RunLog, RunQueue
 from prefopt.comparison.suite import SUITE, Suite
 from prefopt.comparison.tensorboard import write_run
 from prefopt.training.output_folder import OutputFolderError, reject_mixing
+from prefopt.whole_files import publish_text
 
 
 def compare(suite: Suite, folder: Path, *, console: Console | None = None, processes: int | None = None) -> list[Run]:
@@ -38,7 +38,7 @@ def compare(suite: Suite, folder: Path, *, console: Console | None = None, proce
     text = suite.to_yaml()
     _reject_occupied(folder, text)
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / SUITE, text)
+    publish_text(text, folder / SUITE)
     grid = suite.runs()
     devices = accelerators(grid)
     processes = max(1, devices) if processes is None else processes
@@ -77,13 +77,6 @@ def _reject_occupied(folder: Path, suite: str) -> None:
             f"{file} is not that of a comparison, for none has begun in {folder}, and would be written over; choose "
             "another folder with --out"
         )
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write the file in one step, whoever else writes it."""
-    unfinished = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
 
 
 def _controls_to_come(suite: Suite, run: Run) -> int:

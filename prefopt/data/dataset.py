@@ -6,7 +6,7 @@ import json
 from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TextIO, get_args
@@ -26,6 +26,7 @@ from prefopt.data.pairs import Pair, to_pair
 from prefopt.data.report import DataReport, LengthReport, column_label
 from prefopt.data.rows import BadRow, DataError, SourceRow
 from prefopt.data.truncation import EncodedPair, TooLong
+from prefopt.whole_files import publish_file
 
 OnBadRows = Literal["stop", "quarantine"]
 
@@ -130,7 +131,7 @@ def prepare(
     hidden = not console.is_terminal or datasets.are_progress_bars_disabled()
     chunks = []
     with (
-        nullcontext() if set_aside is None else _create(set_aside) as file,
+        nullcontext() if set_aside is None else _created(set_aside) as file,
         Progress(console=console, transient=True, disable=hidden) as progress,
     ):
         usable = records(progress.track(rows, total=total, description=escape(description)), file)
@@ -207,7 +208,12 @@ def _to_json(row: BadRow) -> str:
     return json.dumps(fields, ensure_ascii=False, default=str)
 
 
-def _create(path: Path) -> TextIO:
+@contextmanager
+def _created(path: Path) -> Iterator[TextIO]:
+    """A file that has its name, in place of one before, once all of it is written."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.unfinished")
     # Half of a UTF-16 pair, which UTF-8 cannot write, becomes \udXXX, JSON's escape for it.
-    return path.open("w", encoding="utf-8", errors="backslashreplace")
+    with beside.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        yield file
+    publish_file(beside, path)

@@ -28,6 +28,7 @@ from prefopt.scoring.batches import scored_batches
 from prefopt.scoring.forward import causal_lm
 from prefopt.training import DataSection, SavedRun
 from prefopt.training.output_folder import OutputFolderError, reject_mixing
+from prefopt.whole_files import publish_file
 
 
 def score_pairs(
@@ -153,7 +154,7 @@ def inspect_run(
         text = json.dumps(inspection.to_dict(), indent=2, ensure_ascii=True)
         _unfinished(out / "inspection.json").write_text(text + "\n", encoding="utf-8")
         for file in inspection.files:
-            _unfinished(file).replace(file)
+            publish_file(_unfinished(file), file)
     return inspection
 
 

@@ -18,7 +18,7 @@ from prefopt.comparison.tensorboard import write_runs
 from prefopt.report.charts import looks
 from prefopt.report.page import write_page
 from prefopt.report.plots import PLOTS, plots
-from prefopt.training.whole_files import publish_text
+from prefopt.whole_files import publish_text
 
 _FIGURES = ["metric", "objective", "seeds", "mean", "low", "high", "interval_over"]
 _DIFFERENCE = ["difference", "difference_low", "difference_high", "difference_seeds", "p_items", "p_signs", "p_t", "p"]

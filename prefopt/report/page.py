@@ -22,7 +22,7 @@ from prefopt.report.heat_maps import heat_maps
 from prefopt.report.plots import Plot
 from prefopt.tasks.base import Metric
 from prefopt.tasks.held_out import ACCURACY
-from prefopt.training.whole_files import publish_text
+from prefopt.whole_files import publish_text
 
 _PROMPTS = 8
 """Prompts whose responses the page shows."""

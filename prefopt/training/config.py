@@ -90,6 +90,10 @@ class PreferenceConfig(TrainingArguments):
                 raise ValueError(
                     f"{argument.name}: {value!r} is none of {', '.join(choices)}.{did_you_mean(value, choices)}"
                 )
+        if self.output_dir is not None and not str(self.output_dir).isprintable():
+            raise ValueError(
+                f"output_dir: {self.output_dir!r} holds a character that does not print; choose another name"
+            )
         reject_out_of_range(self)
         reject_unknown_options(self.model_init_kwargs or {})
         try:

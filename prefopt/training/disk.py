@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
+from prefopt.validation import one_line
+
 _LOG = logging.getLogger(__name__)
 
 _STATES = 2
@@ -32,7 +34,7 @@ def explained(what: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise SaveError(
             f"{folder}: {what} could not be written ({reason}; {free_bytes(folder):,} bytes are free there); what was "
             "saved before is as it was"

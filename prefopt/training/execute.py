@@ -24,8 +24,8 @@ from prefopt.training.resume import checkpoint_to_resume
 from prefopt.training.run_file import RunFile, RunFileError
 from prefopt.training.trainer import PreferenceTrainer
 from prefopt.training.trainer_inputs import PreparedData, ensure_pad_token, log_report, lora_config, prepare_dataset
-from prefopt.training.whole_files import publish_text
 from prefopt.validation import one_line
+from prefopt.whole_files import publish_text
 
 
 @final

@@ -22,15 +22,14 @@ from prefopt.scoring.forward import causal_lm
 from prefopt.tokens import PreferenceBatch
 from prefopt.training.disk import free_bytes
 from prefopt.training.finite_steps import sources
+from prefopt.training.manifest import LIBRARIES
 from prefopt.training.random_states import RandomStates
-from prefopt.training.whole_files import UNFINISHED, publish_folder, remove
+from prefopt.whole_files import UNFINISHED, publish_folder, remove
 
 FAILED_STEP = "failed-step"
 """The folder's name, in the run's."""
 
 _RECORD, _TENSORS, _WEIGHTS = "step.json", "step.safetensors", "weights"
-
-_LIBRARIES = ("prefopt", "torch", "transformers", "accelerate", "peft")
 
 _LOG = logging.getLogger(__name__)
 
@@ -180,7 +179,7 @@ def _write(
         "router_aux_loss_coef": None if model.router_loss is None else model.router_loss.coefficient,
         "processes": trainer.accelerator.num_processes,
         "device": str(args.device),
-        "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
     save_file(tensors, folder / _TENSORS)
     (folder / _RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -121,7 +121,7 @@ def _culprit(trainer: Trainer, batches: Sequence[PreferenceBatch]) -> tuple[int 
     """The first pair whose own gradient is not finite, and where, in words; else the largest gradient."""
     accelerator = trainer.accelerator
     model = accelerator.unwrap_model(trainer.model)
-    largest, largest_name = 0.0, ""
+    largest, largest_name, largest_row = 0.0, "", 0
     is_alone = accelerator.num_processes == 1
     with nullcontext() if is_alone else accelerator.no_sync(trainer.model_wrapped):
         for batch in batches:
@@ -137,14 +137,17 @@ def _culprit(trainer: Trainer, batches: Sequence[PreferenceBatch]) -> tuple[int 
                     if not math.isfinite(peak):
                         broken.append(name)
                     elif peak > largest:
-                        largest, largest_name = peak, f"{name}, pair {row}, {source(trainer.train_dataset, row)}"
+                        largest, largest_name, largest_row = peak, name, row
                 if broken:
                     model.zero_grad()
                     tensors = broken[0] if len(broken) == 1 else f"{len(broken)} tensors, {broken[0]} to {broken[-1]}"
                     where = source(trainer.train_dataset, row)
                     return row, f" (of pair {row}, {where}, alone: not finite in {tensors})"
     model.zero_grad()
-    return None, f" (each pair's own is finite: {largest:.3g} at most, in {largest_name})" if largest else ""
+    if not largest:
+        return None, ""
+    where = f"{largest_name}, pair {largest_row}, {source(trainer.train_dataset, largest_row)}"
+    return None, f" (each pair's own is finite: {largest:.3g} at most, in {where})"
 
 
 def require_finite_weights(trainer: Trainer, what: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import zipfile
@@ -11,6 +10,9 @@ from typing import Any, Self, final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
+
+from prefopt.validation import one_line
+from prefopt.whole_files import sha256
 
 MANIFEST = "manifest.json"
 
@@ -34,9 +36,7 @@ class FileDigest(BaseModel):
     @classmethod
     def from_file(cls, path: Path) -> Self:
         """Of the file as it is."""
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
-            return cls(bytes=file.tell(), sha256=digest.hexdigest())
+        return cls(bytes=path.stat().st_size, sha256=sha256(path))
 
 
 @final
@@ -114,5 +114,5 @@ def _unreadable(path: Path) -> str | None:
             with zipfile.ZipFile(path) as file:
                 return None if file.testzip() is None else "damaged"
     except (SafetensorError, ValueError, zipfile.BadZipFile, EOFError, OSError) as error:
-        return f"cut or damaged ({' '.join(str(error).split())})"
+        return f"cut or damaged ({one_line(error)})"
     return None

@@ -40,7 +40,7 @@ def load_causal_lm(name: str, options: dict[str, Any]) -> nn.Module:
     try:
         model, info = AutoModelForCausalLM.from_pretrained(name, **options, output_loading_info=True)
     except _UNREADABLE as error:
-        message = " ".join(str(error).split())
+        message = one_line(error)
         problem = f"{name}: the model cannot be loaded ({type(error).__name__}: {message}); "
         quoted = re.findall(r"'([^']*)'", message)
         if wrong := [key for key, value in options.items() if key in quoted or str(value) in quoted]:
@@ -52,7 +52,12 @@ def load_causal_lm(name: str, options: dict[str, Any]) -> nn.Module:
             f"{problem}its files are damaged, or not those of its config.json: get them anew{overridden}"
         ) from error
     modules = {_without_numbers(module) for module, _ in model.named_modules()}
-    unread = [key for key in info["unexpected_keys"] if _without_numbers(key.rpartition(".")[0]) in modules]
+    empty = tuple(f"{name}." for name, part in model.named_modules() if isinstance(part, nn.ModuleList) and not part)
+    unread = [
+        key
+        for key in info["unexpected_keys"]
+        if _without_numbers(key.rpartition(".")[0]) in modules or key.startswith(empty)
+    ]
     shapes = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
     for keys, problem in (
         (info["missing_keys"], "tensors are missing in its files and would be random"),

@@ -19,7 +19,7 @@ from prefopt.training.finite_steps import require_finite_weights
 from prefopt.training.manifest import Manifest
 from prefopt.training.output_folder import ClearedFolder, reject_output_folder
 from prefopt.training.resume import RunSettings, changes_hyperparameters, checkpoint_to_resume, kept_hyperparameters
-from prefopt.training.whole_files import UNFINISHED, publish_files, publish_folder, remove, retract
+from prefopt.whole_files import UNFINISHED, publish_files, publish_folder, remove, retract
 
 
 class SavingTrainer(Trainer):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import multiprocessing
 import os
 import signal
 import time
@@ -11,14 +10,11 @@ import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple, NoReturn, Self
+from typing import NamedTuple, NoReturn
 
 import torch
 
-from tests.forked import PRELOADED
-
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(list(PRELOADED))
+from tests.forked import Serving
 
 _LIMIT = 300
 """Seconds in which a call of these tests ends."""
@@ -41,29 +37,19 @@ class End(NamedTuple):
     seconds: float
 
 
-class ForkedCalls:
-    """Calls of a function with a folder. A context.
+class ForkedCalls(Serving):
+    """Calls of a function with a folder.
 
     prepare  is called once, in the process that the others fork from; gives the function
     """
 
     def __init__(self, prepare: Callable[[], Callable[[Path], None]], log: Path) -> None:
+        super().__init__(_serve, prepare, log)
         self._log = log
-        self._connection, other = _SERVER.Pipe()
-        self._process = _SERVER.Process(target=_serve, args=(other, prepare, log))
-
-    def __enter__(self) -> Self:
-        self._process.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._connection.send(None)
-        self._process.join()
 
     def call(self, out: Path, *, processes: int = 1, delay: float | None = None, victims: int = 1) -> End:
         """Call the function in so many processes at once, and kill the victims after a delay, if there is one."""
-        self._connection.send(Order(out, processes, delay, victims))
-        codes, seconds = self._connection.recv()
+        codes, seconds = self.ask(Order(out, processes, delay, victims))
         assert set(codes) <= {0, -signal.SIGKILL}, (codes, self._log.read_text()[-3000:])
         return End(codes.count(-signal.SIGKILL), seconds)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -19,12 +18,9 @@ import torch
 
 from prefopt import zoo
 from prefopt.training import PreferenceTrainer, train
-from tests.forked import PRELOADED
+from tests.forked import SERVER, Serving
 from tests.reliability.moments import Board, Kill, Moment, observe, strike
 from tests.training.test_trainer import NEAR_ONE, config
-
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(list(PRELOADED))
 
 
 class End(NamedTuple):
@@ -55,27 +51,16 @@ class Inputs(NamedTuple):
         )
 
 
-class ForkedRuns:
-    """Runs of one process: each forks from a process that has built the trainer. A context."""
+class ForkedRuns(Serving):
+    """Runs of one process: each forks from a process that has built the trainer."""
 
     def __init__(self, inputs: Inputs, folder: Path) -> None:
+        super().__init__(_serve, inputs, folder)
         self._folder = folder
-        self._connection, other = _SERVER.Pipe()
-        self._process = _SERVER.Process(target=_serve, args=(other, inputs, folder))
-
-    def __enter__(self) -> Self:
-        self._process.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._connection.send(None)
-        self._process.join()
 
     def run(self, out: Path, kill: Kill | None) -> End:
         """Train in the folder, or go on there."""
-        self._connection.send((out, kill))
-        code = self._connection.recv()
-        return _end(code, self._folder, out)
+        return _end(self.ask((out, kill)), self._folder, out)
 
 
 class PairsOfRuns:
@@ -101,7 +86,7 @@ class PairsOfRuns:
         group |= {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
         ranks = [{**group, "RANK": rank, "LOCAL_RANK": rank} for rank in range(2)]
         processes = [
-            _SERVER.Process(target=_one_of_two, args=(self._inputs, self._folder, out, kill, variables))
+            SERVER.Process(target=_one_of_two, args=(self._inputs, self._folder, out, kill, variables))
             for variables in ranks
         ]
         for process in processes:

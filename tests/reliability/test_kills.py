@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from transformers.trainer_pt_utils import safe_globals
 
-from prefopt.training.whole_files import UNFINISHED
+from prefopt.whole_files import UNFINISHED
 from tests.reliability.figures import record
 from tests.reliability.killed_runs import ForkedRuns, Inputs, PairsOfRuns
 from tests.reliability.moments import CHECKPOINT, MOVING, PHASES, ROTATING, Kill, Moment, draw_kill

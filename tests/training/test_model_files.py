@@ -24,6 +24,7 @@ def folder(model_folder: str, tmp_path: Path) -> Path:
         ({"model_type": "bert", "architectures": ["BertLMHeadModel"]}, r"would be random \(bert.* and \d+ more\)"),
         ({"num_hidden_layers": 3}, r"would be random \(model.layers.2.* and 8 more\)"),
         ({"num_hidden_layers": 1}, r"in its files, but not in the model .*\(model.layers.1.* and 8 more\)"),
+        ({"num_hidden_layers": 0}, r"in its files, but not in the model .*\(model.layers.0.* and 17 more\)"),
         ({"hidden_size": 64}, r"cannot be loaded \(RuntimeError"),
     ],
 )

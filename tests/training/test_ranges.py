@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from prefopt import ObjectiveConfig
-from prefopt.training import RunFile, RunFileError
+from prefopt.training import PreferenceConfig, RunFile, RunFileError
 from prefopt.training.trainer_inputs import lora_config
 
 
@@ -63,6 +63,12 @@ def test_beta_is_a_positive_finite_number(value: Any) -> None:
 def test_a_rank_is_positive(rank: Any) -> None:
     with pytest.raises(ValueError, match="is no rank"):
         lora_config({"r": rank})
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x00b", "a\x1b[31mb"])
+def test_a_folder_has_a_name_that_prints(name: str) -> None:
+    with pytest.raises(ValueError, match=r"output_dir: 'a\\.* a character that does not print"):
+        PreferenceConfig(name, report_to="none")
 
 
 def test_evaluation_needs_data() -> None:

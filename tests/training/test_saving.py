@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from prefopt import zoo
 from prefopt.training import PreferenceTrainer
 from prefopt.training.disk import SaveError
-from prefopt.training.whole_files import UNFINISHED
+from prefopt.whole_files import UNFINISHED
 from tests.training.test_trainer import config
 
 
@@ -123,7 +123,7 @@ def test_a_checkpoint_that_is_being_removed_has_no_name(
             assert sorted(path.name for path in Path(out).glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
             fails()
 
-    monkeypatch.setattr("prefopt.training.whole_files.remove", record)
+    monkeypatch.setattr("prefopt.whole_files.remove", record)
     with pytest.raises(OSError, match="No space"):
         trainer(save_total_limit=2).train()
     assert removed == [["checkpoint-1"]]

@@ -7,9 +7,7 @@ Its name is the SHA-256 digest of its bytes, which a process checks once, as it 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
 import time
 import uuid
@@ -23,6 +21,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from prefopt.whole_files import publish_file, sha256
 
 SHARD_BYTES = 128 * 2**20
 """Size at which a shard is written: the most that a process loses when it is killed."""
@@ -102,7 +102,7 @@ class TensorStore:
     def _take(self, shard: Path) -> None:
         """Index a shard that another process wrote, or remove it."""
         try:
-            if _DIGEST.fullmatch(shard.stem) and _digest(shard) != shard.stem:
+            if _DIGEST.fullmatch(shard.stem) and sha256(shard) != shard.stem:
                 raise _DamagedError("not what was written, of which its name is the digest")
             self._index(shard)
         except FileNotFoundError:
@@ -137,17 +137,14 @@ class TensorStore:
         header = {"keys": json.dumps(list(self._pending)), "lengths": json.dumps(lengths)}
         try:
             save_file(tensors, unfinished, metadata=header)
-            with unfinished.open("rb") as file:
-                os.fsync(file.fileno())
-            shard = self.folder / f"{_digest(unfinished)}{_SUFFIX}"
-            unfinished.replace(shard)
+            shard = self.folder / f"{sha256(unfinished)}{_SUFFIX}"
+            publish_file(unfinished, shard)
         except (OSError, SafetensorError) as error:
             unfinished.unlink(missing_ok=True)
             raise StoreError(
                 f"{self.folder}: a shard of {self._pending_bytes:,} bytes cannot be written ({error}); make room or "
                 "name a folder on another disk: the shards that are there are kept, and the same command goes on"
             ) from error
-        _sync_names(self.folder)
         self._pending, self._pending_bytes = {}, 0
         self._index(shard)
         self.refresh()
@@ -194,17 +191,3 @@ def _entries(shard: Path, file: Any) -> list[tuple[str, int]]:
     except (KeyError, ValueError, TypeError, IndexError) as error:
         raise _DamagedError(f"its header is none of a shard ({type(error).__name__}: {error})") from error
     raise _DamagedError("its header names other entries than it has")
-
-
-def _sync_names(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

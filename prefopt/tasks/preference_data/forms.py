@@ -19,7 +19,7 @@ from prefopt.data.report import column_label
 from prefopt.data.rows import RowError
 from prefopt.tasks.preference_data.sources import Longest, Source, as_text
 from prefopt.tasks.preference_data.texts import template_slots
-from prefopt.training.whole_files import publish_text
+from prefopt.whole_files import publish_text
 
 _LOG = logging.getLogger(__name__)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -21,7 +22,7 @@ def publish_folder(folder: Path, target: Path) -> None:
     if target.exists():
         target.rename(folder.with_name(f"{target.name}.replaced"))
     folder.rename(target)
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def publish_files(folder: Path, target: Path) -> None:
@@ -40,7 +41,7 @@ def publish_files(folder: Path, target: Path) -> None:
         for path in parent.iterdir():
             if _kind(path.name) in kinds and path.relative_to(target) not in files:
                 path.unlink()
-        _sync(parent)
+        sync(parent)
 
 
 def publish_text(text: str, target: Path) -> None:
@@ -50,12 +51,33 @@ def publish_text(text: str, target: Path) -> None:
     beside = target.with_name(f".{target.name}-{uuid.uuid4().hex}.unfinished")
     try:
         beside.write_bytes(content)
-        _sync(beside)
-        beside.replace(target)
+        publish_file(beside, target)
     except OSError as error:
         beside.unlink(missing_ok=True)
         problem = f"{len(content):,} bytes cannot be written ({error.strerror}); make room, or name another folder"
         raise OSError(error.errno, problem, str(target)) from error
+
+
+def publish_file(beside: Path, target: Path) -> None:
+    """Sync a file, and give it its name."""
+    sync(beside)
+    beside.replace(target)
+    sync(target.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(file: Path) -> str:
+    """The digest of a file, as `sha256sum` prints it."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _kind(name: str) -> str | None:
@@ -79,13 +101,4 @@ def retract(folder: Path, unfinished: Path) -> None:
 
 def _sync_tree(folder: Path) -> None:
     for path in (*folder.rglob("*"), folder):
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prefopt.training.whole_files import publish_files, publish_text
+from prefopt.whole_files import publish_files, publish_text, sha256
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,8 @@ def test_a_text_that_does_not_fit_is_one_line_and_what_was_there_stays(tmp_path:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["whole"]
+
+
+def test_a_digest_is_that_of_the_standard_tools(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -7,6 +7,7 @@ from prefopt.data.messages import Message, content_text
 from prefopt.data.pairs import ChatPair, Pair, ResponseText, TextPair, response_text, to_pair
 from prefopt.data.report import DataReport, LengthReport
 from prefopt.data.rows import BadRow, DataError, SourceRow, read_rows, rows_of
+from prefopt.data.sources import DataSource, Mixture, StoppingStrategy, mix
 from prefopt.data.truncation import EncodedPair, TooLong
 
 __all__ = [
@@ -14,21 +15,25 @@ __all__ = [
     "ChatPair",
     "DataError",
     "DataReport",
+    "DataSource",
     "EncodedPair",
     "EncodingConfig",
     "LengthReport",
     "Message",
+    "Mixture",
     "OnBadRows",
     "OnTooLong",
     "Pair",
     "PreferenceCollator",
     "ResponseText",
     "SourceRow",
+    "StoppingStrategy",
     "TextPair",
     "TooLong",
     "content_text",
     "encode_pair",
     "encode_prompt",
+    "mix",
     "prepare",
     "read_rows",
     "response_text",

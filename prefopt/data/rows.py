@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import datasets
 
 from prefopt.data.json_values import DoubledKeyError, describe, json_value
 from prefopt.validation import one_line
+
+_SAVED = ("dataset_dict.json", "state.json")
+"""Files of a folder that `save_to_disk` wrote."""
 
 
 class DataError(ValueError):
@@ -72,21 +75,26 @@ class RowError(Exception):
         self.report = (field, problem, remedy)
 
 
-def read_rows(source: str | Path, *, split: str = "train") -> Iterator[SourceRow | BadRow]:
+def read_rows(
+    source: str | Path, *, split: str = "train", options: Mapping[str, Any] | None = None
+) -> Iterator[SourceRow | BadRow]:
     """The rows of a file, a folder or a hub data set.
 
     Files: `.jsonl`, `.jsonl.gz` (one JSON object a line; blank lines are skipped), `.json`, `.json.gz` (a list of
     objects), `.parquet`, `.csv` (with a header). Folders: written by `save_to_disk`, or of data files. Any other name
-    is one of the hub. `split` chooses a split of a folder or a hub data set. A line that is no JSON object is a BadRow.
+    is one of the hub. `split` chooses a split of a folder or a hub data set, and `options` are further arguments of
+    `datasets.load_dataset`, such as the configuration's name. A line that is no JSON object is a BadRow.
 
-    Raises DataError at once for a source that does not exist or is unreadable, and for another split than "train" of
-    one that has none; while reading, for a damaged archive.
+    Raises DataError at once for a source that does not exist or is unreadable, and for another split than "train" or
+    for options of one that has none; while reading, for a damaged archive.
     """
-    path = Path(source).expanduser()
+    path, options = Path(source).expanduser(), options or {}
+    if options and (path.is_file() or any((path / name).is_file() for name in _SAVED)):
+        raise DataError(f"{source}: it is read without load_dataset, which takes {', '.join(options)}; leave that out")
     if split != "train" and not has_splits(source):
         raise DataError(f"{source}: it has no splits, so that nobody would read the split {split!r}; leave it out")
     if path.is_dir():
-        return rows_of(_folder(path, split), name=str(source))
+        return rows_of(_folder(path, split, options), name=str(source))
     reader = next((reader for suffix, reader in _READERS.items() if path.name.lower().endswith(suffix)), None)
     if path.is_file():
         if reader is None:
@@ -96,7 +104,7 @@ def read_rows(source: str | Path, *, split: str = "train") -> Iterator[SourceRow
     name = str(source)
     if isinstance(source, Path) or reader is not None or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise DataError(f"{source}: no such file or folder; it was looked for at {path.absolute()}")
-    return rows_of(_load(name, split), name=name)
+    return rows_of(_load(name, split, options), name=name)
 
 
 def has_splits(source: str | Path) -> bool:
@@ -186,9 +194,9 @@ def _readable(path: Path, problem: str) -> Iterator[None]:
         raise DataError(f"{path}: {problem} ({cause}); mend it, or write the rows as .jsonl") from error
 
 
-def _folder(path: Path, split: str) -> Iterable[Mapping[str, object]]:
-    if not any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
-        return _load(str(path), split)
+def _folder(path: Path, split: str, options: Mapping[str, Any]) -> Iterable[Mapping[str, object]]:
+    if not any((path / name).is_file() for name in _SAVED):
+        return _load(str(path), split, options)
     with _readable(path, "not a readable folder of Dataset.save_to_disk"):
         saved = datasets.load_from_disk(str(path))
     if isinstance(saved, datasets.Dataset):
@@ -198,9 +206,9 @@ def _folder(path: Path, split: str) -> Iterable[Mapping[str, object]]:
     return saved[split]
 
 
-def _load(name: str, split: str) -> Iterable[Mapping[str, object]]:
+def _load(name: str, split: str, options: Mapping[str, Any]) -> Iterable[Mapping[str, object]]:
     try:
-        return datasets.load_dataset(name, split=split)
+        return datasets.load_dataset(name, split=split, **options)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
             f"{name}: load_dataset(..., split='{split}') found no data set: {one_line(error)}; "

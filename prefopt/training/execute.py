@@ -12,8 +12,7 @@ from typing import final
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
-from prefopt.data import DataReport, read_rows
-from prefopt.data.rows import has_splits
+from prefopt.data import DataReport
 from prefopt.registry import excluded_plugins, provenance
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.loading import adapter_base, load_tokenizer
@@ -21,9 +20,10 @@ from prefopt.training.manifest import LIBRARIES, CheckpointError
 from prefopt.training.output_folder import OutputFolderError, reject_output_folder
 from prefopt.training.preflight import reject_mask_rate_without_mask, reject_split_step
 from prefopt.training.resume import checkpoint_to_resume
+from prefopt.training.run_data import prepare_run_data
 from prefopt.training.run_file import RunFile, RunFileError
 from prefopt.training.trainer import PreferenceTrainer
-from prefopt.training.trainer_inputs import PreparedData, ensure_pad_token, log_report, lora_config, prepare_dataset
+from prefopt.training.trainer_inputs import ensure_pad_token, lora_config
 from prefopt.validation import one_line
 from prefopt.whole_files import publish_text
 
@@ -58,25 +58,18 @@ def start(run: RunFile, *, overwrite: bool = False) -> PreferenceTrainer:
     args.overwrite_output_dir |= overwrite
     _check_output_folder(run, args)
     tokenizer = _tokenizer(run.model.tokenizer or run.model.name)
-    sources = {"train": (run.data.train, run.data.split), "eval": (run.data.eval, run.data.eval_split)}
-    data: dict[str, PreparedData] = {}
-    for name, (source, split) in sources.items():
-        if source is not None:
-            unread = name == "eval" and split == "test" and not has_splits(source)  # the default, of a file
-            rows = read_rows(source, split="train" if unread else split)
-            data[name] = prepare_dataset(rows, tokenizer, run.objective, args, name)
-            if (report := data[name].report) is not None:
-                log_report(report, name)
+    data = prepare_run_data(run, args, tokenizer)
     trainer = PreferenceTrainer(
         run.model.name,
         run.model.reference,
         objective=run.objective,
         args=args,
-        train_dataset=data["train"],
-        eval_dataset=data.get("eval"),
+        train_dataset=data.train,
+        eval_dataset=data.evaluation,
         processing_class=tokenizer,
         peft_config=peft_config,
     )
+    trainer.data_reports |= data.reports
     if args.should_save:
         trainer.callback_handler.callbacks.insert(0, _RunRecord(run, trainer.data_reports))
     return trainer
@@ -114,7 +107,9 @@ def _tokenizer(name: str) -> PreTrainedTokenizerBase:
 def _check_output_folder(run: RunFile, args: PreferenceConfig) -> None:
     models = {"model": run.model.name, "reference": run.model.reference}
     bases = {f"{role}'s base": adapter_base(name) for role, name in models.items() if name and Path(name).is_dir()}
-    files = {"tokenizer": run.model.tokenizer, "data": run.data.train, "evaluation data": run.data.eval}
+    files = {"tokenizer": run.model.tokenizer}
+    files |= {f"data ({source.path})": source.path for source in run.data.train}
+    files |= {f"evaluation data ({source.path})": source.path for source in run.data.eval.values()}
     try:
         resumed = checkpoint_to_resume(args)
         inputs = {**models, **bases, **files, "reference cache": run.data.reference_cache}

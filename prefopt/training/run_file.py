@@ -16,12 +16,13 @@ from pydantic import (
     ModelWrapValidatorHandler,
     PrivateAttr,
     ValidationError,
+    field_serializer,
     field_validator,
     model_validator,
 )
 
 from prefopt import zoo
-from prefopt.data import EncodingConfig, OnBadRows, OnTooLong
+from prefopt.data import DataSource, EncodingConfig, Mixture, OnBadRows, OnTooLong, StoppingStrategy
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.registry import provenance, with_recorded_versions
 from prefopt.training.config import PreferenceConfig, training_arguments
@@ -73,12 +74,36 @@ class ModelSection(_Section):
     peft: dict[str, Any] | None = None
 
 
+def _as_source(value: object) -> object:
+    return {"path": value} if isinstance(value, str) else value
+
+
+def _as_sources(value: object) -> object:
+    return tuple(map(_as_source, value)) if isinstance(value, list | tuple) else (_as_source(value),)
+
+
+def _as_named_sources(value: object) -> object:
+    """Sources by name; the name of one alone is empty."""
+    if value is None:
+        return {}
+    if isinstance(value, Mapping) and "path" not in value:
+        return {name: _as_source(source) for name, source in value.items()}
+    return {"": _as_source(value)}
+
+
+def _short(source: DataSource) -> object:
+    fields = source.model_dump(mode="json")
+    return fields["path"] if fields.keys() == {"path"} else fields
+
+
 @final
 class DataSection(_Section):
-    """`data`: a file, folder or hub name, or a mapping.
+    """`data`: a file, folder or hub name, or a mapping. A source is a path or a DataSource's fields.
 
-    train, eval                    the data; eval is optional
-    split, eval_split              of a hub data set or a saved DatasetDict
+    train                          a source, or a list of sources: a mixture
+    eval                           a source, or a mapping of several by name; optional
+    mixture, stopping_strategy     how those of train are put together, as `datasets` does it
+    split, eval_split              of a hub data set or a saved DatasetDict, where the source names none
     columns                        field -> the data set's column
     max_length, max_prompt_length  tokens
     on_too_long                    truncate, drop or stop
@@ -87,8 +112,10 @@ class DataSection(_Section):
     reference_cache                folder for the reference's outputs
     """
 
-    train: str
-    eval: str | None = None
+    train: Annotated[tuple[DataSource, ...], BeforeValidator(_as_sources), Field(min_length=1)]
+    eval: Annotated[dict[str, DataSource], BeforeValidator(_as_named_sources)] = Field(default_factory=dict)
+    mixture: Mixture = "concatenate"
+    stopping_strategy: StoppingStrategy = "first_exhausted"
     split: str = "train"
     eval_split: str = "test"
     columns: dict[str, str] = Field(default_factory=dict)
@@ -111,9 +138,32 @@ class DataSection(_Section):
 
     @model_validator(mode="after")
     def _reject_unused_split(self) -> Self:
-        if self.eval is None and self.eval_split != type(self).model_fields["eval_split"].default:
+        if not self.eval and self.eval_split != type(self).model_fields["eval_split"].default:
             raise ValueError("eval_split is read only with eval; name the evaluation data there, or leave it out")
         return self
+
+    @model_validator(mode="after")
+    def _reject_unused_mixture(self) -> Self:
+        interleaves = self.mixture == "interleave"
+        if interleaves and len(self.train) == 1:
+            raise ValueError("mixture is read where train is a list of sources; make it one, or leave mixture out")
+        if not interleaves and self.stopping_strategy != type(self).model_fields["stopping_strategy"].default:
+            raise ValueError("stopping_strategy is read only with mixture: interleave; set that, or leave it out")
+        weighted = [source.path for source in (*self.train, *self.eval.values()) if source.weight is not None]
+        if weighted and not interleaves:
+            raise ValueError(f"the weight of {weighted[0]} is read only with mixture: interleave; or give a fraction")
+        if weighted and len(weighted) < len(self.train):
+            raise ValueError("give all sources of train a weight, or none")
+        return self
+
+    @field_serializer("train")
+    def _serialize_train(self, train: tuple[DataSource, ...]) -> object:
+        return _short(train[0]) if len(train) == 1 else [_short(source) for source in train]
+
+    @field_serializer("eval")
+    def _serialize_eval(self, evaluation: dict[str, DataSource]) -> object:
+        named = {name: _short(source) for name, source in evaluation.items()}
+        return named.get("", named or None)
 
 
 def _expand_override(override: str) -> str:
@@ -183,7 +233,7 @@ class RunFile(_Section):
     @model_validator(mode="after")
     def _evaluation_has_data(self) -> Self:
         strategy = self.training.get("eval_strategy", "no")
-        if self.data.eval is None and getattr(strategy, "value", strategy) != "no":
+        if not self.data.eval and getattr(strategy, "value", strategy) != "no":
             raise ValueError("training.eval_strategy needs evaluation data; name it as data.eval, or leave it out")
         return self
 

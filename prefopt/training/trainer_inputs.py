@@ -140,8 +140,12 @@ def prepare_dataset(
     objective: ObjectiveConfig,
     args: PreferenceConfig,
     name: str,
+    *,
+    columns: Mapping[str, str] | None = None,
 ) -> PreparedData:
     """Rows in memory, of `read_rows` or of a pandas frame, as a data set of token ids with the objective's columns.
+
+    columns  in place of those of the arguments
 
     A data set that holds token ids already is returned as it is; arguments and columns that are then not read are
     logged. Raises DataError where it lacks a column that the objective reads.
@@ -157,7 +161,7 @@ def prepare_dataset(
         tokenizer,
         args.encoding,
         description=name,
-        columns=args.columns,
+        columns=args.columns if columns is None else columns,
         extra=objective.columns,
         on_bad_rows=args.on_bad_rows,
         quarantine=Path(args.output_dir) / f"quarantine-{name}.jsonl",

@@ -85,7 +85,7 @@ def test_the_rest_lands_in_its_section() -> None:
     run = RunFile.model_validate(migration.run)
     assert (run.model.name, run.model.init) == ("some/model", {"dtype": "float32"})
     assert run.model.peft == {"r": 8, "lora_alpha": 32, "lora_dropout": 0.05}
-    assert (run.data.train, run.data.eval) == ("some/data", "some/data")
+    assert (run.data.train[0].path, run.data.eval[""].path) == ("some/data", "some/data")
     assert (run.data.split, run.data.eval_split, run.data.max_length) == ("train_prefs", "test_prefs", 512)
     assert run.training == {
         "bf16": False,

@@ -32,7 +32,7 @@ def test_references_stay_in_the_resolved_run_and_are_read_again(tmp_path: Path) 
     training = {"hub_token": reference, "seed": 3, "run_name": f"of {reference}", "data_seed": "${training.seed}"}
     document = {**BASE, "model": {"name": "m", "init": init}, "training": training}
     run = RunFile.load(write(tmp_path / "run.yaml", document), [f"data.eval={reference}"])
-    assert run.model.init["token"] == run.training["hub_token"] == run.data.eval == TOKEN
+    assert run.model.init["token"] == run.training["hub_token"] == run.data.eval[""].path == TOKEN
     text = run.to_yaml()
     assert TOKEN not in text
     fields = yaml.safe_load(text)

@@ -58,7 +58,7 @@ def test_an_override_reaches_into_a_slot(run_file: Path) -> None:
 def test_a_name_for_a_section_leaves_the_rest_of_it(run_file: Path) -> None:
     run = RunFile.load(run_file, ["model.tokenizer=other", "data=more.jsonl", "objective=tdpo1"])
     assert (run.model.name, run.model.tokenizer) == (RunFile.load(run_file).model.name, "other")
-    assert (run.data.train, run.data.max_length) == ("more.jsonl", 32)
+    assert (run.data.train[0].path, run.data.max_length) == ("more.jsonl", 32)
     assert run.objective == zoo.tdpo1(beta=0.3)
 
 

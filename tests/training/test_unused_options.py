@@ -188,5 +188,5 @@ def test_limits_without_sense_are_one_line(settings: dict[str, object], out: str
 def test_a_split_of_evaluation_data_that_is_not_there() -> None:
     with pytest.raises(ValueError, match="eval_split is read only with eval"):
         DataSection(train="pairs.jsonl", eval_split="held_out")
-    assert DataSection.model_validate(DataSection(train="pairs.jsonl").model_dump()).eval is None
+    assert DataSection.model_validate(DataSection(train="pairs.jsonl").model_dump()).eval == {}
     DataSection(train="pairs.jsonl", eval="pairs.jsonl", eval_split="test")

@@ -1,0 +1,108 @@
+"""Sources of preference data in a run file, and mixtures of several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, Self, final
+
+import datasets
+import numpy as np
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+
+from prefopt.data.rows import BadRow, SourceRow, has_splits, read_rows
+from prefopt.validation import Settings
+
+Mixture = Literal["concatenate", "interleave"]
+StoppingStrategy = Literal["first_exhausted", "all_exhausted"]
+
+_LOADED_WITH = ("name", "revision", "data_dir", "data_files")
+
+
+@final
+class DataSource(Settings):
+    """A file, folder or hub data set, with the part of it that is read.
+
+    >>> DataSource(path="my/pairs", fraction=0.5).model_dump()
+    {'path': 'my/pairs', 'fraction': 0.5}
+
+    path                       as for `read_rows`
+    split                      None: that of the section
+    name, revision, data_dir,  of `datasets.load_dataset`, for the hub and folders of data files; name is the
+    data_files                 configuration
+    columns                    laid over those of the section
+    fraction, rows             of the usable pairs, a share or at most so many, drawn by the seed
+    weight                     share of the pairs of an interleaved mixture, relative to the others' weights
+    """
+
+    path: str
+    split: str | None = None
+    name: str | None = None
+    revision: str | None = None
+    data_dir: str | None = None
+    data_files: str | tuple[str, ...] | None = None
+    columns: dict[str, str] = Field(default_factory=dict)
+    fraction: float | None = Field(default=None, gt=0, le=1)
+    rows: int | None = Field(default=None, ge=1)
+    weight: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        if self.fraction is not None and self.rows is not None:
+            raise ValueError("fraction and rows both say how much is read; give one of them")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if value not in (None, {})}
+
+    def read(self, split: str, *, optional: bool = False) -> Iterator[SourceRow | BadRow]:
+        """The rows. Raises DataError as `read_rows` does.
+
+        split     where the source names none
+        optional  whether that split may be left out for a file, which has none
+        """
+        chosen = self.split or ("train" if optional and not has_splits(self.path) else split)
+        options = {name: value for name in _LOADED_WITH if (value := getattr(self, name)) is not None}
+        if isinstance(self.data_files, tuple):
+            options["data_files"] = list(self.data_files)
+        return read_rows(self.path, split=chosen, options=options)
+
+    def sample(self, dataset: datasets.Dataset, seed: int) -> datasets.Dataset:
+        """The pairs of a prepared data set that `fraction` or `rows` leaves."""
+        size = len(dataset)
+        if self.fraction is not None:
+            size = max(1, round(self.fraction * size))
+        if self.rows is not None:
+            size = min(self.rows, size)
+        if size == len(dataset):
+            return dataset
+        return _renumbered(dataset.shuffle(seed=seed).select(range(size)).flatten_indices())
+
+
+def mix(
+    prepared: Sequence[datasets.Dataset],
+    sources: Sequence[DataSource],
+    mixture: Mixture,
+    stopping_strategy: StoppingStrategy,
+    seed: int,
+) -> datasets.Dataset:
+    """One prepared data set of several, in their order or interleaved by weight, its rows numbered anew."""
+    if len(prepared) == 1:
+        return prepared[0]
+    if mixture == "concatenate":
+        mixed = datasets.concatenate_datasets(list(prepared))
+    else:
+        weights = np.array([source.weight or 1.0 for source in sources])
+        mixed = datasets.interleave_datasets(
+            list(prepared),
+            probabilities=list(weights / weights.sum()),
+            seed=seed,
+            stopping_strategy=stopping_strategy,
+        ).flatten_indices()
+    return _renumbered(mixed)
+
+
+def _renumbered(dataset: datasets.Dataset) -> datasets.Dataset:
+    features = datasets.Features({"row": dataset.features["row"]})
+    numbers = datasets.Dataset.from_dict({"row": np.arange(len(dataset))}, features=features)
+    return datasets.concatenate_datasets([numbers, dataset.remove_columns("row")], axis=1)

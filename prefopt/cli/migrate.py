@@ -12,41 +12,64 @@ from rich.markup import escape
 from prefopt.cli.console import console, error_console, exit_on
 from prefopt.whole_files import publish_text
 
+_COLOURS = {"carried over": "green", "changed": "yellow", "no counterpart": "red"}
+
 
 def migrate(
     context: typer.Context,
     out: Annotated[Path | None, typer.Option(help="Where to write the run file; otherwise it is printed.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that is there.")] = False,
+    method: Annotated[
+        str | None,
+        typer.Option(help="dpo, orpo, cpo or simpo, where the settings do not tell which trainer they are for."),
+    ] = None,
 ) -> None:
-    """Turn a configuration of TRL's DPO into a run file, and list what differs.
+    """Turn a configuration of TRL, the alignment-handbook, axolotl or LLaMA-Factory into a run file.
 
-    After `migrate` comes what follows `trl dpo`: a YAML file, flags such as --loss_type ipo --beta 0.1, or both.
+    After `migrate` comes what follows `trl dpo`: a YAML file (with or without --config), flags such as
+    --loss_type ipo --beta 0.1, or both. What became of each setting is listed.
     """
     import yaml
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
+    from rich.table import Table
 
     from prefopt.training import RunFileError
-    from prefopt.training.migrate import migrate as convert
+    from prefopt.training.migration import Outcome
+    from prefopt.training.migration import migrate as convert
 
     with exit_on(ValueError, RunFileError, OSError, yaml.YAMLError, OmegaConfBaseException):
         if out is not None and out.exists() and not overwrite:
             raise ValueError(f"{out} exists already; choose another name, or write over it with --overwrite")
-        files = list(takewhile(lambda word: not word.startswith("--"), context.args))
+        words = _without_config(context.args)
+        files = list(takewhile(lambda word: not word.startswith("--"), words))
         parts = [OmegaConf.load(file) for file in files]
         if any(not OmegaConf.is_dict(part) for part in parts):
             raise ValueError(f"{', '.join(files)}: TRL's configuration is a mapping of settings")
-        flags = OmegaConf.from_dotlist(_flags(context.args[len(files) :]))
+        flags = OmegaConf.from_dotlist(_flags(words[len(files) :]))
         settings: Any = OmegaConf.to_container(OmegaConf.merge(*parts, flags))
-        migration = convert(settings)
+        migration = convert(settings, method=method, source=" ".join(files))
     text = yaml.safe_dump(migration.run, sort_keys=False)
     if out is None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
     else:
         publish_text(text, out)
         console.print(f"Written: {out}")
-    for note in migration.notes:
-        error_console.print(f"[yellow]differs[/] {escape(note)}")
+    table = Table("", "setting", "in the run file, or why not", box=None, pad_edge=False)
+    for outcome in Outcome:
+        for note in sorted(note for note in migration.notes if note.outcome is outcome):
+            table.add_row(f"[{_COLOURS[outcome]}]{outcome}", escape(note.setting), escape(note.text))
+    error_console.print(table)
+
+
+def _without_config(words: list[str]) -> list[str]:
+    """`--config FILE`, as `trl dpo` takes it, as FILE before the flags."""
+    for index, word in enumerate(words):
+        if word == "--config" and index + 1 < len(words):
+            return [words[index + 1], *words[:index], *words[index + 2 :]]
+        if word.startswith("--config="):
+            return [word.partition("=")[2], *words[:index], *words[index + 1 :]]
+    return words
 
 
 def _flags(words: list[str]) -> list[str]:

@@ -7,7 +7,7 @@ from prefopt.data.messages import Message, content_text
 from prefopt.data.pairs import ChatPair, Pair, ResponseText, TextPair, response_text, to_pair
 from prefopt.data.report import DataReport, LengthReport
 from prefopt.data.rows import BadRow, DataError, SourceRow, read_rows, rows_of
-from prefopt.data.sources import DataSource, Mixture, StoppingStrategy, mix
+from prefopt.data.sources import DataSource, Mixture, StoppingStrategy, hold_out, mix
 from prefopt.data.truncation import EncodedPair, TooLong
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "content_text",
     "encode_pair",
     "encode_prompt",
+    "hold_out",
     "mix",
     "prepare",
     "read_rows",

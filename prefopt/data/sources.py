@@ -9,7 +9,7 @@ import datasets
 import numpy as np
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from prefopt.data.rows import BadRow, SourceRow, has_splits, read_rows
+from prefopt.data.rows import BadRow, DataError, SourceRow, has_splits, read_rows
 from prefopt.validation import Settings
 
 Mixture = Literal["concatenate", "interleave"]
@@ -100,6 +100,16 @@ def mix(
             stopping_strategy=stopping_strategy,
         ).flatten_indices()
     return _renumbered(mixed)
+
+
+def hold_out(dataset: datasets.Dataset, size: float, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """A prepared data set without the pairs that are held out, and these: a share below 1, or a number. Raises
+    DataError where none would be left."""
+    number = max(1, round(size * len(dataset))) if size < 1 else int(size)
+    if number >= len(dataset):
+        raise DataError(f"test_split_size {size:g} leaves no pair of {len(dataset)} for training; hold fewer out")
+    parts = dataset.train_test_split(test_size=number, seed=seed)
+    return _renumbered(parts["train"].flatten_indices()), _renumbered(parts["test"].flatten_indices())
 
 
 def _renumbered(dataset: datasets.Dataset) -> datasets.Dataset:

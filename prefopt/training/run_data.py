@@ -9,7 +9,7 @@ from typing import final
 import datasets
 from transformers import PreTrainedTokenizerBase
 
-from prefopt.data import DataReport, DataSource, mix
+from prefopt.data import DataReport, DataSource, hold_out, mix
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.run_file import RunFile
 from prefopt.training.trainer_inputs import PreparedData, log_report, prepare_dataset
@@ -48,8 +48,13 @@ def prepare_run_data(run: RunFile, args: PreferenceConfig, tokenizer: PreTrained
     train = mix(parts, sources, run.data.mixture, run.data.stopping_strategy, seed)
     if len(parts) > 1:
         _LOG.info("train data: %d pairs of %s", len(train), " + ".join(str(len(part)) for part in parts))
+    held_out = None
+    if (size := run.data.test_split_size) is not None:
+        train, held_out = hold_out(train, size, seed)
+        _LOG.info("%d pairs are for training, %d held out for evaluation", len(train), len(held_out))
     evaluation = {
         name: PreparedData(prepared(source, f"eval-{name}" if name else "eval", split, optional=split == "test"), None)
         for name, source in run.data.eval.items()
     }
-    return RunData(PreparedData(train, None), evaluation.get("", evaluation or None), reports)
+    one = evaluation.get("") if held_out is None else PreparedData(held_out, None)
+    return RunData(PreparedData(train, None), one or evaluation or None, reports)

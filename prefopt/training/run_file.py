@@ -102,6 +102,7 @@ class DataSection(_Section):
 
     train                          a source, or a list of sources: a mixture
     eval                           a source, or a mapping of several by name; optional
+    test_split_size                pairs of train that are held out for evaluation: a share below 1, or a number
     mixture, stopping_strategy     how those of train are put together, as `datasets` does it
     split, eval_split              of a hub data set or a saved DatasetDict, where the source names none
     columns                        field -> the data set's column
@@ -114,6 +115,7 @@ class DataSection(_Section):
 
     train: Annotated[tuple[DataSource, ...], BeforeValidator(_as_sources), Field(min_length=1)]
     eval: Annotated[dict[str, DataSource], BeforeValidator(_as_named_sources)] = Field(default_factory=dict)
+    test_split_size: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     mixture: Mixture = "concatenate"
     stopping_strategy: StoppingStrategy = "first_exhausted"
     split: str = "train"
@@ -140,6 +142,12 @@ class DataSection(_Section):
     def _reject_unused_split(self) -> Self:
         if not self.eval and self.eval_split != type(self).model_fields["eval_split"].default:
             raise ValueError("eval_split is read only with eval; name the evaluation data there, or leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _one_evaluation(self) -> Self:
+        if self.eval and self.test_split_size is not None:
+            raise ValueError("test_split_size holds pairs of train out for evaluation, and eval names others; give one")
         return self
 
     @model_validator(mode="after")
@@ -233,8 +241,11 @@ class RunFile(_Section):
     @model_validator(mode="after")
     def _evaluation_has_data(self) -> Self:
         strategy = self.training.get("eval_strategy", "no")
-        if not self.data.eval and getattr(strategy, "value", strategy) != "no":
-            raise ValueError("training.eval_strategy needs evaluation data; name it as data.eval, or leave it out")
+        if not self.data.eval and self.data.test_split_size is None and getattr(strategy, "value", strategy) != "no":
+            raise ValueError(
+                "training.eval_strategy needs evaluation data; name it as data.eval, hold some of train out with "
+                "data.test_split_size, or leave eval_strategy out"
+            )
         return self
 
     def preference_config(self) -> PreferenceConfig:

@@ -100,6 +100,20 @@ def test_several_evaluation_sets_have_metrics_of_their_own(run: Any) -> None:
     assert json.loads((result.folder / "about.json").read_text())["data"]["train-2"]["kept"] == 12
 
 
+@pytest.mark.parametrize(("size", "held_out"), [(0.25, 5), (3, 3), (0.001, 1)])
+def test_pairs_are_held_out_for_evaluation(run: Any, tokenizer: Any, size: float, held_out: int) -> None:
+    data = prepared(run(train=[A, B], test_split_size=size), tokenizer)
+    train, evaluation = data.train.dataset, data.evaluation.dataset
+    assert (len(train), len(evaluation)) == (20 - held_out, held_out)
+    assert len({*train["where"], *evaluation["where"]}) == 20
+    assert evaluation["row"] == list(range(held_out))
+
+
+def test_no_pair_is_left_for_training(run: Any, tokenizer: Any) -> None:
+    with pytest.raises(DataError, match="leaves no pair of 8 for training"):
+        prepared(run(train=A, test_split_size=8), tokenizer)
+
+
 @pytest.mark.parametrize(
     ("data", "line"),
     [
@@ -111,6 +125,7 @@ def test_several_evaluation_sets_have_metrics_of_their_own(run: Any) -> None:
         ({"train": [A, B], "stopping_strategy": "all_exhausted"}, "read only with mixture: interleave"),
         ({"train": [A | {"weight": 2.0}, B]}, "read only with mixture: interleave"),
         ({"train": [A | {"weight": 2.0}, B], "mixture": "interleave"}, "all sources of train a weight, or none"),
+        ({"train": A, "eval": B, "test_split_size": 0.1}, "eval names others; give one"),
         ({"train": A, "eval": {"near": {"split": "test"}}}, r"data\.eval\.near\.path: Field required"),
     ],
 )

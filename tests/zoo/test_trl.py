@@ -22,7 +22,7 @@ from prefopt import ObjectiveConfig, TokenBatch, masked_mean, masked_sum, zoo
 from prefopt.losses import ApoZeroLoss, HingeLoss, MixtureLoss, NcaLoss
 from prefopt.shapings import AlphaShaping, ForwardKLShaping, MeanShaping
 from prefopt.training import PreferenceConfig, PreferenceTrainer
-from prefopt.training.migrate import migrate
+from prefopt.training.migration import migrate
 from prefopt.weightings import LengthDesensitisedWeighting
 
 pytestmark = pytest.mark.slow

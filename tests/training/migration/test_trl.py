@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from prefopt import zoo
 from prefopt.cli import app
 from prefopt.training import RunFile
-from prefopt.training.migrate import migrate
+from prefopt.training.migration import Outcome, migrate
 
 BASE = {"model_name_or_path": "some/model", "dataset_name": "some/data", "gradient_checkpointing": False, "bf16": False}
 
@@ -86,7 +86,8 @@ def test_the_rest_lands_in_its_section() -> None:
     assert (run.model.name, run.model.init) == ("some/model", {"dtype": "float32"})
     assert run.model.peft == {"r": 8, "lora_alpha": 32, "lora_dropout": 0.05}
     assert (run.data.train[0].path, run.data.eval[""].path) == ("some/data", "some/data")
-    assert (run.data.split, run.data.eval_split, run.data.max_length) == ("train_prefs", "test_prefs", 512)
+    assert (run.data.train[0].split, run.data.eval[""].split) == ("train_prefs", "test_prefs")
+    assert run.data.max_length == 512
     assert run.training == {
         "bf16": False,
         "eval_strategy": "steps",
@@ -96,34 +97,52 @@ def test_the_rest_lands_in_its_section() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "outcome", "setting", "words"),
     [
-        ({"label_smoothing": 0.1}, "TRL ignores it with sigmoid"),
-        ({"use_weighting": True, "loss_type": ["sigmoid", "sft"]}, "TRL weighs the sft term too"),
-        ({"dataset_test_split": "test_prefs"}, "read only where there is an evaluation"),
-        ({"ref_model_sync_steps": 64}, "read only with sync_ref_model"),
-        ({"precompute_ref_log_probs": True}, "set data.reference_cache"),
-        ({"use_peft": True}, "dropout is always off"),
-        ({"lora_r": 4}, "read only with use_peft"),
-        ({"some_new_setting": 3}, "no such setting is known here"),
-        ({"loss_type": ["sigmoid", "sft"]}, "mean over all chosen tokens"),
+        ({"label_smoothing": 0.1}, Outcome.NO_COUNTERPART, "label_smoothing", "TRL ignores it with sigmoid"),
+        (
+            {"use_weighting": True, "loss_type": ["sigmoid", "sft"]},
+            Outcome.CHANGED,
+            "use_weighting",
+            "TRL weighs the sft term too",
+        ),
+        (
+            {"dataset_test_split": "test_prefs"},
+            Outcome.NO_COUNTERPART,
+            "dataset_test_split",
+            "only where there is an eval",
+        ),
+        ({"ref_model_sync_steps": 64}, Outcome.NO_COUNTERPART, "ref_model_sync_steps", "read only with sync_ref_model"),
+        ({"precompute_ref_log_probs": True}, Outcome.CHANGED, "precompute_ref_log_probs", "data.reference_cache: "),
+        ({"use_peft": True}, Outcome.CHANGED, "lora_dropout", "dropout is always off"),
+        ({"lora_r": 4}, Outcome.NO_COUNTERPART, "lora_r", "read only with use_peft"),
+        ({"some_new_setting": 3}, Outcome.NO_COUNTERPART, "some_new_setting", "no such setting is known here"),
+        ({"loss_type": ["sigmoid", "sft"]}, Outcome.CHANGED, "loss_type", "mean over all chosen tokens"),
+        ({"push_to_hub": True}, Outcome.NO_COUNTERPART, "push_to_hub", "upload the folder"),
+        ({"beta": 0.3}, Outcome.CARRIED_OVER, "beta", "objective (dpo)"),
+        ({"warmup_ratio": 0.1}, Outcome.CARRIED_OVER, "warmup_ratio", "training.warmup_steps"),
+        ({"torch_dtype": "float32"}, Outcome.CARRIED_OVER, "torch_dtype", "model.init.dtype"),
+        ({"max_prompt_length": 9}, Outcome.CARRIED_OVER, "max_prompt_length", "data.max_prompt_length"),
     ],
 )
-def test_what_differs_is_listed(settings: dict[str, Any], words: str) -> None:
-    assert migrate(BASE).notes == ()
-    assert any(words in note for note in migrate(BASE | settings).notes)
+def test_every_setting_is_told(settings: dict[str, Any], outcome: Outcome, setting: str, words: str) -> None:
+    notes = {note.setting: note for note in migrate(BASE | settings).notes}
+    assert notes[setting].outcome is outcome
+    assert words in notes[setting].text
+    assert BASE.keys() | settings.keys() <= notes.keys()
 
 
 def test_defaults_that_trl_sets_otherwise_are_listed() -> None:
     notes = migrate({"model_name_or_path": "m", "dataset_name": "d"}).notes
-    assert [note.split(":")[0] for note in notes] == ["gradient_checkpointing", "bf16"]
+    changed = [note.setting for note in notes if note.outcome is Outcome.CHANGED]
+    assert changed == ["gradient_checkpointing", "bf16"]
 
 
 def test_from_the_command_line(tmp_path: Path) -> None:
     file = tmp_path / "trl.yaml"
     file.write_text(yaml.safe_dump(BASE | {"loss_type": "ipo"}))
     out = tmp_path / "run.yaml"
-    words = ["migrate", str(file), "--beta", "0.2", "--max_length=256", "--use_peft", "--out", str(out)]
+    words = ["migrate", "--config", str(file), "--beta", "0.2", "--max_length=256", "--use_peft", "--out", str(out)]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     run = RunFile.load(out)

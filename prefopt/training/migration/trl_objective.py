@@ -1,20 +1,23 @@
-"""From TRL's loss settings to an objective: one loss to its row of the zoo, several to a mixture."""
+"""TRL's loss settings as an objective: one loss as its row of the zoo, several as a mixture."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from prefopt import zoo
 from prefopt.objective_config import ObjectiveConfig
+from prefopt.training.migration.notes import Notes, Settings
+from prefopt.training.migration.reference_free import METHODS, TELLING
 
-Settings = Mapping[str, Any]
-
-READ_BY_OBJECTIVE = frozenset(
-    {"loss_type", "loss_weights", "beta", "label_smoothing", "f_divergence_type", "f_alpha_divergence_coef", "ld_alpha"}
-    | {"discopop_tau", "use_weighting"}
+SETTINGS = (
+    frozenset(
+        """loss_type loss_weights beta label_smoothing f_divergence_type f_alpha_divergence_coef ld_alpha discopop_tau
+use_weighting rpo_alpha reference_free""".split()
+    )
+    | TELLING.keys()
 )
-
+"""The settings that `migrate_objective` reads."""
 
 _ROWS = {
     "sigmoid": "dpo",
@@ -49,11 +52,45 @@ _TARGETS = {"squared": "margin", "sppo": "target"}
 """The squared losses -> their target m. Their rows have beta 1: (x - m)^2 = (beta x - beta m)^2 / beta^2."""
 
 
-def migrate_objective(settings: Settings, notes: list[str]) -> dict[str, Any]:
-    """The `objective` of a run file; a line for each difference is appended to `notes`.
+def migrate_objective(settings: Settings, notes: Notes, *, method: str | None, source: str) -> dict[str, Any]:
+    """The `objective` of a run file.
+
+    method  dpo, orpo, cpo or simpo; None: what the settings or their names tell
+    source  the name of the file that they are from
 
     Raises ValueError where a loss has no row in the zoo, or where no single objective equals the mixture.
     """
+    method = method or _method(settings, notes, source)
+    if method not in ("dpo", *METHODS):
+        raise ValueError(f"method {method!r} is none of dpo, {', '.join(METHODS)}")
+    objective = _dpo(settings, notes) if method == "dpo" else METHODS[method](settings, notes)
+    row = objective.get("zoo", "a mixture")
+    for name in sorted(SETTINGS & settings.keys()):
+        if settings[name] is not None and not any(note.setting == notes.names.get(name, name) for note in notes):
+            notes.carried_over(name, f"objective ({row})")
+    return objective
+
+
+def _method(settings: Settings, notes: Notes, source: str) -> str:
+    """What the settings tell, or else the names of their file, folder and model."""
+    for name, method in TELLING.items():
+        if settings.get(name) is not None:
+            return "simpo" if settings.get("loss_type") == "simpo" else method
+    if settings.get("loss_type") == "simpo":
+        return "simpo"
+    names = [source, str(settings.get("output_dir", "")), str(settings.get("hub_model_id", ""))]
+    words = {
+        word for name in names for part in PurePath(name).parts for word in part.lower().replace("_", "-").split("-")
+    }
+    if "dpo" not in words and (named := [method for method in METHODS if method in words]):
+        notes.changed(
+            "the trainer", f"read as {named[0].upper()}'s, which is in its names; if not so, give --method dpo"
+        )
+        return named[0]
+    return "dpo"
+
+
+def _dpo(settings: Settings, notes: Notes) -> dict[str, Any]:
     losses = settings.get("loss_type", "sigmoid")
     losses = [losses] if isinstance(losses, str) else list(losses)
     weights = [float(weight) for weight in settings.get("loss_weights") or [1.0] * len(losses)]
@@ -71,11 +108,18 @@ def migrate_objective(settings: Settings, notes: list[str]) -> dict[str, Any]:
         objective["loss"] = {"name": "on_policy_weighted", "loss": loss}
     if sft_weight:
         objective["regularizers"] = [{"name": "nll", "weight": sft_weight}]
-        notes.append("sft: TRL's is a mean over all chosen tokens of the batch, here over a response, then over pairs")
+        notes.changed(
+            "loss_type",
+            "TRL's sft is a mean over all chosen tokens of the batch, here over a response, then over pairs",
+        )
         if settings.get("use_weighting"):
-            notes.append(
-                "use_weighting: TRL weighs the sft term too; here the weights apply to the preference loss only"
+            notes.changed(
+                "use_weighting", "TRL weighs the sft term too; here the weights apply to the preference loss only"
             )
+    elif alpha := settings.get("rpo_alpha"):
+        objective["regularizers"] = [{"name": "nll", "weight": float(alpha)}]
+    if settings.get("reference_free"):
+        objective["reference_free"] = True
     if settings.get("f_divergence_type", "reverse_kl") != "reverse_kl":
         objective["shaping"] = _shaping(settings, losses)
     if settings.get("ld_alpha") is not None:
@@ -83,7 +127,7 @@ def migrate_objective(settings: Settings, notes: list[str]) -> dict[str, Any]:
     return objective
 
 
-def _zoo_row(loss: str, settings: Settings, notes: list[str]) -> dict[str, Any]:
+def _zoo_row(loss: str, settings: Settings, notes: Notes) -> dict[str, Any]:
     if loss not in _ROWS:
         raise ValueError(f"loss_type {loss!r} has no row here. Those that have: {', '.join(_ROWS)}.")
     fields = {"zoo": _ROWS[loss], "beta": settings.get("beta", 0.1)}
@@ -92,9 +136,7 @@ def _zoo_row(loss: str, settings: Settings, notes: list[str]) -> dict[str, Any]:
     if loss in _READS_SMOOTHING and "label_smoothing" in settings:
         fields["label_smoothing"] = settings["label_smoothing"]
     elif settings.get("label_smoothing"):
-        notes.append(
-            f"label_smoothing: TRL ignores it with {loss}, so it is left out; `zoo: cdpo` smooths the sigmoid loss"
-        )
+        notes.no_counterpart("label_smoothing", f"TRL ignores it with {loss}; `zoo: cdpo` smooths the sigmoid loss")
     return fields
 
 

@@ -1,0 +1,209 @@
+"""TRL's settings as a run file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from prefopt.training.arguments import ARGUMENTS, objection
+from prefopt.training.config import PreferenceConfig
+from prefopt.training.migration import data, trl_objective
+from prefopt.training.migration.notes import Notes, Settings
+
+_FORMER = {
+    "evaluation_strategy": "eval_strategy",
+    "torch_dtype": "dtype",
+    "preprocessing_num_workers": "dataset_num_proc",
+}
+"""Earlier names of settings."""
+
+_PATHS = {
+    "model_name_or_path": ("model", "name"),
+    "ref_model": ("model", "reference"),
+    "tokenizer_name_or_path": ("model", "tokenizer"),
+    "model_revision": ("model", "init", "revision"),
+    "dtype": ("model", "init", "dtype"),
+    "attn_implementation": ("model", "init", "attn_implementation"),
+    "trust_remote_code": ("model", "init", "trust_remote_code"),
+    "lora_r": ("model", "peft", "r"),
+    "lora_alpha": ("model", "peft", "lora_alpha"),
+    "lora_dropout": ("model", "peft", "lora_dropout"),
+    "lora_target_modules": ("model", "peft", "target_modules"),
+    "lora_target_parameters": ("model", "peft", "target_parameters"),
+    "lora_modules_to_save": ("model", "peft", "modules_to_save"),
+    "lora_task_type": ("model", "peft", "task_type"),
+    "use_rslora": ("model", "peft", "use_rslora"),
+    "use_dora": ("model", "peft", "use_dora"),
+    "load_in_4bit": ("model", "init", "quantization_config", "load_in_4bit"),
+    "load_in_8bit": ("model", "init", "quantization_config", "load_in_8bit"),
+    "max_length": ("data", "max_length"),
+    "max_prompt_length": ("data", "max_prompt_length"),
+    "chat_template_kwargs": ("data", "chat_template_kwargs"),
+    "columns": ("data", "columns"),
+    "model_init_kwargs": ("model", "init"),
+    "gradient_checkpointing": ("training", "activation_checkpointing"),
+    "gradient_checkpointing_kwargs": ("training", "activation_checkpointing_kwargs"),
+    "warmup_ratio": ("training", "warmup_steps"),
+}
+"""TRL's setting -> its path in a run file, where that is not training.NAME."""
+
+_BNB = {
+    "bnb_4bit_quant_type": "bnb_4bit_quant_type",
+    "use_bnb_nested_quant": "bnb_4bit_use_double_quant",
+    "bnb_4bit_quant_storage": "bnb_4bit_quant_storage",
+    "bnb_4bit_compute_dtype": "bnb_4bit_compute_dtype",
+}
+"""TRL's settings of a model in 4 bits -> the fields of BitsAndBytesConfig."""
+
+_TRL_LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05}
+_TRL_TRAINING = {"gradient_checkpointing": True, "bf16": True}
+
+_UPLOAD = "upload the folder after training: a checkpoint has the objective beside the policy"
+
+_WITHOUT_COUNTERPART = {
+    "disable_dropout": "dropout is always off here, in both models",
+    "precompute_ref_batch_size": "the reference cache is filled by per_device_eval_batch_size",
+    "padding_free": "batches are padded to their longest pair; data.reference_cache and shared_prefix save more",
+    "use_liger_kernel": "the head is computed in chunks here in any case",
+    "truncation_mode": "the prompt is cut from the left first, then the responses from the right; see data.on_too_long",
+    "dataset_num_proc": "rows are prepared in one process",
+    "pad_to_multiple_of": "padding goes to the longest of the batch",
+    "pad_token": "the tokenizer's own is used, or its end of text",
+    "padding_value": "the tokenizer's own is used",
+    "chat_template": "save a tokenizer with this template and name it as model.tokenizer",
+    "chat_template_path": "save a tokenizer with this template and name it as model.tokenizer",
+    "activation_offloading": "activation_checkpointing saves memory",
+    "max_completion_length": "data.max_length is the limit of prompt and response together",
+    "is_encoder_decoder": "policies are causal models",
+    "generate_during_eval": "nothing is generated while a run trains",
+    "ignore_bias_buffers": "no buffer has to be left out here",
+    "truncation_side": "the prompt is cut from the left first, then the responses from the right",
+    "bf16_full_eval": "",
+    "push_to_hub": _UPLOAD,
+    "push_to_hub_revision": _UPLOAD,
+    **dict.fromkeys(("hub_model_id", "hub_model_revision", "hub_strategy", "hub_private_repo", "hub_token"), _UPLOAD),
+    **dict.fromkeys(("do_train", "do_eval", "do_predict"), "`prefopt train` trains; eval_strategy evaluates"),
+}
+
+
+def run_file(settings: Settings, notes: Notes, *, method: str | None, source: str) -> dict[str, Any]:
+    """The run file as a mapping, not yet validated. Raises ValueError where a loss has no equivalent."""
+    settings = _current_names(settings, notes)
+    objective = trl_objective.migrate_objective(settings, notes, method=method, source=source)
+    run: dict[str, Any] = {"model": {}, "data": {}, "objective": objective, "training": {}}
+    evaluates = settings.get("eval_strategy", "no") not in ("no", False)
+    run["data"] |= data.migrate_data(settings, notes, evaluates=evaluates)
+    paths = {field.name: ("training", field.name) for field in fields(PreferenceConfig)} | _PATHS
+    elsewhere = data.SETTINGS | trl_objective.SETTINGS | _BNB.keys() | {"use_peft", "precompute_ref_log_probs"}
+    for name, value in settings.items():
+        if name in elsewhere or value is None:
+            continue
+        if name in _WITHOUT_COUNTERPART:
+            if value:
+                notes.no_counterpart(name, _WITHOUT_COUNTERPART[name] or _remark(name, value))
+        elif name in ARGUMENTS and objection(name, value):
+            notes.no_counterpart(name, _remark(name, value))
+        elif name in paths:
+            _place(run, paths[name], value)
+            notes.carried_over(name, ".".join(paths[name]))
+        else:
+            notes.no_counterpart(name, "no such setting is known here")
+    _migrate_adapter(run, settings, notes)
+    _migrate_quantisation(run, settings, notes)
+    _migrate_reference_cache(run, settings, notes)
+    _drop_unused(run, notes)
+    for name, default in _TRL_TRAINING.items():
+        if name not in settings:
+            path = ".".join(paths[name])
+            notes.changed(name, f"TRL's default is {default}, here it is transformers'; set {path}")
+    return {section: content for section, content in run.items() if content}
+
+
+def _current_names(settings: Settings, notes: Notes) -> Settings:
+    """The settings by their present names."""
+    current: Settings = {}
+    for name, value in settings.items():
+        if name == "use_flash_attention_2":
+            if value:
+                current["attn_implementation"] = "flash_attention_2"
+                notes.names["attn_implementation"] = name
+        elif name in _FORMER and _FORMER[name] not in settings:
+            current[_FORMER[name]] = value
+            notes.names.setdefault(_FORMER[name], notes.names.get(name, name))
+        else:
+            current[name] = value
+    if current.get("eval_strategy") is False:  # YAML's `no`
+        current["eval_strategy"] = "no"
+    return current
+
+
+def _place(run: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    section = run
+    *parents, key = path
+    for parent in parents:
+        section = section.setdefault(parent, {})
+    # Both model_init_kwargs and settings of their own, such as dtype, may be of model.init.
+    section[key] = section.get(key, {}) | value if isinstance(value, Mapping) else value
+
+
+def _remark(name: str, value: object) -> str:
+    argument = objection(name, value)
+    return (
+        "has no effect" if argument is None else f"it {argument.treatment.value.partition(',')[0]}: {argument.remark}"
+    )
+
+
+def _drop_unused(run: dict[str, Any], notes: Notes) -> None:
+    """Drop settings that nothing in the run reads: TRL ignores them, a run file rejects them."""
+    if not run["training"].get("sync_ref_model"):
+        for name in ("ref_model_mixup_alpha", "ref_model_sync_steps"):
+            if run["training"].pop(name, None) is not None:
+                notes.remove(next(note for note in notes if note.setting == name))
+                notes.no_counterpart(name, "read only with sync_ref_model")
+
+
+def _migrate_adapter(run: dict[str, Any], settings: Settings, notes: Notes) -> None:
+    adapter = run["model"].pop("peft", {})
+    if settings.get("use_peft"):
+        run["model"]["peft"] = _TRL_LORA | adapter
+        notes.carried_over("use_peft", "model.peft")
+        if adapter.get("lora_dropout", _TRL_LORA["lora_dropout"]):
+            notes.changed("lora_dropout", "dropout is always off here, in the adapter too")
+    elif adapter:
+        for note in [note for note in notes if note.text.startswith("model.peft.")]:
+            notes.remove(note)
+            notes.no_counterpart(note.setting, "read only with use_peft, which is not set")
+
+
+def _migrate_quantisation(run: dict[str, Any], settings: Settings, notes: Notes) -> None:
+    """BitsAndBytesConfig's fields, which only a model in 4 bits has."""
+    config = run["model"].get("init", {}).get("quantization_config")
+    if config is None:
+        return
+    if not (config.get("load_in_4bit") or config.get("load_in_8bit")):
+        del run["model"]["init"]["quantization_config"]
+    for name, field in _BNB.items():
+        if name not in settings:
+            continue
+        if config.get("load_in_4bit"):
+            config[field] = settings[name]
+            notes.carried_over(name, f"model.init.quantization_config.{field}")
+        else:
+            notes.no_counterpart(name, "read only with load_in_4bit")
+    if config.get("load_in_4bit"):
+        config.setdefault("bnb_4bit_quant_type", "nf4")  # TRL's default, which is not bitsandbytes'
+
+
+def _migrate_reference_cache(run: dict[str, Any], settings: Settings, notes: Notes) -> None:
+    if not settings.get("precompute_ref_log_probs"):
+        return
+    if settings.get("sync_ref_model"):
+        notes.no_counterpart("precompute_ref_log_probs", "a reference that follows the policy cannot be kept")
+        return
+    folder = f"{run['training'].get('output_dir', 'runs/train')}-reference"
+    run["data"]["reference_cache"] = folder
+    notes.changed(
+        "precompute_ref_log_probs",
+        f"data.reference_cache: {folder}; what the objective reads of the reference is kept by token, and across runs",
+    )

@@ -1,4 +1,4 @@
-"""prefopt: the zoo of preference-optimisation objectives for language models, as settings of five slots.
+"""prefopt: the zoo of preference-optimisation objectives for language models, as settings of six slots.
 
 Names are imported on first use: `import prefopt` costs nothing, `from prefopt import Objective` torch and pydantic.
 """
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         SampledDivergence,
         StreamedDivergence,
         TokenWeighting,
+        Units,
     )
     from prefopt.hookspecs import hookimpl
     from prefopt.objective import Objective, ObjectiveOutput
@@ -47,6 +48,7 @@ __all__ = [
     "TokenBatch",
     "TokenColumn",
     "TokenWeighting",
+    "Units",
     "available",
     "hookimpl",
     "masked_mean",

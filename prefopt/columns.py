@@ -37,13 +37,15 @@ class TokenColumn:
     TokenBatch.columns[NAME], [N, T].
 
     A field is a list of numbers, one for each token of the response, or of spans {start, end, value} in characters of
-    the response. `default` is for tokens that neither covers, such as the end of text; `at_least` is what no number may
-    be below.
+    the response. `default` is for tokens that neither covers, such as the end of text; `at_least` and `at_most` are
+    what no number may be below and above; `whole` asks for whole numbers.
     """
 
     name: str
     default: float = 0.0
     at_least: float | None = None
+    at_most: float | None = None
+    whole: bool = False
 
     @property
     def fields(self) -> tuple[str, ...]:

@@ -1,11 +1,11 @@
-"""What a component is: a frozen configuration that is also the mathematics, in one of five kinds."""
+"""What a component is: a frozen configuration that is also the mathematics, in one of six kinds."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from pydantic import ConfigDict
@@ -30,6 +30,7 @@ __all__ = [
     "Signal",
     "StreamedDivergence",
     "TokenWeighting",
+    "Units",
     "WeightFunction",
     "weights_and_penalty",
 ]
@@ -210,6 +211,31 @@ class RewardShaping(Component):
     @abstractmethod
     def __call__(self, rewards: Tensor, mask: Tensor, is_chosen: Tensor) -> Tensor:
         """rewards [N, T], mask [N, T] bool, is_chosen [N] bool -> [N]."""
+
+
+class Units(Component):
+    """The parts of two responses that are compared: (TokenBatch) -> [N, T] int64, the number of each token's unit,
+    >= 0, or -1 where it is in none, as off the response.
+
+    Units of a pair's two responses with the same number are partners. The shaping gives each a reward, the loss is
+    taken of each two partners, and reduced to that of the pair: `reduction`. A unit without a partner is left out, or
+    compared with a reward of zero: `unpaired`.
+    """
+
+    kind: ClassVar[str] = "units"
+    hook: ClassVar[str] = "prefopt_units"
+
+    reduction: Literal["mean", "sum"] = "mean"
+    unpaired: Literal["left_out", "zero"] = "left_out"
+
+    @property
+    def weight_columns(self) -> tuple[str, ...]:
+        """The pair columns with the weight of unit 0, 1, ... in its pair's mean or sum; empty: all weigh one."""
+        return ()
+
+    @abstractmethod
+    def __call__(self, tokens: TokenBatch) -> Tensor:
+        """-> [N, T]."""
 
 
 class PreferenceLoss(Component):

@@ -25,6 +25,7 @@ from prefopt.component import (
     Regularizer,
     RewardShaping,
     TokenWeighting,
+    Units,
 )
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "prefopt_scorers",
     "prefopt_tasks",
     "prefopt_token_weightings",
+    "prefopt_units",
 ]
 
 PROJECT = "prefopt"
@@ -86,6 +88,11 @@ def prefopt_reward_shapings() -> list[type[RewardShaping]]:  # type: ignore[empt
 
 
 @hookspec
+def prefopt_units() -> list[type[Units]]:  # type: ignore[empty-body]
+    """The units that this plugin brings."""
+
+
+@hookspec
 def prefopt_preference_losses() -> list[type[PreferenceLoss]]:  # type: ignore[empty-body]
     """The preference losses that this plugin brings."""
 
@@ -107,5 +114,5 @@ def prefopt_scorers() -> list[type[Named]]:  # type: ignore[empty-body]
     above this module."""
 
 
-KINDS: tuple[type[Component], ...] = (TokenWeighting, Divergence, RewardShaping, PreferenceLoss, Regularizer)
+KINDS: tuple[type[Component], ...] = (TokenWeighting, Divergence, RewardShaping, Units, PreferenceLoss, Regularizer)
 """The kinds of component; the hook `kind.hook` brings those of a kind."""

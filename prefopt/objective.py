@@ -4,6 +4,9 @@
     r(y) = beta shaping(r_1 .. r_T)                                         response reward
     loss = mean over pairs of link(r(y_chosen), r(y_rejected)) + regularisers + penalties of weightings
 
+With units the shaping takes the reward of each unit of a response, and the link that of each two partners; their mean
+or sum is the link of the pair.
+
 TDPO writes the divergence as a difference between the two responses; regrouped, each response carries its own, so that
 every component but the preference loss sees single responses, and the margin that is reported is the one that is
 trained.
@@ -27,6 +30,7 @@ from prefopt.metrics import Mean, objective_metrics
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.registry import ComponentError, provenance, with_recorded_versions
 from prefopt.tokens import TokenBatch, masked_sum
+from prefopt.unit_pairs import UnitPairs
 from prefopt.validation import explain
 
 __all__ = ["Mean", "Objective", "ObjectiveOutput"]
@@ -114,16 +118,26 @@ class Objective(nn.Module):
                 if config.divergence.detach_chosen:
                     divergence = torch.where(tokens.is_chosen[:, None], divergence.detach(), divergence)
                 token_rewards = token_rewards + config.divergence.alpha * v * divergence
-            rewards = config.beta * config.shaping(token_rewards, mask, tokens.is_chosen)
-            chosen, rejected = rewards.chunk(2)
-            losses = self.loss(chosen, rejected, tokens)
+            units = None if config.units is None else UnitPairs.match(config.units, tokens)
+            if units is None:
+                rewards = config.beta * config.shaping(token_rewards, mask, tokens.is_chosen)
+                chosen, rejected = rewards.chunk(2)
+                losses = self.loss(chosen, rejected, tokens)
+            else:
+                of_units = config.beta * units.rewards(config.shaping, token_rewards)
+                rewards, losses = of_units.sum(1), units.losses(self.loss, of_units)
             for regularizer in config.regularizers:
                 losses = losses + regularizer(tokens, w, torch.zeros_like(w) if v is None else v)
             for penalty in penalties:
                 if penalty is not None:
                     losses = losses + masked_sum(penalty, mask).view(2, -1).sum(0)
             with torch.no_grad():
-                alone = None if v is None else config.beta * config.shaping(of_log_ratios, mask, tokens.is_chosen)
+                if v is None:
+                    alone = None
+                elif units is None:
+                    alone = config.beta * config.shaping(of_log_ratios, mask, tokens.is_chosen)
+                else:
+                    alone = config.beta * units.rewards(config.shaping, of_log_ratios).sum(1)
         return ObjectiveOutput(
             loss=losses.mean(),
             losses=losses,
@@ -131,7 +145,10 @@ class Objective(nn.Module):
             weights=w.detach(),
             divergence_weights=None if v is None else v.detach(),
             tokens=tokens,
-            metrics=objective_metrics(config.beta, tokens, rewards, alone, w, v),
+            metrics={
+                **objective_metrics(config.beta, tokens, rewards, alone, w, v),
+                **({} if units is None else units.metrics()),
+            },
         )
 
     def at_reference(self, tokens: TokenBatch) -> ObjectiveOutput:

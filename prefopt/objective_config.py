@@ -18,6 +18,7 @@ from prefopt.component import (
     RewardShaping,
     Signal,
     TokenWeighting,
+    Units,
 )
 from prefopt.losses import LogisticLoss
 from prefopt.registry import resolve
@@ -30,6 +31,7 @@ __all__ = ["DivergenceTerm", "ObjectiveConfig"]
 WeightingSlot = Annotated[SerializeAsAny[TokenWeighting], BeforeValidator(partial(resolve, TokenWeighting))]
 DivergenceSlot = Annotated[SerializeAsAny[Divergence], BeforeValidator(partial(resolve, Divergence))]
 ShapingSlot = Annotated[SerializeAsAny[RewardShaping], BeforeValidator(partial(resolve, RewardShaping))]
+UnitsSlot = Annotated[SerializeAsAny[Units], BeforeValidator(partial(resolve, Units))]
 LossSlot = Annotated[SerializeAsAny[PreferenceLoss], BeforeValidator(partial(resolve, PreferenceLoss))]
 RegularizerSlot = Annotated[SerializeAsAny[Regularizer], BeforeValidator(partial(resolve, Regularizer))]
 
@@ -53,10 +55,11 @@ class DivergenceTerm(Settings):
 
 @final
 class ObjectiveConfig(Settings):
-    """An objective as a value: the five slots and beta. Round-trips through JSON and YAML; a slot takes a component, a
+    """An objective as a value: the six slots and beta. Round-trips through JSON and YAML; a slot takes a component, a
     mapping with its `name` and fields, or just its name.
 
     beta            strength of the rewards
+    units           None: one unit, the response; written down only where it is set
     reference_free  r_t = w_t log pi_t, and no reference model is run
 
     >>> ObjectiveConfig(beta=0.5, loss={"name": "hinge"}).loss.margin
@@ -67,6 +70,7 @@ class ObjectiveConfig(Settings):
     weighting: WeightingSlot = UniformWeighting()
     divergence: DivergenceTerm | None = None
     shaping: ShapingSlot = SumShaping()
+    units: UnitsSlot | None = Field(default=None, exclude_if=lambda units: units is None)
     loss: LossSlot = LogisticLoss()
     regularizers: tuple[RegularizerSlot, ...] = ()
     reference_free: bool = False
@@ -76,7 +80,8 @@ class ObjectiveConfig(Settings):
         """Every component in a slot."""
         term = self.divergence
         of_term = () if term is None else (term.measure, *((term.weighting,) if term.weighting else ()))
-        return (self.weighting, *of_term, self.shaping, self.loss, *self.regularizers)
+        units = () if self.units is None else (self.units,)
+        return (self.weighting, *of_term, self.shaping, *units, self.loss, *self.regularizers)
 
     @property
     def requires(self) -> frozenset[Signal]:
@@ -121,6 +126,15 @@ class ObjectiveConfig(Settings):
         for one, two in pairwise(self.columns):
             if one.name == two.name:
                 raise ValueError(f"two components read the column {one.name!r}, but not alike: {one} and {two}")
+        return self
+
+    @model_validator(mode="after")
+    def _units_are_of_one_pair(self) -> Self:
+        if self.units is not None and self.loss.couples_pairs:
+            raise ValueError(
+                f"loss {self.loss.name!r} compares the rewards of a whole batch, and would compare units of different "
+                f"responses; leave out `units`, or take a loss that sees one pair, such as 'logistic'"
+            )
         return self
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar, cast, final, get_args, get_origin
 import pluggy
 from pydantic import ValidationError
 
-from prefopt import divergences, losses, regularizers, shapings, weightings
+from prefopt import divergences, losses, regularizers, shapings, units, weightings
 from prefopt.component import Component, Named
 from prefopt.hookspecs import KINDS
 from prefopt.plugins import TEMPORARY, WITHOUT, PluginError, excluded, plugin_manager, plugins
@@ -123,7 +123,7 @@ class Registry(Generic[N]):
         return did_you_mean(name, self.available()) + exclusions
 
 
-_BUILT_INS = (weightings, divergences, shapings, losses, regularizers)
+_BUILT_INS = (weightings, divergences, shapings, units, losses, regularizers)
 _COMPONENTS: Mapping[type[Component], Registry[Component]] = MappingProxyType(
     {kind: Registry(kind, _BUILT_INS, ComponentError) for kind in KINDS}
 )

@@ -109,7 +109,7 @@ class Case:
             mask=mask,
             token_ids=torch.where(mask, self.token_ids, -(10**9)),
             activation_kinds=KINDS,
-            columns=scores(self.ref_logits[:, 0, 0]),
+            columns=columns_of(self.ref_logits[:, 0, 0], self.ref_logits[..., 0], mask),
             **signals,
         )
 
@@ -129,10 +129,29 @@ class Case:
         )
 
 
-def scores(levels: Tensor) -> dict[str, Tensor]:
-    """The columns score_chosen and score_rejected [B] from any numbers [N], the chosen response's the higher."""
-    chosen, rejected = levels.detach().tanh().chunk(2)
-    return {"score_chosen": chosen + 2.5, "score_rejected": rejected}
+def columns_of(levels: Tensor, numbers: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """The columns that rows of the zoo read, from any numbers [N] and [N, T], with rubbish off the responses.
+
+    score_chosen, score_rejected [B], the chosen response's the higher; gap_reasoning, gap_answer [B], above 0; weights
+    [N, T]; units in segment, of -1 to 2, and part, of 0 and 1, a 1 first; score, quarters, the same within a segment
+    """
+    levels, numbers = levels.detach(), torch.where(mask, numbers.detach(), 0)
+    chosen, rejected = levels.tanh().chunk(2)
+    segment = (3 * numbers.abs()).floor() % 4 - 1
+    first = torch.arange(mask.shape[1]) == 0
+    tokens = {
+        "weights": numbers.abs(),
+        "segment": segment,
+        "part": ((numbers > 0) | first).to(numbers.dtype),
+        "score": (4 + 4 * torch.sin(3 * segment + 7 * levels[:, None])).round() / 4,
+    }
+    gaps = dict(zip(("gap_reasoning", "gap_answer"), (levels.abs() + 0.25).chunk(2), strict=True))
+    return {
+        "score_chosen": chosen + 2.5,
+        "score_rejected": rejected,
+        **gaps,
+        **{name: padded(values, mask, 0) for name, values in tokens.items()},
+    }
 
 
 def random_case(

@@ -24,7 +24,7 @@ LAYERS: list[set[str]] = [
     {"columns", "pages", "plugin_imports", "printing", "signals", "stable", "tokens", "validation", "whole_files"},
     {"component", "data", "metrics"},
     {"hookspecs", "mask_health"},
-    {"weightings", "divergences", "shapings", "losses", "regularizers", "plugins"},
+    {"weightings", "divergences", "shapings", "units", "unit_pairs", "losses", "regularizers", "plugins"},
     {"registry"},
     {"objective_config"},
     {"objective"},

@@ -73,7 +73,8 @@ def widened(tokens: TokenBatch, columns: int) -> TokenBatch:
     fields |= {signal.value: more(getattr(tokens, signal), spec.row_axis) for signal, spec in SIGNALS.items()}
     for name in ("logps", "divergence"):
         fields[name] = more(getattr(tokens, name).detach()).requires_grad_()
-    return tokens.replace(**fields)
+    columns = {name: values if values.ndim == 1 else more(values) for name, values in tokens.columns.items()}
+    return replace(tokens, **fields, columns=columns)
 
 
 @each_row

@@ -16,6 +16,7 @@ _SLOTS = {
     "token-weighting": "weighting: {}",
     "divergence": "divergence: {{measure: {}}}",
     "reward-shaping": "shaping: {}",
+    "units": "units: {}",
     "preference-loss": "loss: {}",
     "regularizer": "regularizers: [{}]",
 }

@@ -187,6 +187,12 @@ def _token_values(pair: Pair, side: Side, column: TokenColumn, columns: Mapping[
         values = Spans(field, column.default, text, spans)
     if column.at_least is not None and numbers:
         _require_at_least(column.at_least, field, min(numbers))
+    if column.at_most is not None and numbers and max(numbers) > column.at_most:
+        remedy = f"give a number of at most {column.at_most:g}, or remove the row"
+        raise RowError(field, f"found {max(numbers):g}", remedy)
+    if column.whole and not all(number.is_integer() for number in numbers):
+        broken = next(number for number in numbers if not number.is_integer())
+        raise RowError(field, f"found {broken:g}", "give whole numbers")
     return values
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from prefopt.component import PreferenceLoss
+from prefopt.stable import capped_exp, capped_expm1
 from prefopt.tokens import TokenBatch
 
 
@@ -133,3 +134,27 @@ class DiscoPopLoss(PreferenceLoss):
         d = chosen - rejected
         exponential = (logsigmoid(d / self.tau) - d).exp()
         return exponential - (-d / self.tau).sigmoid() * logsigmoid(d)
+
+
+@final
+class ScaledBasuLoss(PreferenceLoss):
+    """loss = (exp(-(1 + lam) d) / (1 + lam) - (exp(lam d) - 1) / lam) / s; with lam = 0, (exp(-d) - d) / s.
+
+    The scaled Basu power divergence of the ratio of preference probabilities R = exp(-d) from 1. With s = 4 its slope
+    at d = 0 is the logistic loss's, -1/2, but it does not level off: at lam = 0 the slope is never above -1/s, and the
+    loss is not bounded below. Beyond an exponent of 30 the exponentials go on as their tangents.
+    Source: BPO's SBA (arXiv 2505.19601), without its constant 1 / (s lam); TBPO (arXiv 2605.12288) with lam = 0, s = 4.
+
+    >>> ScaledBasuLoss()(torch.tensor([0.5]), torch.tensor([0.5]), None)
+    tensor([0.2500])
+    """
+
+    name: Literal["scaled_basu"] = "scaled_basu"
+    lam: float = Field(default=0.0, ge=0)
+    s: float = Field(default=4.0, gt=0)
+
+    def __call__(self, chosen: Tensor, rejected: Tensor, tokens: TokenBatch) -> Tensor:
+        """chosen, rejected [B] -> [B]."""
+        d, power = chosen - rejected, 1 + self.lam
+        gain = capped_expm1(self.lam * d, 30) / self.lam if self.lam else d
+        return (capped_exp(-power * d, 30) / power - gain) / self.s

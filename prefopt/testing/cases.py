@@ -13,7 +13,7 @@ from typing import Any, Self, final
 import torch
 from torch import Tensor
 
-from prefopt.columns import Column, PairColumn
+from prefopt.columns import Column, PairColumn, TokenColumn
 from prefopt.component import Component, Divergence, SampledDivergence, Signal
 from prefopt.divergences import ForwardKL
 from prefopt.signals import SIGNALS
@@ -256,6 +256,11 @@ def _column_values(
     for name, floor in floors.items():
         if isinstance(floor, str) and floor in values:
             values[name] = values[floor] + above[name]
+    for column in columns:
+        if isinstance(column, TokenColumn) and column.whole:
+            steps = (1.5 * above[column.name] - 0.75).floor()
+            most = inf if column.at_most is None else column.at_most
+            values[column.name] = (steps + (column.at_least or 0)).clamp(max=most)
     return values
 
 

@@ -17,6 +17,7 @@ from prefopt.component import (
     SampledDivergence,
     Signal,
     TokenWeighting,
+    Units,
 )
 from prefopt.divergences import ForwardKL
 from prefopt.objective import Objective
@@ -65,7 +66,7 @@ def _module(component: Component) -> nn.Module | None:
 def arguments(component: Component, case: Case, *, withheld: Collection[str] = ()) -> tuple[Any, ...]:
     """What a component of its kind is called with."""
     match component:
-        case TokenWeighting():
+        case TokenWeighting() | Units():
             return (case.tokens(withheld=withheld),)
         case Divergence():
             return case.distributions(sampled=isinstance(component, SampledDivergence))
@@ -97,6 +98,8 @@ def config_with(component: Component) -> ObjectiveConfig:
             return ObjectiveConfig(divergence=DivergenceTerm(measure=component, alpha=0.5))
         case RewardShaping():
             return ObjectiveConfig(shaping=component, divergence=term)
+        case Units():
+            return ObjectiveConfig(units=component, divergence=term)
         case PreferenceLoss():
             return ObjectiveConfig(loss=component, divergence=term)
         case Regularizer():

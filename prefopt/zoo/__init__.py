@@ -14,9 +14,10 @@ from pydantic import ValidationError, validate_call
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.registry import components_with_field
 from prefopt.validation import did_you_mean, explain, reject_bool
-from prefopt.zoo import absolute, f_divergences, reference_free, sequence_level, token_level, weighted
+from prefopt.zoo import absolute, f_divergences, per_unit, reference_free, sequence_level, token_level, weighted
 from prefopt.zoo.absolute import *
 from prefopt.zoo.f_divergences import *
+from prefopt.zoo.per_unit import *
 from prefopt.zoo.reference_free import *
 from prefopt.zoo.sequence_level import *
 from prefopt.zoo.token_level import *
@@ -25,7 +26,7 @@ from prefopt.zoo.weighted import *
 ZOO: Mapping[str, Callable[..., ObjectiveConfig]] = types.MappingProxyType(
     {
         name: row
-        for module in (sequence_level, token_level, absolute, weighted, f_divergences, reference_free)
+        for module in (sequence_level, token_level, per_unit, absolute, weighted, f_divergences, reference_free)
         for name, row in vars(module).items()
         if inspect.isfunction(row) and row.__module__ == module.__name__
     }

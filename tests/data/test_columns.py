@@ -61,6 +61,15 @@ class TestLimits:
         )
         assert prepared(plain, GOOD | {"rejected_w": []}, extra=[column])[0]["rejected:w"] == [0, 0]
 
+    def test_a_tokens_number_above_the_limit_or_not_whole(self, plain):
+        column = TokenColumn(WEIGHT.name, at_least=-1.0, at_most=1.0, whole=True)
+        above = problem(plain, GOOD | {"chosen_w": [0, 2, 1]}, extra=[column])
+        assert "field 'chosen_w': found 2; give a number of at most 1, or remove the row" in above
+        spans = [{"start": 0, "end": 1, "value": 1}, {"start": 1, "end": 2, "value": 0.5}]
+        broken = problem(plain, GOOD | {"chosen_w": spans}, extra=[column])
+        assert "field 'chosen_w': found 0.5; give whole numbers" in broken
+        assert prepared(plain, GOOD | {"chosen_w": [-1, 0, 1]}, extra=[column])[0]["chosen:w"] == [-1, 0, 1]
+
 
 class TestNumbers:
     def test_one_for_each_token_with_the_end_or_without(self, plain):

@@ -20,6 +20,7 @@ from prefopt.losses import (
     OffsetLoss,
     OnPolicyWeightedLoss,
     RobustLoss,
+    ScaledBasuLoss,
     SquaredLoss,
     WeightedLoss,
 )
@@ -30,6 +31,7 @@ from prefopt.shapings import (
     LogOddsShaping,
 )
 from prefopt.testing import conformance
+from prefopt.units import NumberedUnits, SeparatedUnits, TokenUnits
 from prefopt.weightings import (
     ActivationWeighting,
     PositionWeighting,
@@ -42,7 +44,7 @@ Run = Callable[[], object]
 
 
 # A test of its own says which check each of these fails by design, and why; MaskL1 needs a weight.
-APART = {SparseWeighting, SampledK1, LogOddsShaping, RobustLoss, DiscoPopLoss, MaskL1}
+APART = {SparseWeighting, SampledK1, LogOddsShaping, RobustLoss, ScaledBasuLoss, DiscoPopLoss, MaskL1}
 
 
 def with_defaults() -> list[Component]:
@@ -128,6 +130,17 @@ def test_log_odds(check: Run) -> None:
 
 
 @conformance(
+    TokenUnits(reduction="sum", unpaired="zero"),
+    SeparatedUnits(pairing="rank"),
+    NumberedUnits(pairing="index"),
+    NumberedUnits(pairing="rank", reduction="sum"),
+    NumberedUnits(weights=("one", "two", "three")),
+)
+def test_units(check: Run) -> None:
+    check()
+
+
+@conformance(
     LogisticLoss(label_smoothing=0.2, margin=1.5),
     RobustLoss(label_smoothing=0),
     OffsetLoss(scale="identity", alpha=0.5),
@@ -145,6 +158,15 @@ def test_losses(check: Run) -> None:
     expected_failures={"loss_is_bounded_below": "unbiased under flipped labels, which takes a negative part"},
 )
 def test_robust(check: Run) -> None:
+    check()
+
+
+@conformance(
+    ScaledBasuLoss(),
+    ScaledBasuLoss(lam=0.5, s=2),
+    expected_failures={"loss_is_bounded_below": "as published: its slope does not level off"},
+)
+def test_scaled_basu(check: Run) -> None:
     check()
 
 

@@ -38,7 +38,12 @@ def config(out: str, **changes: Any) -> PreferenceConfig:
 
 @pytest.mark.parametrize("name", zoo.ZOO)
 def test_every_row_of_the_zoo_trains(name: str, model_folder: str, rows: list[dict[str, str]], out: str) -> None:
-    scored = [row | {"score_chosen": 2.5, "score_rejected": 1.0} for row in rows]
+    numbers = {"score_chosen": 2.5, "score_rejected": 1.0, "gap_reasoning": 0.5, "gap_answer": 1.5}
+    tokens = {f"{side}_{name}": [] for side in ("chosen", "rejected") for name in ("weights", "part")}
+    spans = {
+        f"{side}_{name}": [{"start": 0, "end": 2}] for side in ("chosen", "rejected") for name in ("segment", "score")
+    }
+    scored = [row | numbers | tokens | spans for row in rows]
     trainer = PreferenceTrainer(model_folder, objective=zoo.ZOO[name](), args=config(out), train_dataset=scored)
     before = [p.detach().clone() for p in trainer.model.policy.parameters()]
     trainer.train()

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from prefopt import Objective, TokenBatch, zoo
 from prefopt.signals import SIGNALS, Signal
-from tests.batches import KINDS, padded, scores, signals_but, without_noise
+from tests.batches import KINDS, columns_of, padded, signals_but, without_noise
 
 FILE = Path(__file__).with_name("golden.json")
 ROWS = {name: row() for name, row in zoo.ZOO.items()} | {"sparsepo-independent": zoo.sparsepo(shared=False)}
@@ -56,7 +56,7 @@ def golden_batch() -> TokenBatch:
         token_ids=torch.zeros(6, 8, dtype=torch.long),
         **fields,
         activation_kinds=KINDS,
-        columns=scores(waves(0.61, 6)),
+        columns=columns_of(waves(0.61, 6), 1.2 * waves(0.97, 6, 8), mask),
     )
 
 

@@ -24,7 +24,7 @@ from tests.responses import (
     ones,
     respond,
 )
-from tests.zoo import test_papers
+from tests.zoo import test_papers, test_papers_units
 
 Formula = Callable[[Response, Response], Tensor]
 
@@ -209,7 +209,7 @@ def responses(case: Case) -> tuple[list[Response], list[Response]]:
 
 
 def test_every_row_of_the_zoo_has_one_formula() -> None:
-    names = [*{name.partition("-")[0] for name in test_papers.PAPERS}, *PAIRWISE, *OF_BATCHES]
+    names = [*{name.partition("-")[0] for name in test_papers.PAPERS}, *PAIRWISE, *OF_BATCHES, *test_papers_units.ROWS]
     assert sorted(names) == sorted(zoo.ZOO)
 
 
@@ -276,4 +276,4 @@ def test_defaults_are_the_papers_settings(name: str) -> None:
 
 
 def test_every_row_has_its_defaults_written_down() -> None:
-    assert sorted([*test_papers.EXPECTED, *EXPECTED]) == sorted(zoo.ZOO)
+    assert sorted([*test_papers.EXPECTED, *test_papers_units.EXPECTED, *EXPECTED]) == sorted(zoo.ZOO)

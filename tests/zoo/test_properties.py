@@ -13,9 +13,9 @@ from torch import Tensor
 
 from prefopt import Objective, ObjectiveOutput, TokenBatch, zoo
 from prefopt.signals import SIGNALS, Signal
-from tests.batches import KINDS, padded, penalties, scores, signals_but, without_noise
+from tests.batches import KINDS, columns_of, padded, penalties, signals_but, without_noise
 from tests.test_invariance import widened
-from tests.zoo import test_papers, test_papers_losses
+from tests.zoo import test_papers, test_papers_losses, test_papers_units
 from tests.zoo.test_golden import golden_batch
 
 pytestmark = pytest.mark.slow
@@ -52,7 +52,7 @@ def batches(draw: st.DrawFn, *, floor: float = -20.0, dtype: torch.dtype = torch
         token_ids=torch.zeros(shape, dtype=torch.long),
         **fields,
         activation_kinds=KINDS,
-        columns=scores(waves(2 * pairs)),
+        columns=columns_of(waves(2 * pairs), waves(*shape), mask),
     )
 
 
@@ -63,7 +63,9 @@ def rows_of(tokens: TokenBatch, rows: list[int]) -> TokenBatch:
         values = getattr(tokens, signal)
         fields[signal.value] = values[:, rows] if spec.row_axis else values[rows]
     of_all = torch.cat([tokens.columns["score_chosen"], tokens.columns["score_rejected"]])[rows].chunk(2)
-    columns = dict(zip(("score_chosen", "score_rejected"), of_all, strict=True))
+    pairs = torch.tensor(rows[: len(rows) // 2]) % tokens.pairs
+    columns = {name: values[rows if values.ndim > 1 else pairs] for name, values in tokens.columns.items()}
+    columns |= dict(zip(("score_chosen", "score_rejected"), of_all, strict=True))
     return tokens.replace(**fields, columns=columns)
 
 
@@ -120,7 +122,7 @@ def test_only_coupled_rows_care_how_a_batch_is_cut(name: str, tokens: TokenBatch
         torch.testing.assert_close(parts, evaluated(name, tokens).losses, **CLOSE)
 
 
-EXPECTED = test_papers.EXPECTED | test_papers_losses.EXPECTED
+EXPECTED = test_papers.EXPECTED | test_papers_losses.EXPECTED | test_papers_units.EXPECTED
 REFERENCE_FREE = {name for name, row in zoo.ZOO.items() if row().reference_free}
 ANTISYMMETRIC = {name: row.swapped for name, row in EXPECTED.items() if row.swapped is not None}
 AT_REFERENCE = {name: row.at_reference for name, row in EXPECTED.items() if row.at_reference is not None}

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from prefopt.testing.check import Check
-from prefopt.testing.checks import configuration, divergences, independence, reading, results, rewards, weightings
+from prefopt.testing.checks import (
+    configuration,
+    divergences,
+    independence,
+    reading,
+    results,
+    rewards,
+    units,
+    weightings,
+)
 
 __all__ = ["CHECKS"]
 
-_MODULES = (configuration, results, independence, reading, weightings, divergences, rewards)
+_MODULES = (configuration, results, independence, reading, weightings, divergences, rewards, units)
 
 CHECKS: tuple[Check, ...] = tuple(
     value for module in _MODULES for value in vars(module).values() if isinstance(value, Check)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from prefopt.component import Component, PreferenceLoss, Regularizer, RewardShaping, TokenWeighting
+from prefopt.component import Component, PreferenceLoss, Regularizer, RewardShaping, TokenWeighting, Units
 from prefopt.testing.cases import case_for, cases
 from prefopt.testing.check import check
 from prefopt.testing.trial import call, require_same
 
 
-@check(TokenWeighting, RewardShaping, PreferenceLoss, Regularizer)
+@check(TokenWeighting, RewardShaping, Units, PreferenceLoss, Regularizer)
 def padding_changes_nothing(component: Component) -> None:
     """More columns of padding, with other rubbish in them, change no result.
 
@@ -26,7 +26,7 @@ def padding_changes_nothing(component: Component) -> None:
         require_same(one, two, "a value", wider)
 
 
-@check(TokenWeighting, Regularizer)
+@check(TokenWeighting, Units, Regularizer)
 def pairs_do_not_leak(component: Component) -> None:
     """What is said of one pair does not depend on what the other pairs say.
 
@@ -59,7 +59,7 @@ def responses_do_not_leak(component: RewardShaping) -> None:
         require_same(one[~row], two[~row], "another response's reward", mixed)
 
 
-@check(TokenWeighting, RewardShaping, Regularizer)
+@check(TokenWeighting, RewardShaping, Units, Regularizer)
 def cutting_the_batch_changes_nothing(component: Component) -> None:
     """The results on a batch cut into chunks of pairs are those on the whole.
 

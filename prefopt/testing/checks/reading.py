@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prefopt.component import Component, PreferenceLoss, Regularizer, Signal, TokenWeighting
+from prefopt.component import Component, PreferenceLoss, Regularizer, Signal, TokenWeighting, Units
 from prefopt.testing.cases import case_for, cases
 from prefopt.testing.check import check
 from prefopt.testing.trial import arguments, build, call, learns, objective_of, require, require_same, same, stateful
 
 
-@check(TokenWeighting, PreferenceLoss, Regularizer)
+@check(TokenWeighting, Units, PreferenceLoss, Regularizer)
 def reads_only_what_it_declares(component: Component) -> None:
     """Without the signals and columns that the component does not declare, its result is the same.
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prefopt.component import Component, Divergence, Regularizer, RewardShaping, TokenWeighting
+from prefopt.component import Component, Divergence, Regularizer, RewardShaping, TokenWeighting, Units
 from prefopt.objective import Objective, ObjectiveOutput
 from prefopt.testing.cases import Case, case_for, cases
 from prefopt.testing.check import ConformanceError, check
@@ -27,8 +27,8 @@ from prefopt.tokens import TokenBatch
 
 @check(Component)
 def one_value_each(component: Component) -> None:
-    """The result has the shape of its kind: one weight or divergence per token, one reward per response, one loss or
-    penalty per pair.
+    """The result has the shape of its kind: one weight, divergence or unit per token, one reward per response, one
+    loss or penalty per pair.
 
     A result of another shape is broadcast in silence: a mean over the batch instead of a loss per pair still trains,
     but on something else.
@@ -41,7 +41,7 @@ def one_value_each(component: Component) -> None:
 
 def _shape(component: Component, case: Case) -> tuple[int, ...]:
     match component:
-        case TokenWeighting() | Divergence():
+        case TokenWeighting() | Divergence() | Units():
             return tuple(case.mask.shape)
         case RewardShaping():
             return (2 * case.number,)
@@ -58,7 +58,7 @@ def values_are_finite(component: Component) -> None:
         require_finite(call(component, case), "a value", case)
 
 
-@check(TokenWeighting, RewardShaping, Regularizer)
+@check(TokenWeighting, RewardShaping, Units, Regularizer)
 def one_token_responses_are_finite(component: Component) -> None:
     """Responses of a single token give finite values.
 
@@ -68,7 +68,7 @@ def one_token_responses_are_finite(component: Component) -> None:
     _finite(component, (1, 3, 1, 1, 1, 2))
 
 
-@check(TokenWeighting, RewardShaping, Regularizer)
+@check(TokenWeighting, RewardShaping, Units, Regularizer)
 def empty_responses_are_finite(component: Component) -> None:
     """A response without tokens, its mask all false, gives finite values.
 

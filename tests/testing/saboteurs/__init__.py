@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from prefopt.component import Component, Divergence, PreferenceLoss, Regularizer, RewardShaping, TokenWeighting
+from prefopt.component import Component, Divergence, PreferenceLoss, Regularizer, RewardShaping, TokenWeighting, Units
 from prefopt.hookspecs import hookimpl
-from tests.testing.saboteurs import configuration, divergences, others, reading, results, weightings
+from tests.testing.saboteurs import configuration, divergences, others, reading, results, units, weightings
 
 SABOTEURS: MappingProxyType[str, type[Component]] = MappingProxyType(
     configuration.SABOTEURS
@@ -15,11 +15,19 @@ SABOTEURS: MappingProxyType[str, type[Component]] = MappingProxyType(
     | weightings.SABOTEURS
     | divergences.SABOTEURS
     | others.SABOTEURS
+    | units.SABOTEURS
 )
 """By the name of the check that each fails."""
 
-ALSO = MappingProxyType({"pairs_do_not_leak": {"cutting_the_batch_changes_nothing"}})
-"""Which other checks a saboteur must fail: what hangs on other pairs changes when these are cut away."""
+ALSO = MappingProxyType(
+    {
+        "pairs_do_not_leak": {"cutting_the_batch_changes_nothing"},
+        "unit_numbers_are_int64": {"some_units_have_partners", "gradients_are_finite", "objective_descends"},
+        "some_units_have_partners": {"objective_descends"},
+    }
+)
+"""Which other checks a saboteur must fail: what hangs on other pairs changes when these are cut away, numbers of
+another dtype cannot be matched, and without partners nothing is trained."""
 
 
 def _of(kind: type[Component]) -> list[type[Component]]:
@@ -39,6 +47,11 @@ def prefopt_divergences() -> list[type[Component]]:
 @hookimpl
 def prefopt_reward_shapings() -> list[type[Component]]:
     return _of(RewardShaping)
+
+
+@hookimpl
+def prefopt_units() -> list[type[Component]]:
+    return _of(Units)
 
 
 @hookimpl

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pydantic import BeforeValidator
 
 from prefopt.data import BadRow, DataError, read_rows
 from prefopt.validation import Settings
+from prefopt_code.sandbox import Program
 
 __all__ = ["FUNCTION", "Problem", "Problems", "SomeProblems", "from_name", "with_examples"]
 
@@ -28,8 +30,10 @@ class Problem:
     prompt    what the model is given
     solution  the data's own answer to it
     start     of the program, before the answer
-    tests     of the program, after the answer
+    tests     of the program, which run apart from it
     within    whether the prompt has begun the function that the answer is to fill
+    setup     imports, helpers and data of the tests
+    names     of the program, that the tests call
     """
 
     name: str
@@ -39,24 +43,34 @@ class Problem:
     start: str
     tests: str
     within: bool
+    setup: str = ""
+    names: Sequence[str] = ()
 
-    def program(self, answer: str) -> str:
-        """The program that passes if the answer is right."""
-        return f"{self.start}{answer}\n{self.tests}\n"
+    def program(self, answer: str) -> Program:
+        """The program that passes if the answer is right. Imports of the tests are the program's too, unless its start
+        has them."""
+        imports = [] if self.within else [ast.unparse(statement) for statement in _imports(self.setup)]
+        return Program(_lines(f"{self.start}{answer}", *imports, ""), self.tests, self.setup, tuple(self.names))
 
 
 def _mbpp(row: Mapping[str, Any]) -> Problem:
     description = row.get("text", row.get("prompt"))
     tests = [str(test) for test in row["test_list"]]
     setup = row.get("test_setup_code") or "\n".join(row.get("test_imports", ()))
+    setup = setup.replace("\r\n", "\n")
+    solution = _lines(*str(row["code"]).replace("\r\n", "\n").rstrip().split("\n"), "")
+    used = _used(_lines(setup, *tests))
+    imports = [ast.unparse(statement) for statement in _imports(solution) if used & _bound(statement)]
     return Problem(
         name=f"MBPP/{row['task_id']}",
         form="MBPP",
         prompt=_lines('"""', str(description).strip(), *tests, '"""', ""),
-        solution=_lines(*str(row["code"]).replace("\r\n", "\n").rstrip().split("\n"), ""),
+        solution=solution,
         start="",
-        tests=_lines(*([setup.replace("\r\n", "\n")] if setup else ()), *tests),
+        tests=_lines(*tests),
         within=False,
+        setup=_lines(*imports, *([setup] if setup else ())),
+        names=sorted(used & {name for statement in _defined(solution) for name in _bound(statement)}),
     )
 
 
@@ -69,7 +83,43 @@ def _human_eval(row: Mapping[str, Any]) -> Problem:
         start=str(row["prompt"]),
         tests=_lines(str(row["test"]), f"check({row['entry_point']})"),
         within=True,
+        setup=_helpers(str(row["prompt"])),
+        names=(str(row["entry_point"]),),
     )
+
+
+def _helpers(prompt: str) -> str:
+    """The beginning of a program as a whole one: the function that it begins does nothing."""
+    return prompt if _parsed(prompt) else f"{prompt}    pass\n"
+
+
+def _parsed(text: str) -> list[ast.stmt]:
+    """Its statements; none where Python cannot read it, which the sandbox tells when it runs."""
+    try:
+        return ast.parse(text).body
+    except (SyntaxError, ValueError):
+        return []
+
+
+def _imports(text: str) -> list[ast.stmt]:
+    return [statement for statement in _parsed(text) if isinstance(statement, ast.Import | ast.ImportFrom)]
+
+
+def _defined(text: str) -> list[ast.stmt]:
+    return [statement for statement in _parsed(text) if not isinstance(statement, ast.Import | ast.ImportFrom)]
+
+
+def _bound(statement: ast.stmt) -> set[str]:
+    """The names that a statement at the top of a module gives a value."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return {statement.name}
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return {(alias.asname or alias.name).partition(".")[0] for alias in statement.names}
+    return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+
+
+def _used(text: str) -> set[str]:
+    return {node.id for statement in _parsed(text) for node in ast.walk(statement) if isinstance(node, ast.Name)}
 
 
 def _lines(*lines: str) -> str:

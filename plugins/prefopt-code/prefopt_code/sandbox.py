@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, final
 
@@ -20,7 +21,7 @@ from pydantic import Field
 from prefopt.validation import Settings
 from prefopt_code import jail
 
-__all__ = ["Isolation", "Limits", "Outcome", "Sandbox", "SandboxError", "Verdict"]
+__all__ = ["Isolation", "Limits", "Outcome", "Program", "Sandbox", "SandboxError", "Verdict"]
 
 Isolation = Literal["namespaces", "rlimits"]
 
@@ -33,9 +34,19 @@ package.__path__ = [{str(_JAIL.parent)!r}]
 from prefopt_code.jail.main import main
 main()
 """
+_ROLE = """
+import sys, types
+for name in ("prefopt_code", "prefopt_code.jail"):
+    sys.modules[name] = types.ModuleType(name)
+wire = sys.modules["prefopt_code.jail.wire"] = types.ModuleType("prefopt_code.jail.wire")
+exec({wire!r}, wire.__dict__)
+exec({text!r}, {{"__name__": "__main__"}})
+"""
+"""Runs a module of the jail in an interpreter that has no file of it."""
 _GRACE = 10.0
 """Seconds beyond its own time after which a sandbox is given up."""
-_ENDED = '{"status": 9, "cpu_seconds": 0, "report": "", "errors": "the whole sandbox was "}'
+_NOTHING = {"judge_in_time": True, "cpu_seconds": 0, "report": "", "judgement": ""}
+_ENDED = json.dumps(_NOTHING | {"status": signal.SIGKILL, "errors": "the whole sandbox was "})
 """The answer of a sandbox that was ended from outside, as by a system that had no memory left."""
 _READY = "assert sum(range(10)) == 45"
 
@@ -62,6 +73,22 @@ class Outcome(NamedTuple):
 
     verdict: Verdict
     errors: str
+
+
+@final
+class Program(NamedTuple):
+    """A program, and tests that see of it nothing but plain data and numbers for its other objects.
+
+    source  what is run in the program's process
+    tests   what is run in the judge's: the program passes if they come to their end
+    setup   what is run there before: imports, helpers and data of the tests
+    names   of the program, that setup and tests call
+    """
+
+    source: str
+    tests: str = ""
+    setup: str = ""
+    names: tuple[str, ...] = ()
 
 
 @final
@@ -101,12 +128,13 @@ class Sandbox:
         self.isolation = isolation
         self._checked = False
 
-    def run(self, program: str) -> Outcome:
-        """Run a program, which passes if it comes to its end."""
+    def run(self, program: Program | str) -> Outcome:
+        """Run a program, which passes if it and its tests come to their end. Without tests it alone says whether it
+        did."""
         self.check()
         return self._run(program)
 
-    def run_all(self, programs: Sequence[str]) -> list[Outcome]:
+    def run_all(self, programs: Sequence[Program | str]) -> list[Outcome]:
         """The outcomes of programs, in their order; as many run at a time as there are cores for this process."""
         self.check()
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
@@ -126,7 +154,8 @@ class Sandbox:
             raise SandboxError(f"the sandbox does not run Python here: {outcome.verdict}. {outcome.errors}")
         self._checked = True
 
-    def _run(self, program: str) -> Outcome:
+    def _run(self, program: Program | str) -> Outcome:
+        program = Program(program) if isinstance(program, str) else program
         token = secrets.token_hex(16)
         with tempfile.TemporaryDirectory(prefix="prefopt-program-") as folder:
             answer = self._answer(self._job(program, token, folder))
@@ -139,11 +168,13 @@ class Sandbox:
             )
         return _judged(answer, token, self.limits)
 
-    def _job(self, program: str, token: str, folder: str) -> dict[str, Any]:
+    def _job(self, program: Program, token: str, folder: str) -> dict[str, Any]:
+        tests = {"tests": program.tests, "setup": program.setup, "names": program.names, "token": token}
         return {
-            "program": program,
-            "token": token,
-            "inside": (_JAIL / "inside.py").read_text(encoding="utf-8"),
+            "program": program.source,
+            "tests": json.dumps(tests),
+            "inside": _role("inside"),
+            "judge": _role("judge"),
             "interpreter": _interpreter(),
             "folders": sorted({sys.base_prefix, sys.base_exec_prefix}),
             "folder": folder,
@@ -170,12 +201,18 @@ class Sandbox:
             except BaseException as error:
                 os.killpg(process.pid, signal.SIGKILL)
                 if isinstance(error, subprocess.TimeoutExpired):
-                    return {"status": None, "cpu_seconds": 0, "report": "", "errors": ""}
+                    return _NOTHING | {"status": None, "errors": ""}
                 raise
         if errors:
             raise SandboxError(f"the sandbox failed: {errors.decode(errors='replace')}")
         content: dict[str, Any] = json.loads(answer or _ENDED)
         return content
+
+
+@cache
+def _role(name: str) -> str:
+    text, wire = ((_JAIL / f"{module}.py").read_text(encoding="utf-8") for module in (name, "wire"))
+    return _ROLE.format(text=text, wire=wire)
 
 
 def _interpreter() -> str:
@@ -186,13 +223,17 @@ def _judged(answer: dict[str, Any], token: str, limits: Limits) -> Outcome:
     status, report, errors = answer["status"], answer["report"], answer["errors"]
     if status is None:
         return Outcome(Verdict.TIMED_OUT, errors)
-    if report == token:
+    if answer["judgement"] == token:
         return Outcome(Verdict.PASSED, errors)
+    told = {"memory": Verdict.OUT_OF_MEMORY, "refused": Verdict.REFUSED, "unreadable": Verdict.UNREADABLE}
+    if answer["judgement"]:
+        return Outcome(told.get(answer["judgement"], Verdict.FAILED), errors)
+    if not answer["judge_in_time"]:
+        return Outcome(Verdict.TIMED_OUT, f"{errors}the tests were ended by SIGXCPU")
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         in_time = number != signal.SIGXCPU and answer["cpu_seconds"] < limits.cpu_seconds
         verdict = Verdict.FAILED if in_time else Verdict.TIMED_OUT
         names = {item.value: item.name for item in signal.Signals}  # not every signal has one
         return Outcome(verdict, f"{errors}ended by {names.get(number, f'signal {number}')}")
-    told = {"memory": Verdict.OUT_OF_MEMORY, "refused": Verdict.REFUSED, "unreadable": Verdict.UNREADABLE}
     return Outcome(told.get(report, Verdict.FAILED), errors or "it ended itself before its end")

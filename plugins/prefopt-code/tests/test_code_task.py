@@ -31,6 +31,7 @@ def problem(number: int, answer: str = "film") -> Problem:
         start="film = 1; plot = actor = scene = 2\nresult = ",
         tests=f"assert result == {answer}",
         within=True,
+        names=("result", answer),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from prefopt_code.problems import FUNCTION, Problems, with_examples
 from prefopt_code.programs import answer_in
+from prefopt_code.sandbox import Program
 
 from prefopt.data import DataError
 
@@ -46,11 +47,26 @@ def test_both_forms_are_read(tmp_path: Path) -> None:
         '"""\nWrite a function to double a number.\nassert double(1) == 2\nassert double(BIG) == 2 * BIG\n"""\n'
     )
     assert double.solution == "def double(x):\n  return 2 * x\n"
-    assert double.program("answer") == "answer\nBIG = 10\nassert double(1) == 2\nassert double(BIG) == 2 * BIG\n"
-    assert halve.tests == "import math\nassert halve(2) == math.floor(1.5)"
+    tests = "assert double(1) == 2\nassert double(BIG) == 2 * BIG"
+    assert double.program("answer") == Program("answer\n", tests, "BIG = 10", ("double",))
+    halved = Program("answer\nimport math\n", "assert halve(2) == math.floor(1.5)", "import math", ("halve",))
+    assert halve.program("answer") == halved
     assert triple.prompt == HUMAN_EVAL["prompt"]
-    assert triple.program(triple.solution).endswith("assert candidate(2) == 6\n\ncheck(triple)\n")
+    tripled = triple.program(triple.solution)
+    assert tripled.source == HUMAN_EVAL["prompt"] + "    return 3 * x\n\n"
+    assert tripled.tests.endswith("assert candidate(2) == 6\n\ncheck(triple)")
+    assert (tripled.setup, tripled.names) == (HUMAN_EVAL["prompt"], ("triple",))
     assert (double.within, triple.within) == (False, True)
+
+
+def test_what_the_tests_see_of_a_program_is_what_the_datas_solution_defines(tmp_path: Path) -> None:
+    row = MBPP | {
+        "code": "import math, re\nclass Pair:\n  pass\ndef helper(): pass\nx, y = 1, 2\ndef area(p): return math.pi",
+        "test_list": ["assert math.isclose(area(Pair()), 3.14159, rel_tol=x) and len('1')"],
+        "test_setup_code": "",
+    }
+    (problem,) = problems_in(tmp_path / "rows.jsonl", row).read()
+    assert (problem.names, problem.setup) == (["Pair", "area", "x"], "import math, re")
 
 
 def test_solved_examples_come_before_problems_of_their_form(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ DIE_WITH_PARENT, DUMPABLE, SUBREAPER, NO_NEW_PRIVILEGES = 1, 4, 36, 38
 _SET_SECCOMP, _FILTER = 22, 2
 
 # What a program has no honest use for and could get round its limits by: memory and messages that no limit counts,
-# sockets that no namespace holds, other processes' memory, and large parts of the kernel.
+# sockets that no namespace holds, other processes' memory and files, and large parts of the kernel.
 _CALLS = {
     "x86_64": (
         {"pivot_root": 155},
@@ -58,7 +58,7 @@ _CALLS = {
             **{"socket": 41, "shmget": 29, "msgget": 68, "semget": 64, "mq_open": 240, "memfd_create": 319},
             **{"memfd_secret": 447, "ptrace": 101, "process_vm_readv": 310, "process_vm_writev": 311, "unshare": 272},
             **{"setns": 308, "mount": 165, "keyctl": 250, "add_key": 248, "request_key": 249, "bpf": 321},
-            **{"userfaultfd": 323, "io_uring_setup": 425, "perf_event_open": 298, "io_setup": 206},
+            **{"userfaultfd": 323, "io_uring_setup": 425, "perf_event_open": 298, "io_setup": 206, "pidfd_getfd": 438},
             **{"inotify_init": 253, "inotify_init1": 294, "fanotify_init": 300},
         },
         0xC000003E,
@@ -69,7 +69,7 @@ _CALLS = {
             **{"socket": 198, "shmget": 194, "msgget": 186, "semget": 190, "mq_open": 180, "memfd_create": 279},
             **{"memfd_secret": 447, "ptrace": 117, "process_vm_readv": 270, "process_vm_writev": 271, "unshare": 97},
             **{"setns": 268, "mount": 40, "keyctl": 219, "add_key": 217, "request_key": 218, "bpf": 280},
-            **{"userfaultfd": 282, "io_uring_setup": 425, "perf_event_open": 241, "io_setup": 0},
+            **{"userfaultfd": 282, "io_uring_setup": 425, "perf_event_open": 241, "io_setup": 0, "pidfd_getfd": 438},
             **{"inotify_init1": 26, "fanotify_init": 262},
         },
         0xC00000B7,

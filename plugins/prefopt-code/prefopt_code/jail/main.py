@@ -8,7 +8,7 @@ import resource
 import select
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefopt_code.jail import kernel, room
@@ -17,17 +17,20 @@ __all__ = ["main"]
 
 _TAIL = 2000
 """Bytes that are kept of what the program wrote to standard error."""
-_OWN = 2
-"""Processes of ours that count against the limit of the program's."""
-_HIGH = 10
+_OWN = 3
+"""Processes of ours, the judge among them, that count against the limit of the program's."""
+_LAST_WORDS = 1.0
+"""Seconds for a program to end by itself once it is judged, and to say why it failed."""
+_HIGH = 20
 _MOST_OPEN = 64
 """No file of ours has so high a number."""
 
 
 def main() -> None:
-    """The job: `program`, `token`, `interpreter` (the binary), `folders` (what it needs to see), `inside` (the text
-    that runs the program), `isolated`, and the limits. The answer: `missing`, or `status` (as of wait, null where the
-    time was up), `cpu_seconds`, `report` and `errors`.
+    """The job: `program`, `tests` (a JSON text for the judge), `interpreter` (the binary), `folders` (what it needs to
+    see), `inside` and `judge` (the texts that run the two), `isolated`, and the limits. The answer: `missing`, or
+    `status` (the program's, as of wait, null where the time was up), `judge_in_time`, `cpu_seconds`, `report`,
+    `judgement` and `errors`.
     """
     job = json.load(sys.stdin)
     answers = os.dup(1)
@@ -57,49 +60,90 @@ def _answer(to: int, answer: Mapping[str, Any]) -> None:
 
 
 def _watch(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Start the program and wait for it as long as it may take. In a process namespace this process is the first, so
-    all others end with it."""
-    source, errors = os.memfd_create("program"), os.memfd_create("errors")
-    os.write(source, f"{job['token']}\n{job['program']}".encode("utf-8", "surrogatepass"))
-    os.lseek(source, 0, os.SEEK_SET)
+    """Start the program and its judge and wait for them as long as they may take. In a process namespace this process
+    is the first, so all others end with it."""
+    errors, judge_errors = os.memfd_create("errors"), os.memfd_create("errors")
     heard, told = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            _become(job, source, errors, told)
-        except BaseException as error:
-            os.write(errors, f"{type(error).__name__}: {error}".encode())
-        os._exit(1)
-    os.close(told)
-    ended = select.poll()
-    ended.register(os.pidfd_open(pid), select.POLLIN)
-    in_time = bool(ended.poll(job["seconds"] * 1000))
-    if not in_time:
-        os.kill(pid, signal.SIGKILL)
-    _, status, used = os.wait4(pid, 0)
-    os.set_blocking(heard, False)
-    try:
-        report = os.read(heard, 1000)
-    except BlockingIOError:
-        report = b""
-    size = os.fstat(errors).st_size
-    tail = os.pread(errors, _TAIL, max(0, size - _TAIL))
+    ruled, ruling = os.pipe()
+    requested, request = os.pipe()
+    answered, answer = os.pipe()
+    program = _start(job, "inside", _text(job["program"]), errors, (told, requested, answer))
+    judge = _start(job, "judge", _text(job["tests"]), judge_errors, (ruling, answered, request))
+    for file in (told, ruling, requested, request, answered, answer):
+        os.close(file)
+    in_time = _wait(job["seconds"], judge, program)
+    # A program that has failed ends by itself, one that is judged has nothing left to do, and without it there is
+    # nothing left to judge.
+    ended = in_time and _wait(_LAST_WORDS, judge) and _wait(_LAST_WORDS, program)
+    if not ended:
+        for pid in (program, judge):
+            os.kill(pid, signal.SIGKILL)
+    _, judged = os.waitpid(judge, 0)
+    _, status, used = os.wait4(program, 0)
     return {
         "status": status if in_time else None,
+        "judge_in_time": not (os.WIFSIGNALED(judged) and os.WTERMSIG(judged) == signal.SIGXCPU),
         "cpu_seconds": used.ru_utime + used.ru_stime,
-        "report": report.decode(errors="replace"),
-        "errors": tail.decode(errors="replace"),
+        "report": _heard(heard),
+        "judgement": _heard(ruled),
+        "errors": _end(errors) + _end(judge_errors),
     }
 
 
-def _become(job: Mapping[str, Any], source: int, errors: int, report: int) -> None:
-    """Turn into an interpreter that runs the program, within its limits."""
+def _start(job: Mapping[str, Any], role: str, source: int, errors: int, files: Sequence[int]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _become(job, role, (source, *files), errors)
+        except BaseException as error:
+            os.write(errors, f"{type(error).__name__}: {error}".encode())
+        os._exit(1)
+    os.close(source)
+    return pid
+
+
+def _text(text: str) -> int:
+    file = os.memfd_create("text")
+    content = text.encode("utf-8", "surrogatepass")
+    while content:
+        content = content[os.write(file, content) :]
+    os.lseek(file, 0, os.SEEK_SET)
+    return file
+
+
+def _wait(seconds: float, *pids: int) -> bool:
+    """Whether one of the processes ends in this time."""
+    ended = select.poll()
+    files = [os.pidfd_open(pid) for pid in pids]
+    for file in files:
+        ended.register(file, select.POLLIN)
+    in_time = bool(ended.poll(seconds * 1000))
+    for file in files:
+        os.close(file)
+    return in_time
+
+
+def _heard(pipe: int) -> str:
+    os.set_blocking(pipe, False)
+    try:
+        return os.read(pipe, 1000).decode(errors="replace")
+    except BlockingIOError:
+        return ""
+
+
+def _end(errors: int) -> str:
+    size = os.fstat(errors).st_size
+    return os.pread(errors, _TAIL, max(0, size - _TAIL)).decode(errors="replace")
+
+
+def _become(job: Mapping[str, Any], role: str, files: Sequence[int], errors: int) -> None:
+    """Turn into an interpreter that runs the program or its tests, within the program's limits."""
     os.setsid()  # or a signal to its group would reach us
-    high = [os.dup2(file, _HIGH + number) for number, file in enumerate((source, errors, report))]
+    high = [os.dup2(file, _HIGH + number) for number, file in enumerate((errors, *files))]
     nothing = os.open("/dev/null", os.O_RDWR)
-    for number, file in enumerate((nothing, nothing, high[1], high[0], high[2])):
+    for number, file in enumerate((nothing, nothing, *high)):
         os.dup2(file, number, inheritable=True)
-    os.closerange(5, _MOST_OPEN)
+    os.closerange(2 + len(high), _MOST_OPEN)
     cpu = job["cpu_seconds"]
     limits = {
         resource.RLIMIT_CPU: (cpu, cpu + 1),
@@ -117,7 +161,7 @@ def _become(job: Mapping[str, Any], source: int, errors: int, report: int) -> No
         kernel.forbid()
     surroundings = {"PATH": "", "HOME": os.getcwd(), "TMPDIR": os.getcwd(), "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
     # -s, -S, -P, -B: without the user's packages, installed ones, the folder, and without writing bytecode.
-    os.execve(job["interpreter"], [job["interpreter"], "-sSPB", "-c", job["inside"]], surroundings)
+    os.execve(job["interpreter"], [job["interpreter"], "-sSPB", "-c", job[role]], surroundings)
 
 
 def _sweep() -> None:

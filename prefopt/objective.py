@@ -32,6 +32,7 @@ from prefopt.registry import ComponentError, provenance, with_recorded_versions
 from prefopt.tokens import TokenBatch, masked_sum
 from prefopt.unit_pairs import UnitPairs
 from prefopt.validation import explain
+from prefopt.whole_files import publish_files, remove, unfinished_name
 
 __all__ = ["Mean", "Objective", "ObjectiveOutput"]
 
@@ -157,15 +158,22 @@ class Objective(nn.Module):
         return self.forward(tokens.replace(logps=tokens.ref_logps, divergence=divergence))
 
     def save(self, folder: str | Path, state: Mapping[str, Tensor] | None = None) -> None:
-        """Write objective.yaml and, where parameters are learned, objective.safetensors: those of `state`, if given."""
+        """Write objective.yaml and, where parameters are learned, objective.safetensors: those of `state`, if given.
+        What an earlier save left there is replaced once both are whole."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        description = {"objective": self.config.model_dump(mode="json"), **self.shape, "components": self.provenance}
-        (folder / "objective.yaml").write_text(yaml.safe_dump(description, sort_keys=False), encoding="utf-8")
-        tensors = self.state_dict() if state is None else state
-        if tensors:
-            contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-            save_file(contiguous, folder / "objective.safetensors")
+        beside = unfinished_name(folder / "objective")
+        beside.mkdir(parents=True)
+        try:
+            description = {"objective": self.config.model_dump(mode="json"), **self.shape}
+            description["components"] = self.provenance
+            (beside / "objective.yaml").write_text(yaml.safe_dump(description, sort_keys=False), encoding="utf-8")
+            tensors = self.state_dict() if state is None else state
+            if tensors:
+                contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+                save_file(contiguous, beside / "objective.safetensors")
+            publish_files(beside, folder)
+        finally:
+            remove(beside)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:

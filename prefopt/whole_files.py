@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 UNFINISHED = ".unfinished"
 """The folder, within the one that is saved to, where files are until they are whole; one that a killed run left is
 removed by the next save."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of the errors that say that no more can be written."""
 
 _WEIGHTS = re.compile(r"(adapter_model|model|objective)(?:(?:-\d{5}-of-\d{5})?\.safetensors(?:\.index\.json)?|\.yaml)")
 
@@ -45,10 +51,14 @@ def publish_files(folder: Path, target: Path) -> None:
 
 
 def publish_text(text: str, target: Path) -> None:
+    """`publish_bytes` of UTF-8."""
+    publish_bytes(text.encode("utf-8", errors="backslashreplace"), target)
+
+
+def publish_bytes(content: bytes, target: Path) -> None:
     """Write a file beside its name, sync it and rename it, whoever else writes it. Raises OSError, with path and bytes,
     where it cannot be written; what the target held stays then."""
-    content = text.encode("utf-8", errors="backslashreplace")
-    beside = target.with_name(f".{target.name}-{uuid.uuid4().hex}.unfinished")
+    beside = unfinished_name(target)
     try:
         beside.write_bytes(content)
         publish_file(beside, target)
@@ -65,6 +75,32 @@ def publish_file(beside: Path, target: Path) -> None:
     sync(target.parent)
 
 
+def unfinished_name(target: Path) -> Path:
+    """A new name beside a file or folder, at which it is until it is whole."""
+    return target.with_name(f".{target.name}-{uuid.uuid4().hex}.unfinished")
+
+
+@contextmanager
+def naming_full_disk(target: Path) -> Iterator[None]:
+    """Raise OSError, with the target's path and the bytes that are free, where a disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL or error.filename is not None:
+            raise
+        problem = (
+            f"cannot be written ({os.strerror(error.errno)}; {free_bytes(target):,} bytes are free there); make room, "
+            "or name another folder"
+        )
+        raise OSError(error.errno, problem, str(target)) from error
+
+
+def free_bytes(folder: Path) -> int:
+    """Of the disk that the folder is on, or will be."""
+    folder = folder.absolute()
+    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+
+
 def sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -78,6 +114,11 @@ def sha256(file: Path) -> str:
     """The digest of a file, as `sha256sum` prints it."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def weight_digests(folder: Path) -> dict[str, str]:
+    """The digests of a folder's weights, by name."""
+    return {path.name: sha256(path) for path in sorted(folder.glob("*.safetensors"))}
 
 
 def _kind(name: str) -> str | None:

@@ -58,7 +58,7 @@ LAYERS_WITHIN: dict[str, list[set[str]]] = {
         {"progress", "run", "statistics", "suite_fields"},
         {"execute", "run_log", "suite"},
         {"controls", "preflight", "tensorboard", "worker"},
-        {"executors", "summary"},
+        {"executors", "folder", "summary"},
         {"differences", "runner"},
         {"frontier"},
         {"results"},

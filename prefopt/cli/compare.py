@@ -27,6 +27,9 @@ def compare(
         int | None,
         typer.Option(min=1, help="So many processes, a run each at a time. Default: one for each accelerator, else 1."),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Remove the comparison that the folder holds, once this one can begin.")
+    ] = False,
 ) -> None:
     """Train and measure every objective of a suite, at every setting and seed, and write a report.
 
@@ -42,7 +45,7 @@ def compare(
     folder = out or Path("runs/compare") / suite.stem
     with exit_on(SuiteError, PluginError, WorkerError, ValueError, OSError):
         read = Suite.load(suite, overrides or (), objective or ())
-        failed = run_suite(read, folder, console=console, processes=processes)
+        failed = run_suite(read, folder, console=console, processes=processes, overwrite=overwrite)
         written = write(folder)
     _say(written)
     if failed:

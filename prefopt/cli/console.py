@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -67,11 +68,13 @@ def _lines_of(error: Exception) -> list[str]:
 
 class PlainErrors(TyperGroup):
     """Commands whose unexpected errors, those of libraries, are one line and the exit code UNUSABLE too, without
-    --debug."""
+    --debug. Each warning is a line."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                return super().invoke(ctx)
         except Exception as error:
             # Typer's own have an exit code, and it knows what to do with these and with a pipe that was closed.
             if DEBUG.get() and isinstance(error, EOFError):
@@ -85,6 +88,10 @@ class PlainErrors(TyperGroup):
             error_console.print(f"[red]error:[/] {escape(f'{type(error).__name__}: {cut}')} ({remedy})")
             _print_notes(error)
             raise typer.Exit(UNUSABLE) from None
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    error_console.print(f"[yellow]warning:[/] {escape(' '.join(str(message).split()))}")
 
 
 def _print_notes(error: Exception) -> None:

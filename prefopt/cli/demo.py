@@ -24,11 +24,14 @@ def demo(
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the runs and the page.")] = Path("runs/demo"),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Remove the comparison that the folder holds, once this one can begin.")
+    ] = False,
 ) -> None:
     """Train DPO and SparsePO side by side on a small generated corpus, or on your own, and write a page of results.
 
     It carries out a suite that comes with prefopt, as `prefopt compare` does: runs that the folder holds are not
     repeated.
     """
-    compare(SUITE, overrides, out=out)
+    compare(SUITE, overrides, out=out, overwrite=overwrite)
     console.print(f"The page: {escape(str((out / 'report.html').absolute()))}", soft_wrap=True, highlight=False)

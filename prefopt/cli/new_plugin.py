@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from rich.markup import escape
 
 from prefopt.cli.console import component_kinds, console, exit_on, reject_unknown_kind
+from prefopt.whole_files import naming_full_disk, publish_folder, remove, unfinished_name
 
 _TEMPLATES = Path(__file__).parent / "plugin"
 _SLOTS = {
@@ -47,12 +49,26 @@ def new_plugin(
             f"{variables['module']}.py": f"{kind}.py",
             f"tests/test_{variables['module']}.py": "test_conformance.py",
         }
-        for name, template in files.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            text = environment.get_template(f"{template}.jinja").render(variables)
-            (folder / name).write_text(text, encoding="utf-8")
+        texts = {
+            name: environment.get_template(f"{template}.jinja").render(variables) for name, template in files.items()
+        }
+        _write_whole(texts, folder)
     console.print(escape(f"Wrote {folder}: {', '.join(files)}."), soft_wrap=True)
     console.print(escape(f"Next: pip install --editable '{folder}[test]' && python -m pytest {folder}"), soft_wrap=True)
+
+
+def _write_whole(texts: Mapping[str, str], folder: Path) -> None:
+    """Write files into a new folder, all of them or none."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = unfinished_name(folder)
+    try:
+        with naming_full_disk(folder):
+            for name, text in texts.items():
+                (beside / name).parent.mkdir(parents=True, exist_ok=True)
+                (beside / name).write_text(text, encoding="utf-8")
+            publish_folder(beside, folder)
+    finally:
+        remove(beside)
 
 
 def _template_variables(distribution: str, kind: str) -> dict[str, str]:

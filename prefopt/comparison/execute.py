@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.metadata
 import platform
 import shutil
@@ -28,9 +27,9 @@ from prefopt.tasks.base import Material
 from prefopt.tasks.held_out import held_out
 from prefopt.training import PreferenceConfig, PreferenceTrainer
 from prefopt.training.trainer_inputs import ensure_pad_token, lora_config
+from prefopt.whole_files import FULL
 
 _LIBRARIES = ("prefopt", "torch", "transformers", "accelerate", "datasets", "tokenizers")
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 Curves = dict[str, list[tuple[int, float]]]
@@ -49,7 +48,7 @@ def execute(run: Run, folder: Path, *, show: Callable[[Trainer], None]) -> dict[
 def _full_disk(error: BaseException | None) -> OSError | None:
     """What says, among the causes of an error, that no more can be written."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in _FULL:
+        if isinstance(error, OSError) and error.errno in FULL:
             return error
         error = error.__cause__ or error.__context__
     return None

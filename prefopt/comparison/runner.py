@@ -10,17 +10,23 @@ from rich.console import Console
 
 from prefopt.comparison.controls import controls, masked
 from prefopt.comparison.executors import WorkerPool, accelerators, execute_here, require_importable
+from prefopt.comparison.folder import ComparisonFolder
 from prefopt.comparison.preflight import reject_unusable
 from prefopt.comparison.progress import Board
 from prefopt.comparison.run import Run
-from prefopt.comparison.run_log import LOCKS, RUNS, Record, RunLog, RunQueue
-from prefopt.comparison.suite import SUITE, Suite
+from prefopt.comparison.run_log import RUNS, Record, RunLog, RunQueue
+from prefopt.comparison.suite import Suite
 from prefopt.comparison.tensorboard import write_run
-from prefopt.training.output_folder import OutputFolderError, reject_mixing
-from prefopt.whole_files import publish_text
 
 
-def compare(suite: Suite, folder: Path, *, console: Console | None = None, processes: int | None = None) -> list[Run]:
+def compare(
+    suite: Suite,
+    folder: Path,
+    *,
+    console: Console | None = None,
+    processes: int | None = None,
+    overwrite: bool = False,
+) -> list[Run]:
     """Execute the runs of the suite that the folder does not hold yet, and return those that failed.
 
     The folder then holds the suite in full, runs.jsonl, and the material and reference cache that the runs share.
@@ -30,27 +36,34 @@ def compare(suite: Suite, folder: Path, *, console: Console | None = None, proce
 
     processes  worker processes, a run each at a time, each on an accelerator; 1: this process. None: one for each
                accelerator, else 1
+    overwrite  whether the comparison that the folder holds is removed, once this one can begin; without that, a suite
+               that lacks finished runs of the one that is there is refused
     Raises SuiteError with a line for each mistake, before the first run, where what the runs need is not there or of no
-    use; OSError where a disk is full; OutputFolderError where the folder holds other things than a comparison; and
+    use; OSError where a disk is full; OutputFolderError where the folder holds other things than this comparison; and
     WorkerError where worker processes do not start, or cannot import what the runs consist of.
     """
     console = console or Console()
-    text = suite.to_yaml()
-    _reject_occupied(folder, text)
+    output = ComparisonFolder(folder, suite, overwrite=overwrite)
+    log = RunLog(folder / RUNS)
+    output.reject_occupied(log)
     folder.mkdir(parents=True, exist_ok=True)
-    publish_text(text, folder / SUITE)
     grid = suite.runs()
     devices = accelerators(grid)
     processes = max(1, devices) if processes is None else processes
     if processes > 1:
         require_importable(grid)
-    log = RunLog(folder / RUNS)
+    if overwrite:
+        reject_unusable(grid, folder)
+        output.begin(log)
+        log = RunLog(folder / RUNS)
     queue = RunQueue(
         log, folder, lambda: [*grid, *controls(suite, log.records)], brings=partial(_controls_to_come, suite)
     )
     finished, total = queue.count()
     console.print(f"{total} runs, {finished} of them finished before", highlight=False)
-    reject_unusable(queue.pending(), folder)
+    if not overwrite:
+        reject_unusable(queue.pending(), folder)
+        output.begin(log)
     with queue, Board(console, processes) as board:
 
         def end(run: Run, record: Record, slot: int) -> None:
@@ -66,17 +79,6 @@ def compare(suite: Suite, folder: Path, *, console: Console | None = None, proce
             with WorkerPool(folder, processes, devices) as pool:
                 pool.execute(queue, board, end)
     return queue.failed()
-
-
-def _reject_occupied(folder: Path, suite: str) -> None:
-    reject_mixing(folder, "a comparison")
-    file = folder / SUITE
-    begun = (folder / RUNS).exists() or (folder / LOCKS).exists()
-    if file.exists() and not begun and file.read_text(encoding="utf-8") != suite:
-        raise OutputFolderError(
-            f"{file} is not that of a comparison, for none has begun in {folder}, and would be written over; choose "
-            "another folder with --out"
-        )
 
 
 def _controls_to_come(suite: Suite, run: Run) -> int:

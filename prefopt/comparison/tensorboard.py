@@ -16,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from prefopt.comparison.run import Run
 from prefopt.comparison.run_log import Record
+from prefopt.whole_files import naming_full_disk
 
 FOLDER = "tensorboard"
 
@@ -32,8 +33,8 @@ def run_folder(run: Run) -> str:
 
 
 def write_runs(runs: Iterable[Run], records: Mapping[str, Record], folder: Path) -> None:
-    """Write FOLDER/tensorboard anew, with all finished runs."""
-    with _lock(folder):
+    """Write FOLDER/tensorboard anew, with all finished runs. Raises OSError where a disk is full."""
+    with _lock(folder), naming_full_disk(folder / FOLDER):
         shutil.rmtree(folder / FOLDER, ignore_errors=True)
         for run in runs:
             record = records.get(run.key)
@@ -42,8 +43,8 @@ def write_runs(runs: Iterable[Run], records: Mapping[str, Record], folder: Path)
 
 
 def write_run(run: Run, record: Record, folder: Path) -> None:
-    """Write FOLDER/tensorboard/NAME of a finished run."""
-    with _lock(folder):
+    """Write FOLDER/tensorboard/NAME of a finished run. Raises OSError where a disk is full."""
+    with _lock(folder), naming_full_disk(folder / FOLDER):
         shutil.rmtree(folder / FOLDER / run_folder(run), ignore_errors=True)
         _write(run, record, folder)
 

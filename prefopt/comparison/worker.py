@@ -52,7 +52,9 @@ class Worker:
         self._log = log
         self.connection, theirs = Pipe()
         arguments, env = command
-        with log.open("wb") as out, theirs:
+        # Behind what earlier workers left, which is nowhere else in full.
+        with log.open("ab") as out, theirs:
+            self._begins = out.tell()
             self._process = subprocess.Popen(
                 arguments, env=env, stdin=theirs.fileno(), stdout=out, stderr=out, start_new_session=True
             )
@@ -115,7 +117,7 @@ class Worker:
             self._process.wait(timeout=_GRACE_SECONDS)
         self._signal(signal.SIGKILL)
         code = self._process.wait()
-        output = self._log.read_text(encoding="utf-8", errors="replace")[-_LOG_TAIL:]
+        output = self._log.read_bytes()[self._begins :].decode(errors="replace")[-_LOG_TAIL:]
         if not self._ready:
             raise WorkerError(f"a process for runs does not start (exit code {code}):\n{output}")
         if code >= 0:

@@ -26,7 +26,7 @@ from prefopt.data.pairs import Pair, to_pair
 from prefopt.data.report import DataReport, LengthReport, column_label
 from prefopt.data.rows import BadRow, DataError, SourceRow
 from prefopt.data.truncation import EncodedPair, TooLong
-from prefopt.whole_files import publish_file
+from prefopt.whole_files import naming_full_disk, publish_file, sha256, unfinished_name
 
 OnBadRows = Literal["stop", "quarantine"]
 
@@ -66,6 +66,7 @@ def prepare(
     extra: Sequence[Column] = (),
     on_bad_rows: OnBadRows = "stop",
     quarantine: Path | None = None,
+    overwrite: bool = False,
     total: int | None = None,
 ) -> tuple[datasets.Dataset, DataReport]:
     """The usable rows as a data set of token ids, and the report on all rows.
@@ -78,10 +79,12 @@ def prepare(
     columns      as for `to_pair`, for the fields of the extra columns too
     extra        the columns that an objective reads (`ObjectiveConfig.columns`), stored under their `keys`
     on_bad_rows  "stop" reads to the end and raises a DataError that lists the first ten; "quarantine" writes each as a
-                 line of JSON to the file `quarantine`, replacing what it held
+                 line of JSON to the file `quarantine`
+    overwrite    whether that file may hold others, which are replaced
     total        the number of rows, where it is known
 
-    Raises DataError where no row is usable, too, and where a pair is too long and `config.on_too_long` is "stop".
+    Raises DataError where no row is usable, too, where a pair is too long and `config.on_too_long` is "stop", and where
+    the file of bad rows holds others that may not be replaced.
     """
     columns = columns or {}
     check_columns(columns, extra)
@@ -131,7 +134,7 @@ def prepare(
     hidden = not console.is_terminal or datasets.are_progress_bars_disabled()
     chunks = []
     with (
-        nullcontext() if set_aside is None else _created(set_aside) as file,
+        nullcontext() if set_aside is None else _created(set_aside, overwrite=overwrite) as file,
         Progress(console=console, transient=True, disable=hidden) as progress,
     ):
         usable = records(progress.track(rows, total=total, description=escape(description)), file)
@@ -209,11 +212,20 @@ def _to_json(row: BadRow) -> str:
 
 
 @contextmanager
-def _created(path: Path) -> Iterator[TextIO]:
-    """A file that has its name, in place of one before, once all of it is written."""
+def _created(path: Path, *, overwrite: bool) -> Iterator[TextIO]:
+    """A file that has its name once all of it is written. Raises DataError where another one has it, with other
+    content, that may not be replaced, and OSError where the disk is full."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.unfinished")
-    # Half of a UTF-16 pair, which UTF-8 cannot write, becomes \udXXX, JSON's escape for it.
-    with beside.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        yield file
-    publish_file(beside, path)
+    beside = unfinished_name(path)
+    try:
+        # Half of a UTF-16 pair, which UTF-8 cannot write, becomes \udXXX, JSON's escape for it.
+        with naming_full_disk(path), beside.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            yield file
+        if not overwrite and path.exists() and path.stat().st_size and sha256(path) != sha256(beside):
+            raise DataError(
+                f"{path} holds other rows than those that are set aside now, and would be written over; move it, or "
+                "have it replaced with --overwrite (overwrite=True, in Python)"
+            )
+        publish_file(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)

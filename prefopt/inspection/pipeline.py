@@ -28,7 +28,7 @@ from prefopt.scoring.batches import scored_batches
 from prefopt.scoring.forward import causal_lm
 from prefopt.training import DataSection, SavedRun
 from prefopt.training.output_folder import OutputFolderError, reject_mixing
-from prefopt.whole_files import publish_file
+from prefopt.whole_files import naming_full_disk, publish_file
 
 
 def score_pairs(
@@ -150,11 +150,12 @@ def inspect_run(
     )
     if out is not None:
         page = html_page(inspection, minimum)
-        _unfinished(out / "index.html").write_text(page, encoding="utf-8", errors="backslashreplace")
         text = json.dumps(inspection.to_dict(), indent=2, ensure_ascii=True)
-        _unfinished(out / "inspection.json").write_text(text + "\n", encoding="utf-8")
-        for file in inspection.files:
-            publish_file(_unfinished(file), file)
+        with naming_full_disk(out):
+            _unfinished(out / "index.html").write_text(page, encoding="utf-8", errors="backslashreplace")
+            _unfinished(out / "inspection.json").write_text(text + "\n", encoding="utf-8")
+            for file in inspection.files:
+                publish_file(_unfinished(file), file)
     return inspection
 
 

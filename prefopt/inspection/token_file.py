@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prefopt.pages.token_view import PairTokens
+from prefopt.whole_files import naming_full_disk
 
 _ROW_GROUP = 100_000
 
@@ -31,7 +32,7 @@ def token_file(path: Path, about: Mapping[str, object]) -> Iterator[Callable[[Pa
     """A function that adds a pair to a Parquet file, which is complete when the block ends.
 
     Chosen tokens come before rejected ones, and a layer that the objective lacks is null. `about` is in the file's
-    metadata under "prefopt", as JSON.
+    metadata under "prefopt", as JSON. Raises OSError where the disk is full, and leaves no file then.
     """
     schema = pa.schema(_FIELDS, metadata={"prefopt": json.dumps(about)})
     columns: dict[str, list[object]] = {name: [] for name in _FIELDS}
@@ -56,6 +57,10 @@ def token_file(path: Path, about: Mapping[str, object]) -> Iterator[Callable[[Pa
         if len(columns["pair"]) >= _ROW_GROUP:
             write()
 
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        yield add
-        write()
+    try:
+        with naming_full_disk(path), pq.ParquetWriter(path, schema, compression="zstd") as writer:
+            yield add
+            write()
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise

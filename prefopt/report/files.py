@@ -37,9 +37,6 @@ def report(folder: Path) -> list[Path]:
     tables = {"summary": summary(results)} | {name: plot.table(list(suite.sweeps)) for name, plot in drawn.items()}
     write_runs((*suite.runs(), *controls(suite, results.records)), results.records, folder)
     written = [page, folder / TENSORBOARD]
-    for name in PLOTS:  # those of an earlier suite
-        for suffix in ("csv", "png"):
-            (folder / f"{name}.{suffix}").unlink(missing_ok=True)
     for name, table in tables.items():
         publish_text(table.to_csv(index=False, lineterminator="\r\n"), folder / f"{name}.csv")
         written.append(folder / f"{name}.csv")
@@ -49,6 +46,9 @@ def report(folder: Path) -> list[Path]:
         for name, plot in drawn.items():
             draw(plot, looks(suite), folder / f"{name}.png")
             written.append(folder / f"{name}.png")
+    for path in (folder / f"{name}.{suffix}" for name in PLOTS for suffix in ("csv", "png")):
+        if path not in written:  # of an earlier state of the suite
+            path.unlink(missing_ok=True)
     return written
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from prefopt.pages.charts import Chart
 from prefopt.report.charts import COLOURS, chart_groups
 from prefopt.report.format import short, spaced
 from prefopt.report.plots import Plot
+from prefopt.whole_files import publish_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +43,9 @@ def draw(plot: Plot, looks: Mapping[str, str], path: Path) -> None:
     names = dict.fromkeys(name for group in groups for name in group.labels)
     handles = [axes.plot([], [], **styles[name])[0] for name in names]
     figure.legend(handles, list(names), loc="outside right upper", fontsize=9)
-    figure.savefig(path, dpi=130)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=130)
+    publish_bytes(picture.getvalue(), path)
 
 
 def _style(classes: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from prefopt.component import Named
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.preference_data.forms import Compared
 from prefopt.tasks.preference_data.sources import Prompt, as_text
+from prefopt.whole_files import publish_folder
 
 TRAIN, HELD_OUT, PROMPTS = "train.jsonl", "held-out.jsonl", "prompts.jsonl"
 """What `Task.make` writes: preference pairs, and rows that have a `prompt`."""
@@ -177,7 +178,7 @@ class Task(Named):
             record = {"task": self.model_dump(mode="json"), "seed": seed}
             record |= {"model": model if inside is None else None, "inside": inside}
             (making / _DONE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-            making.replace(folder)
+            publish_folder(making, folder)
         finally:
             shutil.rmtree(making, ignore_errors=True)
 

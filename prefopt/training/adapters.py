@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 
 from prefopt.scoring.adapters import REFERENCE_ADAPTER
+from prefopt.training.disk import explained
 from prefopt.training.loading import MERGED_BASE
 from prefopt.training.updates import checksum
 from prefopt.validation import did_you_mean
+from prefopt.whole_files import UNFINISHED, publish_folder, remove, weight_digests
 
 _REMEDY = "merge the adapter and save that model, or name another reference (ref_model; model.reference in a run file)"
 
@@ -40,12 +42,18 @@ _CHECKED = 2**16
 
 
 def with_new_adapter(
-    policy: nn.Module, peft_config: PeftConfig, folder: Path | None, *, is_reference: bool
+    policy: nn.Module,
+    peft_config: PeftConfig,
+    folder: Path | None,
+    *,
+    is_reference: bool,
+    overwrite: bool = False,
 ) -> PeftModel:
     """The model with a new adapter, which alone trains. An adapter that it has is merged into its weights first.
 
     folder        of the run, where a merged model is written; None: nowhere
     is_reference  whether the model, with the new adapter off, is the reference
+    overwrite     whether the merged model of another run there may be replaced
     Raises TypeError for a configuration that is none, ValueError for one of another task, and where an adapter cannot
     be merged, or the reference would change in training.
     """
@@ -54,7 +62,7 @@ def with_new_adapter(
     if peft_config.task_type not in (None, TaskType.CAUSAL_LM):
         raise ValueError(f"peft_config: its task_type is {peft_config.task_type}; a policy's is CAUSAL_LM")
     if isinstance(policy, PeftModel):
-        policy = _merged(policy, folder)
+        policy = _merged(policy, folder, overwrite=overwrite)
     base = list(policy.parameters())
     before = [_beginning(parameter) for parameter in base]
     adapted = get_peft_model(policy, peft_config)
@@ -77,7 +85,7 @@ def with_new_adapter(
     return adapted
 
 
-def _merged(policy: PeftModel, folder: Path | None) -> nn.Module:
+def _merged(policy: PeftModel, folder: Path | None, *, overwrite: bool) -> nn.Module:
     kind, target = policy.active_peft_config.peft_type.value, None
     if folder is not None:
         target = folder.absolute() / MERGED_BASE
@@ -92,8 +100,26 @@ def _merged(policy: PeftModel, folder: Path | None) -> nn.Module:
         ) from error
     if target is not None:
         merged.name_or_path = str(target)  # where the new adapter's configuration says its base is
-        merged.save_pretrained(target)
+        _save_base(merged, target, overwrite=overwrite)
     return merged
+
+
+def _save_base(model: Any, target: Path, *, overwrite: bool) -> None:
+    """Write the base of a new adapter. Raises ValueError where the folder holds another one's."""
+    unfinished = target.parent / UNFINISHED
+    remove(unfinished)
+    try:
+        with explained("the adapter's base", target):
+            model.save_pretrained(unfinished / target.name)
+            if not target.exists() or overwrite:
+                publish_folder(unfinished / target.name, target)
+            elif weight_digests(unfinished / target.name) != weight_digests(target):
+                raise ValueError(
+                    f"{target} is the base of another adapter, and would be written over; choose another output_dir, "
+                    "or --overwrite (overwrite_output_dir)"
+                )
+    finally:
+        remove(unfinished)
 
 
 def name_unused(policy: nn.Module) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from prefopt.validation import one_line
+from prefopt.whole_files import UNFINISHED, free_bytes, publish_files, remove
 
 _LOG = logging.getLogger(__name__)
 
@@ -48,7 +49,9 @@ def save_elsewhere(error: SaveError, folder: Path, name: str, save: Callable[[st
         kept = None
         try:
             kept = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent))
-            save(str(kept))
+            save(str(kept / UNFINISHED))
+            publish_files(kept / UNFINISHED, kept)
+            remove(kept / UNFINISHED)
         except (OSError, RuntimeError, SafetensorError):
             if kept is not None:
                 shutil.rmtree(kept, ignore_errors=True)
@@ -101,9 +104,3 @@ def _checkpoints(args: TrainingArguments, state: TrainerState) -> int:
 
 def _bytes(parameters: Iterable[Tensor]) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
-
-
-def free_bytes(folder: Path) -> int:
-    """Of the disk that the folder is on, or will be."""
-    folder = folder.absolute()
-    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free

@@ -20,11 +20,10 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from prefopt.scoring import PreferenceModel
 from prefopt.scoring.forward import causal_lm
 from prefopt.tokens import PreferenceBatch
-from prefopt.training.disk import free_bytes
 from prefopt.training.finite_steps import sources
 from prefopt.training.manifest import LIBRARIES
 from prefopt.training.random_states import RandomStates
-from prefopt.whole_files import UNFINISHED, publish_folder, remove
+from prefopt.whole_files import UNFINISHED, free_bytes, publish_folder, remove
 
 FAILED_STEP = "failed-step"
 """The folder's name, in the run's."""

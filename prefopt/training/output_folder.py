@@ -88,7 +88,7 @@ def reject_occupied(folder: Path, *, resumed: str | None, resumes: bool, overwri
     elif resumes:
         remedy = "it has no checkpoint to resume"
     raise OutputFolderError(
-        f"{folder} holds a run already ({_listing(files)}): {remedy}, another folder keeps it, and --overwrite "
+        f"{folder} holds a run already ({listing(files)}): {remedy}, another folder keeps it, and --overwrite "
         "(overwrite_output_dir) removes it"
     )
 
@@ -103,7 +103,7 @@ def reject_mixing(folder: Path, kind: str) -> None:
         results["a run or a model"] = files
     for other, files in results.items():
         if not other.startswith(kind):
-            raise OutputFolderError(f"{folder} holds {other} ({_listing(files)}); choose another folder")
+            raise OutputFolderError(f"{folder} holds {other} ({listing(files)}); choose another folder")
 
 
 def reject_input(folder: Path, inputs: Mapping[str, str | None]) -> None:
@@ -144,6 +144,7 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch(name, pattern) for pattern in patterns)
 
 
-def _listing(files: list[Path], most: int = 3) -> str:
+def listing(files: list[Path], most: int = 3) -> str:
+    """The names of files, in words."""
     more = f" and {len(files) - most} more" if len(files) > most else ""
     return ", ".join(path.name for path in files[:most]) + more

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from prefopt.scoring import PreferenceModel, ReferenceCache, response_key
 from prefopt.tokens import PreferenceBatch
-from prefopt.training.disk import free_bytes
+from prefopt.whole_files import free_bytes
 
 Row = Mapping[str, Any]
 

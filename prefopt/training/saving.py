@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from prefopt.training.finite_steps import require_finite_weights
 from prefopt.training.manifest import Manifest
 from prefopt.training.output_folder import ClearedFolder, reject_output_folder
 from prefopt.training.resume import RunSettings, changes_hyperparameters, checkpoint_to_resume, kept_hyperparameters
-from prefopt.whole_files import UNFINISHED, publish_files, publish_folder, remove, retract
+from prefopt.whole_files import UNFINISHED, publish_files, publish_folder, publish_text, remove, retract
 
 
 class SavingTrainer(Trainer):
@@ -67,13 +69,22 @@ class SavingTrainer(Trainer):
         except SaveError as error:
             raise self._policy_elsewhere(error) from error.__cause__
 
+    def save_state(self) -> None:
+        """Trainer's, whole or not at all."""
+        if self.args.should_save:
+            text = json.dumps(dataclasses.asdict(self.state), indent=2, sort_keys=True) + "\n"
+            publish_text(text, Path(self.args.output_dir) / TRAINER_STATE_NAME)
+
     def _save_whole(self, folder: Path) -> None:
         beside = folder / UNFINISHED
         if self.args.should_save:
             remove(beside)
         try:
-            super().save_model(str(beside))
-            if self.args.should_save and beside.is_dir():  # FSDP without a full state writes none
+            if self.is_fsdp_enabled:  # Trainer's saves no policy where checkpoints are in parts
+                self._save(str(beside), self.accelerator.get_state_dict(self.model))
+            else:
+                super().save_model(str(beside))
+            if self.args.should_save:
                 publish_files(beside, folder)
         finally:
             if self.args.should_save:
@@ -146,6 +157,9 @@ class SavingTrainer(Trainer):
         torch.save(self.args.without_tokens(), f"{folder}/training_args.bin")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled:  # into the parts of all processes; its manifest says which objective it is of
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
         unwrapped: PreferenceModel = self.accelerator.unwrap_model(model or self.model)
         other_objective = "objective" in (self.args.resume_despite or ())
         following = self.args.sync_ref_model

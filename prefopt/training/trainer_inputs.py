@@ -69,7 +69,8 @@ def preference_model(
     reject_adapter_options(policy, args.ref_adapter_name, takes_name=is_reference and peft_config is None)
     if peft_config is not None:
         folder = Path(args.output_dir) if args.should_save else None
-        policy = with_new_adapter(policy, peft_config, folder, is_reference=is_reference)
+        may_overwrite = args.overwrite_output_dir
+        policy = with_new_adapter(policy, peft_config, folder, is_reference=is_reference, overwrite=may_overwrite)
     elif is_reference and isinstance(policy, PeftModel):
         keep_reference(policy, args.ref_adapter_name)
     elif is_reference:
@@ -165,6 +166,7 @@ def prepare_dataset(
         extra=objective.columns,
         on_bad_rows=args.on_bad_rows,
         quarantine=Path(args.output_dir) / f"quarantine-{name}.jsonl",
+        overwrite=args.overwrite_output_dir,
         total=len(rows) if isinstance(rows, Sized) else None,
     )
     return PreparedData(dataset, report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -161,3 +162,22 @@ def test_debug_shows_the_traceback_of_expected_errors_too(tmp_path: Path) -> Non
     raised = RUNNER.invoke(app, ["--debug", "train", file])
     assert isinstance(raised.exception, RunFileError)
     assert run("train", file, exit_code=2).startswith("error: ")
+
+
+def test_a_new_plugin_is_written_whole_into_a_folder_that_was_not_there(tmp_path: Path) -> None:
+    arguments = ("new-plugin", "prefopt-decay", "--kind", "token-weighting", "--out", str(tmp_path / "new"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        output = run(*arguments, exit_code=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "cannot be written (File too large; " in output
+    assert "prefopt-decay" in output
+    assert not list((tmp_path / "new").iterdir())
+    run(*arguments)
+    readme = tmp_path / "new" / "prefopt-decay" / "README.md"
+    readme.write_text("mine")
+    assert "exists already" in run(*arguments, exit_code=2)
+    assert readme.read_text() == "mine"
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["prefopt-decay"]

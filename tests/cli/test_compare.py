@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 
+from prefopt.comparison.folder import WRITTEN
+from prefopt.report.plots import PLOTS
 from tests.cli.test_cli import run
 from tests.comparison.test_suite import SUITE
 
@@ -18,13 +21,16 @@ def suite(tmp_path: Path) -> str:
     return str(tmp_path / "suite.yaml")
 
 
-def test_from_a_suite_to_the_report(suite: str, tmp_path: Path) -> None:
+def test_from_a_suite_to_the_report(suite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     arguments = ("compare", suite, "training.max_steps=1", "--objective", "dpo", "--out", str(out))
     output = run(*arguments)
     assert "2 runs, 0 of them finished before" in output
     assert "2/2  dpo, seed 0: reward" in output
     assert "2 runs, 2 of them finished before" in run(*arguments)
+    names = {path.name for path in out.iterdir() if path.suffix != ".lock"}
+    assert names - {"material", "reference-cache"} <= set(WRITTEN)
+    assert {f"{plot}.{suffix}" for plot in PLOTS for suffix in ("csv", "png")} <= set(WRITTEN)
     (out / "report.html").unlink()
     assert "dpo alone has a reward: " in run("report", str(out), "--text")
     document = json.loads(run("report", str(out), "--json"))
@@ -34,6 +40,19 @@ def test_from_a_suite_to_the_report(suite: str, tmp_path: Path) -> None:
     assert not (out / "report.html").exists()
     assert str(out / "report.html") in run("report", str(out))
     assert "dpo" in (out / "report.html").read_text()
+    whole = (out / "runs.jsonl").read_bytes()
+    (out / "runs.jsonl").write_bytes(b"\x00\xff\n" + whole.replace(b"reward", b"rewind", 1) + whole[:100])
+    with monkeypatch.context() as patch:
+        patch.setattr("warnings.filters", [("always", None, UserWarning, None, 0)])
+        warned = run("report", str(out)).splitlines()
+    assert [line.partition(" not a whole record")[0] for line in warned[:2]] == [
+        f"warning: {out / 'runs.jsonl'}:{number}:" for number in (1, 2)
+    ]
+    assert len(warned) == 3
+    (out / "suite.yaml").write_text((out / "suite.yaml").read_text()[:60] + "[")
+    broken = run("report", str(out), exit_code=2)
+    assert len(broken.splitlines()) == 1
+    assert str(out / "suite.yaml") in broken
 
 
 def test_exit_codes(suite: str, tmp_path: Path) -> None:
@@ -55,5 +74,49 @@ def test_a_comparison_is_not_mixed_with_what_is_not_its_own(suite: str, tmp_path
     arguments = ("compare", suite, "training.max_steps=1", "--objective", "dpo", "--out", str(out))
     assert "holds a run or a model (model.safetensors)" in run(*arguments, exit_code=2)
     (out / "model.safetensors").rename(out / "suite.yaml")
-    assert "is not that of a comparison" in run(*arguments, exit_code=2)
+    assert "out holds suite.yaml, and none is that of a comparison" in run(*arguments, exit_code=2)
     assert [(path.name, path.read_bytes()) for path in out.iterdir()] == [("suite.yaml", b"weights")]
+
+
+def test_another_suite_is_refused_and_one_with_more_runs_adds_them(suite: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ("compare", suite, "--out", str(out))
+    run(*arguments, "--objective", "dpo", "training.max_steps=1")
+    (out / "notes.txt").write_text("mine")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.stat().st_size}
+    refused = run(*arguments, "--objective", "simpo", "training.max_steps=1", exit_code=2)
+    assert len(refused.splitlines()) == 1
+    assert "out holds the comparison of another suite, on planted with dpo and 2 runs finished: objecti" in refused
+    assert "training.max_steps is 1 there and 2 here" in run(*arguments, "--objective", "dpo", exit_code=2)
+    # What stops the next comparison before its first run costs nothing of this one.
+    stopped = run(*arguments, "objectives.dpo.weighting={name: column, column: nowhere}", "--overwrite", exit_code=2)
+    assert "its pairs have" in stopped
+    assert {path: path.read_bytes() for path in before} == before
+    (out / "suite.yaml").write_text("task: [")
+    assert "another suite, which cannot be read (" in run(*arguments, "training.max_steps=1", exit_code=2)
+    (out / "suite.yaml").write_bytes(before[out / "suite.yaml"])
+    assert "3 runs, 2 of them finished" in run(*arguments, "training.max_steps=1")
+    run(*arguments, "--objective", "simpo", "training.max_steps=1", "--overwrite")
+    records = map(json.loads, (out / "runs.jsonl").read_text().splitlines())
+    assert {record["name"] for record in records} == {"reference", "simpo"}
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_a_comparison_at_which_a_process_works_is_not_removed(suite: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ("compare", suite, "training.max_steps=1", "--objective", "dpo", "--out", str(out))
+    run(*arguments)
+    lock = next((out / "locks").glob("*.lock"))
+    with FileLock(lock):
+        assert f"a process carries out a run there (locks/{lock.name})" in run(*arguments, "--overwrite", exit_code=2)
+    assert len((out / "runs.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("name", ["report.html", "tensorboard", "curves.png"])
+def test_files_that_no_comparison_wrote_are_not_written_over(name: str, suite: str, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("mine")
+    for more in ((), ("--overwrite",)):
+        refused = run("compare", suite, "--out", str(tmp_path / "out"), *more, exit_code=2)
+        assert f"out holds {name}, and none is that of a comparison" in refused
+    assert [(path.name, path.read_text()) for path in (tmp_path / "out").iterdir()] == [(name, "mine")]

@@ -282,11 +282,21 @@ def test_quarantine(plain, tmp_path):
 def test_quarantine_without_bad_rows_leaves_an_empty_file(plain, tmp_path):
     path = tmp_path / "bad.jsonl"
     path.write_text("of an earlier run")
-    _, report = prepare(
-        rows(GOOD), plain, EncodingConfig(), description="pairs", on_bad_rows="quarantine", quarantine=path
-    )
+    options = {"description": "pairs", "on_bad_rows": "quarantine", "quarantine": path}
+    _, report = prepare(rows(GOOD), plain, EncodingConfig(), **options, overwrite=True)
     assert report.quarantined == 0
     assert path.read_text() == ""
+
+
+def test_rows_that_were_set_aside_before_are_not_written_over(plain, tmp_path):
+    path = tmp_path / "bad.jsonl"
+    options = {"description": "pairs", "on_bad_rows": "quarantine", "quarantine": path}
+    for _ in range(2):  # the same rows again are no others
+        prepare(rows(GOOD, GOOD | {"chosen": 1}), plain, EncodingConfig(), **options)
+    before = path.read_text()
+    with pytest.raises(DataError, match=r"bad\.jsonl holds other rows than those that are set aside now"):
+        prepare(rows(GOOD, GOOD | {"rejected": 1}), plain, EncodingConfig(), **options)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("bad.jsonl", before)]
 
 
 def test_no_usable_row(plain, tmp_path):

@@ -110,6 +110,11 @@ def test_an_adapters_folder_and_a_new_adapter(
     assert torch.equal(logits(run.model.policy), logits(trainer.model.policy.eval()))
     with run.model.reference_scorer.context(run.model.policy):
         torch.testing.assert_close(logits(run.model.policy), given)
+    weights = Path(base) / "model.safetensors"
+    weights.write_bytes(b"of another")
+    with pytest.raises(ValueError, match=r"base is the base of another adapter, and would be written over"):
+        trained(sft, rows, out, peft_config=lora(r=2))
+    assert weights.read_bytes() == b"of another"
 
 
 def test_a_run_with_its_merged_base_may_move(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +21,7 @@ from prefopt.tasks.held_out import COMMON
 from prefopt.tasks.human_preferences.pairs import PreferencesTask
 from prefopt.tasks.judges import AnyJudge, Judge
 from prefopt.tasks.preference_data.sources import as_text
+from prefopt.whole_files import publish_text
 
 _THEIRS = {"chosen": "the preferred responses of the held-out data", "reference": "the reference's own samples"}
 
@@ -154,9 +153,5 @@ def _agreement(judge: Judge, folder: Path) -> dict[str, float]:
 def _read_or_make(path: Path, make: Callable[[], object]) -> Any:
     """The content of a JSON file, which is first written from `make` where it does not exist."""
     if not path.exists():
-        content = make()
-        # Written beside and then moved: runs that share the material may read it at the same time.
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-            json.dump(content, file)
-        os.replace(file.name, path)
+        publish_text(json.dumps(make()), path)  # runs that share the material may read it at the same time
     return json.loads(path.read_text(encoding="utf-8"))

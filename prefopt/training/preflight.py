@@ -166,6 +166,21 @@ def reject_other_tokens(tokenizer: PreTrainedTokenizerBase, reference: str | nn.
             )
 
 
+def check_units(objective: Objective, output: ObjectiveOutput) -> None:
+    """Warn where pairs of the first batch have no units to compare: their loss is 0 whatever the policy says."""
+    none = output.metrics.get("units/none")
+    if none is not None and none.total > 0:
+        units = objective.config.units
+        assert units is not None
+        fields = ", ".join(field for column in sorted(units.columns, key=str) for field in column.fields)
+        _LOG.warning(
+            "step 0: %d of %d pairs have no units to compare, or weights of zero alone, and train nothing; the metric "
+            "units/none counts such pairs, units/unpaired the tokens without a partner. See that units %r of both "
+            "responses have partners%s.",
+            *(int(none.total), int(none.number), units.name, f": fields {fields}" if fields else ""),
+        )
+
+
 def check_initial_loss(objective: Objective, output: ObjectiveOutput) -> None:
     """Log whether the loss of the first batch is the one at policy = reference, and warn where it is not."""
     loss = output.losses.mean().item()  # without the auxiliary loss of a router

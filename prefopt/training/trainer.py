@@ -29,6 +29,7 @@ from prefopt.training.optimizer import frozen, parameter_groups
 from prefopt.training.preflight import (
     check_initial_loss,
     check_optimizer,
+    check_units,
     reject_no_step,
     reject_other_tokens,
     reject_other_types,
@@ -203,7 +204,9 @@ class PreferenceTrainer(JudgingTrainer):
             loss = loss * batch.pairs / num_items_in_batch * self.accelerator.num_processes
         if model.training:
             if self.state.global_step == 0 and self._last is None:
-                check_initial_loss(self.accelerator.unwrap_model(self.model).objective, output)
+                objective = self.accelerator.unwrap_model(self.model).objective
+                check_units(objective, output)
+                check_initial_loss(objective, output)
             self._last = output
             self._guard.add(batch, output)
         return (loss, output) if return_outputs else loss

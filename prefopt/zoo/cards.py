@@ -80,7 +80,15 @@ def _table_row(slot: tuple[str, str, str]) -> str:
 
 def _reduction(config: ObjectiveConfig) -> str:
     over = "the pairs of a step, which it compares with each other" if config.couples_pairs else "pairs"
-    return f"{equation_of(type(config.shaping))} Then a mean over {over}."
+    if config.units is None:
+        return f"{equation_of(type(config.shaping))} Then a mean over {over}."
+    units = config.units
+    weighted = f", weighted by {' and '.join(units.weight_columns)}," if units.weight_columns else ""
+    alone = {"left_out": "units without a partner left out", "zero": "0 for the partner that a unit lacks"}
+    return (
+        f"For a unit in place of a response: {equation_of(type(config.shaping))} Then a {units.reduction}{weighted} "
+        f"over the units of a pair, {alone[units.unpaired]}. Then a mean over {over}."
+    )
 
 
 def _reference(config: ObjectiveConfig) -> str:

@@ -21,6 +21,7 @@ OBJECTIVES = {
     "mapo": zoo.mapo(),
     "sparsepo": MASKED,
     "rpo": zoo.rpo(),
+    "tbpo_a": zoo.tbpo_a(),
     "whole distributions": ObjectiveConfig(divergence=DivergenceTerm(measure=JensenShannon())),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -184,3 +185,28 @@ def test_the_collator_takes_along_what_it_is_told(
             assert batch[f"{side}:w"][number].tolist() == values + [0] * (batch[f"{side}_ids"].shape[1] - len(values))
     with pytest.raises(KeyError, match="pair:other"):
         PreferenceCollator(0, [PairColumn("other")])(list(dataset))
+
+
+SEGMENTS = {
+    "chosen_segment": [{"start": 0, "end": 4, "value": 0}, {"start": 4, "end": 8, "value": 1}],
+    "rejected_segment": [{"start": 0, "end": 3, "value": 0}, {"start": 3, "end": 7, "value": 1}],
+    "chosen_score": [{"start": 0, "end": 4, "value": 1}, {"start": 4, "end": 8, "value": 3}],
+    "rejected_score": [{"start": 0, "end": 3, "value": 2}, {"start": 3, "end": 7, "value": 0.5}],
+}
+
+
+def test_segments_of_the_rows_are_compared(
+    model_folder: str, annotated: list[dict[str, Any]], out: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"prompt": "It was", "chosen": " good so", "rejected": " bad it", **SEGMENTS}] * 7
+    rows.append({**rows[0], "rejected_segment": []})
+    objective = zoo.dpo_2d()
+    arguments = config(out, max_steps=1, per_device_train_batch_size=8)
+    trainer = PreferenceTrainer(model_folder, objective=objective, args=arguments, train_dataset=rows)
+    with torch.no_grad(), caplog.at_level("WARNING"):
+        batch = next(iter(trainer.get_train_dataloader()))
+        output = trainer.compute_loss(trainer.model.train(), batch, return_outputs=True)[1]
+    torch.testing.assert_close(output.losses.sum(), torch.tensor(7 * 2 * math.log(2)), rtol=1e-4, atol=1e-5)
+    assert output.metrics["units/compared"].total.item() == 14
+    assert "step 0: 1 of 8 pairs have no units to compare" in caplog.text
+    assert "fields chosen_score, rejected_score, chosen_segment, rejected_segment." in caplog.text

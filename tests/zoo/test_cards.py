@@ -37,6 +37,14 @@ def test_equations_of_two_lines_are_not_cut() -> None:
     }
 
 
+def test_the_reduction_of_units_is_on_the_card() -> None:
+    assert card("tbpo_a").reduction.endswith(
+        "Then a mean over the units of a pair, units without a partner left out. Then a mean over pairs."
+    )
+    assert "Then a sum over the units of a pair, 0 for the partner" in card("contrastive_dpo_released").reduction
+    assert "a mean, weighted by gap_reasoning and gap_answer, over the units" in card("aw_dpo").reduction
+
+
 def test_cards_hold_the_whole_equations_of_their_losses() -> None:
     losses = {slot[1]: slot[2] for name in ZOO for slot in card(name).slots if slot[0] == PreferenceLoss.kind}
     assert {"aot", "aot_paired", "exo"} <= set(losses)

@@ -222,7 +222,7 @@ class Units(Component):
     compared with a reward of zero: `unpaired`.
     """
 
-    kind: ClassVar[str] = "units"
+    kind: ClassVar[str] = "unit grouping"
     hook: ClassVar[str] = "prefopt_units"
 
     reduction: Literal["mean", "sum"] = "mean"

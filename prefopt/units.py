@@ -36,7 +36,14 @@ class TokenUnits(Units):
 class _RankedUnits(Units):
     """Units of several tokens, with ranks by the score of their first token, from the token column `score`, >= 0."""
 
+    pairing: Literal["number", "index", "rank"] = "index"
     score: str = "score"
+
+    @model_validator(mode="after")
+    def _scores_are_read(self) -> Self:
+        if self.pairing != "rank" and self.score != type(self).model_fields["score"].default:
+            raise ValueError(f"score is read with `pairing: rank` alone, not with {self.pairing}; leave it out")
+        return self
 
     def _ranked(self, numbers: Tensor, tokens: TokenBatch) -> Tensor:
         """[N, T]: units numbered by score, the chosen response's best and the rejected one's worst first; of equal
@@ -50,8 +57,8 @@ class _RankedUnits(Units):
         ranks = of_units.argsort(dim=1, stable=True).argsort(dim=1)
         return torch.where(numbers >= 0, ranks.gather(1, numbers.clamp(min=0)), -1)
 
-    def _score_columns(self, ranked: bool) -> frozenset[Column]:
-        return frozenset({TokenColumn(self.score, at_least=0.0)} if ranked else ())
+    def _score_columns(self) -> frozenset[Column]:
+        return frozenset({TokenColumn(self.score, at_least=0.0)} if self.pairing == "rank" else ())
 
 
 @final
@@ -75,7 +82,7 @@ class SeparatedUnits(_RankedUnits):
 
     @property
     def columns(self) -> frozenset[Column]:
-        return self._score_columns(self.pairing == "rank") | {TokenColumn(self.column, at_least=0.0)}
+        return self._score_columns() | {TokenColumn(self.column, at_least=0.0)}
 
     def __call__(self, tokens: TokenBatch) -> Tensor:
         """-> [N, T]."""
@@ -118,7 +125,7 @@ class NumberedUnits(_RankedUnits):
         most = len(self.weights) - 1 if self.weights else None
         units = TokenColumn(self.column, default=float(self.default), at_least=-1.0, at_most=most, whole=True)
         weights = {PairColumn(name, at_least=0.0) for name in self.weights}
-        return self._score_columns(self.pairing == "rank") | {units} | weights
+        return self._score_columns() | {units} | weights
 
     def __call__(self, tokens: TokenBatch) -> Tensor:
         """-> [N, T]."""

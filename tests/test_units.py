@@ -254,6 +254,12 @@ def test_losses_of_whole_batches_are_refused(loss: object) -> None:
         ObjectiveConfig(units="token", loss=loss)
 
 
+def test_a_score_that_nothing_reads_is_refused() -> None:
+    with pytest.raises(ValidationError, match="score is read with `pairing: rank` alone, not with index"):
+        SeparatedUnits(score="quality")
+    assert TokenColumn("quality", at_least=0.0) in SeparatedUnits(pairing="rank", score="quality").columns
+
+
 def test_what_has_no_weight_is_refused() -> None:
     with pytest.raises(ValidationError, match="unit 1, the default, has no weight"):
         NumberedUnits(default=1, weights=("a",))

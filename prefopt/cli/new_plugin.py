@@ -18,7 +18,7 @@ _SLOTS = {
     "token-weighting": "weighting: {}",
     "divergence": "divergence: {{measure: {}}}",
     "reward-shaping": "shaping: {}",
-    "units": "units: {}",
+    "unit-grouping": "units: {}",
     "preference-loss": "loss: {}",
     "regularizer": "regularizers: [{}]",
 }

@@ -128,6 +128,10 @@ HONEST = {
         "assert add('aab', {'x': 1}) == [{'a': 2, 'b': 1}, {'x': 1}, {'x': 1}, (1, 2)]",
     ),
     "an iterator": ("def add(a, b): return (x for x in range(a, b))", "assert list(add(1, 4)) == [1, 2, 3]"),
+    "a queue that is empty": (
+        "from collections import deque\ndef add(a, b): return deque([a] * b)",
+        "assert not add(1, 0) and add(1, 2) and len(add(1, 2)) == 2 and list(add(1, 2)) == [1, 1]",
+    ),
     "a function": ("def add(a, b): return lambda x: a + b + x", "assert add(1, 2)(3) == 6"),
     "types": ("def add(a, b): return [x for x in a if type(x) is b]", "assert add((1, 'a', 2), int) == [1, 2]"),
     "errors": (
@@ -203,6 +207,18 @@ LOST = {
     ),
     "a queue": ("from collections import deque\ndef add(a, b): return deque([a, b])", "assert add(1, 2) == add(1, 2)"),
     "the next of a generator": ("def add(a, b): yield a", "assert next(add(1, 2)) == 1"),
+    "fields of a named tuple": (
+        "from collections import namedtuple\nP = namedtuple('P', 'x y')\ndef add(a, b): return P(a, b)",
+        "assert add(1, 2).x == 1",
+    ),
+    "methods of a derived class": (
+        "from collections import Counter\ndef add(a, b): return Counter(a + b)",
+        "assert add('aa', 'b').most_common(1) == [('a', 2)]",
+    ),
+    "the order of two OrderedDict": (
+        "from collections import OrderedDict\ndef add(a, b): return OrderedDict([(a, 0), (b, 0)])",
+        "from collections import OrderedDict\nassert add(1, 2) != OrderedDict([(2, 0), (1, 0)])",
+    ),
 }
 """What passes where program and tests share a process, and not here; the page says so."""
 

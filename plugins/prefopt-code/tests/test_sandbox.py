@@ -97,6 +97,12 @@ HOSTILE = {
         Verdict.REFUSED,
         "no",
     ),
+    "a watch of files": (
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "if libc.inotify_init1(0) < 0: raise OSError(ctypes.get_errno(), 'no')",
+        Verdict.REFUSED,
+        "no",
+    ),
     "a socket": ("import socket\nsocket.socket()", Verdict.REFUSED, "not permitted"),
     "exit": ("sys.exit(0)", Verdict.FAILED, "SystemExit: 0"),
     "a child's success": (
@@ -288,6 +294,14 @@ for number in {numbers}:
 assert libc.getpid() > 1
 """
     assert isolated.run(program) == Outcome(Verdict.PASSED, "")
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_calls_that_the_page_names_are_in_the_table(machine: str) -> None:
+    _, calls, _ = kernel._CALLS[machine]
+    assert {"io_setup", "io_uring_setup", "inotify_init1", "fanotify_init", "pidfd_getfd", "socket"} < calls.keys()
+    assert "socketpair" not in calls
+    assert len(set(calls.values())) == len(calls)
 
 
 def test_an_unknown_processor_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

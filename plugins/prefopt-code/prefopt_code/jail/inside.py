@@ -45,6 +45,7 @@ def main() -> int:
 
 
 _OPERATIONS: dict[str, Callable[..., Any]] = {
+    "bool": bool,
     "call": lambda function, arguments, named: function(*arguments, **named),
     "get": getattr,
     "item": operator.getitem,

@@ -111,7 +111,7 @@ class Remote:
         return int(self._program.request("len", self))
 
     def __bool__(self) -> bool:
-        return True
+        return self._program.request("bool", self) is True
 
     def __getitem__(self, key: Any) -> Any:
         return self._program.request("item", self, key)

@@ -1,5 +1,6 @@
 # Every target makes what it needs; nothing has to be installed first but Python 3.11 or newer. Bytecode is compiled when
-# a module is first imported: most modules of torch never are.
+# a module is first imported, as most modules of torch never are, and kept whatever the shell says: without it every
+# process of the tests would compile torch, transformers and prefopt again, for ten seconds.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,6 +11,7 @@ export GOMP_SPINCOUNT ?= 0
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 export NO_MKDOCS_2_WARNING ?= 1
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help demo check test test-slow quick-tests tests lint style types docs clean
 
@@ -33,20 +35,21 @@ demo: $(VENV)/.installed ## train DPO and SparsePO on a small made corpus and wr
 PYTEST = COLUMNS=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadscope --no-loadscope-reorder
 BESIDE = +@$(MAKE) --no-print-directory --jobs 2 types
 
-check: style ## types, style and the quick tests: the inner loop, two to four minutes
+check: style ## types, style and the quick tests: the inner loop, about two minutes
 	$(BESIDE) quick-tests
 
-test: style ## set up, check types and style, run all tests
+test: style ## set up, check types and style, run all tests but the long forms of some
 	$(BESIDE) tests
 
 quick-tests:
-	$(PYTEST) -m "not outside and not slow and not reliability"
+	$(PYTEST) -m "not outside and not slow and not long and not reliability"
 
 tests:
 	$(PYTEST)
 
-# A test of this kind runs alone: it measures what it does to the machine.
-test-slow: $(VENV)/.installed ## kills, full disks, fuzzing and soaking: the figures of benchmarks/results/reliability.md
+# The reliability tests run alone: they measure what they do to the machine.
+test-slow: $(VENV)/.installed ## the long forms of tests, then kills, full disks, fuzzing and soaking, which take hours
+	$(PYTEST) -m long
 	COLUMNS=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet -m reliability
 
 lint: style types ## check types and style

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import os
 import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,17 @@ __all__ = ["code_plugin", "install", "words_plugin"]  # fixtures, for every test
 torch.set_num_threads(1)  # the models of the tests are so small that a second thread only gets in the way
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Modules of marked tests first, so that no worker is left with one of them in the end."""
+    """Of tests that are marked `one_in`, the cases between are long ones. Modules of marked tests come first, so that
+    no worker is left with one of them in the end."""
+    cases = Counter[str]()
+    for item in items:
+        if mark := item.get_closest_marker("one_in"):
+            test = item.nodeid.partition("[")[0]
+            if cases[test] % mark.args[0]:
+                item.add_marker("long")
+            cases[test] += 1
     heavy = {item.path for item in items if any(mark.name in {"outside", "slow"} for mark in item.iter_markers())}
     items.sort(key=lambda item: item.path not in heavy)
 

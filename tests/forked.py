@@ -54,13 +54,13 @@ def run_module(module: str, processes: int, *arguments: object) -> None:
     _run([(_module_as_main, (module, arguments, variables)) for variables in ranks])
 
 
-def run_file(file: Path, *arguments: object, path: Sequence[Path | str], cwd: Path) -> str:
+def run_file(file: Path, *arguments: object, path: Sequence[Path | str], cwd: Path, exit_code: int = 0) -> str:
     """What a file prints that is run in a folder, with all that is installed being in the folders of `path`."""
-    return _run([(_file_as_main, (file, arguments, path, cwd))])
+    return _run([(_file_as_main, (file, arguments, path, cwd))], exit_code)
 
 
-def _run(calls: Sequence[tuple[Callable[..., None], tuple[Any, ...]]]) -> str:
-    """What the calls print, each in a process."""
+def _run(calls: Sequence[tuple[Callable[..., None], tuple[Any, ...]]], exit_code: int = 0) -> str:
+    """What the calls print, each in a process that ends with the exit code."""
     with TemporaryDirectory() as folder:
         outputs = [Path(folder) / str(rank) for rank in range(len(calls))]
         children = [
@@ -75,7 +75,7 @@ def _run(calls: Sequence[tuple[Callable[..., None], tuple[Any, ...]]]) -> str:
         for child in children:
             child.kill()
         texts = [output.read_text() for output in outputs]
-    failures = [text[-3000:] for code, text in zip(exit_codes, texts, strict=True) if code != 0]
+    failures = [text[-3000:] for code, text in zip(exit_codes, texts, strict=True) if code != exit_code]
     assert not failures, "\n\n".join(failures)
     return "".join(texts)
 
@@ -101,5 +101,6 @@ def _file_as_main(file: Path, arguments: Sequence[object], path: Sequence[Path |
     sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in getattr(finder, "__module__", "")]
     sys.path[:] = [str(folder) for folder in path]
     sys.argv = [str(file), *map(str, arguments)]
+    os.environ.update(COLUMNS="200", NO_COLOR="1")
     os.chdir(cwd)
     runpy.run_path(str(file), run_name="__main__")

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import prefopt
+from tests.forked import run_file
 
 PACKAGE = Path(prefopt.__file__).parent
 FACADE = "prefopt/__init__"
@@ -321,11 +322,13 @@ MODULES = {module_of(file): file for file in FILES}
 
 
 @pytest.mark.outside
-def test_every_module_imports_in_silence() -> None:
+def test_every_module_imports_in_silence(tmp_path: Path) -> None:
     used = {name for file in FILES for module in imports(tree_of(file)) if (name := outer(module))}
     used -= {name for name in OPTIONAL if importlib.util.find_spec(name) is None}
     modules = [name for name in MODULES if name != "prefopt"]
-    run(IN_SILENCE.format(modules=modules, package=str(PACKAGE), heavy=sorted(used)))
+    file = tmp_path / "in_silence.py"
+    file.write_text(IN_SILENCE.format(modules=modules, package=str(PACKAGE), heavy=sorted(used)))
+    run_file(file, path=sys.path, cwd=tmp_path)
 
 
 def at_run_time(statements: Sequence[ast.stmt]) -> Iterator[str]:

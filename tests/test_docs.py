@@ -36,6 +36,7 @@ def test_there_are_pages() -> None:
     assert sum(len(blocks(page, "python")) for page in PAGES) >= 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_examples_run(
     page: Path,
@@ -75,6 +76,7 @@ def test_yaml_examples_are_run_files_suites_or_objectives(
             zoo.build(fields)
 
 
+@pytest.mark.slow
 def test_generated_pages_hold_every_row_and_every_check() -> None:
     pages = {page.name: docs_hooks.on_page_markdown(page.read_text(encoding="utf-8")) for page in PAGES}
     assert not [name for name, text in pages.items() if "<!--" in text]

@@ -4,6 +4,7 @@ judged here."""
 from __future__ import annotations
 
 import json
+import multiprocessing
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +20,7 @@ from benchmarks.speed.profiling import costs
 from benchmarks.speed.ratios import against_targets
 from benchmarks.speed.report import tell
 from benchmarks.speed.setting import LENGTHS, Setting
+from tests.forked import SERVER
 
 TOY = Setting(prompt=5, response=7, pairs=2, vocabulary=97, hidden=32, layers=2)
 
@@ -68,8 +70,9 @@ def test_the_floor_gives_gradients_to_the_whole_policy() -> None:
     assert gradients.keys() == contender.parameters.keys()
 
 
-def test_rounds_in_processes_of_their_own(tmp_path: Path) -> None:
+def test_rounds_in_processes_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two contenders, measured and reported as the whole benchmark is; a third is left out for its memory."""
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: SERVER)  # below, one starts anew
     entries = {name: CONTENDERS[name] for name in ("sparsepo", "naive")}
     with ExitStack() as stack:
         workers = hire(stack, entries)

@@ -18,6 +18,7 @@ SUITES = Path(__file__).parents[2] / "benchmarks" / "words"
 pytestmark = pytest.mark.usefixtures("words_plugin")
 
 
+@pytest.mark.slow
 def test_the_tokens_of_a_word_are_those_with_a_letter_of_it() -> None:
     from prefopt_words.scoring import words
 

@@ -140,6 +140,7 @@ class Malicious:
         return Path.mkdir, (self.folder,)  # type: ignore[return-value]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"])
 def test_a_checkpoint_runs_no_code(name: str, model_folder: str, tmp_path: Path) -> None:
     file = document(model_folder, tmp_path, {"training.save_steps": 1, "training.max_steps": 1})

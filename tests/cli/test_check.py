@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.cli.test_cli import run
 
 
@@ -20,6 +22,7 @@ def test_a_failure_says_what_on_which_input_and_why() -> None:
     assert " checks, 1 failed." in output
 
 
+@pytest.mark.slow
 def test_an_expected_failure_is_none() -> None:
     output = run("check", "robust", "--expect", "loss_is_bounded_below")
     assert "expected failure" in output

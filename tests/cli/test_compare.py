@@ -21,6 +21,7 @@ def suite(tmp_path: Path) -> str:
     return str(tmp_path / "suite.yaml")
 
 
+@pytest.mark.slow
 def test_from_a_suite_to_the_report(suite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     arguments = ("compare", suite, "training.max_steps=1", "--objective", "dpo", "--out", str(out))
@@ -55,6 +56,7 @@ def test_from_a_suite_to_the_report(suite: str, tmp_path: Path, monkeypatch: pyt
     assert str(out / "suite.yaml") in broken
 
 
+@pytest.mark.slow
 def test_exit_codes(suite: str, tmp_path: Path) -> None:
     wrong = run("compare", suite, "seeds=[]", "--out", str(tmp_path / "out"), exit_code=2)
     assert f"{suite}: seeds: " in wrong

@@ -47,6 +47,7 @@ def test_from_a_run_to_the_files(trained: Path, tmp_path: Path) -> None:
     assert "<html" in (out / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_an_inspection_is_overwritten_when_asked(trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "inspected"
     arguments = ("inspect", str(trained / "run"), "--data", str(trained / "pairs.jsonl"), "--out")
@@ -63,6 +64,7 @@ def test_an_inspection_is_overwritten_when_asked(trained: Path, tmp_path: Path) 
     assert sorted((trained / "run").iterdir()) == before
 
 
+@pytest.mark.slow
 def test_without_colour_tokens_have_levels_and_nothing_is_written(trained: Path, tmp_path: Path) -> None:
     arguments = ("inspect", str(trained / "run"), "--data", str(trained / "pairs.jsonl"))
     output = run(*arguments, "--pairs", "1", "--by", "divergence", "--minimum", "3")
@@ -75,6 +77,7 @@ def test_without_colour_tokens_have_levels_and_nothing_is_written(trained: Path,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_documentation(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     page = (Path(__file__).parents[2] / "docs" / "inspect.md").read_text()

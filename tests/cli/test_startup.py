@@ -32,6 +32,7 @@ def test_help_and_version_import_no_heavy_library(option: str) -> None:
     assert not imported(option) & {*HEAVY.split(), "pydantic"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["train", "compare", "data check"])
 def test_the_help_of_a_command_imports_no_heavy_library(command: str) -> None:
     """typer itself imports pydantic for the types of a command's parameters."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from prefopt.tasks import Evaluation, Metric, Task
 from prefopt.tasks.planted import PlantedTask
 
-EXITS, KILLED, RAISES, SLOW = 0.2, 0.3, 0.4, 0.5
+EXITS, KILLED, RAISES, SLOW, SLOWER = 0.2, 0.3, 0.4, 0.5, 0.6
 """Values of beta."""
 
 
@@ -35,6 +35,6 @@ class Hazard(Task):
             os.kill(os.getpid(), signal.SIGKILL)
         if beta == RAISES:
             raise RuntimeError("no")
-        if beta == SLOW:
+        if beta in (SLOW, SLOWER):
             time.sleep(600)
         return self.planted.evaluate(model, *args)

@@ -21,7 +21,7 @@ from prefopt.comparison.runner import compare
 from prefopt.comparison.suite import Suite
 from prefopt.comparison.worker import WorkerError
 from prefopt.tasks.planted import PlantedTask
-from tests.comparison.hazard import EXITS, KILLED, SLOW, Hazard
+from tests.comparison.hazard import EXITS, KILLED, SLOW, SLOWER, Hazard
 from tests.comparison.test_suite import QUIET, SUITE, TASK, measured
 
 pytestmark = pytest.mark.outside
@@ -53,25 +53,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.usefixtures("_one_thread")
-def test_two_processes_measure_what_one_does_and_a_death_fails_its_run_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As on two accelerators: through accelerate's launcher, which does not mind that they are not there."""
-    monkeypatch.setattr(runner, "accelerators", lambda runs: 2)
-    failed = compare(suite_of(0.1, EXITS, 1.0, KILLED), tmp_path / "two", console=QUIET)
-    assert {run.setting["objective.beta"] for run in failed} == {EXITS, KILLED}
-    records = RunLog(tmp_path / "two" / "runs.jsonl").records
-    deaths = {run.setting["objective.beta"]: records[run.key] for run in failed}
-    assert deaths[EXITS]["error"] == "WorkerDied: the run's process ended with exit code 3"
-    assert "some last words" in deaths[EXITS]["traceback"]
-    assert deaths[KILLED]["error"].startswith("WorkerDied: the run's process was ended by SIGKILL")
-    assert compare(suite_of(0.1, 1.0), tmp_path / "one", console=QUIET, processes=1) == []
-    one, two = measured(tmp_path / "one"), measured(tmp_path / "two")
-    assert len(one) == 3
-    assert {key: two[key] for key in one} == one
-
-
 @pytest.fixture
 def _interruptible() -> Iterator[None]:
     """As in the foreground: what a shell starts in the background ignores interrupts."""
@@ -80,30 +61,43 @@ def _interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.usefixtures("_interruptible")
+@pytest.mark.usefixtures("_one_thread", "_interruptible")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a file that was just being opened
-def test_an_interrupt_ends_all_workers_and_leaves_finished_runs(tmp_path: Path) -> None:
-    suite = suite_of(0.1, SLOW)
+def test_two_processes_measure_what_one_does_a_death_fails_its_run_alone_and_an_interrupt_ends_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on two accelerators: through accelerate's launcher, which does not mind that they are not there. The run of
+    each process that is left is interrupted."""
+    monkeypatch.setattr(runner, "accelerators", lambda runs: 2)
+    suite, two = suite_of(EXITS, KILLED, 0.1, SLOW, SLOWER), tmp_path / "two"
     before = children(psutil.Process())
     workers: set[psutil.Process] = set()
 
     def interrupt() -> None:
-        while len(RunLog(tmp_path / "runs.jsonl").records) < 2:
+        while len(workers) < 2 or len(RunLog(two / "runs.jsonl").records) < 4:
             time.sleep(0.1)
-        workers.update(children(psutil.Process()) - before)
+            workers.clear()
+            workers.update(children(psutil.Process()) - before)
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
-        compare(suite, tmp_path, console=QUIET, processes=2)
+        compare(suite, two, console=QUIET)
     assert len(workers) == 2
     assert not any(worker.is_running() for worker in workers)
-    log = RunLog(tmp_path / "runs.jsonl")
-    assert [record["error"] for record in log.records.values()] == [None, None]
-    with RunQueue(log, tmp_path, suite.runs) as queue:  # the claims are released
-        run = queue.claim()
-        assert run is not None
-        assert run.setting["objective.beta"] == SLOW
+    log = RunLog(two / "runs.jsonl")
+    deaths = {record["setting"].get("objective.beta"): record for record in log.records.values() if record["error"]}
+    assert deaths.keys() == {EXITS, KILLED}
+    assert deaths[EXITS]["error"] == "WorkerDied: the run's process ended with exit code 3"
+    assert "some last words" in deaths[EXITS]["traceback"]
+    assert deaths[KILLED]["error"].startswith("WorkerDied: the run's process was ended by SIGKILL")
+    with RunQueue(log, two, suite.runs) as queue:  # the claims are released
+        claimed = [queue.claim(), queue.claim()]
+        assert {run.setting["objective.beta"] for run in claimed if run is not None} == {SLOW, SLOWER}
+    assert compare(suite_of(0.1), tmp_path / "one", console=QUIET, processes=1) == []
+    alone, together = measured(tmp_path / "one"), measured(two)
+    assert len(alone) == 2
+    assert {key: together[key] for key in alone} == alone
 
 
 def test_a_process_that_does_not_start_ends_the_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

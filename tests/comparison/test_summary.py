@@ -77,6 +77,7 @@ def test_one_objective_that_misses_seeds_is_not_compared() -> None:
     assert len(comparable(frame([]), "base")) == 0
 
 
+@pytest.mark.slow
 def test_frontiers_at_a_matched_distance() -> None:
     suite = Suite.model_validate(
         {

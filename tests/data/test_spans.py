@@ -139,6 +139,7 @@ def by_byte(text, values):
     return [value for character, value in zip(text, values, strict=True) for _ in character.encode()]
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 @given(case=spanned(), prompt=st.text(ALPHABET, max_size=6), room=st.integers(2, 40))
 def test_a_byte_has_the_value_of_its_character(plain, case, prompt, room):
@@ -151,6 +152,7 @@ def test_a_byte_has_the_value_of_its_character(plain, case, prompt, room):
     assert len(pair["chosen:w"]) == len(pair["chosen_ids"])
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 @given(case=spanned())
 def test_in_a_chat_too(chat, case):
@@ -159,6 +161,7 @@ def test_in_a_chat_too(chat, case):
     assert values == [*by_byte(text, by_character(text, spans)), 0.25]
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 @given(case=spanned())
 def test_without_a_prompt_too(plain, case):

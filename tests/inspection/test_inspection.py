@@ -156,6 +156,7 @@ def test_the_page_shows_the_numbers_and_needs_nothing_but_itself(inspected: tupl
     assert [a["value"] for tag, a in page.tags if tag == "input" and "checked" in a] == ["w"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "distinct", "default"),
     [

@@ -7,7 +7,7 @@ import pytest
 
 from prefopt.hookspecs import KINDS
 from tests.cli.test_cli import run
-from tests.plugins.environments import ROOT, wheels
+from tests.plugins.environments import ROOT, unpacked, wheels
 
 PLUGINS = sorted((ROOT / "plugins").glob("prefopt-*"))
 NAMES = [kind.kind.replace(" ", "-") for kind in KINDS]
@@ -22,6 +22,12 @@ def prefopt_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for file in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, folder)
     return wheels([folder], tmp_path_factory.mktemp("wheel"))["prefopt"]
+
+
+@pytest.fixture(scope="session")
+def prefopt_path(prefopt_wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with prefopt as it is installed, whose bytecode is compiled once for all."""
+    return unpacked([prefopt_wheel], tmp_path_factory.mktemp("unpacked"))[0]
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from prefopt.tasks import TaskError, resolve_task
 from prefopt.tasks.registry import TASKS
 
 
+@pytest.mark.slow
 def test_the_data_sets_solutions_pass(shared: Path, code_plugin: None) -> None:
     """A few of each, so that prompts, answers and tests fit together."""
     from prefopt_code import Sandbox, SandboxError, Verdict

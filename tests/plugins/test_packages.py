@@ -23,19 +23,19 @@ SANDBOX_REFUSED = "programs of a model cannot be run here in isolation: the syst
 
 
 def check_passing(
-    tested: Sequence[str], names: Sequence[str], sources: Path, folder: Path, run_file: Callable[..., str]
+    tested: Sequence[str], names: Sequence[str], sources: Path, installed: Path, folder: Path, run: Callable[..., str]
 ) -> None:
-    """With prefopt and these plugins, all being wheels in the folder, and no other plugin, the tests of `tested` pass
-    in what `run_file` runs."""
+    """With prefopt, which is in the folder `installed`, and these plugins, all from wheels, and no other plugin, the
+    tests of `tested` pass in what `run` runs."""
     tests = [sources / name / "tests" for name in tested]
     options = ("-q", "-rs", "-p", "no:cacheprovider", "--import-mode=importlib")
     # A fork has imported what some of pytest's own plugins are made of.
     options += ("-W", "error", "-W", "ignore::pytest.PytestAssertRewriteWarning")
     config = ("-c", sources / tested[0] / "pyproject.toml")
     file = folder / "facts.json"
-    output = run_file(OWN_TESTS, file, *options, *config, *tests)
+    output = run(OWN_TESTS, file, *options, *config, *tests, cwd=folder)
     facts = json.loads(file.read_text())
-    assert Path(facts["prefopt"]).is_relative_to(folder)
+    assert Path(facts["prefopt"]).is_relative_to(installed)
     assert facts["owners"] == sorted(["prefopt", *names])
     assert " passed" in output
     assert "failed" not in output
@@ -44,10 +44,10 @@ def check_passing(
 
 @pytest.mark.parametrize("name", [plugin.name for plugin in PLUGINS])
 def test_a_plugin_passes_its_own_tests_where_it_is_alone(
-    name: str, sources: Path, built: dict[str, Path], tmp_path: Path
+    name: str, sources: Path, prefopt_path: str, built: dict[str, Path], tmp_path: Path
 ) -> None:
-    path = unpacked([built["prefopt"], built[name]], tmp_path / "site")
-    check_passing([name], [name], sources, tmp_path, partial(run_file, path=path, cwd=tmp_path))
+    path = [prefopt_path, *unpacked([built[name]], tmp_path / "site")]
+    check_passing([name], [name], sources, Path(prefopt_path), tmp_path, partial(run_file, path=path))
 
 
 def test_plugins_written_by_the_command_pass_their_tests_beside_all_of_ours(
@@ -55,7 +55,7 @@ def test_plugins_written_by_the_command_pass_their_tests_beside_all_of_ours(
 ) -> None:
     names = [*(plugin.name for plugin in PLUGINS), *NEW]
     environment = Environment.create(tmp_path / "environment", [built["prefopt"], *(built[name] for name in names)])
-    check_passing(NEW, names, sources, tmp_path, partial(environment.command, "python", cwd=tmp_path))
+    check_passing(NEW, names, sources, environment.folder, tmp_path, environment.run_file)
     assert "INPUT" in environment.command("prefopt-tis", "--help")
 
 

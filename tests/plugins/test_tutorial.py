@@ -58,11 +58,11 @@ def test_it_is_listed_checked_and_trained_by_its_name(
     environment: Environment, data: Path, model_folder: str, tmp_path: Path
 ) -> None:
     assert re.search(r"decay .*prefopt-decay", environment.command("prefopt", "components", "token-weighting"))
-    assert "none failed" in environment.command("prefopt", "check", "decay", "gamma=0.9")
+    assert "none failed" in environment.forked_command("prefopt", "check", "decay", "gamma=0.9", cwd=tmp_path)
     training = {"max_steps": 2, "report_to": "none", "use_cpu": True, "output_dir": "out", "save_strategy": "no"}
     fields = {"model": model_folder, "data": {"train": str(data)}, "objective": "dpo", "training": training}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(fields))
-    output = environment.command(
+    output = environment.forked_command(
         "prefopt", "train", "run.yaml", "objective.weighting.name=decay", "objective.weighting.gamma=0.5", cwd=tmp_path
     )
     assert "Saved in" in output
@@ -74,7 +74,7 @@ def test_it_is_listed_checked_and_trained_by_its_name(
 def test_it_is_saved_loaded_and_resumed_and_trains_adapters(
     environment: Environment, data: Path, model_folder: str, tmp_path: Path
 ) -> None:
-    environment.command("python", LIFE, model_folder, data, tmp_path, cwd=tmp_path)
+    environment.run_file(LIFE, model_folder, data, tmp_path, cwd=tmp_path)
 
 
 def test_two_plugins_that_clash_are_told_apart(environment: Environment, tmp_path: Path) -> None:
@@ -88,12 +88,13 @@ def test_two_plugins_that_clash_are_told_apart(environment: Environment, tmp_pat
     (package / "pyproject.toml").write_text("\n".join(lines))
     (package / "prefopt_rival.py").write_text(RIVAL.format(name="rival"))
     environment.install(package)
-    listing = environment.command("prefopt", "components", "token-weighting")
+    components = ("prefopt", "components", "token-weighting")
+    listing = environment.forked_command(*components, cwd=tmp_path)
     assert re.search(r"decay .*prefopt-decay", listing)
     assert re.search(r"rival .*prefopt-rival", listing)
     (package / "prefopt_rival.py").write_text(RIVAL.format(name="decay"))
     environment.install(package)
-    output = environment.command("prefopt", "components", "token-weighting", exit_code=2)
+    output = environment.forked_command(*components, exit_code=2, cwd=tmp_path)
     assert "two components of kind token weighting are named 'decay'" in output
     assert "plugin prefopt-decay:decay" in output
     assert "plugin prefopt-rival:decay" in output

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from prefopt.comparison.run_log import RUNS
 from prefopt.mask_health import MaskHealth
 from prefopt.report import report
@@ -12,6 +14,7 @@ from tests.comparison.made import made
 from tests.report.parsed import Page
 
 
+@pytest.mark.slow
 def test_masks_that_fail_are_named_by_run_and_others_are_not(tmp_path: Path) -> None:
     few = {"seeds": [0], "sweeps": {"objective.beta": [0.3]}, "controls": False}
     made(tmp_path / "well", **few)

@@ -58,6 +58,7 @@ def body(table: Table) -> Iterator[tuple[dict[str, Any], list[str]]]:
     yield from (row for row in table.rows if row[1])
 
 
+@pytest.mark.slow
 def test_means_are_those_of_the_runs(folder: Path, summary: Lines) -> None:
     by_row: dict[tuple[str, str, str], list[float]] = {}
     for record in RunLog(folder / "runs.jsonl").records.values():
@@ -221,6 +222,7 @@ def test_the_page_has_headline_and_sections(folder: Path, page: Page) -> None:
     assert text.count("RuntimeError: out of &lt;luck&gt; &amp; memory") == 6
 
 
+@pytest.mark.slow
 def test_an_objective_of_its_own_betas_is_shown_beside_the_others(tmp_path: Path) -> None:
     objectives = {"dpo": "dpo", "masked": {"zoo": "sparsepo", "sweeps": {BETA: [1.0, 3.0]}}}
     made(tmp_path, objectives=objectives, sweeps={BETA: [0.1, 0.3]}, seeds=[0])
@@ -240,6 +242,7 @@ def test_an_objective_of_its_own_betas_is_shown_beside_the_others(tmp_path: Path
     assert "no runs on both sides of a common sequence kl" in text
 
 
+@pytest.mark.slow
 def test_without_a_plane_or_masks_there_is_less(tmp_path: Path) -> None:
     suite = made(tmp_path, objectives={"dpo": "dpo", "tdpo1": "tdpo1"}, sweeps={}, seeds=[0])
     log = (tmp_path / "runs.jsonl").read_text().splitlines()
@@ -277,6 +280,7 @@ def test_every_mark_is_inside_its_chart(page: Page) -> None:
         assert all(0 <= left <= width and 0 <= top <= height for left, top in points)
 
 
+@pytest.mark.slow
 def test_text_and_json_are_of_the_same_figures_as_the_page(folder: Path, page: Page, summary: Lines) -> None:
     results = Results.load(folder)
     text, document = as_text(results), json.loads(as_json(results))
@@ -314,6 +318,7 @@ def test_figures_have_the_digits_that_their_interval_makes_certain() -> None:
     assert [p_value(p) for p in (None, 1.0, 0.03125, 0.0001)] == ["-", "1", "0.031", "<0.001"]
 
 
+@pytest.mark.slow
 def test_where_nothing_differs_no_best_is_named(tmp_path: Path) -> None:
     suite = made(tmp_path, objectives={"dpo": "dpo", "tdpo1": "tdpo1"}, sweeps={}, seeds=[0, 1])
     records = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text(encoding="utf-8").splitlines()]

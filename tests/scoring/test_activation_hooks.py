@@ -174,6 +174,7 @@ def test_sites_are_what_the_layers_say(tiny, moved, batch, pairs, architecture):
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sites", [KINDS, ("attn",), ("logits", "mlp")])
 @pytest.mark.parametrize("architecture", BY_HAND)
 def test_weights_are_those_by_hand(tiny, moved, batch, pairs, architecture, sites):
@@ -185,6 +186,7 @@ def test_weights_are_those_by_hand(tiny, moved, batch, pairs, architecture, site
     assert bool((output.weights[~output.tokens.mask] == 0).all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("architecture", ["gpt2", "gpt_neox", "gemma2"])
 def test_every_reduction_is_the_one_by_hand(tiny, moved, batch, pairs, architecture, reduction):
@@ -196,6 +198,7 @@ def test_every_reduction_is_the_one_by_hand(tiny, moved, batch, pairs, architect
         torch.testing.assert_close(weights[row, : len(response)], expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_both_means_of_one_site_in_one_pass(tiny, moved, batch):
     """w of MaPO and v of absolute values, as two weightings of one objective."""
     reference = tiny("gpt2")
@@ -207,6 +210,7 @@ def test_both_means_of_one_site_in_one_pass(tiny, moved, batch):
         assert not torch.equal(both.weights, both.divergence_weights)
 
 
+@pytest.mark.slow
 def test_plain_calls_give_the_same_logit_activations(tiny, moved, batch):
     """Where the head is no plain linear layer, the logits come from the model and not from its head."""
     reference = tiny("gemma2")
@@ -225,6 +229,7 @@ def test_a_reduction_of_no_such_name_is_an_error(tiny, batch):
         forward_hidden_states(model.policy, Layout.two_rows(batch), signals=ACTIVATIONS, activation_kinds=kinds)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*MistralForCausalLM has layers that see only the last 4 tokens")
 @pytest.mark.parametrize("architecture", ["qwen3", "gptj", "gpt_bigcode", "phi", "cohere", "granite", "mistral", "opt"])
 def test_every_layer_has_sites_of_every_kind(tiny, moved, batch, pairs, architecture):

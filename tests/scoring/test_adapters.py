@@ -36,6 +36,7 @@ def adapted(tiny):
     return make
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=["dpo", "tdpo2", "mapo", "sparsepo", "simpo"])
 @pytest.mark.parametrize("architecture", ["llama", "gpt_neox", "gemma2"])
 def test_its_base_is_the_reference(adapted, jolt, batch, same_gradients, architecture, objective):
@@ -58,6 +59,7 @@ def test_its_base_is_the_reference(adapted, jolt, batch, same_gradients, archite
     assert all("lora" in name for name in same_names)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("cached", [False, True], ids=["no cache", "cache"])
 @pytest.mark.parametrize("objective", OBJECTIVES[:4], ids=["dpo", "tdpo2", "mapo", "sparsepo"])
 def test_a_frozen_adapter_is_the_reference(adapted, jolt, batch, same_gradients, tmp_path, objective, cached):

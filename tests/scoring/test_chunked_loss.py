@@ -48,6 +48,7 @@ def step(models, batch, objective, budget, *, scale=1.0):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
 def test_the_same_output_and_gradients(models, batch, objective):
     whole, expected = step(models, batch, objective, 2**30)

@@ -57,10 +57,11 @@ def lengths(step):
     return [(3 + step, 6 + 2 * step, 4 + step), (25 - step, 1 + step, 7 + 2 * step)]
 
 
-def test_twelve_lengths_compile_once(both, make_batch, same_gradients, always):
+@pytest.mark.parametrize("count", [4, pytest.param(12, marks=pytest.mark.long)])
+def test_many_lengths_compile_once(count, both, make_batch, same_gradients, always):
     model, compiled, counter = both(zoo.tdpo2())
     counts = []
-    for step in range(12):
+    for step in range(count):
         compare(model, compiled, make_batch(drawn(lengths(step), step)), same_gradients)
         counts.append(counter.frame_count)
     assert counts[0] > 3, "policy with and without gradient, reference, objective"
@@ -69,7 +70,7 @@ def test_twelve_lengths_compile_once(both, make_batch, same_gradients, always):
     assert compiled.state_dict().keys() == model.state_dict().keys()
 
 
-@pytest.mark.parametrize("name", ["mapo", "sparsepo"])
+@pytest.mark.parametrize("name", [pytest.param("mapo", marks=pytest.mark.long), "sparsepo"])
 def test_signals_are_heard(name, both, batch, same_gradients):
     """By hooks and states of the reference, which then runs as it is written."""
     more = {"weighting": {"init": "near_one"}} if name == "sparsepo" else {}  # a fresh mask may be closed throughout
@@ -79,6 +80,7 @@ def test_signals_are_heard(name, both, batch, same_gradients):
     assert counter.frame_count > 1
 
 
+@pytest.mark.long
 def test_an_adapter_goes_off_in_compiled_code(both, tiny, batch, same_gradients):
     lora = LoraConfig(target_modules=["q_proj", "up_proj"], init_lora_weights=False)
     policy = get_peft_model(tiny("llama", num_hidden_layers=1), lora).double()
@@ -88,6 +90,7 @@ def test_an_adapter_goes_off_in_compiled_code(both, tiny, batch, same_gradients)
     assert not torch.allclose(tokens.logps, tokens.ref_logps)
 
 
+@pytest.mark.long
 def test_activations_are_recomputed_in_compiled_code(both, batch, same_gradients):
     model, compiled, _ = both(zoo.dpo(), backend="aot_eager")
     for scored in (model, compiled):

@@ -91,6 +91,7 @@ def test_columns_go_with_their_tokens(pairs, models):
     ]
 
 
+@pytest.mark.slow
 def test_a_cache_knows_which_tokens_are_scored(models, masked, batch, pairs, tmp_path):
     keys = response_keys(masked)
     assert keys[0] == response_key(*pairs[0][:2], CHOSEN_MASKED[0]) != response_keys(batch)[0]

@@ -130,6 +130,7 @@ def test_the_loss_of_a_pair_does_not_depend_on_its_batch(models, make_batch, bat
     torch.testing.assert_close(scored(batch).losses, alone, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["gpt2", "gpt_neox", "llama", "gptj", "gpt_neo", "falcon", "opt"])
 def test_dropout_is_off_while_training(tiny, batch, architecture):
     names = DROPS + DROPS_OF_OTHERS

@@ -126,6 +126,7 @@ def test_a_window_of_what_is_kept(built, always, make_batch, first_batch):
     assert rows[0] == 2
 
 
+@pytest.mark.slow
 def test_a_window_that_no_configuration_names(tiny, always, make_batch, first_batch, monkeypatch):
     """Pairs of the length that is to come find it, whatever the first batch."""
     monkeypatch.setattr(limits, "_WINDOWS", ())

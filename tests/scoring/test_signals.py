@@ -78,6 +78,7 @@ def test_every_signal_is_collected_where_it_is_required(models, batch, signal, p
     output.loss.backward()
 
 
+@pytest.mark.slow
 @each_signal
 def test_the_cache_and_groups_of_pairs_give_the_same(models, batch, tmp_path, signal):
     plain = PreferenceModel(*models, reading(signal))(batch)
@@ -117,6 +118,7 @@ def another(monkeypatch):
     return signal
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", [zoo.dpo(), zoo.tdpo2()], ids=["alone", "with the divergence"])
 def test_a_number_of_the_references_distribution_takes_one_line(models, batch, pairs, another, tmp_path, objective):
     """Engine, plain forward pass, groups of pairs, cache, plan, conformance and the objective follow the line."""

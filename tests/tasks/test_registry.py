@@ -137,6 +137,7 @@ def test_a_plugin_that_brings_no_task_is_named() -> None:
 SMALL = PlantedTask(pairs=8, held_out=3, prompts=3, shortest=6, longest=8, bearing=0.3, reference_steps=2)
 
 
+@pytest.mark.slow
 def test_the_planted_task_keeps_to_what_tasks_have_to(tmp_path: Path) -> None:
     evaluation = check_task(SMALL, tmp_path)
     assert {"reward", "sequence_kl", "auroc_w"} <= set(evaluation.values)
@@ -185,6 +186,7 @@ class Faulty(Task):
         return Evaluation(values, evaluation.samples)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "message"),
     [

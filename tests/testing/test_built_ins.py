@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from prefopt.component import Component
 from prefopt.divergences import (
     AlphaDivergence,
@@ -59,6 +61,7 @@ def test_every_component_with_its_defaults(check: Run) -> None:
     check()
 
 
+@pytest.mark.slow
 @conformance(
     UniformWeighting(value=0.25),
     ActivationWeighting(sites=("mlp",)),
@@ -129,6 +132,7 @@ def test_log_odds(check: Run) -> None:
     check()
 
 
+@pytest.mark.slow
 @conformance(
     TokenUnits(reduction="sum", unpaired="zero"),
     SeparatedUnits(pairing="rank"),

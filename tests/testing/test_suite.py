@@ -100,6 +100,7 @@ def test_an_expected_failure_that_no_check_is_called_is_an_error(name: str) -> N
         examine(RobustLoss(), {name: "a reason"})
 
 
+@pytest.mark.slow
 def test_examine_tells_pass_fail_and_expected_failure() -> None:
     by_name = {result.check.name: result for result in examine(RobustLoss())}
     failed = by_name.pop("loss_is_bounded_below")

@@ -274,6 +274,7 @@ NOT_KEPT = {"adaption prompt": "its parameters are not kept apart from others'",
 
 
 @pytest.mark.filterwarnings("ignore")  # PEFT's advice on its settings
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", [*AGREE, *PLAIN])
 def test_every_adapter_can_be_kept_as_it_is(name: str, policy: Any) -> None:
     model = policy(*(AGREE | PLAIN)[name], name)

@@ -294,6 +294,7 @@ def train(model_folder: str, rows: list[dict[str, str]], tmp_path_factory: pytes
     return carry_out
 
 
+@pytest.mark.slow
 def test_schedule_optimizer_and_precision(train: Any) -> None:
     trainer = train(**RUNS["schedule"])
     group = trainer.optimizer.param_groups[0]
@@ -317,6 +318,7 @@ def test_positions_are_counted_with_their_padding(train: Any) -> None:
     assert trainer.state.num_input_tokens_seen == 24 * sum(longest)
 
 
+@pytest.mark.slow
 def test_logs_evaluations_and_checkpoints(train: Any) -> None:
     trainer = train(**RUNS["saving"])
     torch.use_deterministic_algorithms(False)  # full_determinism sets it for the process
@@ -335,6 +337,7 @@ def test_loading_data_in_other_processes(train: Any) -> None:
     assert train(**RUNS["loading"]).state.global_step == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [{}, {"ignore_data_skip": True, "restore_callback_states_from_checkpoint": True}])
 def test_the_arguments_checkpoint_is_resumed(
     arguments: dict[str, Any], model_folder: str, rows: list[dict[str, str]], out: str

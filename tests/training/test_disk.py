@@ -60,6 +60,7 @@ def test_a_disk_without_room_for_a_checkpoint_is_refused_before_the_first_step(
     assert not Path(out).exists() or not list(Path(out).iterdir())
 
 
+@pytest.mark.slow
 def test_less_room_than_all_checkpoints_take_is_a_warning(
     make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -75,6 +76,7 @@ def test_less_room_than_all_checkpoints_take_is_a_warning(
     assert "bytes are free" not in caplog.text
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_does_not_fit_leaves_what_was_saved_and_the_policy(make: Make, out: str) -> None:
     """The optimizer's state is the largest file, and the limit is between it and the policy."""
     trainer = make(max_steps=1)

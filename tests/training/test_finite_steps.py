@@ -154,6 +154,7 @@ def test_the_pair_whose_gradient_is_not_finite_is_named(model_folder: str, out: 
         run.train()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", ["1e6", "1e30"])
 def test_a_run_that_diverges_is_one_line(
     model_folder: str, rows: list[dict[str, str]], tmp_path: Path, rate: str

@@ -9,6 +9,7 @@ from prefopt.training import PreferenceTrainer
 from tests.training.test_trainer import config
 
 
+@pytest.mark.slow
 def test_pairs_of_like_length_together_need_less_padding(
     model_folder: str, rows: list[dict[str, str]], out: str
 ) -> None:

@@ -174,6 +174,7 @@ def test_a_longer_run_goes_on_with_a_warning(make: Make, run: Path, caplog: pyte
     assert "with another max_steps (3 there, 9 here)" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_folder_with_a_run_is_not_written_over_by_a_trainer(make: Make, run: Path, model_folder: str) -> None:
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with pytest.raises(ValueError, match=r"holds a run already .*overwrite_output_dir"):
@@ -213,6 +214,7 @@ def test_the_fingerprint_is_of_the_pairs_and_their_order_alone() -> None:
     assert data_fingerprint(data.select([1])) != data_fingerprint(longer.select([2]))
 
 
+@pytest.mark.slow
 def test_an_adapter_is_compared_with_its_base(make: Make, model_folder: str, rows: Any, tmp_path: Path) -> None:
     lora = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
 

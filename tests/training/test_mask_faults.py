@@ -36,6 +36,7 @@ def trainer_of(kind: str, model_folder: str, rows: list[dict[str, str]], out: st
     return PreferenceTrainer(model_folder, objective=objective, args=args, train_dataset=rows)
 
 
+@pytest.mark.slow
 @each_failure
 def test_trainer(
     kind: str, model_folder: str, rows: list[dict[str, str]], out: str, caplog: pytest.LogCaptureFixture
@@ -69,6 +70,7 @@ def test_own_loop(kind: str, model_folder: str, rows: list[dict[str, str]], out:
     assert re.search(FAILURES[kind], warning)
 
 
+@pytest.mark.slow
 @each_failure
 def test_inspect_and_the_record_of_a_comparison(
     kind: str,

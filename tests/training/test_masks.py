@@ -44,6 +44,7 @@ def learned(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in module.named_parameters() if tensor.requires_grad}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("gate", GATES)
 def test_every_gate_trains(gate: str, way: str, model_folder: str, rows: list[dict[str, str]], out: str) -> None:

@@ -38,6 +38,7 @@ def parts(whole: PreferenceModel) -> dict[str, tuple[float, int]]:
     return {part.name: (part.operations, part.bytes) for part in plan_step(whole, BATCH).parts}
 
 
+@pytest.mark.slow
 def test_work_is_that_of_the_operations() -> None:
     whole, shared = model("tdpo2"), Layout.shared(BATCH)
     costs = parts(whole)
@@ -53,6 +54,7 @@ def test_work_is_that_of_the_operations() -> None:
     assert parts(model("simpo"))["head"][0] == 3 * 2 * TOKENS * HIDDEN * VOCABULARY
 
 
+@pytest.mark.slow
 def test_memory_is_what_is_kept_for_backward() -> None:
     whole, shared = model(), Layout.shared(BATCH)
     weights = {p.untyped_storage().data_ptr() for p in whole.policy.parameters()}
@@ -71,6 +73,7 @@ def test_memory_is_what_is_kept_for_backward() -> None:
     assert parts(whole)["policy"][1] - embedding == pytest.approx(measured, rel=0.03)
 
 
+@pytest.mark.slow
 def test_nothing_is_computed_and_nothing_changed() -> None:
     whole = model("sparsepo_token")
     before = {name: value.clone() for name, value in whole.state_dict().items()}
@@ -80,6 +83,7 @@ def test_nothing_is_computed_and_nothing_changed() -> None:
     whole(BATCH).loss.backward()
 
 
+@pytest.mark.slow
 def test_an_adapter_takes_less_and_masks_take_more() -> None:
     plain = parts(model())
     policy = model().policy
@@ -91,6 +95,7 @@ def test_an_adapter_takes_less_and_masks_take_more() -> None:
     assert masked["signals and masks"][1] >= LAYERS * TOKENS * HIDDEN * 4 > plain["signals and masks"][1]
 
 
+@pytest.mark.slow
 def test_checkpointing_keeps_less_and_computes_more() -> None:
     whole = model()
     plain = parts(whole)

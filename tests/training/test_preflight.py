@@ -28,6 +28,7 @@ def test_coupled_pairs_are_not_cut_into_batches(model_folder: str, rows: list[di
     PreferenceTrainer(model_folder, objective=zoo.aot(), args=config(out), train_dataset=rows)
 
 
+@pytest.mark.slow
 def test_whether_pairs_share_a_row(model_folder: str, rows: list[dict[str, str]], out: str) -> None:
     losses = []
     for shared in (True, False):

@@ -49,6 +49,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
+@pytest.mark.slow
 def test_a_run_with_a_cache_is_the_run_without_one(
     model_folder: str, rows: Rows, out: str, tmp_path: Path, asked: list[int]
 ) -> None:
@@ -70,6 +71,7 @@ def test_a_run_with_a_cache_is_the_run_without_one(
     assert metrics["eval_divergence/chosen"] == pytest.approx(expected["eval_divergence/chosen"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_what_does_not_matter_hits_and_what_matters_misses(
     model_folder: str, rows: Rows, out: str, tmp_path: Path, asked: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -86,6 +88,7 @@ def test_what_does_not_matter_hits_and_what_matters_misses(
     assert "pairs are there, the others will take" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_loses_at_most_a_shard(
     model_folder: str, rows: Rows, out: str, tmp_path: Path, asked: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,6 +125,7 @@ def test_a_reference_that_changes_or_is_not_there(model_folder: str, rows: Rows,
         trainer(model_folder, rows, out, tmp_path, objective=zoo.simpo())
 
 
+@pytest.mark.slow
 def test_half_precision_has_a_cache_of_its_own(model_folder: str, rows: Rows, out: str, tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     trainer(model_folder, rows, out, folder).precompute_reference()
@@ -130,6 +134,7 @@ def test_half_precision_has_a_cache_of_its_own(model_folder: str, rows: Rows, ou
     assert len(list(folder.iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_the_reference_goes_when_all_is_kept(model_folder: str, rows: Rows, out: str, tmp_path: Path) -> None:
     expected = trainer(model_folder, rows, out, None)
     expected.train()
@@ -163,6 +168,7 @@ def test_a_reference_that_was_given_stays(model_folder: str, rows: Rows, out: st
     assert given.model.reference is reference
 
 
+@pytest.mark.slow
 def test_who_asks_the_same_as_another_run_waits_for_it(
     model_folder: str, rows: Rows, out: str, tmp_path: Path, asked: list[int]
 ) -> None:

@@ -27,6 +27,7 @@ class Keep(TrainerCallback):
         self.seen.append([p.detach().clone() for p in model.policy.parameters()])
 
 
+@pytest.mark.slow
 def test_the_reference_is_drawn_along(model_folder: str, rows: list[dict[str, str]], out: str) -> None:
     trainer = PreferenceTrainer(
         model_folder, objective=zoo.dpo(), args=config(out, max_steps=3, **SYNC), train_dataset=rows
@@ -51,6 +52,7 @@ def test_a_hard_update_makes_the_reference_the_policy(model_folder: str, rows: l
         assert not reference.requires_grad
 
 
+@pytest.mark.slow
 def test_a_resumed_run_finds_the_reference_as_it_was(model_folder: str, rows: list[dict[str, str]], out: str) -> None:
     def trainer(folder: str, *callbacks: Any) -> PreferenceTrainer:
         args = config(folder, max_steps=8, save_strategy="steps", save_steps=4, **SYNC)

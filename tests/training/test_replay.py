@@ -67,6 +67,7 @@ def tensors(replayed: Replay, precision: str = "float32") -> dict[tuple[str, str
     return {(response.where, response.side): response.tensors[precision] for response in replayed.responses}
 
 
+@pytest.mark.slow
 def test_the_first_tensor_of_each_response(fails: Callable[..., PreferenceTrainer], out: str) -> None:
     run = fails(Poison(1))
     assert f"; the step is kept in {out}/failed-step, with 0.1 MiB of weights: `prefopt replay {out}`" in run.caught
@@ -94,6 +95,7 @@ class Break(TrainerCallback):
             learned[-1].register_hook(lambda gradient: gradient + math.inf)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize("adapter", [False, True])
 def test_the_step_is_computed_as_it_was(
@@ -134,6 +136,7 @@ class Enlarge(TrainerCallback):
         model.policy.lm_head.weight.data.mul_(3e5)
 
 
+@pytest.mark.slow
 def test_the_precision_of_training_comes_first(fails: Callable[..., PreferenceTrainer], out: str) -> None:
     fails(Enlarge(), model_init_kwargs={"dtype": torch.float16}, max_grad_norm=0.0)
     replayed = replay(out)
@@ -145,6 +148,7 @@ def test_the_precision_of_training_comes_first(fails: Callable[..., PreferenceTr
     assert all("response token" in text for text in words)
 
 
+@pytest.mark.slow
 def test_weights_of_a_checkpoint_are_not_kept_twice(fails: Callable[..., PreferenceTrainer], out: str) -> None:
     run = fails(Break(3), **SAVES)
     assert f"kept in {out}/failed-step, with the weights of checkpoint-2:" in run.caught
@@ -185,6 +189,7 @@ def test_a_step_that_cannot_be_kept_does_not_hide_the_error(
         replay(out)
 
 
+@pytest.mark.slow
 def test_prefopt_replay(model_folder: str, tmp_path: Path) -> None:
     data, out = tmp_path / "pairs.jsonl", tmp_path / "out"
     data.write_text("".join(json.dumps(row) + "\n" for row in ROWS))

@@ -39,6 +39,7 @@ def _trainer(model: str, rows: list[dict[str, str]], out: str, adapter: bool, *c
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [False, True], ids=["all weights", "adapter"])
 def test_resumed_is_as_uninterrupted(adapter: bool, model_folder: str, rows: list[dict[str, str]], out: str) -> None:
     whole = _trainer(model_folder, rows, f"{out}-whole", adapter)
@@ -58,6 +59,7 @@ def test_resumed_is_as_uninterrupted(adapter: bool, model_folder: str, rows: lis
     assert [entry["weights/mean"] for entry in again] == [entry["weights/mean"] for entry in tail]
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_put_back(model_folder: str, rows: list[dict[str, str]], out: str) -> None:
     args = config(
         out,
@@ -83,6 +85,7 @@ def test_another_objective_does_not_resume(model_folder: str, rows: list[dict[st
         other.train(resume_from_checkpoint=True)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_finished_trains_nothing(
     model_folder: str, rows: list[dict[str, str]], out: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -99,6 +102,7 @@ def test_a_run_that_is_finished_trains_nothing(
         assert torch.equal(parameter, dict(whole.model.named_parameters())[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ended", [True, False], ids=["ended", "killed before the last save"])
 def test_prefopt_train_leaves_a_finished_run_as_it_is(
     model_folder: str, rows: list[dict[str, str]], tmp_path: Path, ended: bool

@@ -24,6 +24,7 @@ def trainer(folder: str, out: str, train: Any, **more: Any) -> PreferenceTrainer
     return PreferenceTrainer(folder, objective=zoo.dpo(), args=config(out, max_steps=1), train_dataset=train, **more)
 
 
+@pytest.mark.slow
 def test_evaluate_and_predict_prepare_rows(model_folder: str, rows: list[dict[str, str]], out: str) -> None:
     run = trainer(model_folder, out, rows)
     source = rows_of(rows[:8], name="x")

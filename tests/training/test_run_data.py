@@ -88,6 +88,7 @@ def test_the_reports_are_of_each_source(run: Any, tokenizer: Any) -> None:
     }
 
 
+@pytest.mark.slow
 def test_several_evaluation_sets_have_metrics_of_their_own(run: Any) -> None:
     resolved = run(train=[A, B], eval={"near": A | {"rows": 4}, "far": "held-out.jsonl"})
     result = train(start(resolved))

@@ -78,6 +78,7 @@ def test_files_are_on_the_disk_before_the_checkpoint_has_its_name(
     assert named == {path.name for path in (Path(out) / "checkpoint-1").rglob("*")} | {"checkpoint-1"}
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_known_by_its_name_and_kept(trainer: Callable[..., PreferenceTrainer], out: str) -> None:
     changes = {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True, "save_total_limit": 1}
     run = trainer(max_steps=3, metric_for_best_model="rewards/margins", greater_is_better=False, **changes)

@@ -67,6 +67,7 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return all(torch.equal(value, second[name]) for name, value in first.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "accumulation"), [("dpo", 2), ("bco", 1), ("sparsepo", 2)])
 def test_a_step_that_is_left_out_changes_nothing(
     trainer: Make, caplog: pytest.LogCaptureFixture, name: str, accumulation: int
@@ -94,6 +95,7 @@ def test_a_step_that_is_left_out_changes_nothing(
     assert lines[0].endswith("; the step is left out, 1 of at most 1 in a row")
 
 
+@pytest.mark.slow
 def test_more_than_that_in_a_row_stop(trainer: Make) -> None:
     run = trainer(max_skipped_steps=2, max_steps=8, logging_steps=1)
     run.add_callback(Spoil(2, 4, 5, 6))
@@ -172,6 +174,7 @@ class Reads(TorchDispatchMode):
         return call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_judging_a_step_reads_once(trainer: Make, accumulation: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In place of one read a batch, or two where its pairs share a row."""

@@ -36,6 +36,7 @@ def config(out: str, **changes: Any) -> PreferenceConfig:
     return PreferenceConfig(out, **fields | changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", zoo.ZOO)
 def test_every_row_of_the_zoo_trains(name: str, model_folder: str, rows: list[dict[str, str]], out: str) -> None:
     numbers = {"score_chosen": 2.5, "score_rejected": 1.0, "gap_reasoning": 0.5, "gap_answer": 1.5}
@@ -63,6 +64,7 @@ def test_the_loss_falls(name: str, model_folder: str, rows: list[dict[str, str]]
     assert logs[-1]["rewards/accuracies"] > 0.8
 
 
+@pytest.mark.slow
 def test_one_by_eight_and_eight_by_one_give_the_same_gradient(
     model_folder: str, rows: list[dict[str, str]], out: str
 ) -> None:
@@ -175,6 +177,7 @@ def test_step_0_says_why_where_the_reference_is_another_model(
     assert "where the policy is the reference. The two differ by up to" in caplog.text
 
 
+@pytest.mark.slow
 def test_an_adapter_trains_with_its_mask_and_both_are_saved(
     model_folder: str, rows: list[dict[str, str]], out: str
 ) -> None:
@@ -240,6 +243,7 @@ def test_a_number_that_is_not_finite_stops_the_run_and_names_the_row(
         trainer.train()
 
 
+@pytest.mark.slow
 def test_activation_checkpointing_changes_nothing(model_folder: str, rows: list[dict[str, str]], out: str) -> None:
     losses = []
     for checkpointing in (False, True):

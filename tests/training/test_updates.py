@@ -76,6 +76,7 @@ def test_a_mask_that_is_dead_from_the_start(
     assert "eval_weights/entropy" not in metrics, "a mean of nothing"
 
 
+@pytest.mark.slow
 def test_warm_up_from_zero_is_waited_for(trainer: Any, model_folder: str) -> None:
     trainer(model_folder, changes={"warmup_steps": 2}).train()
     with pytest.raises(RuntimeError, match="the first step changed no parameter of the policy"):

@@ -86,6 +86,7 @@ def test_a_floor_below_the_mean_changes_nothing() -> None:
     assert torch.equal(*(mask(tokens) for mask in masks))
 
 
+@pytest.mark.slow
 def test_l1_alone_stops_at_the_floor() -> None:
     """Where the policy is the reference, nothing but L1 moves the mask: without a floor, to its death."""
     tokens = random_case(5, dtype=torch.float32).tokens()

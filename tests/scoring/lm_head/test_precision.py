@@ -164,6 +164,7 @@ def test_half_precision_is_close_to_float32(head, budget):
         assert float((ours - theirs).norm() / theirs.norm()) < 0.02
 
 
+@pytest.mark.slow
 def test_half_precision_adds_up_the_weight_gradient_in_float32():
     """In bfloat16 sums stop growing: 256 + 1 is 256. Over many chunks only a float32 sum stays right."""
     count = 1024

@@ -39,6 +39,7 @@ def forbid_the_reference(model, monkeypatch):
     monkeypatch.setattr(model.reference_scorer, "_forward", never)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared_prefix", [True, False])
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_loss_and_gradients_are_the_same_and_the_reference_is_asked_once(
@@ -170,6 +171,7 @@ def rounding(values, exact):
     return float((values - exact).square().mean().sqrt())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dpo", "tdpo2"])
 def test_under_autocast_a_cache_differs_by_the_rounding_of_other_batches_alone(models, make_batch, tmp_path, name):
     """What fills the cache and what trains are batches of other shapes, whose products bfloat16 rounds in other ways.

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import pickle
 import resource
-import subprocess
-import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from prefopt.scoring.reference import tensor_store as store
 from prefopt.scoring.reference.tensor_store import StoreError, TensorStore
+from tests.forked import SERVER
 
 
 def entry(length, value):
@@ -167,15 +167,6 @@ def test_shards_of_an_earlier_release_are_read_and_said_to_have_no_digest(tmp_pa
     assert again.read(["a"])["logps"].tolist() == [1, 1]
 
 
-FILLING = """
-import sys
-from pathlib import Path
-from tests.scoring.reference.test_tensor_store import fill
-Path(sys.argv[2]).touch()
-fill(sys.argv[1])
-"""
-
-
 def fill(folder):
     for round in range(10):  # opened again and again, so that each sweeps while the other writes
         written = TensorStore(folder, ["final", "logps"])
@@ -186,17 +177,23 @@ def fill(folder):
         written.flush()
 
 
+def fill_when_ready(folder, ready):
+    warnings.simplefilter("error")  # nothing is damaged, and nothing removed that is in use
+    ready.touch()
+    fill(folder)
+
+
 @pytest.mark.outside
 def test_two_processes_fill_one_folder_with_the_same_at_the_same_time(tmp_path):
     ready, folder = tmp_path / "ready", tmp_path / "store"
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    other = subprocess.Popen([sys.executable, "-c", FILLING, folder, ready], env=env, stderr=subprocess.PIPE, text=True)
+    other = SERVER.Process(target=fill_when_ready, args=(folder, ready))
+    other.start()
     while not ready.exists():
-        assert other.poll() is None
+        assert other.is_alive()
         time.sleep(0.01)
     fill(folder)
-    assert other.communicate(timeout=300)[1] == ""
-    assert other.returncode == 0
+    other.join(300)
+    assert other.exitcode == 0
     actual = TensorStore(folder, ["final", "logps"])
     keys = [str(number) for number in range(200)]
     expected = [float(key) for key in keys for _ in range(3)]

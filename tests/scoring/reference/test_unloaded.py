@@ -45,6 +45,7 @@ def test_what_is_released_is_gone_and_nothing_changes(name, models, batch, tmp_p
     same_gradients(gone.policy, kept.policy, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_head_bias_and_softcap_stay(tiny, moved, batch, tmp_path):
     for name in ("gptj", "gemma2"):
         reference = tiny(name)

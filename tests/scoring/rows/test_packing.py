@@ -101,6 +101,7 @@ def test_a_row_written_out(make_batch):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["tdpo2", "mapo", "sparsepo"])
 @pytest.mark.parametrize("architecture", PACKED)
 def test_a_step_is_that_of_two_rows(tiny, agree_with_two_rows, mixed, architecture, objective):
@@ -118,6 +119,7 @@ def test_to_the_last_digits(tiny, agree_with_two_rows, mixed, attention, objecti
     agree_with_two_rows(tiny("gpt2", attn_implementation=attention), mixed, OBJECTIVES[objective], **EXACT)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(st.integers(1, 9), st.integers(1, 6), st.integers(1, 6)), min_size=2, max_size=6),
@@ -149,6 +151,7 @@ def test_pairs_do_not_see_each_other(tiny, always, make_batch, moved):
         assert same == 2 * [pair != changed for pair in range(len(pairs))]
 
 
+@pytest.mark.slow
 def test_an_adapter_and_recomputed_activations(tiny, jolt, always, mixed, same_gradients):
     base = get_peft_model(tiny("gpt_neox"), LoraConfig(r=4, target_modules=["query_key_value"])).double()
     for name, parameter in base.named_parameters():
@@ -203,6 +206,7 @@ def test_what_a_cache_keeps_is_not_a_neighbours_nan(tiny, moved, always, mixed, 
     assert kept.isnan().any(-1).nonzero()[:, 0].tolist() == [2]
 
 
+@pytest.mark.slow
 def test_a_cache_of_packed_pairs(tiny, moved, always, mixed, tmp_path):
     reference = tiny("llama")
     policy = moved(reference)
@@ -222,6 +226,7 @@ def test_rows_are_within_every_models_limits(tiny):
     assert RowLimits.from_models([tiny("llama"), tiny("gemma2"), tiny("gpt2", max_position_embeddings=9)]) == (16, 9)
 
 
+@pytest.mark.slow
 def test_several_in_a_row_where_the_model_has_the_positions(tiny, moved, always, make_batch, mixed):
     """Whatever the first batch was: made-up pairs stand in one row, too."""
     single = make_batch(drawn([(5, 3, 4)]))

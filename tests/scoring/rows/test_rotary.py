@@ -29,6 +29,7 @@ ROPES = {
 PAIRS = drawn([(5, 3, 2), (9, 4, 7), (4, 40, 2)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("rope", ROPES)
 def test_a_row_is_that_of_a_single_call_whatever_is_beside_it_and_before_it(

@@ -50,12 +50,15 @@ def test_a_row_a_pair(make_batch):
     ]
 
 
+@pytest.mark.slow
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("objective", ["tdpo2", "mapo", "sparsepo"])
 @pytest.mark.parametrize("architecture", SHARING)
 def test_a_step_is_that_of_two_rows(tiny, agree_with_two_rows, batch, architecture, objective):
     agree_with_two_rows(tiny(architecture), batch, OBJECTIVES[objective], **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_to_the_last_digits(tiny, agree_with_two_rows, batch, attention, objective):
@@ -63,11 +66,13 @@ def test_to_the_last_digits(tiny, agree_with_two_rows, batch, attention, objecti
     agree_with_two_rows(tiny("gpt2", attn_implementation=attention), batch, OBJECTIVES[objective], **EXACT)
 
 
+@pytest.mark.slow
 def test_float32(tiny, agree_with_two_rows, batch):
     for architecture in ("gpt2", "llama", "gpt_neox"):
         agree_with_two_rows(tiny(architecture, dtype=torch.float32), batch, OBJECTIVES["tdpo2"], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(st.integers(1, 9), st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=4),
@@ -119,6 +124,7 @@ def test_an_adapter(tiny, jolt, always, batch, same_gradients, objective):
     same_gradients(one.policy, two.policy, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_half_precision_and_autocast(tiny, moved, always, batch):
     reference = tiny("llama", dtype=torch.float32)
     expected = PreferenceModel(moved(reference), reference, zoo.tdpo2())(batch).loss

@@ -51,6 +51,7 @@ def small(name: str, model_folder: str, pairs: str, **fields: Any) -> Any:
     return resolve_task({"name": name, "model": model_folder, "data": pairs, **few, **fields})
 
 
+@pytest.mark.slow
 def test_dialogue_is_set_against_the_reference(model_folder: str, pairs: str, tmp_path: Path) -> None:
     judge = {"scorer": {"name": "words", "positive": GOOD.split(), "negative": BAD.split()}}
     harm = tmp_path / "harm.yaml"
@@ -116,6 +117,7 @@ def test_without_a_judge_policies_are_compared_by_their_own_ranking(model_folder
     assert small("summarization", model_folder, pairs).headline == "rougeL"
 
 
+@pytest.mark.slow
 def test_summaries_are_held_against_the_chosen_ones(model_folder: str, tmp_path: Path) -> None:
     pytest.importorskip("rouge_score")
     pytest.importorskip("sacrebleu")

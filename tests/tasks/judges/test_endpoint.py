@@ -90,6 +90,7 @@ def better(text: str) -> str:
 PROMPTS, OURS, THEIRS = ["p", "{q}", "r"], ["long one", "{x}", "same"], ["short", "{longer} one", "same "]
 
 
+@pytest.mark.slow
 def test_both_orders_are_asked_and_equal_responses_are_not(service: Service, judge: EndpointJudge) -> None:
     service.answer = better
     judge.check()

@@ -121,6 +121,7 @@ def test_equal_weights_know_nothing(material: Material) -> None:
         assert 1 <= evaluation.values["tokens"][prompt] <= SMALL.longest + 1
 
 
+@pytest.mark.slow
 def test_a_trained_policy_has_gone_somewhere(material: Material) -> None:
     evaluation = evaluated(material, zoo.build(ORACLE), train=True)
     assert min(evaluation.values["sequence_kl"].values()) > 0

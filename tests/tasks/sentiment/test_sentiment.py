@@ -56,6 +56,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_pairs_are_samples_of_which_the_scorer_prefers_the_chosen(material: Material) -> None:
     train, held_out = rows(material.train), rows(material.held_out)
     assert train
@@ -98,6 +99,7 @@ def test_a_sample_that_was_cut_is_given_no_ending(material: Material) -> None:
     assert seen == {True, False}
 
 
+@pytest.mark.slow
 def test_it_keeps_to_what_a_task_has_to(material: Material, task: SentimentTask, tmp_path: Path) -> None:
     with quiet():
         evaluation = check_task(
@@ -144,6 +146,7 @@ def test_rated_responses_take_the_place_of_samples(model_folder: str, tmp_path: 
     assert [metric.name for metric in task.metrics][:2] == ["reward", "sequence_kl"]
 
 
+@pytest.mark.slow
 def test_the_supervised_step_comes_first(model_folder: str, tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("the film was good\nthe plot was good\n")
     task = SentimentTask(

@@ -27,7 +27,7 @@ def test_a_suite_holds_together(path: Path, monkeypatch: pytest.MonkeyPatch, cod
 
 def test_what_was_found_is_published_and_what_was_written_of_it_kept(tmp_path: Path) -> None:
     folder, results = tmp_path / "little", tmp_path / "results"
-    made(folder)
+    made(folder, seeds=[0, 1])
     publish(folder, "prefopt compare little.yaml", results, "2026-01-01")
     page = results / "2026-01-01-little.md"
     page.write_text(page.read_text() + "\nNothing much.\n")

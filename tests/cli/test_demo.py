@@ -19,6 +19,8 @@ from tests.cli.test_cli import run
 
 DOCS = Path(__file__).parents[2] / "docs" / "demo.md"
 COMMANDS = re.findall(r"^prefopt demo (\S.*?)(?:  +#.*)?$", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
+INPUTS = re.compile("seeds=|task.model=")
+"""Commands that bring more than other values of what the suite has."""
 SMALL = (
     "task.reviews=300",
     "task.reference_steps=20",
@@ -88,7 +90,9 @@ def test_known_words_are_marked_and_uniform_weights_cannot_tell_them(finished: t
             assert len(pair[side]["marked"]) == len(pair[side]["tokens"]) == len(pair[side]["w"])
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "command", [pytest.param(c, marks=() if INPUTS.search(c) else pytest.mark.long) for c in COMMANDS]
+)
 def test_the_commands_of_the_documentation(
     command: str, user_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -140,7 +140,7 @@ def outcome(moved, jolt, always, make_batch):
     return run
 
 
-@pytest.mark.one_in(6)
+@pytest.mark.one_in(7)
 @pytest.mark.parametrize("model_type", sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - set(ABSENT)))
 def test_right_or_refused(outcome, model_type):
     way = outcome(model_type)

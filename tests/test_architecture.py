@@ -23,7 +23,7 @@ FACADE = "prefopt/__init__"
 # A unit imports only units of lower layers, and never another of its own.
 LAYERS: list[set[str]] = [
     {"columns", "pages", "plugin_imports", "printing", "signals", "stable", "tokens", "validation", "whole_files"},
-    {"component", "data", "metrics"},
+    {"component", "data", "draws", "metrics"},
     {"hookspecs", "mask_health"},
     {"weightings", "divergences", "shapings", "units", "unit_pairs", "losses", "regularizers", "plugins"},
     {"registry"},

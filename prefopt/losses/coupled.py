@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from prefopt.component import PreferenceLoss, Signal
+from prefopt.draws import uniform_draws
 from prefopt.tokens import TokenBatch, masked_sum
 
 
@@ -122,3 +123,80 @@ class RunningBaseline(nn.Module):
             self.mean += (rewards - self.mean).sum() / self.count
         delta = self.mean.clone()  # the next batch moves the mean in place, perhaps before this one's backward
         return -logsigmoid(chosen - delta) - logsigmoid(delta - rejected)
+
+
+@final
+class DynamicBetaLoss(PreferenceLoss):
+    """loss = -log sigmoid(c d), c = max(1 + a (mean d / beta - M), 0.001 / beta), d = r_c - r_j, over the pairs kept of a
+    step.
+
+    d / beta is the plain difference of log-ratios, and M and S are running means of its mean and standard deviation
+    over all pairs of a step, those of this step included; c passes no gradient. Of B pairs, B (1 - drop) are kept, drawn
+    without replacement with probabilities as exp(-((d / beta - M) / S)^2 / 2), and their losses weigh B / kept, the
+    others' nothing. In evaluation c is 1 and every pair is kept. The draws depend on the seed, the step and the pair.
+    Source: beta-DPO (arXiv 2407.08639) as released: M and S start at 0 and move by a tenth a step, a 0.6, drop 0.2.
+
+    >>> DynamicBetaLoss(beta=0.1).couples_pairs
+    True
+    """
+
+    name: Literal["dynamic_beta"] = "dynamic_beta"
+    beta: float = Field(default=0.1, gt=0, allow_inf_nan=False)
+    a: float = Field(default=0.6, ge=0, allow_inf_nan=False)
+    drop: float = Field(default=0.2, ge=0, lt=1)
+    seed: int = Field(default=0, ge=0)
+
+    @property
+    def couples_pairs(self) -> bool:
+        return True
+
+    def build(self) -> RunningMargin:
+        """The loss with its running means."""
+        return RunningMargin(self)
+
+
+@final
+class RunningMargin(nn.Module):
+    """The state of DynamicBetaLoss: (chosen [B], rejected [B], TokenBatch) -> [B].
+
+    `mean` and `deviation` are those of margins of log-ratios, `steps` how often they moved: in training mode, where
+    gradients are recorded.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    steps: Tensor
+
+    def __init__(self, config: DynamicBetaLoss) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("deviation", torch.zeros(()))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+
+    def forward(self, chosen: Tensor, rejected: Tensor, tokens: TokenBatch) -> Tensor:
+        """chosen, rejected [B] -> [B]."""
+        margins = chosen - rejected
+        if not (self.training and torch.is_grad_enabled()):
+            return -logsigmoid(margins)
+        with torch.no_grad():
+            plain = margins / self.config.beta
+            self.steps += 1
+            self.mean += (1 - _KEPT_OF_MEAN) * (plain.mean() - self.mean)
+            self.deviation += (1 - _KEPT_OF_MEAN) * (plain.std(correction=min(1, len(plain) - 1)) - self.deviation)
+            kept = self._kept(plain, tokens)
+            factor = 1 + self.config.a * ((plain * kept).sum() / kept.sum() - self.mean)
+            factor = factor.clamp(min=_LEAST_BETA / self.config.beta)
+        return -logsigmoid(factor * margins) * kept * (len(margins) / kept.sum())
+
+    def _kept(self, plain: Tensor, tokens: TokenBatch) -> Tensor:
+        """[B], 1 for the pairs that are kept: the highest of the logarithm of their weight and Gumbel noise."""
+        z = (plain - self.mean) / torch.where(self.deviation > 0, self.deviation, 1)
+        draws = uniform_draws(tokens, self.steps + 1_000_003 * self.config.seed)[:, 0].view(2, -1).sum(0) % 1
+        noise = -torch.log(-torch.log(draws.clamp(min=2**-25)))
+        number = max(1, int(len(plain) * (1 - self.config.drop)))
+        ranks = (noise - z.square() / 2).argsort(descending=True, stable=True).argsort()
+        return (ranks < number).to(plain.dtype)
+
+
+_KEPT_OF_MEAN, _LEAST_BETA = 0.9, 1e-3

@@ -37,6 +37,25 @@ class LogisticLoss(PreferenceLoss):
 
 
 @final
+class ShiftedLoss(PreferenceLoss):
+    """loss = -log sigmoid(r_c - lam r_j), lam at most one.
+
+    The rejected reward counts less, so that the chosen one is not pulled down with it; the margin that is reported is
+    the plain one. Source: DPO-Shift (arXiv 2502.07599), its fixed lam.
+
+    >>> ShiftedLoss(lam=0.5)(torch.tensor([2.0]), torch.tensor([0.5]), None)
+    tensor([0.1602])
+    """
+
+    name: Literal["shifted"] = "shifted"
+    lam: float = Field(default=0.7, gt=0, le=1)
+
+    def __call__(self, chosen: Tensor, rejected: Tensor, tokens: TokenBatch) -> Tensor:
+        """chosen, rejected [B] -> [B]."""
+        return -logsigmoid(chosen - self.lam * rejected)
+
+
+@final
 class RobustLoss(PreferenceLoss):
     """loss = (-(1 - e) log sigmoid(d) + e log sigmoid(-d)) / (1 - 2 e), with e the share of flipped labels.
 

@@ -5,36 +5,13 @@ from __future__ import annotations
 from typing import Literal, final
 
 import torch
-from pydantic import Field, SerializeAsAny
+from pydantic import Field
 from torch import Tensor, nn
 
-from prefopt.columns import Column
-from prefopt.component import Signal, TokenWeighting, WeightFunction, weights_and_penalty
+from prefopt.component import TokenWeighting, WeightFunction, weights_and_penalty
+from prefopt.draws import uniform_draws
 from prefopt.tokens import TokenBatch
-
-_BITS = 0xFFFFFFFF
-
-
-def uniform_draws(tokens: TokenBatch, seed: int) -> Tensor:
-    """[N, T] multiples of 2^-24 in [0, 1): hashed from the seed, the response's token ids and the position.
-
-    A stateful generator would give a response other numbers in another batch and after a resumed run.
-    """
-    ids = torch.where(tokens.mask, tokens.token_ids, 0)
-    steps = torch.arange(ids.shape[1], device=ids.device)
-    token_hashes = _hash(ids + _hash(steps + _hash(ids.new_tensor(seed))))
-    response = torch.where(tokens.mask, token_hashes, 0).sum(-1, keepdim=True)
-    return (_hash(_hash(response) + steps) >> 8).to(tokens.logps.dtype) / 2**24
-
-
-def _hash(values: Tensor) -> Tensor:
-    """An integer hash, int64 -> int64 of 32 bits: xor-shifts, and products with an odd constant of 27 bits, which fit
-    an int64.
-    """
-    values = values & _BITS
-    for _ in range(3):
-        values = ((values ^ (values >> 16)) * 0x45D9F3B) & _BITS
-    return values ^ (values >> 16)
+from prefopt.weightings.composed import ComposedWeighting
 
 
 @final
@@ -58,7 +35,7 @@ class RandomWeighting(TokenWeighting):
 
 
 @final
-class ShuffledWeighting(TokenWeighting):
+class ShuffledWeighting(ComposedWeighting):
     """w_t = w'_p(t), w' another weighting's weights and p a permutation of the response's tokens.
 
     Every response keeps the scale and sparsity of w', but not which tokens it selects. The permutation is drawn from
@@ -72,20 +49,7 @@ class ShuffledWeighting(TokenWeighting):
     """
 
     name: Literal["shuffled"] = "shuffled"
-    weighting: SerializeAsAny[TokenWeighting]
     seed: int = Field(default=0, ge=0)
-
-    @property
-    def requires(self) -> frozenset[Signal]:
-        return self.weighting.requires
-
-    @property
-    def activation_kinds(self) -> frozenset[str]:
-        return self.weighting.activation_kinds
-
-    @property
-    def columns(self) -> frozenset[Column]:
-        return self.weighting.columns
 
     def build(self, *, num_layers: int, hidden_size: int) -> ShuffledWeights:
         """What permutes the weights that the other's build gives."""

@@ -13,6 +13,7 @@ from prefopt.losses import (
     ApoZeroLoss,
     BcoLoss,
     BcoPairLoss,
+    DynamicBetaLoss,
     NcaLoss,
     SppoLoss,
 )
@@ -97,3 +98,17 @@ def aot_paired(beta: float = 0.1, label_smoothing: float = 0.0) -> ObjectiveConf
     Differs: TRL calls this one aot.
     """
     return ObjectiveConfig(beta=beta, loss=AotPairedLoss(reference_scale=beta, label_smoothing=label_smoothing))
+
+
+def beta_dpo(beta: float = 0.1, a: float = 0.6, drop: float = 0.2) -> ObjectiveConfig:
+    """loss = -log sigmoid(b (sum r_c - sum r_j)), b = max(beta (1 + a (m - M)), 0.001), over the pairs kept.
+
+    DPO with a beta for every step: m is the mean of sum r_c - sum r_j over the pairs kept, M its running mean over
+    steps. A share `drop` of the pairs is left out, those with an unusual sum r_c - sum r_j more often (see
+    `DynamicBetaLoss`). In evaluation the loss is DPO's at beta. Pairs are coupled: batches cannot be cut into smaller
+    ones. Source: arXiv 2407.08639, as released.
+
+    Differs: the release draws pairs and moves its running means in evaluation too; a step of so few pairs that it would
+    keep none keeps one here.
+    """
+    return ObjectiveConfig(beta=beta, loss=DynamicBetaLoss(beta=beta, a=a, drop=drop))

@@ -10,6 +10,7 @@ from prefopt.losses import HingeLoss, LogisticLoss, MixtureLoss
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.regularizers import NegativeLogLikelihood
 from prefopt.shapings import LogOddsShaping, MeanShaping
+from prefopt.weightings import LowConfidenceWeighting, ScaledWeighting
 
 
 def simpo(beta: float = 2.0, gamma: float = 1.0) -> ObjectiveConfig:
@@ -19,6 +20,25 @@ def simpo(beta: float = 2.0, gamma: float = 1.0) -> ObjectiveConfig:
     range of its settings.
     """
     return ObjectiveConfig(beta=beta, shaping=MeanShaping(), loss=LogisticLoss(margin=gamma), reference_free=True)
+
+
+def confpo(beta: float = 1.5, gamma: float = 1.6) -> ObjectiveConfig:
+    """loss = -log sigmoid(beta (mean_S log pi_c - mean_S log pi_j) - gamma), S the tokens of a response with pi(y_t) <
+    mean pi(y).
+
+    Confidence-guided SimPO: the tokens that the policy finds unlikelier than the response's mean probability, and no
+    others. Source: arXiv 2506.08712, as released; beta and gamma are those of its scripts.
+
+    Differs: a pair with a response that has no such token has here no reward and a constant loss, there the loss 0; no
+    gradient in either.
+    """
+    return ObjectiveConfig(
+        beta=beta,
+        weighting=ScaledWeighting(weighting=LowConfidenceWeighting(), to="selected_mean"),
+        shaping=MeanShaping(),
+        loss=LogisticLoss(margin=gamma),
+        reference_free=True,
+    )
 
 
 def cpo(beta: float = 0.1, nll_weight: float = 1.0) -> ObjectiveConfig:

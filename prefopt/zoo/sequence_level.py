@@ -12,6 +12,7 @@ from prefopt.losses import (
     HingeLoss,
     LogisticLoss,
     RobustLoss,
+    ShiftedLoss,
     SquaredLoss,
 )
 from prefopt.objective_config import ObjectiveConfig
@@ -36,6 +37,17 @@ def cdpo(beta: float = 0.1, label_smoothing: float = 0.1) -> ObjectiveConfig:
     Differs: TRL reads label smoothing in some losses only: with its sigmoid loss it is ignored, without an error.
     """
     return ObjectiveConfig(beta=beta, loss=LogisticLoss(label_smoothing=label_smoothing))
+
+
+def dpo_shift(beta: float = 0.1, lam: float = 0.7) -> ObjectiveConfig:
+    """loss = -log sigmoid(beta (sum r_c - lam sum r_j)).
+
+    DPO-Shift: the rejected reward counts less, so that the likelihood of the chosen response falls less with it. Source:
+    arXiv 2502.07599, with a fixed lam; 0.7 is that of its recipes, beta 0.1 is DPO's.
+
+    Differs: the release can also move lam linearly over the steps of a training; a loss here does not know of steps.
+    """
+    return ObjectiveConfig(beta=beta, loss=ShiftedLoss(lam=lam))
 
 
 def robust(beta: float = 0.1, label_smoothing: float = 0.1) -> ObjectiveConfig:

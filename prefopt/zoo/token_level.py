@@ -11,8 +11,11 @@ from prefopt.objective_config import DivergenceTerm, ObjectiveConfig
 from prefopt.regularizers import MaskL1
 from prefopt.weightings import (
     ActivationWeighting,
+    ColumnWeighting,
+    DownSampledWeighting,
     LengthDesensitisedWeighting,
     SparseWeighting,
+    TransportWeighting,
     UniformWeighting,
 )
 from prefopt.weightings.activation import Reduction, SiteKind
@@ -115,3 +118,49 @@ def ld_dpo(beta: float = 0.1, alpha: float = 0.5) -> ObjectiveConfig:
     Differs: LLaMA-Factory and ms-swift weigh the policy alone; TRL both, as here.
     """
     return ObjectiveConfig(beta=beta, weighting=LengthDesensitisedWeighting(alpha=alpha))
+
+
+def poet(beta: float = 0.1) -> ObjectiveConfig:
+    """loss = -log sigmoid(beta (sum_b r_c - sum_b r_j)), sums over the first b tokens, b the shorter response's length.
+
+    Prefix-oriented equal-length training of DPO: both responses are cut to one length. `ld_dpo` at alpha 0. Source:
+    arXiv 2506.09457, which has no parameter of its own; beta 0.1 is DPO's.
+    """
+    return ObjectiveConfig(beta=beta, weighting=LengthDesensitisedWeighting(alpha=0.0))
+
+
+def sampo(beta: float = 0.1, seed: int = 0) -> ObjectiveConfig:
+    """loss = -log sigmoid(beta (sum_S r_c - sum_S r_j)), S as many tokens drawn at random as the shorter response has.
+
+    DPO with down-sampled rewards, against the bias to long responses. Source: arXiv 2406.10957; beta 0.1 is DPO's.
+
+    Differs: the release draws tokens of policy and reference apart, so that most tokens drawn are of one of them alone,
+    and anew in every epoch; here both have the same ones, which depend on the response and the seed.
+    """
+    return ObjectiveConfig(beta=beta, weighting=DownSampledWeighting(seed=seed))
+
+
+def otpo(beta: float = 0.1, reg: float = 1.0, reg_m: float = 0.2) -> ObjectiveConfig:
+    """loss = -log sigmoid(beta (sum w r_c - sum w r_j)), w the marginals of an optimal transport between the responses.
+
+    Tokens that have something like them in the other response count more, and the weights of either response sum to the
+    length of the shorter one (see `TransportWeighting`). Its control is `uniform` scaled to `pair_min`: the same budget
+    without the aim. Source: arXiv 2505.18720, as released; reg 0.1 and beta 0.1 are its 3B models', beta 0.01 its 8B's.
+
+    Differs: distances are of the reference's states, which are the policy's at the first step, and in the release the
+    policy's throughout.
+    """
+    return ObjectiveConfig(beta=beta, weighting=TransportWeighting(reg=reg, reg_m=reg_m))
+
+
+def mask_dpo(beta: float = 0.1) -> ObjectiveConfig:
+    """loss = -log sigmoid(beta (sum w r_c - sum w r_j)), w from the fields chosen_weights and rejected_weights.
+
+    Mask-DPO: w is 0 on sentences of the chosen response that are not factual and on those of the rejected one that are,
+    1 on all others, as spans of the data say; a token that no span covers has 1. Source: arXiv 2503.02846, as released;
+    beta 0.1 is its setting.
+
+    Differs: the release lays sentences, tokenised apart, end to end, which drifts where a token crosses their boundary,
+    and trains a pair whose lengths then differ without its mask, unsaid; here spans are of characters.
+    """
+    return ObjectiveConfig(beta=beta, weighting=ColumnWeighting(column="weights"))

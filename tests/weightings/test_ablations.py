@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from prefopt import Objective, ObjectiveConfig, TokenBatch, resolve
 from prefopt.component import TokenWeighting, weights_and_penalty
+from prefopt.draws import uniform_draws
 from prefopt.weightings import (
     ColumnWeighting,
     PositionWeighting,
@@ -16,7 +17,6 @@ from prefopt.weightings import (
     SparseWeighting,
     UniformWeighting,
 )
-from prefopt.weightings.ablations import uniform_draws
 from tests.batches import random_case
 
 

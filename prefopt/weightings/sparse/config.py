@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, Literal, Self, final
 
-import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from prefopt.component import Signal, TokenWeighting
-from prefopt.tokens import masked_mean
+from prefopt.tokens import TokenBatch
+from prefopt.weightings.budgets import Rescale, mean_one
 from prefopt.weightings.sparse.gates import GATES
 from prefopt.weightings.sparse.initial import INITIALISERS
 from prefopt.weightings.sparse.mask import SparseMask
@@ -21,17 +21,11 @@ ScaleName = Literal["free", "mean_one"]
 Layers = Literal["all", "last"] | Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
 
 
-def _free(weights: Tensor, mask: Tensor) -> Tensor:
+def _free(weights: Tensor, tokens: TokenBatch) -> Tensor:
     return weights
 
 
-def _mean_one(weights: Tensor, mask: Tensor) -> Tensor:
-    mean = masked_mean(weights, mask)  # [N]; zero where all weights of the response are, and these stay so
-    return weights / torch.where(mean > 0, mean, 1)[:, None]
-
-
-SCALES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType({"free": _free, "mean_one": _mean_one})
-"""(weights [N, T], 0 off the response, mask [N, T]) -> [N, T], by name."""
+SCALES: Mapping[str, Rescale] = MappingProxyType({"free": _free, "mean_one": mean_one})
 
 
 @final

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -11,6 +11,7 @@ from torch.nn.functional import gelu, layer_norm
 
 from prefopt.component import Signal
 from prefopt.tokens import TokenBatch
+from prefopt.weightings.budgets import Rescale
 from prefopt.weightings.sparse.floor import raised
 from prefopt.weightings.sparse.gates import Gate
 
@@ -37,7 +38,7 @@ class SparseMask(nn.Module):
         mixes: bool,
         hidden: int | None,
         gate: Gate,
-        scale: Callable[[Tensor, Tensor], Tensor],
+        scale: Rescale,
         floor: float,
         l0: float,
         dropout: float,
@@ -79,7 +80,7 @@ class SparseMask(nn.Module):
         nowhere = weights.new_zeros(rows, length)
         openness = self.gate.openness(mixed) if self.l0 else None
         penalty = None if openness is None else nowhere.masked_scatter(tokens.mask, self.l0 * openness)
-        return self.scale(nowhere.masked_scatter(tokens.mask, weights), tokens.mask), penalty
+        return self.scale(nowhere.masked_scatter(tokens.mask, weights), tokens), penalty
 
     def _scores(self, states: Tensor) -> Tensor:
         """states [L, n, H] -> [L, n]."""

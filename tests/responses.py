@@ -19,7 +19,8 @@ EXACT = {"rtol": 1e-11, "atol": 1e-12}
 @dataclass
 class Response:
     """One response by hand, a list entry per token: log-probability, log-ratio, KL(reference || policy), masks, the
-    policy's chance of two like draws, and both distributions [V]; and the response's score.
+    policy's chance of two like draws, both distributions [V], token ids and the weights of the data; and the
+    response's score.
     """
 
     logp: list[Tensor]
@@ -31,6 +32,8 @@ class Response:
     score: Tensor
     pi: list[Tensor]
     ref: list[Tensor]
+    ids: list[int]
+    weights: list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,9 @@ def respond(case: Case, row: int, m: list[Tensor], d: list[Tensor]) -> Response:
         collision.append(sum(p[v].exp() ** 2 for v in range(len(p))))
     columns = case.tokens().columns
     score = torch.cat([columns["score_chosen"], columns["score_rejected"]])[row]
-    return Response(logp, r, k, m, d, collision, score, pi, ref)
+    length = case.lengths[row]
+    ids, weights = case.token_ids[row, :length].tolist(), list(columns["weights"][row, :length])
+    return Response(logp, r, k, m, d, collision, score, pi, ref, ids, weights)
 
 
 def build(config: ObjectiveConfig, seed: int = 5) -> Objective:

@@ -127,13 +127,14 @@ class RunningBaseline(nn.Module):
 
 @final
 class DynamicBetaLoss(PreferenceLoss):
-    """loss = -log sigmoid(c d), c = max(1 + a (mean d / beta - M), 0.001 / beta), d = r_c - r_j, over the pairs kept of a
-    step.
+    """loss = -log sigmoid(c d), c = max(1 + a (mean d / beta - M), 0.001 / beta), d = r_c - r_j, over the pairs of a
+    step that are kept.
 
     d / beta is the plain difference of log-ratios, and M and S are running means of its mean and standard deviation
-    over all pairs of a step, those of this step included; c passes no gradient. Of B pairs, B (1 - drop) are kept, drawn
-    without replacement with probabilities as exp(-((d / beta - M) / S)^2 / 2), and their losses weigh B / kept, the
-    others' nothing. In evaluation c is 1 and every pair is kept. The draws depend on the seed, the step and the pair.
+    over all pairs of a step, those of this step included; c passes no gradient. Of B pairs, B (1 - drop) are kept,
+    drawn without replacement with probabilities as exp(-((d / beta - M) / S)^2 / 2), and their losses weigh B / kept,
+    the others' nothing. In evaluation c is 1 and every pair is kept. The draws depend on the seed, the step and the
+    pair.
     Source: beta-DPO (arXiv 2407.08639) as released: M and S start at 0 and move by a tenth a step, a 0.6, drop 0.2.
 
     >>> DynamicBetaLoss(beta=0.1).couples_pairs

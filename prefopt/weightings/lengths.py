@@ -39,7 +39,8 @@ class LengthDesensitisedWeighting(TokenWeighting):
 
 @final
 class DownSampledWeighting(TokenWeighting):
-    """w_t = 1 on b tokens of the response drawn at random, 0 on the others, b the length of the pair's shorter response.
+    """w_t = 1 on b tokens of the response, drawn at random, 0 on the others, b the length of the pair's shorter
+    response.
 
     The draw depends on the seed and the response's tokens, and is the same in every epoch, for policy and reference.
     Its expectation is b / T: `uniform` scaled to `pair_min`. Source: SamPO (arXiv 2406.10957), its down-sampling; as

@@ -26,7 +26,8 @@ class TransportWeighting(TokenWeighting):
     M_ij = |h_i - h_j|, h the last hidden states where token i of the chosen and j of the rejected response are
     predicted; e is `reg`, m is `reg_m`. So tokens that have something like them in the other response count more, and
     both responses come to b. M is divided by the largest of all |h_i - h_j|, |h_i| and |h_j|, where that is above one:
-    the release divides by the maximum of a matrix in which prompt and padding stand as zero vectors. No gradient passes.
+    the release divides by the maximum of a matrix in which prompt and padding stand as zero vectors. No gradient
+    passes.
 
     states         whose: "reference", which is the policy at the first step and stays; a stand-in for the policy's
     Source: OTPO (arXiv 2505.18720) as released: reg 1.0, reg_m 0.2, and 0.1 for reg with its 3B models.
@@ -53,8 +54,8 @@ class TransportWeighting(TokenWeighting):
     def _converges(self) -> Self:
         if self.steps > _MOST_STEPS:
             raise ValueError(
-                f"reg is {self.reg:g} beside reg_m {self.reg_m:g}, which takes {self.steps} steps a batch; raise reg to "
-                f"{self.reg_m / 70:.2g} or more"
+                f"reg is {self.reg:g} beside reg_m {self.reg_m:g}, which takes {self.steps} steps a batch; raise reg "
+                f"to {self.reg_m / 70:.2g} or more"
             )
         return self
 

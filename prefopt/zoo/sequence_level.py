@@ -42,8 +42,8 @@ def cdpo(beta: float = 0.1, label_smoothing: float = 0.1) -> ObjectiveConfig:
 def dpo_shift(beta: float = 0.1, lam: float = 0.7) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (sum r_c - lam sum r_j)).
 
-    DPO-Shift: the rejected reward counts less, so that the likelihood of the chosen response falls less with it. Source:
-    arXiv 2502.07599, with a fixed lam; 0.7 is that of its recipes, beta 0.1 is DPO's.
+    DPO-Shift: the rejected reward counts less, so that the likelihood of the chosen response falls less with it.
+    Source: arXiv 2502.07599, with a fixed lam; 0.7 is that of its recipes, beta 0.1 is DPO's.
 
     Differs: the release can also move lam linearly over the steps of a training; a loss here does not know of steps.
     """

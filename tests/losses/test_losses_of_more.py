@@ -15,6 +15,7 @@ from prefopt.columns import PairColumn
 from prefopt.losses import (
     AotPairedLoss,
     BcoLoss,
+    DynamicBetaLoss,
     HingeLoss,
     LogisticLoss,
     MixtureLoss,
@@ -60,6 +61,53 @@ def test_the_baseline_is_saved_with_the_objective(tmp_path: Path) -> None:
     assert objective.state_dict()["loss.stateful.0.mean"] != 0
     objective.save(tmp_path)
     assert Objective.load(tmp_path).state_dict() == objective.state_dict()
+
+
+def test_a_dynamic_beta_moves_its_means_in_training_alone_and_is_dpo_in_evaluation() -> None:
+    chosen, rejected = double(1, 4, -2, 0.5).requires_grad_(), double(0, 3, 0, 0)
+    loss = DynamicBetaLoss(beta=0.5, a=0.3, drop=0.5).build().double()
+    tokens = batch_of(chosen, rejected)
+    with torch.no_grad():
+        loss(chosen, rejected, tokens)
+    plain = loss.eval()(chosen, rejected, tokens)
+    torch.testing.assert_close(plain, -torch.nn.functional.logsigmoid(chosen - rejected))
+    assert loss.mean == loss.deviation == loss.steps == 0
+    loss.train()
+    margins = (chosen - rejected).detach() / 0.5
+    mean = deviation = 0.0
+    for step in (1, 2, 3):
+        losses = loss(chosen, rejected, tokens)
+        mean, deviation = 0.9 * mean + 0.1 * margins.mean(), 0.9 * deviation + 0.1 * margins.std()
+        torch.testing.assert_close(loss.mean, mean)
+        torch.testing.assert_close(loss.deviation, deviation)
+        assert loss.steps == step
+        assert int((losses > 0).sum()) == 2
+    assert torch.autograd.grad(losses.sum(), chosen)[0].count_nonzero() == 2
+
+
+def test_pairs_are_kept_as_often_as_drawing_without_replacement_keeps_them() -> None:
+    """Two of three pairs: the pair that is left out is neither the first drawn nor the second."""
+    loss = DynamicBetaLoss(beta=1.0, drop=0.3).build().double()
+    margins = double(0.0, 1.0, 2.2)
+    tokens = batch_of(margins, torch.zeros_like(margins))
+    kept = torch.zeros(3)
+    for step in range(3000):
+        loss.mean.fill_(0.2)
+        loss.deviation.fill_(1.0)
+        loss.steps.fill_(step)
+        kept += loss._kept(margins, tokens)
+    w = [math.exp(-((m - 0.2) ** 2) / 2) for m in (0.0, 1.0, 2.2)]
+    out = [
+        sum(w[a] / sum(w) * w[b] / (sum(w) - w[a]) for a in range(3) for b in range(3) if {a, b} == {0, 1, 2} - {left})
+        for left in range(3)
+    ]
+    torch.testing.assert_close(kept / 3000, 1 - torch.tensor(out), atol=0.03, rtol=0)
+
+
+def test_beta_falls_no_lower_than_its_floor_and_one_pair_is_always_kept() -> None:
+    chosen = double(-1e4).requires_grad_()
+    loss = DynamicBetaLoss(beta=0.1).build().double()
+    by_value(loss(chosen, double(0), batch_of(chosen, double(0))), logistic(-1e4 * 1e-3 / 0.1), rtol=1e-9)
 
 
 def test_aot_paired_reads_the_reference() -> None:

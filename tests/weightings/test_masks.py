@@ -125,7 +125,7 @@ def test_the_mean_is_one_in_every_response() -> None:
 def test_a_response_whose_weights_are_all_zero_stays_so() -> None:
     """It is no NaN, and a straight-through gradient still reaches it."""
     leaf = torch.tensor([[0.0, 0, 0, 0, 0], [3, 1, 0, 0, 0]], requires_grad=True)
-    weights = SCALES["mean_one"](leaf, MASK)
+    weights = SCALES["mean_one"](leaf, TokenBatch(leaf, leaf, MASK, MASK.long()))
     assert weights[0].tolist() == [0] * 5
     assert weights[1].tolist() == pytest.approx([1.5, 0.5, 0, 0, 0])
     (gradient,) = torch.autograd.grad(weights[:, :2].sum(), leaf)

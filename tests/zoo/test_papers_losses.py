@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from prefopt import ObjectiveConfig, zoo
+from prefopt import ObjectiveConfig, TokenBatch, zoo
+from prefopt.draws import uniform_draws
 from tests.batches import Case, random_case
 from tests.responses import (
     LN2,
@@ -24,7 +25,7 @@ from tests.responses import (
     ones,
     respond,
 )
-from tests.zoo import test_papers, test_papers_units
+from tests.zoo import test_papers, test_papers_tokens, test_papers_units
 
 Formula = Callable[[Response, Response], Tensor]
 
@@ -134,6 +135,10 @@ PAIRWISE: dict[str, tuple[ObjectiveConfig, Formula]] = {
     "discopop": (zoo.discopop(beta=0.15, tau=0.4), discopop),
     "odpo": (zoo.odpo(beta=0.6, alpha=0.7), odpo),
     "wpo": (zoo.wpo(beta=0.6), wpo),
+    "dpo_shift": (
+        zoo.dpo_shift(beta=0.6, lam=0.4),
+        lambda c, j: -log_sigmoid(0.6 * (sum(c.r) - 0.4 * sum(j.r))),
+    ),
     "dpo_norm": (zoo.dpo_norm(beta=2.5), lambda c, j: -log_sigmoid(2.5 * (mean(c.r) - mean(j.r)))),
     "rpo": (zoo.rpo(beta=0.6, alpha=0.7), lambda c, j: -log_sigmoid(margin(0.6, c, j)) + 0.7 * nll(c)),
     "f_dpo_reverse_kl": (zoo.f_dpo_reverse_kl(beta=0.6), f_dpo(torch.log)),
@@ -188,10 +193,34 @@ def mpo(c: list[Response], j: list[Response]) -> Tensor:
     return 0.7 * preference + 0.4 * bco(c, j) + 0.5 * torch.stack([nll(x) for x in c])
 
 
+def beta_dpo(c: list[Response], j: list[Response]) -> Tensor:
+    """The first step: running means a tenth of the batch's; of eight pairs the six of the highest weight and noise."""
+    gaps = torch.stack([sum(x.r) - sum(y.r) for x, y in zip(c, j, strict=True)])
+    margins = gaps.detach()
+    middle, deviation = 0.1 * margins.mean(), 0.1 * margins.std()
+    draws = [uniform_draws(tokens, 1)[0, 0] + uniform_draws(tokens, 1)[1, 0] for tokens in map(ids_alone, c, j)]
+    z = [(gap - middle) / deviation for gap in margins]
+    ranked = [-(x**2) / 2 - torch.log(-torch.log(u % 1)) for x, u in zip(z, draws, strict=True)]
+    count = max(1, 8 * len(c) // 10)
+    kept = sorted(range(len(c)), key=lambda pair: -ranked[pair])[:count]
+    beta = torch.clamp(0.6 * (1 + 0.3 * (margins[kept].mean() - middle)), min=1e-3)
+    losses = [-log_sigmoid(beta * gap) * (len(c) / count if pair in kept else 0) for pair, gap in enumerate(gaps)]
+    return torch.stack(losses)
+
+
+def ids_alone(c: Response, j: Response) -> TokenBatch:
+    """A pair as the draws see it."""
+    mask = torch.arange(max(len(c.ids), len(j.ids))) < torch.tensor([[len(c.ids)], [len(j.ids)]])
+    ids = torch.zeros(mask.shape, dtype=torch.long).masked_scatter(mask, torch.tensor([*c.ids, *j.ids]))
+    nothing = torch.zeros(mask.shape, dtype=torch.float64)
+    return TokenBatch(nothing, nothing, mask, ids)
+
+
 OF_BATCHES: dict[str, tuple[ObjectiveConfig, Callable[[list[Response], list[Response]], Tensor]]] = {
     "aot": (zoo.aot(beta=0.6, label_smoothing=0.2), aot),
     "aot_paired": (zoo.aot_paired(beta=0.6, label_smoothing=0.2), aot_paired),
     "bco": (zoo.bco(beta=0.6), bco),
+    "beta_dpo": (zoo.beta_dpo(beta=0.6, a=0.3), beta_dpo),
     "mpo": (zoo.mpo(beta=0.6, preference=0.7, quality=0.4, generation=0.5), mpo),
 }
 
@@ -209,7 +238,8 @@ def responses(case: Case) -> tuple[list[Response], list[Response]]:
 
 
 def test_every_row_of_the_zoo_has_one_formula() -> None:
-    names = [*{name.partition("-")[0] for name in test_papers.PAPERS}, *PAIRWISE, *OF_BATCHES, *test_papers_units.ROWS]
+    pairwise = [*{name.partition("-")[0] for name in test_papers.PAPERS}, *PAIRWISE, *test_papers_tokens.PAIRWISE]
+    names = [*pairwise, *OF_BATCHES, *test_papers_units.ROWS]
     assert sorted(names) == sorted(zoo.ZOO)
 
 
@@ -249,6 +279,8 @@ EXPECTED = {
     "aot": Expected({"beta": 0.1, "label_smoothing": 0.0}, at_reference=LN2, swapped=1.0),
     "aot_paired": Expected({"beta": 0.1, "label_smoothing": 0.0}, at_reference=LN2, swapped=None),
     "bco": Expected({"beta": 0.1}, at_reference=2 * LN2, swapped=1.0),
+    "beta_dpo": Expected({"beta": 0.1, "a": 0.6, "drop": 0.2}, at_reference=None, swapped=None),
+    "dpo_shift": Expected({"beta": 0.1, "lam": 0.7}, at_reference=LN2, swapped=None),
     "odpo": Expected({"beta": 0.1, "alpha": 1.0}, at_reference=None, swapped=None),
     "wpo": Expected({"beta": 0.1}, at_reference=None, swapped=None),
     "mpo": Expected(
@@ -276,4 +308,5 @@ def test_defaults_are_the_papers_settings(name: str) -> None:
 
 
 def test_every_row_has_its_defaults_written_down() -> None:
-    assert sorted([*test_papers.EXPECTED, *test_papers_units.EXPECTED, *EXPECTED]) == sorted(zoo.ZOO)
+    others = [*test_papers.EXPECTED, *test_papers_tokens.EXPECTED, *test_papers_units.EXPECTED]
+    assert sorted([*others, *EXPECTED]) == sorted(zoo.ZOO)

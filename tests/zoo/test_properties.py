@@ -15,7 +15,7 @@ from prefopt import Objective, ObjectiveOutput, TokenBatch, zoo
 from prefopt.signals import SIGNALS, Signal
 from tests.batches import KINDS, columns_of, padded, penalties, signals_but, without_noise
 from tests.test_invariance import widened
-from tests.zoo import test_papers, test_papers_losses, test_papers_units
+from tests.zoo import test_papers, test_papers_losses, test_papers_tokens, test_papers_units
 from tests.zoo.test_golden import golden_batch
 
 pytestmark = pytest.mark.slow
@@ -122,7 +122,7 @@ def test_only_coupled_rows_care_how_a_batch_is_cut(name: str, tokens: TokenBatch
         torch.testing.assert_close(parts, evaluated(name, tokens).losses, **CLOSE)
 
 
-EXPECTED = test_papers.EXPECTED | test_papers_losses.EXPECTED | test_papers_units.EXPECTED
+EXPECTED = test_papers.EXPECTED | test_papers_losses.EXPECTED | test_papers_tokens.EXPECTED | test_papers_units.EXPECTED
 REFERENCE_FREE = {name for name, row in zoo.ZOO.items() if row().reference_free}
 ANTISYMMETRIC = {name: row.swapped for name, row in EXPECTED.items() if row.swapped is not None}
 AT_REFERENCE = {name: row.at_reference for name, row in EXPECTED.items() if row.at_reference is not None}

@@ -7,7 +7,7 @@ import torch
 from prefopt_selective import SelectiveWeighting
 from pydantic import ValidationError
 
-from prefopt import Objective, ObjectiveConfig, Signal, TokenBatch, TokenColumn
+from prefopt import Objective, ObjectiveConfig, Signal, TokenBatch, TokenColumn, zoo
 from prefopt.testing import conformance
 
 SCORES = ("log_ratio", "reference_surprisal", "column")
@@ -18,6 +18,8 @@ SCORES = ("log_ratio", "reference_surprisal", "column")
     SelectiveWeighting(ratio=1),
     SelectiveWeighting(score="reference_surprisal", ratio=0.5),
     SelectiveWeighting(score="column", ratio=0.01, column="oracle"),
+    SelectiveWeighting(score="entropy", highest="both", ratio=0.2, count="floor"),
+    SelectiveWeighting(highest="rejected", ratio=0.4, count="quantile"),
 )
 def test_conformance(check):
     check()
@@ -109,3 +111,83 @@ def test_rewards_are_of_the_selected_tokens():
     config = ObjectiveConfig(beta=1.0, weighting={"name": "selective", "score": "column", "ratio": 0.5})
     rewards = Objective(config, num_layers=1, hidden_size=1)(tokens).rewards
     assert rewards.tolist() == [1 + 4, 2]
+
+
+def test_which_side_keeps_its_highest_scores():
+    tokens = batch([[1.0, 4.0, 2.0, 3.0], [1.0, 4.0, 2.0, 3.0]], [4, 4])
+    kept = {side: SelectiveWeighting(ratio=0.5, highest=side)(tokens).tolist() for side in ("rejected", "both")}
+    assert kept["rejected"] == [[1, 0, 1, 0], [0, 1, 0, 1]]
+    assert kept["both"] == [[0, 1, 0, 1], [0, 1, 0, 1]]
+
+
+@pytest.mark.parametrize(("length", "count"), [(1, 1), (2, 1), (3, 1), (6, 1), (7, 2), (10, 3), (13, 3)])
+def test_rounded_down_but_never_to_nothing(length, count):
+    tokens = batch(torch.randn(2, 20).tolist(), [length] * 2)
+    assert SelectiveWeighting(ratio=0.3, count="floor")(tokens).sum(-1).tolist() == [count] * 2
+
+
+def test_entropy_reads_the_policys_own():
+    weighting = SelectiveWeighting(score="entropy", highest="both", ratio=0.2)
+    assert weighting.requires == {Signal.LOG_COLLISION}
+    collision = torch.tensor([[-1.0, -3.0, -2.0], [-3.0, -1.0, -9.0]])
+    tokens = batch([[0.0] * 3] * 2, [3, 2], log_collision=collision)
+    assert weighting(tokens).tolist() == [[0, 1, 0], [1, 0, 0]]
+
+
+def pair_by_hand(case_logps, ref_logps, lengths, weigh):
+    """-log sigmoid(beta (sum w r_c - sum w r_j)) with the weights that `weigh` gives from a response's log-ratios."""
+    sums = []
+    for row, length in enumerate(lengths):
+        ratios = [case_logps[row, t] - ref_logps[row, t] for t in range(length)]
+        weights = weigh([float(ratio.detach()) for ratio in ratios], row)
+        sums.append(sum(w * ratio for w, ratio in zip(weights, ratios, strict=True)))
+    return -torch.nn.functional.logsigmoid(0.3 * (sums[0] - sums[1]))
+
+
+def models(lengths, seed):
+    draw = torch.Generator().manual_seed(seed)
+    logps, ref_logps = torch.randn(2, 2, 9, generator=draw, dtype=torch.float64) - 3
+    mask = torch.arange(9) < torch.tensor(lengths)[:, None]
+    return logps.requires_grad_(), ref_logps, mask
+
+
+@pytest.mark.parametrize("lengths", [(9, 4), (1, 6), (7, 8)])
+def test_selective_dpo_as_released(lengths):
+    """Tokens where the policy is behind the reference in the chosen response, ahead in the rejected one: score >= its
+    0.6 quantile, by torch's own."""
+    logps, ref_logps, mask = models(lengths, 3)
+
+    def weigh(ratios, row):
+        scores = torch.tensor([ratio if row else -ratio for ratio in ratios], dtype=torch.float64)
+        return (scores >= torch.quantile(scores, 0.6)).double().tolist()
+
+    weighting = {"name": "selective", "highest": "rejected", "ratio": 0.4, "count": "quantile"}
+    objective = Objective(ObjectiveConfig(beta=0.3, weighting=weighting), num_layers=1, hidden_size=1)
+    loss = objective(TokenBatch(logps, ref_logps, mask, mask.long())).loss
+    by_hand = pair_by_hand(logps, ref_logps, lengths, weigh)
+    torch.testing.assert_close(loss, by_hand, rtol=1e-12, atol=0)
+    gradients = [torch.autograd.grad(value, logps)[0] for value in (loss, by_hand)]
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-15)
+    same = TokenBatch(ref_logps, ref_logps, mask, mask.long())
+    assert torch.equal(objective(same).weights, mask.double()), "where all scores are equal every token is kept"
+
+
+@pytest.mark.parametrize("lengths", [(9, 4), (7, 8)])
+def test_sepo_as_released(lengths):
+    """-log sigmoid(mean over the selected of log pi in the chosen response - the same in the rejected one)."""
+    logps, _, mask = models(lengths, 4)
+    scores = torch.randn(2, 9, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    means = []
+    for row, length in enumerate(lengths):
+        order = sorted(range(length), key=lambda t, row=row: float(scores[row, t]), reverse=row == 0)
+        selected = order[: max(1, 3 * length // 10)]
+        means.append(sum(logps[row, t] for t in selected) / len(selected))
+    by_hand = -torch.nn.functional.logsigmoid(means[0] - means[1])
+    selective = {"name": "selective", "score": "column", "ratio": 0.3, "count": "floor"}
+    weighting = {"name": "scaled", "to": "selected_mean", "weighting": selective}
+    config = zoo.build({"zoo": "simpo", "beta": 1, "gamma": 0, "weighting": weighting})
+    tokens = TokenBatch(logps, None, mask, mask.long(), columns={"scores": scores})
+    loss = Objective(config, num_layers=1, hidden_size=1)(tokens).loss
+    torch.testing.assert_close(loss, by_hand, rtol=1e-12, atol=0)
+    gradients = [torch.autograd.grad(value, logps)[0] for value in (loss, by_hand)]
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-15)

@@ -25,6 +25,9 @@ class Signal(StrEnum):
     REF_TOKEN_STATES = "ref_token_states"
     REF_EMBEDDINGS = "ref_embeddings"
     REF_ACTIVATIONS = "ref_activations"
+    REF_INPUT_GRADIENT = "ref_input_gradient"
+    LAST_STATES = "last_states"
+    INPUT_GRADIENT = "input_gradient"
 
     @property
     def of_reference(self) -> bool:
@@ -45,6 +48,9 @@ class SignalSpec:
     positions        where these states are read: at the position that predicts y_t, or at y_t's own
     of_distribution  the number that it is of the distribution that predicts y_t, the reference's if `of_reference`, or
                      the policy's: log-probabilities [..., V] -> [...], without gradient; None: it is none
+    last_states      whether it is the policy's last hidden states at the position that predicts y_t
+    input_gradient   whether it is the norm of a gradient at the input embedding of y_t, for which the reference, if
+                     `of_reference`, or the policy is run again, forward and backward
     """
 
     shape: tuple[str, ...] = ("N", "T")
@@ -54,6 +60,8 @@ class SignalSpec:
     layers: slice | None = None
     positions: Literal["query_positions", "label_positions"] = "query_positions"
     of_distribution: Callable[[Tensor], Tensor] | None = None
+    last_states: bool = False
+    input_gradient: bool = False
 
     @property
     def row_axis(self) -> int:
@@ -64,6 +72,11 @@ class SignalSpec:
     def takes_ref_logits(self) -> bool:
         """Whether it takes the reference's logits at every response token."""
         return self.of_reference and self.of_distribution is not None
+
+    @property
+    def of_policy_pass(self) -> bool:
+        """Whether it takes the policy's pass over the rows, and not its distribution alone."""
+        return not self.of_reference and self.of_distribution is None
 
     def states(self, num_layers: int) -> int:
         """L: the hidden states that it holds of each response token of a model with so many layers."""
@@ -106,6 +119,11 @@ SIGNALS: Mapping[Signal, SignalSpec] = MappingProxyType(
         Signal.REF_ACTIVATIONS: SignalSpec(
             shape=("S", "N", "T"), card="its activations where response tokens are predicted", cached=True
         ),
+        Signal.REF_INPUT_GRADIENT: SignalSpec(
+            card="the gradient at its embeddings of response tokens", cached=True, input_gradient=True
+        ),
+        Signal.LAST_STATES: SignalSpec(shape=("N", "T", "H"), of_reference=False, last_states=True),
+        Signal.INPUT_GRADIENT: SignalSpec(of_reference=False, input_gradient=True),
     }
 )
 """Every signal's specification."""

@@ -151,6 +151,10 @@ class TokenBatch:
                                                     exact; carries gradient
     log_collision           [N, T]        float32   log sum_v pi(v)^2 at each response token: the log-probability that
                                                     two samples of the policy are equal; no gradient
+    last_states             [N, T, H]               last hidden states of the policy at the position that predicts y_t;
+                                                    no gradient
+    input_gradient          [N, T]        float32   how far the policy's input embedding of y_t moves its highest logit
+                                                    after the response: the 1-norm of the gradient
     ref_hidden_states       [L, N, T, H]            reference states at the position that predicts y_t
     ref_token_states        [L, N, T, H]            reference states at y_t's own position
     ref_embeddings          [1, N, T, H]            inputs of the reference's first layer at y_t's own position
@@ -158,6 +162,7 @@ class TokenBatch:
                                                     predicted
     activation_kinds        S names                 the kind of each site, such as "mlp", or "mlp.abs" for the mean of
                                                     absolute values
+    ref_input_gradient      [N, T]        float32   the reference's `input_gradient`
     columns                 [B] or [N, T] float32   extra columns of the data by name, as the objective declares them
 
     Rows 0..B-1 are the chosen responses and rows B..N-1 the rejected ones of the same pairs, in the same order. The
@@ -173,10 +178,13 @@ class TokenBatch:
     token_ids: Tensor
     divergence: Tensor | None = None
     log_collision: Tensor | None = None
+    last_states: Tensor | None = None
+    input_gradient: Tensor | None = None
     ref_hidden_states: Tensor | None = None
     ref_token_states: Tensor | None = None
     ref_embeddings: Tensor | None = None
     ref_activations: Tensor | None = None
+    ref_input_gradient: Tensor | None = None
     activation_kinds: tuple[str, ...] = ()
     columns: Mapping[str, Tensor] = field(default_factory=dict)
 

@@ -39,7 +39,8 @@ def signals_but(
     for signal, spec in SIGNALS.items():
         shape, function = [sizes[axis] for axis in spec.shape], spec.of_distribution
         if signal not in given:
-            drawn[signal.value] = numbers(*shape) if function is None else function(numbers(*shape, 7).log_softmax(-1))
+            values = numbers(*shape) if function is None else function(numbers(*shape, 7).log_softmax(-1))
+            drawn[signal.value] = values.abs() if spec.input_gradient else values
     return drawn
 
 

@@ -56,6 +56,13 @@ class ModelStates:
         assert self.last_hidden_state is not None
         return self.last_hidden_state
 
+    def added_to(self, other: ModelStates | None) -> ModelStates | None:
+        """The other model's states with these signals; None where there are neither."""
+        if not self.signals:
+            return other
+        other = other or ModelStates()
+        return replace(other, signals={**other.signals, **self.signals})
+
     def select(self, rows: Tensor, tokens: Tensor) -> Self:
         """The states of some of the N responses, whose tokens are `tokens` among all M."""
         final, logits, logps = (
@@ -102,7 +109,9 @@ def forward_hidden_states(
     """One forward pass of the backbone, or, with `plain_forward`, of the whole model to its logits."""
     lm = causal_lm(model)
     config = lm.config.get_text_config()
+    last_states = [signal for signal in signals if SIGNALS[signal].last_states]
     wants_states = any(SIGNALS[signal].layers is not None for signal in signals)
+    wants_states = wants_states or (plain_forward and bool(last_states))
     kinds = activation_kinds if Signal.REF_ACTIVATIONS in signals else frozenset()
     body = backbone(lm)
     recording = record(body, kinds, layout.input_ids.shape, config)
@@ -127,6 +136,10 @@ def forward_hidden_states(
             positions = getattr(layout, spec.positions)
             layers = _checked_layers(lm, output, layout.input_ids.shape)[spec.layers]
             collected[signal] = torch.stack([layout.scatter(layout.gather(layer, positions)) for layer in layers])
+    if last_states:
+        final = _checked_layers(lm, output, layout.input_ids.shape)[-1] if plain_forward else None
+        final = gathered if final is None else layout.gather(final, layout.query_positions)
+        collected |= dict.fromkeys(last_states, layout.scatter(final.detach()))
     activations: list[tuple[str, Tensor]] = []
     if kinds:
         by_kind = ((kind, values) for (kind, _), parts in sites.items() for values in parts)
@@ -213,7 +226,7 @@ def _checked_layers(lm: PreTrainedModel, output: Any, shape: torch.Size) -> tupl
     if len(layers) != config.num_hidden_layers + 1 or any(layer.shape != expected for layer in layers):
         shapes = ", ".join(sorted({str(list(layer.shape)) for layer in layers}))
         raise ValueError(
-            f"no mask over layers can read the reference's states: {type(lm).__name__} gives {len(layers)} of shape "
+            f"no mask over layers can read the model's states: {type(lm).__name__} gives {len(layers)} of shape "
             f"{shapes or 'none'}, not embeddings and {config.num_hidden_layers} layers of {list(expected)}; take an "
             "objective that reads no hidden states"
         )

@@ -61,6 +61,11 @@ def unwrapped_type(module: nn.Module) -> type[nn.Module]:
     return type(module).__bases__[-1] if _is_fsdp(module) else type(module)
 
 
+def is_sharded(model: nn.Module) -> bool:
+    """Whether FSDP2 has wrapped a module of the model."""
+    return any(map(_is_fsdp, model.modules()))
+
+
 def _bypassed(model: nn.Module, backbone: nn.Module, head: nn.Module) -> list[nn.Module]:
     """The FSDP2 modules around the backbone, outermost first, and the head if it is one."""
     if not _distributed():

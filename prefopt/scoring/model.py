@@ -28,6 +28,7 @@ from prefopt.scoring.forward import (
     token_batch,
     turn_dropout_off,
 )
+from prefopt.scoring.input_gradient import with_input_gradients
 from prefopt.scoring.layout_choice import LayoutChoice
 from prefopt.scoring.lm_head.buffer_pool import BufferPool
 from prefopt.scoring.lm_head.head import Head, HeadGradient
@@ -37,6 +38,7 @@ from prefopt.scoring.reference.cache import ReferenceCache
 from prefopt.scoring.reference.scorer import ReferenceScorer
 from prefopt.scoring.router_loss import RouterLoss, require_gradient
 from prefopt.scoring.rows.layout import Layout
+from prefopt.signals import SIGNALS
 from prefopt.tokens import PreferenceBatch, TokenBatch
 
 
@@ -185,17 +187,22 @@ class PreferenceModel(nn.Module):
         reference = self._reference_states(layout, batch)
         plain_forward = self.uses_plain_forward
 
-        def policy_statistics() -> tuple[TokenStatistics, Tensor | None]:
+        def policy_statistics() -> tuple[TokenStatistics, ModelStates, Tensor | None]:
             states, router_loss = self._policy_states(layout, plain_forward=plain_forward)
             head = None if plain_forward else Head.from_model(causal_lm(self.policy))
-            return self._statistics(states, head, reference, layout.labels), router_loss
+            statistics = self._statistics(states, head, reference, layout.labels)
+            return statistics, ModelStates(signals=states.signals), router_loss
 
-        statistics, router_loss = in_fsdp_forward(self.policy, policy_statistics, plain_forward=plain_forward)
-        return token_batch(layout, statistics, reference), router_loss
+        statistics, signals, router_loss = in_fsdp_forward(self.policy, policy_statistics, plain_forward=plain_forward)
+        return token_batch(layout, statistics, signals.added_to(reference)), router_loss
 
     def _policy_states(self, layout: Layout, *, plain_forward: bool = False) -> tuple[ModelStates, Tensor | None]:
         router = self.router_loss
-        states = forward_hidden_states(self.policy, layout, plain_forward=plain_forward, router_logits=bool(router))
+        signals = frozenset(signal for signal in self.objective.config.requires if SIGNALS[signal].of_policy_pass)
+        states = forward_hidden_states(
+            self.policy, layout, plain_forward=plain_forward, signals=signals, router_logits=bool(router)
+        )
+        states = with_input_gradients(states, self.policy, layout, signals, plain_forward=plain_forward)
         if router and torch.is_grad_enabled():
             require_gradient(states.router_logits, self.policy)
         return states, None if router is None else router(states.router_logits, layout)
@@ -213,7 +220,8 @@ class PreferenceModel(nn.Module):
             def policy_output() -> tuple[ObjectiveOutput, Tensor | None]:
                 states, router_loss = self._policy_states(layout)
                 head = Head.from_model(causal_lm(self.policy))
-                output = chunked_loss(self.objective, groups, states.hidden, head, reference, layout, self._statistics)
+                signals = states.added_to(reference)
+                output = chunked_loss(self.objective, groups, states.hidden, head, signals, layout, self._statistics)
                 return output, router_loss
 
             output, router_loss = in_fsdp_forward(self.policy, policy_output)

@@ -6,6 +6,8 @@ architecture, adapter or checkpointing. Head, reference and signals are computed
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import final
 
@@ -17,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from prefopt.component import StreamedDivergence
 from prefopt.scoring.chunked_loss import group_pairs
 from prefopt.scoring.forward import backbone, causal_lm
+from prefopt.scoring.input_gradient import embeddings_as_leaf
 from prefopt.scoring.lm_head.online_softmax import BLOCK_BYTES
 from prefopt.scoring.lm_head.token_statistics import max_chunk_tokens, max_saved_tokens
 from prefopt.scoring.model import PreferenceModel
@@ -67,7 +70,19 @@ def plan_step(model: PreferenceModel, batch: PreferenceBatch) -> StepPlan:
         reference = _traced(model.reference_model, layout, trains=False)[0] if runs else 0.0
         parts.append(Part("reference", reference, 0))
         parts.append(_signals(model, layout, tokens))
+    parts.extend(_input_gradients(model, layout))
     return StepPlan(tuple(parts))
+
+
+def _input_gradients(model: PreferenceModel, layout: Layout) -> Iterator[Part]:
+    """The passes that are run for gradients at input embeddings, before those of the step; a cache has the reference's.
+    They hold nothing when the step's own backward begins."""
+    specs = [SIGNALS[signal] for signal in model.objective.config.requires if SIGNALS[signal].input_gradient]
+    if any(not spec.of_reference for spec in specs):
+        yield Part("input gradients", sum(_traced(model.policy, layout, trains=False, of_inputs=True)[:2]), 0)
+    if any(spec.of_reference for spec in specs) and model.reference_scorer.cache_folder is None:
+        operations = sum(_traced(model.reference_model, layout, trains=False, of_inputs=True)[:2])
+        yield Part("input gradients of the reference", operations, 0)
 
 
 def _layout(model: PreferenceModel, batch: PreferenceBatch) -> Layout:
@@ -116,12 +131,13 @@ def _signals(model: PreferenceModel, layout: Layout, tokens: int) -> Part:
     return Part("signals and masks", 10.0 * masks * read, padded + masks * read * 4)
 
 
-def _traced(model: nn.Module, layout: Layout, *, trains: bool) -> tuple[float, float, int]:
-    """Operations forward and backward, and bytes saved for backward."""
+def _traced(model: nn.Module, layout: Layout, *, trains: bool, of_inputs: bool = False) -> tuple[float, float, int]:
+    """Operations forward and backward, and bytes saved for backward: towards the parameters where the model `trains`,
+    or towards the input embeddings alone."""
     lm = causal_lm(model)
     body = backbone(lm)
     saved: dict[int, int] = {}
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.set_grad_enabled(trains):
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.set_grad_enabled(trains or of_inputs):
         fakes = [mode.from_tensor(parameter) for parameter in lm.parameters()]  # held, so that they stay the same
         weights = {fake.untyped_storage()._cdata for fake in fakes}
 
@@ -133,9 +149,10 @@ def _traced(model: nn.Module, layout: Layout, *, trains: bool) -> tuple[float, f
 
         inputs = {name: mode.from_tensor(value) for name, value in layout.inputs(lm.dtype).items()}
         saving = torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor)
-        with FlopCounterMode(display=False) as forward, saving:
+        embeddings = embeddings_as_leaf(lm) if of_inputs else nullcontext([])
+        with FlopCounterMode(display=False) as forward, saving, embeddings as inputs_of_layers:
             states = body(**inputs, use_cache=False).last_hidden_state
-        leaves = [p for p in body.parameters() if p.requires_grad] if trains else []
+        leaves = [*inputs_of_layers, *(p for p in body.parameters() if p.requires_grad and trains)]
         with FlopCounterMode(display=False) as backward:
             if leaves:
                 torch.autograd.grad(states.sum(), leaves, allow_unused=True)

@@ -213,6 +213,7 @@ def case_for(
     }
     sizes = {"1": 1, "L": LAYERS, "S": len(kinds), "N": size[0], "T": size[1], "H": HIDDEN}
     drawn = {signal: normal(*(sizes[axis] for axis in SIGNALS[signal].shape)) for signal in _drawn()}
+    drawn = {signal: values.abs() if SIGNALS[signal].input_gradient else values for signal, values in drawn.items()}
     layers = {signal.value: values for signal, values in drawn.items() if SIGNALS[signal].row_axis}
     rows |= {signal.value: values for signal, values in drawn.items() if signal not in layers}
     columns = sorted(component.columns, key=lambda column: column.name)

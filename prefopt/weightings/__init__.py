@@ -11,6 +11,7 @@ from prefopt.weightings import (
     certainty,
     column,
     difference,
+    importance,
     lengths,
     position,
     transport,
@@ -22,6 +23,7 @@ from prefopt.weightings.budgets import *
 from prefopt.weightings.certainty import *
 from prefopt.weightings.column import *
 from prefopt.weightings.difference import *
+from prefopt.weightings.importance import *
 from prefopt.weightings.lengths import *
 from prefopt.weightings.position import *
 from prefopt.weightings.sparse import *
@@ -37,6 +39,7 @@ _WEIGHTINGS = concrete_classes(
     certainty,
     column,
     difference,
+    importance,
     lengths,
     position,
     sparse_config,

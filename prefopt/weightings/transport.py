@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self, final
+from collections.abc import Callable
+from operator import attrgetter
+from types import MappingProxyType
+from typing import Literal, NamedTuple, Self, final
 
 import torch
 from pydantic import Field, model_validator
@@ -23,27 +26,28 @@ class TransportWeighting(TokenWeighting):
     """w_t = G_t b / sum G, G_t the mass at t of the plan G that minimises <G, M> + e KL(G | 1) + m KL(G 1 | 1) + m
     KL(G' 1 | 1), b the length of the pair's shorter response.
 
-    M_ij = |h_i - h_j|, h the last hidden states where token i of the chosen and j of the rejected response are
+    M_ij = |h_i - h_j|, h a model's last hidden states where token i of the chosen and j of the rejected response are
     predicted; e is `reg`, m is `reg_m`. So tokens that have something like them in the other response count more, and
     both responses come to b. M is divided by the largest of all |h_i - h_j|, |h_i| and |h_j|, where that is above one:
     the release divides by the maximum of a matrix in which prompt and padding stand as zero vectors. No gradient
     passes.
 
-    states         whose: "reference", which is the policy at the first step and stays; a stand-in for the policy's
-    Source: OTPO (arXiv 2505.18720) as released: reg 1.0, reg_m 0.2, and 0.1 for reg with its 3B models.
+    states  the model: "policy", as it is at the step; or "reference", which is the policy at the first step and stays,
+            so that a reference cache keeps the states, but collects those of all layers
+    Source: OTPO (arXiv 2505.18720) as released: the policy, reg 1.0, reg_m 0.2, and 0.1 for reg with its 3B models.
 
     >>> sorted(TransportWeighting().requires)
-    [<Signal.REF_HIDDEN_STATES: 'ref_hidden_states'>]
+    [<Signal.LAST_STATES: 'last_states'>]
     """
 
     name: Literal["transport"] = "transport"
-    states: Literal["reference"] = "reference"
+    states: Literal["policy", "reference"] = "policy"
     reg: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     reg_m: float = Field(default=0.2, gt=0, allow_inf_nan=False)
 
     @property
     def requires(self) -> frozenset[Signal]:
-        return frozenset({Signal.REF_HIDDEN_STATES})
+        return frozenset({_STATES[self.states].signal})
 
     @property
     def steps(self) -> int:
@@ -61,10 +65,9 @@ class TransportWeighting(TokenWeighting):
 
     @torch.no_grad()
     def __call__(self, tokens: TokenBatch) -> Tensor:
-        """Reads the last of ref_hidden_states [L, N, T, H] -> [N, T]."""
-        assert tokens.ref_hidden_states is not None
-        dtype = tokens.logps.dtype
-        states = torch.where(tokens.mask[..., None], tokens.ref_hidden_states[-1].to(dtype), 0)
+        """Reads last_states [N, T, H], or the last of ref_hidden_states [L, N, T, H] -> [N, T]."""
+        dtype, source = tokens.logps.dtype, _STATES[self.states]
+        states = torch.where(tokens.mask[..., None], source.of_batch(tokens).to(dtype), 0)
         mask, rejected_mask = tokens.mask.chunk(2)
         log_kernel = (-_costs(*states.chunk(2)) / self.reg).masked_fill(
             ~(mask[:, :, None] & rejected_mask[:, None, :]), -torch.inf
@@ -79,6 +82,19 @@ class TransportWeighting(TokenWeighting):
         masses = torch.cat([plan.sum(2), plan.sum(1)])
         total = masses.sum(-1, keepdim=True)
         return masses / torch.where(total > 0, total, 1) * shorter(tokens)[:, None].to(dtype)
+
+
+class _States(NamedTuple):
+    signal: Signal
+    of_batch: Callable[[TokenBatch], Tensor]
+
+
+_STATES = MappingProxyType(
+    {
+        "policy": _States(Signal.LAST_STATES, attrgetter("last_states")),
+        "reference": _States(Signal.REF_HIDDEN_STATES, lambda tokens: attrgetter("ref_hidden_states")(tokens)[-1]),
+    }
+)
 
 
 def _costs(chosen: Tensor, rejected: Tensor) -> Tensor:

@@ -110,7 +110,8 @@ def test_the_plan_is_where_its_cost_has_no_slope(reg: float, reg_m: float) -> No
     weighting = TransportWeighting(reg=reg, reg_m=reg_m)
     weights = weighting(tokens)
     rows, columns = weights[0, :5], weights[1, :4]
-    chosen, rejected = case.states[-1, 0, :5], case.states[-1, 1, :4]
+    states = case.others["last_states"]
+    chosen, rejected = states[0, :5], states[1, :4]
     largest = max(torch.cdist(chosen, rejected).max(), chosen.norm(dim=-1).max(), rejected.norm(dim=-1).max(), 1)
     costs = torch.cdist(chosen, rejected) / largest
     # The weights are the marginals over scale; of all scales, one makes log G agree with them.
@@ -126,7 +127,7 @@ def test_what_the_responses_share_weighs_more() -> None:
     case = random_case(0, lengths=(3, 3))
     states = case.states.clone()
     states[-1, 1, 1] = states[-1, 0, 2]
-    weights = TransportWeighting(reg=0.1)(case.but(states=states).tokens())
+    weights = TransportWeighting(reg=0.1, states="reference")(case.but(states=states).tokens())
     assert weights[0].argmax() == 2
     assert weights[1].argmax() == 1
 
@@ -136,4 +137,5 @@ def test_a_transport_that_would_hardly_converge_is_refused() -> None:
         TransportWeighting(reg=0.01, reg_m=1.0)
     assert TransportWeighting(reg=1 / 70, reg_m=1.0).steps <= 1000
     assert TransportWeighting(reg=1e300, reg_m=1e-300).steps == 1
-    assert TransportWeighting().requires == {Signal.REF_HIDDEN_STATES}
+    assert TransportWeighting().requires == {Signal.LAST_STATES}
+    assert TransportWeighting(states="reference").requires == {Signal.REF_HIDDEN_STATES}

@@ -73,7 +73,7 @@ def sampo(case: Case, row: int, other: int) -> Tensor:
 def otpo(case: Case, row: int, other: int) -> Tensor:
     """The plan by alternate scaling of its kernel's rows and columns, as in Sinkhorn's algorithm."""
     c, j = response(case, row), response(case, other)
-    hc, hj = (list(case.states[-1, index, : case.lengths[index]]) for index in (row, other))
+    hc, hj = (list(case.others["last_states"][index, : case.lengths[index]]) for index in (row, other))
     costs = [[torch.dist(a, b) for b in hj] for a in hc]
     largest = max([1.0, *(float(cost) for line in costs for cost in line), *(float(h.norm()) for h in [*hc, *hj])])
     kernel = [[math.exp(-float(cost) / largest / 0.5) for cost in line] for line in costs]
@@ -88,6 +88,18 @@ def otpo(case: Case, row: int, other: int) -> Tensor:
     return -log_sigmoid(0.6 * (weighted(wc, c.r) - weighted(wj, j.r)))
 
 
+def ti_dpo(case: Case, row: int, other: int) -> Tensor:
+    """Half gradients, half a bell of deviation T / 4, each of mean one; TDPO2's divergence without weights."""
+    c, j = response(case, row), response(case, other)
+    sums = []
+    for x, index in ((c, row), (j, other)):
+        norms = [abs(float(g)) for g in case.others["input_gradient"][index, : len(x.r)]]
+        bell = [math.exp(-(((t - (len(x.r) - 1) / 2) / max(1, len(x.r) / 4)) ** 2) / 2) for t in range(len(x.r))]
+        weights = [len(x.r) * (0.6 * g / sum(norms) + 0.4 * p / sum(bell)) for g, p in zip(norms, bell, strict=True)]
+        sums.append(weighted([torch.tensor(w, dtype=torch.float64) for w in weights], x.r))
+    return -log_sigmoid(0.3 * (sums[0] - sums[1]) - 0.7 * 0.3 * (sum(j.k) - sum(c.k).detach()))
+
+
 def mask_dpo(case: Case, row: int, other: int) -> Tensor:
     c, j = response(case, row), response(case, other)
     return -log_sigmoid(0.6 * (weighted(c.weights, c.r) - weighted(j.weights, j.r)))
@@ -98,6 +110,7 @@ PAIRWISE: dict[str, tuple[ObjectiveConfig, Formula]] = {
     "poet": (zoo.poet(beta=0.6), poet),
     "sampo": (zoo.sampo(beta=0.6, seed=3), sampo),
     "otpo": (zoo.otpo(beta=0.6, reg=0.5, reg_m=0.3), otpo),
+    "ti_dpo": (zoo.ti_dpo(beta=0.3, alpha=0.7, lam=0.6), ti_dpo),
     "mask_dpo": (zoo.mask_dpo(beta=0.6), mask_dpo),
 }
 
@@ -116,6 +129,7 @@ EXPECTED = {
     "poet": Expected({"beta": 0.1}, at_reference=LN2, swapped=1.0),
     "sampo": Expected({"beta": 0.1, "seed": 0}, at_reference=LN2, swapped=1.0),
     "otpo": Expected({"beta": 0.1, "reg": 1.0, "reg_m": 0.2}, at_reference=LN2, swapped=1.0),
+    "ti_dpo": Expected({"beta": 0.1, "alpha": 0.5, "lam": 0.7}, at_reference=LN2, swapped=None),
     "mask_dpo": Expected({"beta": 0.1}, at_reference=LN2, swapped=1.0),
 }
 

@@ -15,6 +15,7 @@ from torch import nn
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring.adapters import as_reference
 from prefopt.scoring.forward import ModelStates, causal_lm, forward_hidden_states, in_fsdp_forward
+from prefopt.scoring.input_gradient import with_input_gradients
 from prefopt.scoring.lm_head.buffer_pool import BufferPool
 from prefopt.scoring.lm_head.head import Head
 from prefopt.scoring.lm_head.token_statistics import dense_statistics, token_statistics
@@ -60,10 +61,12 @@ class ReferenceScorer(nn.Module):
 
     def roles(self, policy: nn.Module, *, policy_alone: bool = False) -> list[Role]:
         """The policy and, where the objective needs one, the reference; an unloaded one is loaded again."""
-        roles, config = [Role("policy", policy)], self.config
+        config = self.config
+        of_reference = frozenset(signal for signal in config.requires if signal.of_reference)
+        roles = [Role("policy", policy, signals=config.requires - of_reference)]
         if not (config.reference_free or policy_alone):
             context = partial(self.context, policy)
-            roles.append(Role("reference", self.loaded(policy), context, config.requires, config.activation_kinds))
+            roles.append(Role("reference", self.loaded(policy), context, of_reference, config.activation_kinds))
         return roles
 
     def context(self, policy: nn.Module) -> AbstractContextManager[Any]:
@@ -119,10 +122,11 @@ class ReferenceScorer(nn.Module):
         model, config = self.loaded(policy), self.config
 
         def forward() -> ModelStates:
-            signals, kinds = config.requires, config.activation_kinds
-            return forward_hidden_states(
-                model, layout, plain_forward=plain_forward, signals=signals, activation_kinds=kinds
+            signals = frozenset(signal for signal in config.requires if signal.of_reference)
+            states = forward_hidden_states(
+                model, layout, plain_forward=plain_forward, signals=signals, activation_kinds=config.activation_kinds
             )
+            return with_input_gradients(states, model, layout, signals, plain_forward=plain_forward)
 
         with self.context(policy):
             return in_fsdp_forward(model, forward, plain_forward=plain_forward)

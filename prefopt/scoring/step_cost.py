@@ -7,7 +7,7 @@ architecture, adapter or checkpointing. Head, reference and signals are computed
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import final
 
@@ -149,7 +149,7 @@ def _traced(model: nn.Module, layout: Layout, *, trains: bool, of_inputs: bool =
 
         inputs = {name: mode.from_tensor(value) for name, value in layout.inputs(lm.dtype).items()}
         saving = torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor)
-        embeddings = embeddings_as_leaf(lm) if of_inputs else nullcontext([])
+        embeddings: AbstractContextManager[list[Tensor]] = embeddings_as_leaf(lm) if of_inputs else nullcontext([])
         with FlopCounterMode(display=False) as forward, saving, embeddings as inputs_of_layers:
             states = body(**inputs, use_cache=False).last_hidden_state
         leaves = [*inputs_of_layers, *(p for p in body.parameters() if p.requires_grad and trains)]

@@ -33,8 +33,8 @@ def _sum_one(weights: Tensor, tokens: TokenBatch) -> Tensor:
 
 
 def _selected_mean(weights: Tensor, tokens: TokenBatch) -> Tensor:
-    selected = (weights > 0).sum(-1).clamp(min=1)
-    return weights * (tokens.mask.sum(-1) / selected)[:, None].to(weights.dtype)
+    length, selected = tokens.mask.sum(-1).to(weights.dtype), (weights > 0).sum(-1).clamp(min=1)
+    return weights * (length / selected)[:, None]
 
 
 def _pair_min(weights: Tensor, tokens: TokenBatch) -> Tensor:

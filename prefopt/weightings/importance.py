@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from operator import attrgetter
 from types import MappingProxyType
 from typing import Literal, final
 
@@ -45,7 +44,8 @@ class ImportanceWeighting(TokenWeighting):
         prior = mean_one(_bell(tokens), tokens)
         if not self.lam:
             return prior
-        norms = torch.where(tokens.mask, attrgetter(_SIGNALS[self.model])(tokens).to(prior.dtype), 0)
+        gradients: Tensor = getattr(tokens, _SIGNALS[self.model])
+        norms = torch.where(tokens.mask, gradients.to(prior.dtype), 0)
         mixed = self.lam * mean_one(norms, tokens) + (1 - self.lam) * prior
         return torch.where(norms.any(-1, keepdim=True), mixed, prior)
 

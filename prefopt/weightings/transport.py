@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from operator import attrgetter
 from types import MappingProxyType
 from typing import Literal, NamedTuple, Self, final
 
@@ -89,10 +88,20 @@ class _States(NamedTuple):
     of_batch: Callable[[TokenBatch], Tensor]
 
 
+def _of_policy(tokens: TokenBatch) -> Tensor:
+    assert tokens.last_states is not None
+    return tokens.last_states
+
+
+def _of_reference(tokens: TokenBatch) -> Tensor:
+    assert tokens.ref_hidden_states is not None
+    return tokens.ref_hidden_states[-1]
+
+
 _STATES = MappingProxyType(
     {
-        "policy": _States(Signal.LAST_STATES, attrgetter("last_states")),
-        "reference": _States(Signal.REF_HIDDEN_STATES, lambda tokens: attrgetter("ref_hidden_states")(tokens)[-1]),
+        "policy": _States(Signal.LAST_STATES, _of_policy),
+        "reference": _States(Signal.REF_HIDDEN_STATES, _of_reference),
     }
 )
 

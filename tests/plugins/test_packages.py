@@ -56,7 +56,7 @@ def test_plugins_written_by_the_command_pass_their_tests_beside_all_of_ours(
     names = [*(plugin.name for plugin in PLUGINS), *NEW]
     environment = Environment.create(tmp_path / "environment", [built["prefopt"], *(built[name] for name in names)])
     check_passing(NEW, names, sources, environment.folder, tmp_path, environment.run_file)
-    assert "INPUT" in environment.command("prefopt-tis", "--help")
+    assert "INPUT" in environment.command("prefopt-score-tokens", "--help")
 
 
 def test_new_plugin_refuses_what_would_not_work(tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ def beta_dpo(c: list[Response], j: list[Response]) -> Tensor:
     """The first step: running means a tenth of the batch's; of eight pairs the six of the highest weight and noise."""
     gaps = torch.stack([sum(x.r) - sum(y.r) for x, y in zip(c, j, strict=True)])
     margins = gaps.detach()
-    middle, deviation = 0.1 * margins.mean(), 0.1 * margins.std()
+    middle, deviation = 0.1 * margins.mean(), 0.1 * margins.std(correction=min(1, len(c) - 1))
     draws = [uniform_draws(tokens, 1)[0, 0] + uniform_draws(tokens, 1)[1, 0] for tokens in map(ids_alone, c, j)]
     z = [(gap - middle) / deviation for gap in margins]
     ranked = [-(x**2) / 2 - torch.log(-torch.log(u % 1)) for x, u in zip(z, draws, strict=True)]

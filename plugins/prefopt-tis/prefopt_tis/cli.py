@@ -1,4 +1,4 @@
-"""prefopt-tis"""
+"""prefopt-score-tokens"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from prefopt.data import EncodingConfig
 from prefopt_tis.encode import PLAIN, Encoder
-from prefopt_tis.score import Scorer, scoring
+from prefopt_tis.score import Contrast, Scorer, contrasting, scoring
 from prefopt_tis.write import Unfinished, count, write
 
 __all__ = ["app"]
@@ -35,18 +35,34 @@ def main(
     positive_prompt: Annotated[str, typer.Option(help="A template for the positive model's prompts.")] = PLAIN,
     negative_prompt: Annotated[str, typer.Option(help="A template for the negative model's prompts.")] = PLAIN,
     tokenizer: Annotated[str | None, typer.Option(help="Of the training, where not the positive model's.")] = None,
-    column: Annotated[str, typer.Option(help="Write chosen_NAME and rejected_NAME.", metavar="NAME")] = "log_ratios",
+    contrast: Annotated[
+        float | None,
+        typer.Option(min=0, help="Write the likelihood of tokens under pi+^(1 + B) / pi-^B instead.", metavar="B"),
+    ] = None,
+    column: Annotated[
+        str | None,
+        typer.Option(
+            help="Write chosen_NAME and rejected_NAME: log_ratios, or likelihoods of a contrast.", metavar="NAME"
+        ),
+    ] = None,
     max_length: Annotated[int, typer.Option(help="As in training: tokens of prompt and response.")] = 1024,
     max_prompt_length: Annotated[int | None, typer.Option(help="As in training: tokens of the prompt.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pairs at once.")] = 8,
     dtype: Annotated[str, typer.Option(help="The models' precision: auto, float32, bfloat16, ...")] = "auto",
     device: Annotated[str | None, typer.Option(help="Such as cuda:0. A GPU if there is one, unless given.")] = None,
 ) -> None:
-    """Write log(pi+ / pi-) of every response token into preference data, for the weighting `tis`."""
+    """Write what two models say of every response token into preference data: log(pi+ / pi-), for the weightings `tis`,
+    `tis_rank`, `tis_scale`, `guided` and `selective`; or its likelihood under their contrast, for `contrast`."""
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     other = negative or positive
+    column = column or ("log_ratios" if contrast is None else "likelihoods")
     try:
         _refuse_what_says_nothing(positive, other, positive_prompt, negative_prompt)
+        if contrast is not None and positive_prompt != negative_prompt:
+            raise ValueError(
+                "--contrast compares two models behind one prompt; give --negative, and leave out "
+                "--positive-prompt and --negative-prompt"
+            )
         if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
             raise ValueError(f"--dtype: {dtype!r} is no precision of torch; give auto, float32 or bfloat16")
         names = list(dict.fromkeys((positive, other)))
@@ -63,15 +79,21 @@ def main(
             "templates": encode.templates,
             "tokenizer": tokenizer or positive,
             "column": column,
+            **({} if contrast is None else {"contrast": contrast}),
             "encoding": encode.encoding.model_dump(),
             "dtype": dtype,
         }
         unfinished = Unfinished(target, settings)
         unfinished.resume()
         target_device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        models = {name: scoring(_model(name, dtype).to(target_device)) for name in names}
+        models = {name: _model(name, dtype).to(target_device) for name in names}
         pad = words.pad_token_id if words.pad_token_id is not None else 0  # under the mask, where any token will do
-        scorer = Scorer(models[positive], models[other], pad)
+        scorer: Scorer | Contrast
+        if contrast is None:
+            asked = {name: scoring(model) for name, model in models.items()}
+            scorer = Scorer(asked[positive], asked[other], pad)
+        else:
+            scorer = Contrast(contrasting(models[positive], models[other], contrast), contrast, pad)
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             bar = progress.add_task(escape(source), total=total)
             for written in write(source, unfinished, encode, scorer, column=column, batch_size=batch_size):

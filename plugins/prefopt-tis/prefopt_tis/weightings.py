@@ -31,8 +31,8 @@ class TisWeighting(TokenWeighting):
     """w_t = k exp(m clamp(log(pi+ / pi-)_t, lower, upper)), m = mu in the chosen response, -mu in the rejected one.
 
     pi+ prefers what is preferred and pi- what is not: their log-ratio stands for the token's reward. Reads it from the
-    token column that `column` names, of a row the fields chosen_COLUMN and rejected_COLUMN, which `prefopt-tis` writes;
-    a token without a number has the log-ratio 0.
+    token column that `column` names, of a row the fields chosen_COLUMN and rejected_COLUMN, which
+    `prefopt-score-tokens` writes; a token without a number has the log-ratio 0.
     Source: TIS-DPO (arXiv 2410.04350), its estimate of importance weights. The defaults are this package's; what its
     code does instead is `tis_rank` and `tis_scale`.
     """
@@ -132,8 +132,9 @@ class GuidedWeighting(TokenWeighting):
     """w_t = max(0, 1 + s alpha beta log(pi^ / pi_ref)_t), s = 1 in the chosen response, -1 in the rejected one.
 
     pi^ is a model that was trained on preferences before, as by DPO: its reward of a token guides how much the token
-    counts. Reads the log-ratio from the token column that `column` names, which `prefopt-tis` writes with pi^ as the
-    positive and the reference as the negative model. `beta` is that of the reward, the objective's in the paper.
+    counts. Reads the log-ratio from the token column that `column` names, which `prefopt-score-tokens` writes with
+    pi^ as the positive and the reference as the negative model. `beta` is that of the reward, in the paper the
+    objective's.
     Source: TGDPO (arXiv 2506.14574), whose paper wants alpha small enough for w to be positive and whose code lets w be
     negative; a weight here is 0 then. alpha 0.5 and beta 0.1 are those of its example.
     """
@@ -159,7 +160,7 @@ class ContrastWeighting(TokenWeighting):
 
     s is how likely y_t is under the contrast of a model of right responses with one of wrong ones, proportional to
     pi+^(1 + b) / pi-^b: a token that only the wrong ones say is critical and counts whole. Reads s from the token
-    column that `column` names, which `prefopt-tis --contrast b` writes; a token without a number has s 0.
+    column that `column` names, which `prefopt-score-tokens --contrast b` writes; a token without a number has s 0.
     Source: cDPO (arXiv 2411.19943) as written, with b 1. Its code takes the loss of every position apart instead.
     """
 

@@ -11,7 +11,7 @@ from typing import IO
 
 from prefopt.data import BadRow, DataError, SourceRow, read_rows
 from prefopt_tis.encode import Encoder, Question
-from prefopt_tis.score import LogRatios
+from prefopt_tis.score import Numbers
 
 __all__ = ["Unfinished", "count", "write"]
 
@@ -84,7 +84,7 @@ def write(
     source: str,
     unfinished: Unfinished,
     encode: Encoder,
-    score: Callable[[Sequence[Question]], list[LogRatios]],
+    score: Callable[[Sequence[Question]], list[Numbers]],
     *,
     column: str,
     batch_size: int,
@@ -114,7 +114,7 @@ def _write(
     file: IO[str],
     rows: Sequence[SourceRow],
     encode: Encoder,
-    score: Callable[[Sequence[Question]], list[LogRatios]],
+    score: Callable[[Sequence[Question]], list[Numbers]],
     column: str,
 ) -> None:
     asked = [encode(row, column) for row in rows]

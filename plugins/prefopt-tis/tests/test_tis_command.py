@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import datetime
-import inspect
 import json
 import shutil
 
 import datasets
 import pytest
 import torch
-from prefopt_tis import TisWeighting
-from prefopt_tis.cli import app, main
+from prefopt_tis import ContrastWeighting, TisWeighting
+from prefopt_tis.cli import app
 from prefopt_tis.score import Scorer
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
@@ -208,6 +207,8 @@ def test_errors_say_how_to_mend_them(source, folders, tokenizer, tmp_path):
     assert "'float33' is no precision" in run(
         source, target, *one, "--negative", folders[1], "--dtype", "float33", exit_code=2
     )
+    options = ("--contrast", 1, "--positive-prompt", "So. {prompt}")
+    assert "compares two models behind one prompt" in run(source, target, *one, *options, exit_code=2)
     absent = tmp_path / "absent.jsonl"
     assert "no such file" in run(absent, target, *one, "--negative", folders[1], exit_code=2)
     assert "error:" in run(source, target, *one, "--negative", tmp_path / "no-model", exit_code=2)
@@ -219,6 +220,28 @@ def test_errors_say_how_to_mend_them(source, folders, tokenizer, tmp_path):
     output = run(source, target, *one, "--negative", other, exit_code=2)
     assert "its tokenizer has another vocabulary" in output
     assert not target.exists()
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.0, 2.5])
+def test_the_likelihood_of_a_contrast(source, folders, tokenizer, tmp_path, strength):
+    """softmax((1 + b) z+ - b z-) of the token, z the logits of a plain call."""
+    target = tmp_path / "scored.jsonl"
+    run(source, target, "--positive", folders[0], "--negative", folders[1], "--contrast", strength)
+    dataset = prepared(read_rows(target), tokenizer, "likelihoods")
+    models = [AutoModelForCausalLM.from_pretrained(folder) for folder in folders]
+    largest = 0.0
+    for row in dataset:
+        for side in SIDES:
+            prompt, response = row["prompt_ids"], row[f"{side}_ids"]
+            with torch.no_grad():
+                z = [
+                    model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1].double()
+                    for model in models
+                ]
+            expected = ((1 + strength) * z[0] - strength * z[1]).softmax(-1)[range(len(response)), response]
+            assert row[f"{side}:likelihoods"] == pytest.approx(expected.tolist(), rel=1e-3, abs=1e-5)
+            largest = max(largest, float(expected.max()))
+    assert largest > 0.05
 
 
 def test_what_is_not_finite_is_an_error(source, folders, tmp_path, monkeypatch):
@@ -268,5 +291,9 @@ def test_a_parquet_with_a_date_cannot_be_written_as_json(folders, tmp_path):
     assert "found a value that JSON cannot hold" in output
 
 
-def test_the_default_column_is_the_one_that_is_written():
-    assert inspect.signature(main).parameters["column"].default == TisWeighting().column
+def test_the_default_column_is_the_one_that_is_read(source, folders, tmp_path):
+    two = ("--positive", folders[0], "--negative", folders[1])
+    for options, weighting in (((), TisWeighting()), (("--contrast", 1), ContrastWeighting())):
+        target = tmp_path / f"{weighting.name}.jsonl"
+        run(source, target, *two, *options)
+        assert f"chosen_{weighting.column}" in lines(target)[0]

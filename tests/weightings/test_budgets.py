@@ -36,7 +36,7 @@ def matched(weights: list[Tensor], ratios: list[Tensor], shorter: int) -> Tensor
 FACTORS: dict[str, Budget] = {
     "mean_one": lambda w, r, b: len(w) / sum(w),
     "sum_one": lambda w, r, b: 1 / sum(w),
-    "selected_mean": lambda w, r, b: torch.tensor(len(w) / sum(float(x) > 0 for x in w)),
+    "selected_mean": lambda w, r, b: torch.tensor(len(w) / sum(bool(x > 0) for x in w)),
     "pair_min": lambda w, r, b: b / sum(w),
     "reward_match": matched,
 }

@@ -129,7 +129,7 @@ EXPECTED = {
     "poet": Expected({"beta": 0.1}, at_reference=LN2, swapped=1.0),
     "sampo": Expected({"beta": 0.1, "seed": 0}, at_reference=LN2, swapped=1.0),
     "otpo": Expected({"beta": 0.1, "reg": 1.0, "reg_m": 0.2}, at_reference=LN2, swapped=1.0),
-    "ti_dpo": Expected({"beta": 0.1, "alpha": 0.5, "lam": 0.7}, at_reference=LN2, swapped=None),
+    "ti_dpo": Expected({"beta": 0.1, "alpha": 0.5, "lam": 0.7}, at_reference=LN2, swapped=1.0),
     "mask_dpo": Expected({"beta": 0.1}, at_reference=LN2, swapped=1.0),
 }
 

@@ -73,11 +73,6 @@ class SignalSpec:
         """Whether it takes the reference's logits at every response token."""
         return self.of_reference and self.of_distribution is not None
 
-    @property
-    def of_policy_pass(self) -> bool:
-        """Whether it takes the policy's pass over the rows, and not its distribution alone."""
-        return not self.of_reference and self.of_distribution is None
-
     def states(self, num_layers: int) -> int:
         """L: the hidden states that it holds of each response token of a model with so many layers."""
         return 0 if self.layers is None else len(range(num_layers + 1)[self.layers])

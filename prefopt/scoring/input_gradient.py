@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +18,20 @@ from prefopt.scoring.rows.layout import Layout
 from prefopt.signals import SIGNALS, Signal
 
 
-def with_input_gradients(
-    states: ModelStates, model: nn.Module, layout: Layout, signals: frozenset[Signal], *, plain_forward: bool
+def states_and_gradients(
+    model: nn.Module,
+    layout: Layout,
+    *,
+    plain_forward: bool = False,
+    signals: frozenset[Signal] = frozenset(),
+    **options: Any,
 ) -> ModelStates:
-    """The states with those of the signals that are input gradients, for which the model is run again."""
+    """`forward_hidden_states` of these options, and those of the signals that are input gradients, for which the model
+    is run before it."""
     wanted = [signal for signal in signals if SIGNALS[signal].input_gradient]
-    if not wanted:
-        return states
-    norms = input_gradients(model, layout, plain_forward=plain_forward)
-    return replace(states, signals={**states.signals, **dict.fromkeys(wanted, norms)})
+    norms = input_gradients(model, layout, plain_forward=plain_forward) if wanted else None
+    states = forward_hidden_states(model, layout, plain_forward=plain_forward, signals=signals, **options)
+    return states if norms is None else replace(states, signals={**states.signals, **dict.fromkeys(wanted, norms)})
 
 
 def input_gradients(model: nn.Module, layout: Layout, *, plain_forward: bool = False) -> Tensor:

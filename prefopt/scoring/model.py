@@ -23,12 +23,11 @@ from prefopt.scoring.forward import (
     backbone,
     causal_lm,
     compile_in_place,
-    forward_hidden_states,
     in_fsdp_forward,
     token_batch,
     turn_dropout_off,
 )
-from prefopt.scoring.input_gradient import with_input_gradients
+from prefopt.scoring.input_gradient import states_and_gradients
 from prefopt.scoring.layout_choice import LayoutChoice
 from prefopt.scoring.lm_head.buffer_pool import BufferPool
 from prefopt.scoring.lm_head.head import Head, HeadGradient
@@ -38,7 +37,6 @@ from prefopt.scoring.reference.cache import ReferenceCache
 from prefopt.scoring.reference.scorer import ReferenceScorer
 from prefopt.scoring.router_loss import RouterLoss, require_gradient
 from prefopt.scoring.rows.layout import Layout
-from prefopt.signals import SIGNALS
 from prefopt.tokens import PreferenceBatch, TokenBatch
 
 
@@ -190,19 +188,18 @@ class PreferenceModel(nn.Module):
         def policy_statistics() -> tuple[TokenStatistics, ModelStates, Tensor | None]:
             states, router_loss = self._policy_states(layout, plain_forward=plain_forward)
             head = None if plain_forward else Head.from_model(causal_lm(self.policy))
-            statistics = self._statistics(states, head, reference, layout.labels)
-            return statistics, ModelStates(signals=states.signals), router_loss
+            signals = ModelStates(signals=states.signals)
+            return self._statistics(states, head, reference, layout.labels), signals, router_loss
 
         statistics, signals, router_loss = in_fsdp_forward(self.policy, policy_statistics, plain_forward=plain_forward)
         return token_batch(layout, statistics, signals.added_to(reference)), router_loss
 
     def _policy_states(self, layout: Layout, *, plain_forward: bool = False) -> tuple[ModelStates, Tensor | None]:
         router = self.router_loss
-        signals = frozenset(signal for signal in self.objective.config.requires if SIGNALS[signal].of_policy_pass)
-        states = forward_hidden_states(
+        signals = frozenset(signal for signal in self.objective.config.requires if not signal.of_reference)
+        states = states_and_gradients(
             self.policy, layout, plain_forward=plain_forward, signals=signals, router_logits=bool(router)
         )
-        states = with_input_gradients(states, self.policy, layout, signals, plain_forward=plain_forward)
         if router and torch.is_grad_enabled():
             require_gradient(states.router_logits, self.policy)
         return states, None if router is None else router(states.router_logits, layout)
@@ -258,17 +255,10 @@ class PreferenceModel(nn.Module):
         head_gradient: HeadGradient | None = None,
     ) -> TokenStatistics:
         needs_head = reference is not None and reference.last_hidden_state is not None
-        return statistics_for_objective(
-            self.objective.config,
-            policy,
-            head,
-            reference,
-            self.reference_scorer.head(self.policy) if needs_head else None,
-            labels,
-            budget=self.logits_budget,
-            buffers=self._buffer_pool,
-            head_gradient=head_gradient,
-        )
+        ref_head = self.reference_scorer.head(self.policy) if needs_head else None
+        within_budget = partial(statistics_for_objective, budget=self.logits_budget, buffers=self._buffer_pool)
+        config = self.objective.config
+        return within_budget(config, policy, head, reference, ref_head, labels, head_gradient=head_gradient)
 
     def _reference_states(self, layout: Layout, batch: PreferenceBatch) -> ModelStates | None:
         """None for a reference-free objective."""

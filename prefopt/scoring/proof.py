@@ -19,7 +19,7 @@ from prefopt.scoring.forward import (
     in_fsdp_forward,
     not_compiled,
 )
-from prefopt.scoring.input_gradient import with_input_gradients
+from prefopt.scoring.input_gradient import states_and_gradients
 from prefopt.scoring.lm_head.head import Head, UnsupportedHeadError
 from prefopt.scoring.lm_head.token_statistics import dense_statistics, token_statistics
 from prefopt.scoring.probes import moved_adapter
@@ -237,9 +237,7 @@ def _signals(role: Role, layout: Layout) -> dict[Signal, Tensor]:
         return {}
 
     def states() -> ModelStates:
-        signals, kinds = role.signals, role.activation_kinds
-        states = forward_hidden_states(role.model, layout, signals=signals, activation_kinds=kinds)
-        return with_input_gradients(states, role.model, layout, signals, plain_forward=False)
+        return states_and_gradients(role.model, layout, signals=role.signals, activation_kinds=role.activation_kinds)
 
     return dict(in_fsdp_forward(role.model, states).signals)
 

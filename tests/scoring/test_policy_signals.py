@@ -124,7 +124,7 @@ def test_a_cache_keeps_the_references_gradients(models, batch, tmp_path, monkeyp
     plain = PreferenceModel(*models, config)(batch)
     model = PreferenceModel(*models, config, reference_cache=tmp_path)
     model.precompute_reference(batch)
-    monkeypatch.setattr("prefopt.scoring.reference.scorer.with_input_gradients", None)
+    monkeypatch.setattr("prefopt.scoring.reference.scorer.states_and_gradients", None)
     assert torch.equal(model(batch).weights, plain.weights)
 
 

@@ -134,12 +134,12 @@ def test_entropy_reads_the_policys_own():
     assert weighting(tokens).tolist() == [[0, 1, 0], [1, 0, 0]]
 
 
-def pair_by_hand(case_logps, ref_logps, lengths, weigh):
-    """-log sigmoid(beta (sum w r_c - sum w r_j)) with the weights that `weigh` gives from a response's log-ratios."""
+def pair_by_hand(case_logps, ref_logps, lengths, weights_of):
+    """-log sigmoid(beta (sum w r_c - sum w r_j)), with the weights that `weights_of` gives for log-ratios."""
     sums = []
     for row, length in enumerate(lengths):
         ratios = [case_logps[row, t] - ref_logps[row, t] for t in range(length)]
-        weights = weigh([float(ratio.detach()) for ratio in ratios], row)
+        weights = weights_of([float(ratio.detach()) for ratio in ratios], row)
         sums.append(sum(w * ratio for w, ratio in zip(weights, ratios, strict=True)))
     return -torch.nn.functional.logsigmoid(0.3 * (sums[0] - sums[1]))
 
@@ -157,14 +157,14 @@ def test_selective_dpo_as_released(lengths):
     0.6 quantile, by torch's own."""
     logps, ref_logps, mask = models(lengths, 3)
 
-    def weigh(ratios, row):
+    def weights_of(ratios, row):
         scores = torch.tensor([ratio if row else -ratio for ratio in ratios], dtype=torch.float64)
         return (scores >= torch.quantile(scores, 0.6)).double().tolist()
 
     weighting = {"name": "selective", "highest": "rejected", "ratio": 0.4, "count": "quantile"}
     objective = Objective(ObjectiveConfig(beta=0.3, weighting=weighting), num_layers=1, hidden_size=1)
     loss = objective(TokenBatch(logps, ref_logps, mask, mask.long())).loss
-    by_hand = pair_by_hand(logps, ref_logps, lengths, weigh)
+    by_hand = pair_by_hand(logps, ref_logps, lengths, weights_of)
     torch.testing.assert_close(loss, by_hand, rtol=1e-12, atol=0)
     gradients = [torch.autograd.grad(value, logps)[0] for value in (loss, by_hand)]
     torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-15)

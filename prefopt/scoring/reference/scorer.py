@@ -14,8 +14,8 @@ from torch import nn
 
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring.adapters import as_reference
-from prefopt.scoring.forward import ModelStates, causal_lm, forward_hidden_states, in_fsdp_forward
-from prefopt.scoring.input_gradient import with_input_gradients
+from prefopt.scoring.forward import ModelStates, causal_lm, in_fsdp_forward
+from prefopt.scoring.input_gradient import states_and_gradients
 from prefopt.scoring.lm_head.buffer_pool import BufferPool
 from prefopt.scoring.lm_head.head import Head
 from prefopt.scoring.lm_head.token_statistics import dense_statistics, token_statistics
@@ -123,10 +123,9 @@ class ReferenceScorer(nn.Module):
 
         def forward() -> ModelStates:
             signals = frozenset(signal for signal in config.requires if signal.of_reference)
-            states = forward_hidden_states(
+            return states_and_gradients(
                 model, layout, plain_forward=plain_forward, signals=signals, activation_kinds=config.activation_kinds
             )
-            return with_input_gradients(states, model, layout, signals, plain_forward=plain_forward)
 
         with self.context(policy):
             return in_fsdp_forward(model, forward, plain_forward=plain_forward)

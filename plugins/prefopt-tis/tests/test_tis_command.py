@@ -229,7 +229,6 @@ def test_the_likelihood_of_a_contrast(source, folders, tokenizer, tmp_path, stre
     run(source, target, "--positive", folders[0], "--negative", folders[1], "--contrast", strength)
     dataset = prepared(read_rows(target), tokenizer, "likelihoods")
     models = [AutoModelForCausalLM.from_pretrained(folder) for folder in folders]
-    largest = 0.0
     for row in dataset:
         for side in SIDES:
             prompt, response = row["prompt_ids"], row[f"{side}_ids"]
@@ -239,9 +238,7 @@ def test_the_likelihood_of_a_contrast(source, folders, tokenizer, tmp_path, stre
                     for model in models
                 ]
             expected = ((1 + strength) * z[0] - strength * z[1]).softmax(-1)[range(len(response)), response]
-            assert row[f"{side}:likelihoods"] == pytest.approx(expected.tolist(), rel=1e-3, abs=1e-5)
-            largest = max(largest, float(expected.max()))
-    assert largest > 0.05
+            assert row[f"{side}:likelihoods"] == pytest.approx(expected.tolist(), rel=1e-3, abs=1e-12)
 
 
 def test_what_is_not_finite_is_an_error(source, folders, tmp_path, monkeypatch):

@@ -44,7 +44,7 @@ class DownSampledWeighting(TokenWeighting):
 
     The draw depends on the seed and the response's tokens, and is the same in every epoch, for policy and reference.
     Its expectation is b / T: `uniform` scaled to `pair_min`. Source: SamPO (arXiv 2406.10957), its down-sampling; as
-    released, policy and reference are each drawn anew, so that most tokens drawn are of one of them alone.
+    released, policy and reference are each drawn anew, so that theirs are other tokens.
 
     >>> DownSampledWeighting(seed=1).seed
     1

@@ -135,8 +135,8 @@ def sampo(beta: float = 0.1, seed: int = 0) -> ObjectiveConfig:
 
     DPO with down-sampled rewards, against the bias to long responses. Source: arXiv 2406.10957; beta 0.1 is DPO's.
 
-    Differs: the release draws tokens of policy and reference apart, so that most tokens drawn are of one of them alone,
-    and anew in every epoch; here both have the same ones, which depend on the response and the seed.
+    Differs: the release draws tokens of policy and reference apart, so that theirs are others, and anew in every epoch;
+    here both have the same ones, which depend on the response and the seed.
     """
     return ObjectiveConfig(beta=beta, weighting=DownSampledWeighting(seed=seed))
 

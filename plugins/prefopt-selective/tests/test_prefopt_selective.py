@@ -95,7 +95,7 @@ def test_a_run_is_asked_for_what_the_score_reads_and_no_more():
     assert weighting.columns == {TokenColumn("oracle")}
 
 
-@pytest.mark.parametrize("wrong", [{"ratio": 0}, {"ratio": 1.1}, {"score": "entropy"}])
+@pytest.mark.parametrize("wrong", [{"ratio": 0}, {"ratio": 1.1}, {"score": "surprise"}, {"highest": "none"}])
 def test_other_settings_are_refused(wrong):
     with pytest.raises(ValidationError):
         SelectiveWeighting(**wrong)

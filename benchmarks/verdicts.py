@@ -102,6 +102,9 @@ SCENARIOS: Mapping[str, Scenario] = {
         spread=0.5,
         power=0.5,
     ),
+    "unlike distances, straight": Scenario(
+        "the same on frontiers that do not bend", worth=(3.0,) * 3, reach=(1.0, 0.5, 2.0), spread=0.5, power=1.0
+    ),
     "ties": Scenario("nothing differs, items are won or lost", worth=(3.0,) * 3, rounded=True, training=0.05),
     "skew": Scenario("nothing differs, trainings and items are skewed", worth=(3.0,) * 3, skewed=True),
     "failed runs": Scenario("nothing differs, a tenth of the runs fails", worth=(3.0,) * 3, failing=0.1, seeds=10),
@@ -147,18 +150,20 @@ def simulated(scenario: Scenario, runs: Sequence[Run], draw: np.random.Generator
 class Share:
     """What was said of the suites of a scenario, in counts.
 
-    apart   suites with several objectives compared at the same distance
-    named   those whose verdict names a best objective
-    wrong   those that name one that is not: none is, or another
-    claims  those with any wrong claim: such a name, or a difference from the baseline that is told, but is none or has
-            the other sign
+    matched  suites with several objectives compared at the same distance
+    named    those whose verdict names a best objective
+    wrong    those that name one that is not: none is, or another
+    claims   those with any wrong claim: such a name, or a difference from the baseline that is told, but is none or has
+             the other sign
+    further  of these, those not compared at the same distance, where one that goes further has a higher reward
     """
 
     suites: int = 0
-    apart: int = 0
+    matched: int = 0
     named: int = 0
     wrong: int = 0
     claims: int = 0
+    further: int = 0
 
 
 def share(scenario: Scenario, suites: int, seed: int = 0) -> Share:
@@ -171,10 +176,12 @@ def share(scenario: Scenario, suites: int, seed: int = 0) -> Share:
         if judged is None:
             continue
         wrong = judged.best is not None and _is_wrong(judged.best, worth)
-        counts.apart += judged.distance is not None
+        counts.matched += judged.distance is not None
         counts.named += judged.best is not None
         counts.wrong += wrong
-        counts.claims += wrong or _has_wrong_difference(judged, worth)
+        claims = wrong or _has_wrong_difference(judged, worth)
+        counts.claims += claims
+        counts.further += claims and judged.distance is None
     return counts
 
 
@@ -197,11 +204,18 @@ def _lines(suites: int) -> Iterator[str]:
         f"{LEVEL * suites + 2 * math.sqrt(suites * LEVEL * (1 - LEVEL)):.0f} may be."
     )
     yield ""
-    heads = ["suites", "compared at one distance", "name a best", "name a wrong one", "any wrong claim"]
+    heads = [
+        "suites",
+        "compared at one distance",
+        "name a best",
+        "name a wrong one",
+        "any wrong claim",
+        "of these, at unequal distances",
+    ]
     yield from table(heads)
     for scenario in SCENARIOS.values():
         counts = share(scenario, suites)
-        figures = (counts.apart, counts.named, counts.wrong, counts.claims)
+        figures = (counts.matched, counts.named, counts.wrong, counts.claims, counts.further)
         yield row([scenario.words, *(f"{100 * figure / suites:.1f}%" for figure in figures)])
 
 

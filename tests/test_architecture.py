@@ -56,11 +56,12 @@ LAYERS_WITHIN: dict[str, list[set[str]]] = {
         {"__init__"},
     ],
     "comparison": [
-        {"progress", "run", "statistics", "suite_fields"},
+        {"interpolation", "progress", "run", "statistics", "suite_fields"},
         {"execute", "run_log", "suite"},
         {"controls", "preflight", "tensorboard", "worker"},
         {"executors", "folder", "summary"},
         {"differences", "runner"},
+        {"distances"},
         {"frontier"},
         {"results"},
         {"verdict"},

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from statistics import fmean
 from typing import final
 
@@ -113,18 +114,25 @@ def adjusted(family: Sequence[Difference], tries: Mapping[str, int] | None = Non
 
 
 def comparable(values: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """The lines of a results frame of one figure that are compared: on the seeds and items that all in them have.
+    """The lines of a results frame of one figure that are compared: on the seeds and items that all in them have."""
+    names, seeds = compared(
+        {name: set(group["seed"]) for name, group in values.groupby("objective", sort=False)}, baseline
+    )
+    lines = values[values["objective"].isin(names) & values["seed"].isin(seeds)]
+    return lines[lines.groupby(["seed", "item"])["objective"].transform("size") == len(names)]
+
+
+def compared(seeds: Mapping[str, Collection[int]], baseline: str) -> tuple[list[str], set[int]]:
+    """Which of the objectives are compared, and on which seeds, by the seeds that each has.
 
     Left out are objectives without most of the baseline's seeds (of all, where it has none), see `most_seeds`, so that
     one that misses seeds does not take these from the others.
     """
-    seeds = {name: set(group["seed"]) for name, group in values.groupby("objective", sort=False)}
-    shared = set(seeds.get(baseline) or values["seed"])
+    shared = set(seeds.get(baseline) or chain.from_iterable(seeds.values()))
     enough = most_seeds(len(shared))
     names = []
     for name in sorted(seeds, key=lambda name: (name != baseline, -len(seeds[name]))):
-        if len(shared & seeds[name]) >= enough:
-            shared &= seeds[name]
+        if seeds[name] and len(shared.intersection(seeds[name])) >= enough:
+            shared.intersection_update(seeds[name])
             names.append(name)
-    lines = values[values["objective"].isin(names) & values["seed"].isin(shared)]
-    return lines[lines.groupby(["seed", "item"])["objective"].transform("size") == len(names)]
+    return names, shared

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Self, final
 
@@ -19,29 +20,36 @@ from prefopt.comparison.summary import Row, rows
 @final
 @dataclass(frozen=True, eq=False)
 class Results:
-    """All figures of a suite, computed once.
+    """All figures of a suite, each computed once, when it is first asked for.
 
-    records              of all runs in the folder, by key
-    rows                 the reference, objectives and controls at each setting, with estimates of the metrics
-    values               the results frame: a line for each run, metric and held-out item (see `summary`)
-    differences          from the baseline, by metric and setting
-    control_differences  of masked objectives from their own controls
-    planes               frontiers, and what is compared along them
+    records  of all runs in the folder, by key
+    rows     the reference, objectives and controls at each setting, with estimates of the metrics
+    values   the results frame: a line for each run, metric and held-out item (see `summary`)
     """
 
     suite: Suite
     records: Mapping[str, Record]
     rows: Sequence[Row]
     values: pd.DataFrame
-    differences: Sequence[Difference]
-    control_differences: Sequence[Difference]
-    planes: Sequence[Frontiers]
 
     @classmethod
     def compute(cls, suite: Suite, records: Mapping[str, Record]) -> Self:
-        table, values = rows(suite, records)
-        from_baseline, from_controls = (differences(values, against(suite)) for against in (opponents, own_controls))
-        return cls(suite, records, table, values, from_baseline, from_controls, frontiers(suite, table, values))
+        return cls(suite, records, *rows(suite, records))
+
+    @cached_property
+    def differences(self) -> Sequence[Difference]:
+        """From the baseline, by metric and setting."""
+        return differences(self.values, opponents(self.suite))
+
+    @cached_property
+    def control_differences(self) -> Sequence[Difference]:
+        """Of masked objectives from their own controls."""
+        return differences(self.values, own_controls(self.suite))
+
+    @cached_property
+    def planes(self) -> Sequence[Frontiers]:
+        """Frontiers, and what is compared along them."""
+        return frontiers(self.suite, self.rows, self.values)
 
     @classmethod
     def load(cls, folder: Path) -> Self:

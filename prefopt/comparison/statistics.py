@@ -122,21 +122,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return list(map(float, adjusted))
 
 
-def shares_at(distances: Sequence[float], distance: float) -> dict[int, float] | None:
-    """The weights with which points at `distances` are averaged into the point at `distance` on the line through them.
-
-    Index -> share, the shares adding up to 1: of the points at that distance, or of its neighbours on both sides.
-    None where the line does not reach the distance.
-    """
-    low = max((d for d in distances if d <= distance), default=None)
-    high = min((d for d in distances if d >= distance), default=None)
-    if low is None or high is None:
-        return None
-    share = (distance - low) / (high - low) if high > low else 1.0
-    ends = {low: 1 - share, high: share}
-    return {i: ends[d] / list(distances).count(d) for end in ends for i, d in enumerate(distances) if d == end}
-
-
 def hypervolume(points: Sequence[Point], *, distance: float, reward: float) -> float:
     """The area that points (distance, reward) dominate, up to a corner: the union of their rectangles to it.
 

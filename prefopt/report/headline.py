@@ -103,9 +103,22 @@ def notes(results: Results) -> Iterator[str]:
     if judged.distance is None:
         yield from _distances(results, judged)
     else:
+        yield from _frontiers(results, judged)
         settings = len(results.planes) - 1
         yield from [f"The other {counted(settings, 'setting')} of the sweeps are below."] if settings else []
     yield from _against_controls(results, judged)
+
+
+def _frontiers(results: Results, judged: Verdict) -> Iterator[str]:
+    """How the frontiers were read at the distance."""
+    distance = spaced(results.suite.plane.distance)
+    if judged.measure is None or (power := judged.measure.power) is None:
+        return
+    coordinate = {0.0: f"the logarithm of {distance}", 1.0: distance}.get(power, f"{distance} to the power {power:g}")
+    yield f"Between the runs of an objective, rewards are read on straight lines in {coordinate}."
+    if judged.measure.incomplete:
+        seeds = ", ".join(f"{name} ({counted(count, 'seed')})" for name, count in judged.measure.incomplete.items())
+        yield f"Read between the other runs, as some failed or are missing: {seeds}."
 
 
 def _distances(results: Results, judged: Verdict) -> Iterator[str]:

@@ -18,7 +18,6 @@ from prefopt.comparison.statistics import (
     paired_permutation,
     paired_t,
     seeds_to_tell,
-    shares_at,
     t_intervals,
 )
 
@@ -94,23 +93,6 @@ def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.5]) == [1, 1]
     assert holm([]) == []
-
-
-def at_distance(points: list[tuple[float, float]], distance: float) -> float | None:
-    shares = shares_at([x for x, _ in points], distance)
-    return None if shares is None else sum(share * points[index][1] for index, share in shares.items())
-
-
-def test_a_frontier_is_read_between_its_points() -> None:
-    points = [(10.0, 4.0), (0.0, 0.0), (5.0, 3.0)]
-    assert at_distance(points, 5.0) == 3
-    assert at_distance(points, 2.5) == pytest.approx(1.5)
-    assert at_distance(points, 7.5) == pytest.approx(3.5)
-    assert at_distance(points, 10.0) == 4
-    assert at_distance(points, 10.1) is None
-    assert at_distance(points[:1], 1.0) is None
-    assert at_distance([(1.0, 2.0), (1.0, 4.0), (3.0, 5.0)], 2.0) == pytest.approx(4)
-    assert at_distance([], 1.0) is None
 
 
 def test_hypervolume_by_hand() -> None:

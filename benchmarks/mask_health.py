@@ -34,8 +34,8 @@ from benchmarks.markdown import table
 from prefopt import zoo
 from prefopt.data import read_rows
 from prefopt.data.quiet import quiet
-from prefopt.mask_health import HealthSums
-from prefopt.metrics import objective_metrics
+from prefopt.mask_health import MaskHealth
+from prefopt.metrics import MetricSums, objective_metrics
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import HELD_OUT, TRAIN, Material, write_jsonl
 from prefopt.tasks.held_out import held_out
@@ -196,9 +196,9 @@ def starts() -> Iterator[list[object]]:
         for seed in range(STARTS):
             torch.manual_seed(seed)
             w = weighting.build(num_layers=LAYERS, hidden_size=HIDDEN).eval()(batch)
-            sums = HealthSums()
+            sums = MetricSums()
             sums.add(objective_metrics(0.1, batch, nothing, None, w, None))
-            healths.append(sums.health())
+            healths.append(MaskHealth.from_metrics(sums.means()))
         dead = [sum(health.all_zero >= share for health in healths) for share in (1.0, 1e-9)]
         failing = sum(bool(health.faults(beta=0.1)) for health in healths)
         yield [name, *dead, failing, f"{fmean(health.mean for health in healths):.3f}"]

@@ -1,6 +1,6 @@
 """How often the verdict of a comparison is wrong, on simulated suites whose truth is known.
 
-    python -m benchmarks.verdicts [OUT.md] [SUITES]
+    python -m benchmarks.verdicts [OUT.md] [SUITES, in hundreds]
 
 Nothing is trained: records are drawn, with frontiers of known height, and go through all that a report computes.
 """
@@ -12,7 +12,7 @@ import math
 import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,13 @@ from prefopt.comparison.statistics import LEVEL
 from prefopt.comparison.suite import Suite
 from prefopt.comparison.verdict import Verdict, verdict
 
-__all__ = ["SCENARIOS", "Scenario", "Share", "main", "share", "simulated"]
+__all__ = ["SCENARIOS", "Scenario", "Share", "lines", "main", "share", "simulated", "total"]
 
-_SUITES = 200
+_SUITES = 1000
 """Of each scenario."""
+
+_HUNDRED = 100
+"""Suites that are drawn from one seed."""
 
 _BETA = "objective.beta"
 _BETAS = (0.1, 0.3, 1.0, 3.0)
@@ -185,6 +188,10 @@ def share(scenario: Scenario, suites: int, seed: int = 0) -> Share:
     return counts
 
 
+def total(shares: Sequence[Share]) -> Share:
+    return Share(*(sum(column) for column in zip(*(astuple(counts) for counts in shares), strict=True)))
+
+
 def _is_wrong(best: str, worth: Mapping[str, float]) -> bool:
     return any(worth[best] <= other for name, other in worth.items() if name != best)
 
@@ -193,7 +200,9 @@ def _has_wrong_difference(judged: Verdict, worth: Mapping[str, float]) -> bool:
     return any(d.estimate.mean * (worth[d.name] - worth[d.against]) <= 0 for d in judged.told)
 
 
-def _lines(suites: int) -> Iterator[str]:
+def lines(shares: Mapping[str, Share]) -> Iterator[str]:
+    """The page, of counts by scenario."""
+    suites = min(counts.suites for counts in shares.values())
     yield "# Verdicts on suites of known truth"
     yield ""
     libraries = ", ".join(f"{name} {version(name)}" for name in ("prefopt", "numpy", "scipy", "pandas"))
@@ -213,15 +222,19 @@ def _lines(suites: int) -> Iterator[str]:
         "of these, at unequal distances",
     ]
     yield from table(heads)
-    for scenario in SCENARIOS.values():
-        counts = share(scenario, suites)
+    for name, scenario in SCENARIOS.items():
+        counts = shares[name]
         figures = (counts.matched, counts.named, counts.wrong, counts.claims, counts.further)
-        yield row([scenario.words, *(f"{100 * figure / suites:.1f}%" for figure in figures)])
+        yield row([scenario.words, *(f"{100 * figure / counts.suites:.1f}%" for figure in figures)])
 
 
 def main() -> None:
     suites = int(sys.argv[2]) if len(sys.argv) > 2 else _SUITES
-    text = "\n".join(_lines(suites)) + "\n"
+    shares = {
+        name: total([share(scenario, _HUNDRED, seed) for seed in range(math.ceil(suites / _HUNDRED))])
+        for name, scenario in SCENARIOS.items()
+    }
+    text = "\n".join(lines(shares)) + "\n"
     if len(sys.argv) > 1:
         Path(sys.argv[1]).write_text(text, encoding="utf-8")
     print(text)

@@ -9,7 +9,7 @@ from typing import Self, final
 import torch
 from torch import Tensor
 
-from prefopt.metrics import Mean
+from prefopt.metrics import Mean, MetricSums
 from prefopt.tokens import TokenBatch
 
 _DEAD = 0.5
@@ -18,6 +18,9 @@ _COLLAPSED = 0.1
 """Mean weight: a tenth of the strength that beta names."""
 _WORDLESS, _TIMES = 0.5, 2
 """Share of the weight on tokens without words, and how many times their share of the tokens that has to be."""
+
+_FIGURES = ("weights/all_zero", "weights/mean", "weights/wordless", "wordless/share")
+"""The metrics that the figures are."""
 
 _WINDOW = 5
 """Batches of training over which a mask is judged: what comes and goes is not said."""
@@ -99,29 +102,6 @@ class MaskHealth:
 
 
 @final
-class HealthSums:
-    """The figures' sums over batches."""
-
-    def __init__(self) -> None:
-        self.batches = 0
-        self._sums: dict[str, Tensor] = {}
-
-    def add(self, metrics: Mapping[str, Mean]) -> None:
-        """Add the metrics of a batch."""
-        self.batches += 1
-        for name in ("weights/all_zero", "weights/mean", "weights/wordless", "wordless/share"):
-            if name in metrics:
-                pair = torch.stack([metrics[name].total, metrics[name].number]).double()
-                self._sums[name] = self._sums[name] + pair if name in self._sums else pair
-
-    def health(self) -> MaskHealth:
-        """The figures over all batches: one read from the device."""
-        values = torch.stack(list(self._sums.values())).tolist()
-        means = {name: total / number for name, (total, number) in zip(self._sums, values, strict=True) if number}
-        return MaskHealth.from_metrics(means)
-
-
-@final
 class MaskWatch:
     """Judges a mask by batches of training, the first alone and then five together, and says each fault once.
 
@@ -131,19 +111,24 @@ class MaskWatch:
     def __init__(self, beta: float, say: Callable[[str], None]) -> None:
         self.beta = beta
         self.say = say
-        self._sums = HealthSums()
+        self._sums = MetricSums()
+        self._batches = 0
         self._is_first = True
         self._faults: set[str] = set()
 
     def add(self, metrics: Mapping[str, Mean]) -> None:
         """Add the metrics of a batch of training."""
-        self._sums.add(metrics)
-        if self._is_first and self._sums.health().all_zero == 1:
-            self._tell(self._sums.health())
+        self._sums.add(metrics, _FIGURES)
+        self._batches += 1
+        if self._batches not in (1, _WINDOW):  # reading the figures waits for the device
+            return
+        health = MaskHealth.from_metrics(self._sums.means())
+        if self._is_first and health.all_zero == 1:
+            self._tell(health)
         self._is_first = False
-        if self._sums.batches == _WINDOW:
-            self._tell(self._sums.health())
-            self._sums = HealthSums()
+        if self._batches == _WINDOW:
+            self._tell(health)
+            self._sums, self._batches = MetricSums(), 0
 
     def _tell(self, health: MaskHealth) -> None:
         for name, text in health.faults(self.beta).items():

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
 
 from prefopt.tokens import TokenBatch, masked_sum
 
-__all__ = ["Mean", "objective_metrics"]
+__all__ = ["Mean", "MetricSums", "objective_metrics"]
 
 
 class Mean(NamedTuple):
@@ -34,6 +35,30 @@ class Mean(NamedTuple):
         """The mean of the entries that are kept, a bool of the same shape."""
         kept = kept.detach()
         return cls(torch.where(kept, values.detach().float(), 0).sum(), kept.sum().float())
+
+
+@final
+class MetricSums:
+    """Metrics added over batches: `sums` holds sum and count [2] by name."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+
+    def add(self, metrics: Mapping[str, Mean], names: Iterable[str] | None = None) -> None:
+        """Add the sums and counts of a batch, of those of the names that it has, or of all."""
+        for name in metrics if names is None else names:
+            if (mean := metrics.get(name)) is not None:
+                pair = torch.stack([mean.total, mean.number]).double()
+                self.sums[name] = self.sums[name] + pair if name in self.sums else pair
+
+    def means(self) -> dict[str, float]:
+        """The means by name: one read from the device. Metrics with count 0 are left out."""
+        return means(self.sums, torch.stack(list(self.sums.values()))) if self.sums else {}
+
+
+def means(names: Iterable[str], sums: Tensor) -> dict[str, float]:
+    """The means by name, of sums and counts [M, 2]; metrics with count 0 are left out."""
+    return {name: total / number for name, (total, number) in zip(names, sums.tolist(), strict=True) if number}
 
 
 @torch.no_grad()

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from prefopt import Objective, ObjectiveConfig, TokenBatch
-from prefopt.mask_health import HealthSums, MaskHealth, MaskWatch, wordless_metrics
-from prefopt.metrics import Mean
+from prefopt.mask_health import MaskHealth, MaskWatch, wordless_metrics
+from prefopt.metrics import Mean, MetricSums
 from prefopt.weightings import SparseWeighting
 from tests.batches import random_case
 
@@ -43,7 +43,7 @@ def test_the_figures_of_batches_are_those_of_all_their_tokens() -> None:
     with torch.no_grad():
         objective.weighting.weight.normal_(std=2)
         objective.weighting.bias.fill_(-3)
-    sums, weights, kept = HealthSums(), [], []
+    sums, weights, kept = MetricSums(), [], []
     for case in cases:
         output = objective(case)
         sums.add(output.metrics | wordless_metrics("weights", output.weights, case, torch.arange(100) < 3))
@@ -52,7 +52,7 @@ def test_the_figures_of_batches_are_those_of_all_their_tokens() -> None:
     flat, flags = torch.cat(weights), torch.cat(kept)
     dead = [not bool(row.any()) for row in weights]
     assert 0 < sum(dead) < len(dead)
-    health = sums.health()
+    health = MaskHealth.from_metrics(sums.means())
     assert health.all_zero == pytest.approx(sum(dead) / len(dead))
     assert health.mean == pytest.approx(float(flat.mean()))
     assert health.wordless == pytest.approx(float(flat[flags].sum() / flat.sum()))

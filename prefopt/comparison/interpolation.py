@@ -84,6 +84,6 @@ def shares_at(distances: Sequence[float], distance: float, power: float) -> dict
         return None
     share = 1.0
     if low < high and (power > 0 or low > _NONE):  # else the nearer run is infinitely far in the power
-        share = float(_part(np.float64(low / distance), np.float64(high / distance), power))
+        share = float(_part(np.array(low / distance), np.array(high / distance), power))
     ends = {low: 1 - share, high: share}
     return {i: ends[d] / list(distances).count(d) for end in ends for i, d in enumerate(distances) if d == end}

@@ -27,17 +27,19 @@ Record = Mapping[str, Any]
 _DIGEST = "sha256"
 """The last field of a line."""
 
-_DIGITS = 64
+_DIGESTED = "digest"
+"""The first field, which says that there is the last one: whichever of the two is damaged, the other tells."""
 
 
 @final
 class RunLog:
     """runs.jsonl, to which any number of processes may append; a record is synced to disk before `add` returns.
 
-    A line ends with the digest of what is before it; those of earlier releases have none. One that is damaged is left
-    out with a warning that names it, so that its run is carried out again, and the next record replaces a line that was
-    cut short. Of several records of a run the last counts, but no failure and no figure that is not finite replaces a
-    record that is finished and finite. Raises OSError where a record cannot be written; the others stay.
+    A line ends with the digest of what is before it, and begins by saying so; those of earlier releases do neither. One
+    that is damaged is left out with a warning that names it, so that its run is carried out again, and the next record
+    replaces a line that was cut short. Of several records of a run the last counts, but no failure and no figure that
+    is not finite replaces a record that is finished and finite. Raises OSError where a record cannot be written; the
+    others stay.
     """
 
     def __init__(self, path: Path) -> None:
@@ -86,7 +88,7 @@ class RunLog:
         return self._begins.get(run.key, -1)
 
     def add(self, record: Record) -> None:
-        text = json.dumps(record, ensure_ascii=False, default=str)
+        text = json.dumps({_DIGESTED: _DIGEST, **record}, ensure_ascii=False, default=str)
         line = f'{text[:-1]}, "{_DIGEST}": "{_digest(text)}"}}\n'.encode()
         with self._lock:
             self.refresh()
@@ -114,15 +116,8 @@ def _parse(line: bytes) -> Record:
     record: dict[str, Any] = json.loads(text)
     if not isinstance(record, dict) or "key" not in record or "error" not in record:
         raise ValueError("it is not the record of a run")
-    last, digest = list(record.items())[-1]
-    record.pop(_DIGEST, None)
-    # Whatever it is called, for its name may be what is damaged; records of earlier releases end otherwise.
-    if (
-        isinstance(digest, str)
-        and len(digest) == _DIGITS
-        and last != "traceback"
-        and digest != _digest(text.rpartition(f', "{_DIGEST}"')[0] + "}")
-    ):
+    digested, digest = record.pop(_DIGESTED, None), record.pop(_DIGEST, None)
+    if (digested or digest) and digest != _digest(text.rpartition(f', "{_DIGEST}"')[0] + "}"):
         raise ValueError("it is not what was written, as its digest shows")
     if "configuration" in record and record["key"] != configuration_key(record["configuration"]):
         raise ValueError("its key is not that of its configuration")

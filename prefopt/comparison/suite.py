@@ -12,9 +12,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PrivateAttr,
     SerializeAsAny,
@@ -26,7 +24,7 @@ from pydantic import (
 from prefopt import zoo
 from prefopt.comparison.run import REFERENCE, Run, control_name
 from prefopt.comparison.statistics import SEEDS_TO_TELL
-from prefopt.comparison.suite_fields import as_mapping, flatten, nest, select_objectives, set_path
+from prefopt.comparison.suite_fields import Entrant, Plane, Sweeps, as_mapping, nest, select_objectives, set_path
 from prefopt.tasks.base import Metric, Task
 from prefopt.tasks.held_out import COMMON
 from prefopt.tasks.registry import resolve_task
@@ -58,45 +56,6 @@ def _errors_name(field: str) -> Iterator[None]:
         yield
     except (TypeError, ValueError, ImportError) as error:
         raise ValueError(f"{field}: {error}") from error
-
-
-Sweeps = Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], BeforeValidator(flatten)]
-
-
-@final
-class Entrant(BaseModel):
-    """An objective of the suite: what `prefopt.zoo.build` takes, as further fields, and what is for it alone.
-
-    training  laid over the arguments of all runs
-    sweeps    other values for fields that the suite sweeps, such as the betas at which this objective goes as far from
-              the reference as others do at theirs
-    """
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    training: dict[str, Any] = Field(default_factory=dict)
-    sweeps: Sweeps = Field(default_factory=dict)
-
-    @property
-    def objective(self) -> dict[str, Any]:
-        return dict(self.model_extra or {})
-
-
-@final
-class Plane(Settings):
-    """`frontier`: the plane in which objectives are compared at the same distance from the reference.
-
-    reward, distance  metrics; without a reward it is the task's headline
-    over              the swept field along which a frontier runs
-    at                distances at which rewards are compared; none: three between those which most runs are around
-    within            the distance up to which the hypervolume is taken; null: the greatest of any run
-    """
-
-    reward: str = ""
-    distance: str = "sequence_kl"
-    over: str = "objective.beta"
-    at: tuple[float, ...] = ()
-    within: float | None = Field(default=None, gt=0)
 
 
 @final

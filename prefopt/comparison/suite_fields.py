@@ -1,11 +1,13 @@
-"""The forms in which a suite may be written: names or mappings, fields dotted or nested."""
+"""The parts of a suite, and the forms in which they may be written: names or mappings, fields dotted or nested."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, final
 
-from prefopt.validation import did_you_mean
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from prefopt.validation import Settings, did_you_mean
 
 
 def as_mapping(value: object) -> object:
@@ -22,6 +24,45 @@ def flatten(fields: object, prefix: str = "") -> object:
         inner = flatten(value, f"{prefix}{name}.")
         dotted |= inner if isinstance(inner, dict) else {f"{prefix}{name}": value}
     return dotted
+
+
+Sweeps = Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], BeforeValidator(flatten)]
+
+
+@final
+class Entrant(BaseModel):
+    """An objective of the suite: what `prefopt.zoo.build` takes, as further fields, and what is for it alone.
+
+    training  laid over the arguments of all runs
+    sweeps    other values for fields that the suite sweeps, such as the betas at which this objective goes as far from
+              the reference as others do at theirs
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    training: dict[str, Any] = Field(default_factory=dict)
+    sweeps: Sweeps = Field(default_factory=dict)
+
+    @property
+    def objective(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+@final
+class Plane(Settings):
+    """`frontier`: the plane in which objectives are compared at the same distance from the reference.
+
+    reward, distance  metrics; without a reward it is the task's headline
+    over              the swept field along which a frontier runs
+    at                distances at which rewards are compared; none: three between those which most runs are around
+    within            the distance up to which the hypervolume is taken; null: the greatest of any run
+    """
+
+    reward: str = ""
+    distance: str = "sequence_kl"
+    over: str = "objective.beta"
+    at: tuple[float, ...] = ()
+    within: float | None = Field(default=None, gt=0)
 
 
 def set_path(fields: dict[str, Any], path: Sequence[str], value: object) -> None:

@@ -21,7 +21,8 @@ from prefopt.inspection.layers import distinct, layer_values, layers
 from prefopt.inspection.results import Inspection
 from prefopt.inspection.statistics import LayerStatistics
 from prefopt.inspection.token_file import token_file
-from prefopt.mask_health import HealthSums
+from prefopt.mask_health import MaskHealth
+from prefopt.metrics import MetricSums
 from prefopt.pages import render
 from prefopt.pages.token_view import PairTokens, ResponseTokens, token_view, visible
 from prefopt.scoring.batches import scored_batches
@@ -32,15 +33,15 @@ from prefopt.whole_files import naming_full_disk, publish_file
 
 
 def score_pairs(
-    run: SavedRun, pairs: datasets.Dataset, *, batch_size: int, health: HealthSums | None = None
+    run: SavedRun, pairs: datasets.Dataset, *, batch_size: int, metrics: MetricSums | None = None
 ) -> Iterator[PairTokens]:
     """Every pair of a data set of `prepare`, in its order, as the objective weighs it; the batches' figures of a mask
-    are added to `health`. Raises NonFiniteError."""
+    are added to `metrics`. Raises NonFiniteError."""
     tokenizer = run.tokenizer
     batches = scored_batches(run.model, pairs, pad_token_id=int(tokenizer.pad_token_id), batch_size=batch_size)
     for rows, _, output in batches:
-        if health is not None:
-            health.add(output.metrics)
+        if metrics is not None:
+            metrics.add(output.metrics)
         layers = layer_values(output)
         rewards = output.rewards.tolist()
         for index, row in enumerate(rows):
@@ -119,13 +120,13 @@ def inspect_run(
     about = _about(run, data)
     statistics = LayerStatistics(run_layers, run.model.config.get_text_config().vocab_size)
     learns_mask = run.model.mask_metrics.watch is not None
-    sums = HealthSums()
+    sums = MetricSums()
     kept: list[PairTokens] = []
     if out is not None:
         out = Path(out)
         out.mkdir(parents=True, exist_ok=True)
     with nullcontext() if out is None else token_file(_unfinished(out / "tokens.parquet"), about) as write:
-        scored = score_pairs(run, pairs, batch_size=batch_size, health=sums)
+        scored = score_pairs(run, pairs, batch_size=batch_size, metrics=sums)
         for pair in _with_progress(scored, len(pairs), console or Console(stderr=True)):
             statistics.add(pair)
             if write is not None:
@@ -134,7 +135,7 @@ def inspect_run(
                 kept.append(pair)
     summaries = statistics.summaries()
     ranked = [layer.name for layer in distinct(run_layers) if not summaries[layer.name].constant]
-    health = sums.health() if learns_mask else None
+    health = MaskHealth.from_metrics(sums.means()) if learns_mask else None
     inspection = Inspection(
         about=about,
         layers=run_layers,

@@ -96,4 +96,8 @@ def _join(
         e = d.estimate
         values = (e.mean, e.low, e.high, e.count, d.p_items, d.p_signs, d.p_t, d.p)
         columns = (f"{prefix}{column}" for column in _DIFFERENCE)
-        lines[d.metric, d.name, d.setting] |= {opponent: d.against} | dict(zip(columns, values, strict=True))
+        # An objective that is compared with its control alone has no estimate beside the others.
+        line = lines.setdefault(
+            (d.metric, d.name, d.setting), {"metric": d.metric, "objective": d.name, **dict(d.setting)}
+        )
+        line |= {opponent: d.against} | dict(zip(columns, values, strict=True))

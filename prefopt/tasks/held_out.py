@@ -15,7 +15,8 @@ from prefopt.data import EncodingConfig, prepare, read_rows
 from prefopt.data.pairs import SIDES
 from prefopt.data.token_texts import decode, response_token_texts
 from prefopt.divergences import ForwardKL
-from prefopt.mask_health import HealthSums
+from prefopt.mask_health import MaskHealth
+from prefopt.metrics import MetricSums
 from prefopt.objective import ObjectiveOutput
 from prefopt.objective_config import DivergenceTerm, ObjectiveConfig
 from prefopt.scoring import PreferenceModel
@@ -86,7 +87,7 @@ def held_out(
     distance = ObjectiveConfig(divergence=DivergenceTerm(measure=ForwardKL()))
     distance_model = PreferenceModel(model.policy, reference, distance).eval()
     values: dict[str, dict[str, float]] = {}
-    total, sums = 0, HealthSums()
+    total, sums = 0, MetricSums()
     profiles: dict[str, list[list[float]]] = {side: [] for side in SIDES}
     heat_maps: list[dict[str, Any]] = []
     batches = scored_batches(model, pairs, pad_token_id=int(tokenizer.pad_token_id), batch_size=batch_size)
@@ -114,7 +115,9 @@ def held_out(
         values,
         {f"divergence/{side}": _mean_by_position(responses) for side, responses in profiles.items()},
         heat_maps,
-        {} if model.mask_metrics.watch is None else sums.health().faults(model.objective.config.beta),
+        {}
+        if model.mask_metrics.watch is None
+        else MaskHealth.from_metrics(sums.means()).faults(model.objective.config.beta),
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import TrainerState
 from transformers.trainer_utils import TrainOutput
 
-from prefopt.training.metrics import MetricSums
+from prefopt.metrics import MetricSums
 from prefopt.training.saving import SavingTrainer
 from prefopt.training.step_guard import StepGuard
 

@@ -1,43 +1,30 @@
-"""Metrics of training: sums and counts, added over batches and processes before they are divided."""
+"""Metrics of training, over batches and processes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import final
 
 import torch
 from accelerate import Accelerator
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
-from prefopt.objective import Mean, ObjectiveOutput
+from prefopt.metrics import Mean, MetricSums, means
+from prefopt.objective import ObjectiveOutput
 from prefopt.tokens import PreferenceBatch
 
 
-@final
-class MetricSums:
-    """Accumulates the metrics of batches between two logs. `sums` holds sum and count by name."""
+def flush(metrics: MetricSums, accelerator: Accelerator) -> dict[str, float]:
+    """The means over the batches of all processes since the last call; metrics with count 0 are left out.
 
-    def __init__(self) -> None:
-        self.sums: dict[str, torch.Tensor] = {}
-
-    def add(self, metrics: Mapping[str, Mean]) -> None:
-        """Add the sums and counts of a batch."""
-        for name, mean in metrics.items():
-            pair = torch.stack([mean.total, mean.number]).double()
-            self.sums[name] = self.sums[name] + pair if name in self.sums else pair
-
-    def flush(self, accelerator: Accelerator) -> dict[str, float]:
-        """The means over the batches of all processes since the last call; metrics with count 0 are left out.
-
-        A collective: every process calls it, after batches that have the same metrics.
-        """
-        if not self.sums:
-            return {}
-        names = sorted(self.sums)
-        sums = accelerator.reduce(torch.stack([self.sums[name] for name in names]), reduction="sum")
-        self.sums.clear()
-        return {name: total / number for name, (total, number) in zip(names, sums.tolist(), strict=True) if number}
+    A collective: every process calls it, after batches that have the same metrics.
+    """
+    if not metrics.sums:
+        return {}
+    names = sorted(metrics.sums)
+    sums = accelerator.reduce(torch.stack([metrics.sums[name] for name in names]), reduction="sum")
+    metrics.sums.clear()
+    return means(names, sums)
 
 
 def batch_metrics(batch: PreferenceBatch) -> dict[str, Mean]:

@@ -108,6 +108,7 @@ _POLICY = ("model.safetensors", "model-*.safetensors", "adapter_model.*", "pytor
 _DECISIVE = """seed data_seed learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps optim optim_args
 weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm bf16 fp16 train_sampling_strategy dataloader_drop_last
 mask_learning_rate mask_weight_decay sync_ref_model ref_model_mixup_alpha ref_model_sync_steps router_aux_loss_coef
+accelerator_config
 """.split()
 """Arguments that decide what a step does."""
 

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback
 
+from prefopt.metrics import MetricSums
 from prefopt.objective import ObjectiveOutput
 from prefopt.scoring import all_finite
 from prefopt.tokens import PreferenceBatch
 from prefopt.training.failed_step import keep_failed_step
 from prefopt.training.finite_steps import NonFiniteGradientError, non_finite_error
-from prefopt.training.metrics import MetricSums
 from prefopt.training.random_states import RandomStates, drawing_from
 
 _LOG = logging.getLogger(__name__)

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
 from transformers.trainer_utils import PredictionOutput
 
 from prefopt.data import DataError, DataReport, PreferenceCollator
+from prefopt.metrics import MetricSums
 from prefopt.objective import Objective, ObjectiveOutput
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.tokens import PreferenceBatch
@@ -24,7 +25,7 @@ from prefopt.training.finished import finished_state
 from prefopt.training.finite_steps import locate_errors, require_finite_weights
 from prefopt.training.judging import JudgingTrainer
 from prefopt.training.loading import load_tokenizer
-from prefopt.training.metrics import MetricSums, batch_metrics, log_histograms, token_count
+from prefopt.training.metrics import batch_metrics, flush, log_histograms, token_count
 from prefopt.training.optimizer import frozen, parameter_groups
 from prefopt.training.preflight import (
     check_initial_loss,
@@ -229,7 +230,7 @@ class PreferenceTrainer(JudgingTrainer):
         when = f"evaluation after step {self.state.global_step}"
         with locate_errors(dataloader.dataset, when, self.processing_class):
             output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
-        means = self._sums["eval"].flush(self.accelerator)
+        means = flush(self._sums["eval"], self.accelerator)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
         cache = self.accelerator.unwrap_model(self.model).cache
         if cache is not None:  # a data set that `precompute_reference` has not seen may have added to it
@@ -240,7 +241,7 @@ class PreferenceTrainer(JudgingTrainer):
         """Trainer's, with the objective's metrics in logs of training, and histograms for TensorBoard."""
         if "loss" in logs:
             self._guard.correct(logs)
-            logs |= self._sums["train"].flush(self.accelerator)
+            logs |= flush(self._sums["train"], self.accelerator)
             logs |= drift(self.accelerator.unwrap_model(self.model).objective, logs, self.state.log_history)
             if self._last is not None:
                 log_histograms(self.callback_handler.callbacks, self._last, self.state.global_step)

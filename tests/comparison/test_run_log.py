@@ -102,7 +102,14 @@ def test_a_record_that_is_damaged_anywhere_is_named_and_its_run_is_pending_again
         with pytest.warns(UserWarning, match="runs.jsonl:1: not a whole record .* its run carried out again"):
             log = RunLog(path)
         assert [log.finished(run) for run in RUNS[:2]] == [False, True]
-        assert "sha256" not in log.records[RUNS[1].key]
+        assert not {"sha256", "digest"} & log.records[RUNS[1].key].keys()
+
+
+def test_records_without_a_digest_are_read_whatever_they_end_with(tmp_path: Path) -> None:
+    path = tmp_path / "runs.jsonl"
+    last = record(RUNS[0]) | {"ends_with": "a" * 64}
+    path.write_text(json.dumps(last) + "\n")
+    assert RunLog(path).records == {RUNS[0].key: last}
 
 
 def test_a_record_of_another_configuration_is_left_out(tmp_path: Path) -> None:

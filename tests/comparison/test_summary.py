@@ -10,7 +10,8 @@ import pytest
 
 from prefopt.comparison.differences import comparable, differences
 from prefopt.comparison.results import Results
-from prefopt.comparison.suite import Plane, Suite
+from prefopt.comparison.suite import Suite
+from prefopt.comparison.suite_fields import Plane
 from prefopt.comparison.summary import Setting, basis, estimate, estimates, frame
 from prefopt.report.further import sentences, size
 

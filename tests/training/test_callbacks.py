@@ -10,10 +10,10 @@ import torch
 from accelerate import Accelerator
 
 from prefopt import zoo
-from prefopt.metrics import Mean
+from prefopt.metrics import Mean, MetricSums
 from prefopt.training import PreferenceTrainer
 from prefopt.training.callbacks import MarginWatch, drift
-from prefopt.training.metrics import MetricSums
+from prefopt.training.metrics import flush
 from tests.training.test_trainer import NEAR_ONE, config
 
 pytestmark = pytest.mark.slow
@@ -75,4 +75,4 @@ def test_a_margin_that_is_the_divergences_alone_is_told_once(caplog: pytest.LogC
 def test_a_metric_of_nothing_is_not_logged() -> None:
     sums = MetricSums()
     sums.add({"one": Mean.from_values(torch.tensor([1.0, 2.0])), "none": Mean.from_values(torch.zeros(0))})
-    assert sums.flush(Accelerator(cpu=True)) == {"one": 1.5}
+    assert flush(sums, Accelerator(cpu=True)) == {"one": 1.5}

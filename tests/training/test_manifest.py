@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -15,7 +16,8 @@ import pytest
 from peft import LoraConfig
 
 from prefopt import zoo
-from prefopt.training import PreferenceTrainer, RunFile, RunFileError, start
+from prefopt.training import PreferenceConfig, PreferenceTrainer, RunFile, RunFileError, resume, start
+from prefopt.training.arguments import ARGUMENTS, Treatment
 from prefopt.training.manifest import MANIFEST, CheckpointError
 from prefopt.training.resume import data_fingerprint
 from tests.training.test_trainer import config
@@ -229,3 +231,37 @@ def test_an_adapter_is_compared_with_its_base(make: Make, model_folder: str, row
     with pytest.raises(CheckpointError, match="frozen_weights"):
         other.train(resume_from_checkpoint=True)
     adapted().train(resume_from_checkpoint=True)
+
+
+IN_DIGESTS = set(
+    """per_device_train_batch_size gradient_accumulation_steps auto_find_batch_size model_init_kwargs max_length
+    max_prompt_length on_too_long chat_template_kwargs on_bad_rows columns""".split()
+)
+"""Arguments that decide the size of the batch, the weights and the data, which are settings themselves."""
+
+NOT_DECISIVE = {
+    "how a step is computed": """activation_checkpointing activation_checkpointing_kwargs gradient_checkpointing
+        gradient_checkpointing_kwargs torch_compile torch_compile_backend torch_compile_mode torch_empty_cache_steps
+        tf32 use_cpu full_determinism logits_budget_mb reference_cache shared_prefix ref_adapter_name""",
+    "how processes and devices share it": """ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb
+        ddp_find_unused_parameters ddp_timeout deepspeed fsdp fsdp_config""",
+    "how batches are fetched": """dataloader_in_order dataloader_multiprocessing_context dataloader_num_workers
+        dataloader_persistent_workers dataloader_pin_memory dataloader_prefetch_factor remove_unused_columns""",
+    "evaluation": """eval_delay eval_on_start eval_steps eval_strategy eval_use_gather_object per_device_eval_batch_size
+        load_best_model_at_end metric_for_best_model greater_is_better""",
+    "saving and resuming": """output_dir overwrite_output_dir save_on_each_node save_only_model save_steps save_strategy
+        save_total_limit enable_jit_checkpoint hub_private_repo resume_despite resume_from_checkpoint ignore_data_skip
+        restore_callback_states_from_checkpoint max_skipped_steps""",
+    "logging": """debug disable_tqdm include_num_input_tokens_seen log_level log_level_replica log_on_each_node
+        logging_first_step logging_nan_inf_filter logging_steps logging_strategy project report_to run_name
+        skip_memory_metrics trackio_bucket_id trackio_space_id trackio_static_space_id""",
+}
+
+
+def test_every_argument_decides_a_step_or_does_not() -> None:
+    """A new argument, of transformers or of prefopt, has to be put into one of the three."""
+    decisive, rest = {*resume._DECISIVE, *resume._HORIZON}, set(" ".join(NOT_DECISIVE.values()).split())
+    assert not decisive & rest | decisive & IN_DIGESTS | rest & IN_DIGESTS
+    without_effect = {n for n, a in ARGUMENTS.items() if a.treatment in (Treatment.REFUSED, Treatment.NO_EFFECT)}
+    fields = {field.name for field in dataclasses.fields(PreferenceConfig)}
+    assert fields - without_effect == decisive | rest | IN_DIGESTS

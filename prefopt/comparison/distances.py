@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from prefopt.comparison.differences import compared
+from prefopt.comparison.statistics import most_seeds
 
 Span = tuple[float, float]
 """The distances of the nearest and the farthest run of an objective in a seed."""
@@ -21,12 +22,12 @@ def common_distances(spans: Mapping[str, Mapping[int, Span]], baseline: str) -> 
 
     spans  objective -> seed -> span; those that did not move do not count
 
-    In the range, the most objectives can be compared on the most seeds, the baseline among them where it can be with
-    any (see `differences.compared`); of several such ranges it is the widest. Half of the way alone through a narrow
-    one. Nothing depends on rewards. Empty where no objective moved.
+    The range has the first rank (see `rank`); of several such ranges it is the widest. Half of the way alone through a
+    narrow one. Nothing depends on rewards. Empty where none moved, or no two of several reach any.
     """
     moved = {name: {seed: span for seed, span in by_seed.items() if span[1] > 0} for name, by_seed in spans.items()}
-    ranges: dict[tuple[bool, int, int], list[Span]] = {}
+    all_seeds = len({seed for by_seed in moved.values() for seed in by_seed})
+    ranges: dict[tuple[int, ...], list[Span]] = {}
     previous = None
     for low, high in _steps(sorted({end for by_seed in moved.values() for span in by_seed.values() for end in span})):
         middle = _on_the_way(low, high, 0.5)
@@ -35,15 +36,27 @@ def common_distances(spans: Mapping[str, Mapping[int, Span]], baseline: str) -> 
             for name, by_seed in moved.items()
         }
         names, seeds = compared(reached, baseline)
-        score = (baseline in names and len(names) > 1, len(names), len(seeds))
+        score = rank(names, seeds, all_seeds, baseline)
         alike = ranges.setdefault(score, [])
         alike.append((alike.pop()[0] if score == previous else low, high))
         previous = score
-    if not ranges:
+    best = max(ranges, default=None)
+    if best is None or (len(spans) > 1 and not best[1]):
         return ()
-    near, far = max(ranges[max(ranges)], key=lambda span: span[1] / span[0] if span[0] else math.inf)
+    near, far = max(ranges[best], key=lambda span: span[1] / span[0] if span[0] else math.inf)
     parts = _QUARTERS if far >= _WIDE * near else (0.5,)
     return tuple(dict.fromkeys(_rounded(_on_the_way(near, far, part), near, far) for part in parts))
+
+
+def rank(names: Collection[str], seeds: Collection[int], all_seeds: int, baseline: str) -> tuple[int, ...]:
+    """How well a distance is fit for a comparison, the greater the better, if these are compared there on these seeds.
+
+    First whether several are, on most of all seeds; whether several are at all; whether the baseline is among them; how
+    many they are, and on how many seeds. Seeds come before objectives where they are not most.
+    """
+    several, most = len(names) > 1, len(seeds) >= most_seeds(all_seeds)
+    counts = (len(names), len(seeds)) if several and most else (len(seeds), len(names))
+    return (several and most, several, several and baseline in names, *counts)
 
 
 def _steps(ends: Sequence[float]) -> Iterator[Span]:

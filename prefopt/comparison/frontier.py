@@ -11,7 +11,7 @@ from typing import final
 import pandas as pd  # type: ignore[import-untyped]
 
 from prefopt.comparison.differences import Difference, adjusted, comparable, opponents, own_controls, paired
-from prefopt.comparison.distances import common_distances
+from prefopt.comparison.distances import common_distances, rank
 from prefopt.comparison.interpolation import ByItem, Line, reward_at, straightest_power
 from prefopt.comparison.run import REFERENCE
 from prefopt.comparison.statistics import hypervolume
@@ -149,16 +149,17 @@ class _Plane:
         """The rewards at each distance at which an objective is read, that of the headline first, and apart in
         judgement.
 
-        The headline's is where most objectives are compared on most seeds, the middle one of several such: whatever the
-        rewards are.
+        The headline's has the first rank (see `distances.rank`), the middle one of several such: whatever the rewards
+        are.
         """
-        at = self.suite.plane.at or common_distances(self._spans(), self.suite.against)
+        suite = self.suite
+        at = suite.plane.at or common_distances(self._spans(), suite.against)
         measures = [measure for distance in at if (measure := self._reward_at(distance)).estimates]
         if not measures:
             return []
         middle = (len(measures) - 1) / 2
-        order = [(-len(m.estimates), -m.seeds, abs(index - middle)) for index, m in enumerate(measures)]
-        first = measures.pop(order.index(min(order)))
+        ranks = [rank(m.estimates, set(m.values["seed"]), len(suite.seeds), suite.against) for m in measures]
+        first = measures.pop(max(range(len(measures)), key=lambda index: (ranks[index], -abs(index - middle))))
         return [*_judged([first]), *_judged(measures)]
 
     def hypervolume(self, within: float) -> Measure:

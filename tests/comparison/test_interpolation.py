@@ -79,6 +79,8 @@ def test_the_distances_are_those_that_most_reach_on_most_seeds() -> None:
     assert common_distances(apart, "dpo") == common_distances({n: spans[n] for n in ("dpo", "near")}, "dpo")
     assert all(1 <= distance <= 8 for distance in common_distances(apart, "dpo"))
     assert common_distances({"still": spans["still"]}, "still") == ()
+    assert common_distances({"dpo": spans["dpo"]}, "dpo") == (2.0, 4.0, 8.0)
+    assert common_distances({"dpo": {0: (1.0, 2.0)}, "far": {0: (3.0, 4.0)}}, "dpo") == ()
     assert common_distances({}, "dpo") == ()
 
 
@@ -97,3 +99,13 @@ def test_of_a_narrow_range_there_is_one_distance() -> None:
     assert common_distances(spans, "dpo") == (2.0,)
     assert common_distances({"dpo": {0: (1.0, 2.0)}, "other": {0: (2.0, 4.0)}}, "dpo") == (2.0,)
     assert common_distances({"dpo": {0: (0.0, 2.0)}, "other": {0: (0.0, 4.0)}}, "dpo") == (0.5, 1.0, 1.5)
+
+
+def test_many_objectives_on_few_seeds_do_not_outrank_few_on_most() -> None:
+    """Near 2 only seed 0 of the baseline is, and all others; near 6 are the baseline and one other in all seeds."""
+    spans = {
+        "dpo": {seed: (1.0 if seed == 0 else 5.0, 8.0) for seed in range(6)},
+        "far": dict.fromkeys(range(6), (4.0, 9.0)),
+        **{name: dict.fromkeys(range(6), (1.0, 3.0)) for name in "abc"},
+    }
+    assert all(5 <= distance <= 8 for distance in common_distances(spans, "dpo"))

@@ -249,7 +249,8 @@ def test_without_a_plane_or_masks_there_is_less(tmp_path: Path) -> None:
     stripped = [json.loads(line) for line in log]
     for record in stripped:
         record["values"].pop("sequence_kl")
-        del record["profiles"], record["heat_maps"], record["sha256"]  # as records were before these were measured
+        # As records were before these were measured.
+        del record["profiles"], record["heat_maps"], record["digest"], record["sha256"]
     (tmp_path / "runs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in stripped))
     (tmp_path / "sparsity.png").write_text("of an earlier suite")
     written = {path.name for path in report(tmp_path)}
@@ -323,7 +324,7 @@ def test_where_nothing_differs_no_best_is_named(tmp_path: Path) -> None:
     suite = made(tmp_path, objectives={"dpo": "dpo", "tdpo1": "tdpo1"}, sweeps={}, seeds=[0, 1])
     records = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text(encoding="utf-8").splitlines()]
     for record in records:
-        del record["sha256"]
+        del record["digest"], record["sha256"]
         for metric in ("reward", "accuracy"):
             record["values"][metric] = dict.fromkeys(record["values"][metric], 0.0)
     (tmp_path / "runs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")

@@ -91,7 +91,7 @@ def test_pairs_are_kept_as_often_as_drawing_without_replacement_keeps_them() -> 
     margins = double(0.0, 1.0, 2.2)
     tokens = batch_of(margins, torch.zeros_like(margins)).replace(token_ids=torch.arange(6)[:, None])
     kept = torch.zeros(3)
-    for step in range(2000):
+    for step in range(1000):
         loss.mean.fill_(0.2)
         loss.deviation.fill_(1.0)
         loss.steps.fill_(step)
@@ -101,7 +101,7 @@ def test_pairs_are_kept_as_often_as_drawing_without_replacement_keeps_them() -> 
         sum(w[a] / sum(w) * w[b] / (sum(w) - w[a]) for a in range(3) for b in range(3) if {a, b} == {0, 1, 2} - {left})
         for left in range(3)
     ]
-    torch.testing.assert_close(kept / 2000, 1 - torch.tensor(out), atol=0.03, rtol=0)
+    torch.testing.assert_close(kept / 1000, 1 - torch.tensor(out), atol=0.045, rtol=0)
 
 
 def test_beta_falls_no_lower_than_its_floor_and_one_pair_is_always_kept() -> None:

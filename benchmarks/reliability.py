@@ -22,6 +22,10 @@ SECTIONS = {
     "kills": "Runs that are killed (`kill -9`) at random moments, and go on. Survived: what has its name is whole, and "
     "the resumed run's weights, mask, optimizer, schedule, random states and log are, bit by bit, those of a run that "
     "was never killed; a comparison's figures and a reference cache's entries too, and no finished run is repeated.",
+    "disks filled": "Commands that write to a file system in memory with too little room, or under a limit of files "
+    "(`ulimit -f`), both at bytes that are drawn. Intact: the command ends with one line, path and bytes, and exit "
+    "code 2; checkpoints that have their name are whole, and the policy is kept where there is room; with room, the "
+    "same command comes to what it would have come to.",
 }
 """A section's name -> what was tried, and what it is to survive that. Others are shown without."""
 
@@ -48,7 +52,7 @@ def section_lines(section: str, figures: list[Mapping[str, Any]]) -> Iterator[st
         yield from (SECTIONS[section], "")
     columns = list(dict.fromkeys(key for line in figures for key in line if key not in {"section", "name"}))
     yield from table(["", *columns], ([line["name"], *(line.get(key, "") for key in columns)] for line in figures))
-    counts = [key for key in columns if key in {"tried", "survived"}]
+    counts = [key for key in columns if key in {"tried", "survived", "intact"}]
     if counts and len(figures) > 1:
         sums = {key: sum(line.get(key, 0) for line in figures) for key in counts}
         yield row(["all", *(sums.get(key, "") for key in columns)])

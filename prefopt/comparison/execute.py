@@ -26,8 +26,9 @@ from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import Material
 from prefopt.tasks.held_out import held_out
 from prefopt.training import PreferenceConfig, PreferenceTrainer
+from prefopt.training.disk import full_disk
 from prefopt.training.trainer_inputs import ensure_pad_token, lora_config
-from prefopt.whole_files import FULL
+from prefopt.whole_files import free_bytes
 
 _LIBRARIES = ("prefopt", "torch", "transformers", "accelerate", "datasets", "tokenizers")
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -45,21 +46,13 @@ def execute(run: Run, folder: Path, *, show: Callable[[Trainer], None]) -> dict[
         return failure(run, f"{type(error).__name__}: {error}", traceback.format_exc())
 
 
-def _full_disk(error: BaseException | None) -> OSError | None:
-    """What says, among the causes of an error, that no more can be written."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in FULL:
-            return error
-        error = error.__cause__ or error.__context__
-    return None
-
-
 def reject_full_disk(error: Exception, run: Run, folder: Path) -> None:
     """Raise OSError where the error of a run comes from a full disk."""
-    if (full := _full_disk(error)) is not None:
+    if (full := full_disk(error)) is not None:
         raise OSError(
             full.errno,
-            f"{run}: {full.strerror}; make room, and the same command goes on: the runs that are finished stay",
+            f"{run}: {full.strerror} ({free_bytes(folder):,} bytes are free there); make room, and the same command "
+            "goes on: the runs that are finished stay",
             full.filename or str(folder),
         ) from error
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -15,9 +17,11 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from prefopt.validation import one_line
-from prefopt.whole_files import UNFINISHED, free_bytes, publish_files, remove
+from prefopt.whole_files import FULL, UNFINISHED, free_bytes, publish_files, remove
 
 _LOG = logging.getLogger(__name__)
+
+_SYSTEM_ERROR = re.compile(r"os error (\d+)")
 
 _STATES = 2
 """Tensors of a parameter's size that Adam keeps."""
@@ -40,6 +44,18 @@ def explained(what: str, folder: Path) -> Iterator[None]:
             f"{folder}: {what} could not be written ({reason}; {free_bytes(folder):,} bytes are free there); what was "
             "saved before is as it was"
         ) from error
+
+
+def full_disk(error: BaseException | None) -> OSError | None:
+    """What says, among the causes of an error, that no more can be written."""
+    while error is not None:
+        number = _SYSTEM_ERROR.search(str(error)) if isinstance(error, SafetensorError) else None
+        if number is not None and int(number[1]) in FULL:  # its own class has it in the text alone
+            return OSError(int(number[1]), os.strerror(int(number[1])))
+        if isinstance(error, OSError) and error.errno in FULL:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def save_elsewhere(error: SaveError, folder: Path, name: str, save: Callable[[str], None]) -> SaveError:

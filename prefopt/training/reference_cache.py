@@ -93,8 +93,8 @@ def _announce(cache: ReferenceCache, pairs: int, missing: datasets.Dataset) -> N
     free = free_bytes(cache.folder)
     if size > free:
         raise OSError(
-            f"the reference cache in {cache.folder} would take {size / 2**30:.1f} GiB more, and the disk has "
-            f"{free / 2**30:.1f}; name a folder on another disk, or leave reference_cache out"
+            f"the reference cache in {cache.folder} would take {size:,.0f} bytes more, and {free:,} bytes are free; "
+            "name a folder on another disk, or leave reference_cache out"
         )
 
 

@@ -60,7 +60,7 @@ class SavingTrainer(Trainer):
         folder = Path(output_dir or self.args.output_dir)
         name = Path(*(part for part in folder.parts if part != UNFINISHED))
         require_finite_weights(self, f"{name}: the policy is not saved there")
-        if _internal_call or self.is_deepspeed_enabled:  # a checkpoint; or every process writes, when it likes
+        if _internal_call:  # a checkpoint
             super().save_model(str(folder), _internal_call)
             return
         try:
@@ -76,14 +76,18 @@ class SavingTrainer(Trainer):
             publish_text(text, Path(self.args.output_dir) / TRAINER_STATE_NAME)
 
     def _save_whole(self, folder: Path) -> None:
-        beside = folder / UNFINISHED
+        beside, sharded = folder / UNFINISHED, self.is_fsdp_enabled or self.is_deepspeed_enabled
         if self.args.should_save:
             remove(beside)
+        if sharded:  # every process may write
+            self.accelerator.wait_for_everyone()
         try:
             if self.is_fsdp_enabled:  # Trainer's saves no policy where checkpoints are in parts
                 self._save(str(beside), self.accelerator.get_state_dict(self.model))
             else:
                 super().save_model(str(beside))
+            if sharded:
+                self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 publish_files(beside, folder)
         finally:

@@ -115,7 +115,9 @@ def test_a_full_disk_ends_the_comparison_and_the_same_call_goes_on(
     full = RuntimeError("cannot be saved")
     full.__cause__ = OSError(errno.ENOSPC, "No space left on device", "shard")
     monkeypatch.setattr(execute, "train_and_measure", raising(2, full))
-    with pytest.raises(OSError, match=r"dpo, seed 0: No space left on device; make room, and .* goes on.*: 'shard'"):
+    with pytest.raises(
+        OSError, match=r"dpo, seed 0: No space left on device \(.*; make room, and .* goes on.*: 'shard'"
+    ):
         compare(suite, tmp_path / "out", console=QUIET)
     assert len(RunLog(tmp_path / "out" / "runs.jsonl").records) == 1
     monkeypatch.setattr(execute, "train_and_measure", train_and_measure)

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 
 from prefopt import zoo
 from prefopt.training import PreferenceTrainer, train
@@ -32,23 +34,39 @@ class End(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What all runs are made of."""
+    """What all runs are made of; `state` is how FSDP2 keeps its checkpoints, where two processes share a model."""
 
     model: str
     rows: list[dict[str, str]]
+    state: str = ""
 
     def trainer(self, out: str, processes: int = 1) -> PreferenceTrainer:
         """Ten steps of eight pairs, with a learned mask that drops out; a checkpoint every two, and two are kept."""
         mask = {**NEAR_ONE["weighting"], "dropout": 0.2}
         saves = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 2, "resume_from_checkpoint": "true"}
         batch = {"per_device_train_batch_size": 8 // processes, "max_steps": 10}
-        gloo = {} if processes == 1 else {"ddp_backend": "gloo", "ddp_find_unused_parameters": False}
+        gloo: dict[str, Any] = {"ddp_backend": "gloo", "ddp_find_unused_parameters": False} if processes > 1 else {}
+        if self.state:
+            spread_models_without_accelerators()
+            gloo = {"ddp_backend": "gloo", "fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": self.state}}
         return PreferenceTrainer(
             self.model,
             objective=zoo.build({"zoo": "sparsepo", "weighting": mask}),
             args=config(out, mask_learning_rate=0.05, **batch, **saves, **gloo),
             train_dataset=self.rows,
         )
+
+
+def spread_models_without_accelerators() -> None:
+    """Have accelerate use FSDP2 on CPUs too, where it would give each process a copy of the model."""
+    begin = AcceleratorState.__init__
+
+    def begin_with_fsdp(self: AcceleratorState, *arguments: Any, **options: Any) -> None:
+        begin(self, *arguments, **options)
+        if (plugin := options.get("fsdp_plugin") or getattr(self, "fsdp_plugin", None)) is not None:
+            self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, plugin
+
+    AcceleratorState.__init__ = begin_with_fsdp
 
 
 class ForkedRuns(Serving):

@@ -15,10 +15,12 @@ import torch
 from safetensors.torch import load_file
 from transformers.trainer_pt_utils import safe_globals
 
+from prefopt.objective import Objective
+from prefopt.training.manifest import reject_damaged
 from prefopt.whole_files import UNFINISHED
 from tests.reliability.figures import record
 from tests.reliability.killed_runs import ForkedRuns, Inputs, PairsOfRuns
-from tests.reliability.moments import CHECKPOINT, MOVING, PHASES, ROTATING, Kill, Moment, draw_kill
+from tests.reliability.moments import CHECKPOINT, MOVING, PHASES, ROTATING, WRITING, Kill, Moment, draw_kill
 
 EVERYWHERE = frozenset(PHASES)
 
@@ -107,6 +109,32 @@ def test_a_hundred_kills(model_folder: str, rows: list[dict[str, str]], tmp_path
         at_any_time = [(EVERYWHERE, False)] * 25 + [(EVERYWHERE, True)] * 25
         in_checkpoints = [(CHECKPOINT, False)] * 25 + [(CHECKPOINT, True)] * 25
         survive(runs, tmp_path, at_any_time + in_checkpoints, "one process")
+
+
+@pytest.mark.reliability
+@pytest.mark.parametrize("state", ["FULL_STATE_DICT", "SHARDED_STATE_DICT"])
+def test_ten_kills_of_two_processes_that_share_a_model(
+    state: str, model_folder: str, rows: list[dict[str, str]], tmp_path: Path
+) -> None:
+    with PairsOfRuns(Inputs(model_folder, rows, state), tmp_path) as runs:
+        wanted = [(CHECKPOINT, False)] * 4 + [(CHECKPOINT, True)] * 4 + [(EVERYWHERE, True)] * 2
+        survive(runs, tmp_path, wanted, f"two processes, FSDP2, {state}")
+
+
+@pytest.mark.outside
+def test_a_checkpoint_in_parts_is_whole_or_absent(
+    model_folder: str, rows: list[dict[str, str]], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with PairsOfRuns(Inputs(model_folder, rows, "SHARDED_STATE_DICT"), tmp_path) as runs:
+        assert runs.run(out, Kill(10, 0.0)).phase == WRITING
+        assert not list(out.glob("checkpoint-*"))
+        runs.run(out, None)
+    manifest = reject_damaged(out / "checkpoint-10")
+    assert manifest is not None
+    assert {"rng_state_0.pth", "rng_state_1.pth", "pytorch_model_fsdp_0/__1_0.distcp"} <= set(manifest.files)
+    assert saved_values(out).keys() >= {"model.safetensors: lm_head.weight", "log"}
+    assert Objective.load(out).config.weighting.name == "sparse"
 
 
 @pytest.mark.reliability

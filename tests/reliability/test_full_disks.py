@@ -29,7 +29,7 @@ KEPT = re.compile(r"the policy is in (\S+)")
 
 
 class Command:
-    """What fills the disk: a command, what it is to come to, and the place at which it stopped, from its message.
+    """What fills the disk: a command, and what it is to come to.
 
     arguments  of prefopt, with {disk} for the folder
     values     what the folder holds at the end, by name

@@ -10,7 +10,16 @@ from torch import Tensor
 from prefopt.component import PreferenceLoss, RewardShaping
 from prefopt.testing.cases import Case, case_for
 from prefopt.testing.check import check
-from prefopt.testing.trial import arguments, build, call, require, require_finite_with_gradient, same
+from prefopt.testing.trial import (
+    arguments,
+    build,
+    call,
+    gradient,
+    require,
+    require_finite_with_gradient,
+    require_same,
+    same,
+)
 
 
 @check(RewardShaping)
@@ -120,6 +129,31 @@ def sorting_is_declared(component: PreferenceLoss) -> None:
         f"the losses {'do not ' if sorts else ''}follow the order of the pairs, but sorts_pairs is {not sorts}",
         case,
     )
+
+
+def _sees_one_pair(component: PreferenceLoss) -> bool:
+    return not component.couples_pairs
+
+
+@check(PreferenceLoss, applies=_sees_one_pair)
+def loss_maps_over_units(component: PreferenceLoss) -> None:
+    """Mapped over several rewards of each pair by torch.vmap, the losses and their gradients are those of one after the
+    other.
+
+    With units, rewards are [B, K], and the loss is mapped over K. What branches on values, or writes into a tensor made
+    for its losses, does not map: write torch.where and return what is computed. An autograd function needs a rule for
+    vmap.
+    """
+    case = case_for(component)
+    function, tokens = build(component), case.tokens()
+    levels = torch.tensor([-1.5, 0.0, 2.0], dtype=case.dtype)
+    rewards = (case.rows["response_rewards"][:, None] + levels * levels.roll(1)).requires_grad_()
+    chosen, rejected = rewards.chunk(2)
+    mapped = torch.vmap(lambda one, two: function(one, two, tokens), in_dims=1, out_dims=1)(chosen, rejected)
+    columns = zip(chosen.unbind(1), rejected.unbind(1), strict=True)
+    single = torch.stack([function(one, two, tokens) for one, two in columns], 1)
+    require_same(mapped, single, "a loss", case)
+    require_same(gradient(mapped, rewards), gradient(single, rewards), "a gradient", case)
 
 
 def _trained(component: PreferenceLoss, case: Case) -> Tensor:

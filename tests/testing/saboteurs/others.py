@@ -141,6 +141,19 @@ class Sorting(PreferenceLoss):
         return -logsigmoid((chosen - rejected).sort().values)
 
 
+class Unmapped(PreferenceLoss):
+    """loss = -log sigmoid(d), written into a tensor that was made for it.
+
+    Source: these tests.
+    """
+
+    name: Literal["bad_mapping"] = "bad_mapping"
+
+    def __call__(self, chosen: Tensor, rejected: Tensor, tokens: TokenBatch) -> Tensor:
+        losses = torch.zeros(len(chosen), dtype=chosen.dtype)
+        return losses.copy_(-logsigmoid(chosen - rejected))
+
+
 class Broadcast(Regularizer):
     """penalty = -mean_t log pi(y_t) of the chosen response, [B, 1].
 
@@ -177,6 +190,7 @@ SABOTEURS: dict[str, type[Component]] = {
     "loss_is_bounded_below": Bottomless,
     "coupling_is_declared": Coupling,
     "sorting_is_declared": Sorting,
+    "loss_maps_over_units": Unmapped,
     "one_value_each": Broadcast,
     "values_are_finite": Pole,
 }

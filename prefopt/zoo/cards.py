@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import final
 
-from prefopt.component import Named
+from prefopt.component import Component, Named
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.signals import SIGNALS
 from prefopt.zoo import ZOO, build
@@ -17,8 +18,8 @@ _DIFFERS = "Differs: "
 @final
 @dataclass(frozen=True)
 class Card:
-    """A row in full. `slots` are (kind, name, equation); `differs` is empty where no difference is known, `data` where
-    a row of the data needs no more than the pair."""
+    """A row in full. `slots` are (kind, name, equation), of components within others too; `differs` is empty where no
+    difference is known, `data` where a row of the data needs no more than the pair."""
 
     name: str
     equation: str
@@ -43,7 +44,9 @@ def card(name: str) -> Card:
         about=tuple(text for text in paragraphs[1:] if not text.startswith(_DIFFERS)),
         differs=" ".join(text.removeprefix(_DIFFERS) for text in paragraphs if text.startswith(_DIFFERS)),
         defaults=", ".join(f"{parameter.name}={parameter.default}" for parameter in parameters),
-        slots=tuple((part.kind, part.name, equation_of(type(part))) for part in config.components),
+        slots=tuple(
+            (part.kind, part.name, equation_of(type(part))) for top in config.components for part in _with_held(top)
+        ),
         reduction=_reduction(config),
         reference=_reference(config),
         data=", ".join(field for column in config.columns for field in column.fields),
@@ -71,6 +74,15 @@ def markdown(name: str) -> str:
 def equation_of(component: type[Named]) -> str:
     """The first paragraph of a docstring, on one line: the equation of a component, the purpose of anything else."""
     return " ".join((inspect.getdoc(component) or "").partition("\n\n")[0].split())
+
+
+def _with_held(component: Component) -> Iterator[Component]:
+    """The component, and those that its fields hold, such as the weighting that `scaled` scales."""
+    yield component
+    for value in vars(component).values():
+        for held in value if isinstance(value, tuple) else (value,):
+            if isinstance(held, Component):
+                yield from _with_held(held)
 
 
 def _table_row(slot: tuple[str, str, str]) -> str:

@@ -45,6 +45,11 @@ def test_the_reduction_of_units_is_on_the_card() -> None:
     assert "a mean, weighted by gap_reasoning and gap_answer, over the units" in card("aw_dpo").reduction
 
 
+def test_cards_show_the_components_within_others() -> None:
+    assert [slot[1] for slot in card("confpo").slots][:2] == ["scaled", "low_confidence"]
+    assert {"mixture", "logistic", "bco"} <= {slot[1] for slot in card("mpo").slots}
+
+
 def test_cards_hold_the_whole_equations_of_their_losses() -> None:
     losses = {slot[1]: slot[2] for name in ZOO for slot in card(name).slots if slot[0] == PreferenceLoss.kind}
     assert {"aot", "aot_paired", "exo"} <= set(losses)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -21,6 +20,7 @@ from prefopt.columns import Column
 from prefopt.data.column_values import features, read_column_values
 from prefopt.data.encode import EncodingConfig, encode_pair
 from prefopt.data.fields import TEMPLATE_FIELDS, check_columns, holds
+from prefopt.data.growing import GrowingDataset
 from prefopt.data.messages import texts
 from prefopt.data.pairs import Pair, to_pair
 from prefopt.data.report import DataReport, LengthReport, column_label
@@ -69,7 +69,8 @@ def prepare(
     overwrite: bool = False,
     total: int | None = None,
 ) -> tuple[datasets.Dataset, DataReport]:
-    """The usable rows as a data set of token ids, and the report on all rows.
+    """The usable rows as a data set of token ids, and the report on all rows. Rows are read one by one, and memory does
+    not grow with their number (see `GrowingDataset`).
 
     Columns: `row` (0, 1, 2, ... in the data set), `length` (tokens of prompt and both responses, for samplers that
     group by it), `prompt_ids`, `chosen_ids`, `rejected_ids`, `chosen_truncated`, `rejected_truncated`, `chosen_masked`,
@@ -97,7 +98,7 @@ def prepare(
     counts: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
     guessed: Counter[str] = Counter()
-    lengths = {name: array("q") for name in ("prompt", "chosen", "rejected")}
+    lengths = {name: Counter[int]() for name in ("prompt", "chosen", "rejected")}
     first_bad: list[BadRow] = []
     used = {columns.get(name, name) for column in extra for name in _fields(column)}
 
@@ -119,7 +120,7 @@ def prepare(
             else:
                 sizes = {name: len(getattr(encoded, f"{name}_ids")) for name in lengths}
                 for name, size in sizes.items():
-                    lengths[name].append(size)
+                    lengths[name][size] += 1
                 fields = {name: getattr(encoded, name) for name in FEATURES if hasattr(encoded, name)}
                 position = {"row": counts["kept"], "length": sum(sizes.values()), "where": row.where}
                 yield {**position, **fields, **encoded.columns}
@@ -132,24 +133,24 @@ def prepare(
 
     console = Console(stderr=True)
     hidden = not console.is_terminal or datasets.are_progress_bars_disabled()
-    chunks = []
+    collected = GrowingDataset(schema)
     with (
         nullcontext() if set_aside is None else _created(set_aside, overwrite=overwrite) as file,
         Progress(console=console, transient=True, disable=hidden) as progress,
     ):
         usable = records(progress.track(rows, total=total, description=escape(description)), file)
         while chunk := list(islice(usable, _CHUNK)):
-            chunks.append(datasets.Dataset.from_list(chunk, features=schema))
+            collected.add(chunk)
 
     _require_usable(description, counts, first_bad, set_aside)
     fields: dict[str, Any] = {name: counts[name] for name in DataReport.counts()}
-    fields |= {f"{name}_length": LengthReport.from_lengths(sizes) for name, sizes in lengths.items()}
+    fields |= {f"{name}_length": LengthReport.from_counts(sizes) for name, sizes in lengths.items()}
     report = DataReport(
         left_out=dict(left_out.most_common()),
         guessed=dict(guessed.most_common()),
         **fields,
     )
-    return datasets.concatenate_datasets(chunks), report
+    return collected.dataset(), report
 
 
 def _fields(column: Column) -> tuple[str, ...]:

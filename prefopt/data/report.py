@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from itertools import accumulate
 from typing import Self
 
 _NAMED = 12
@@ -28,11 +30,13 @@ class LengthReport:
     maximum: int
 
     @classmethod
-    def from_lengths(cls, lengths: Iterable[int]) -> Self:
-        """The report of these lengths, of which there is at least one."""
-        ordered = sorted(lengths)
-        median, quantile_95 = (ordered[math.ceil(len(ordered) * percent / 100) - 1] for percent in (50, 95))
-        return cls(ordered[0], median, quantile_95, ordered[-1])
+    def from_counts(cls, counts: Mapping[int, int]) -> Self:
+        """The report of lengths, of which there is at least one: length -> how many have it."""
+        lengths = sorted(counts)
+        up_to = list(accumulate(counts[length] for length in lengths))
+        ranks = (math.ceil(up_to[-1] * percent / 100) for percent in (50, 95))
+        median, quantile_95 = (lengths[bisect_left(up_to, rank)] for rank in ranks)
+        return cls(lengths[0], median, quantile_95, lengths[-1])
 
     def __str__(self) -> str:
         most = f"half up to {self.median:,}, 95% up to {self.quantile_95:,}"

@@ -26,6 +26,6 @@ available_tasks = TASKS.available
 def resolve_task(value: object) -> Task:
     """A task: `Registry.resolve`. Raises TaskError."""
     name = value.get("name") if isinstance(value, Mapping) else value
-    if name in _PACKAGES and name not in available_tasks():
+    if isinstance(name, str) and name in _PACKAGES and name not in available_tasks():
         raise TaskError(f"the task {name!r} is brought by {_PACKAGES[name]}: pip install {_PACKAGES[name]}")
     return TASKS.resolve(value)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self, final
 
@@ -47,14 +49,16 @@ class Manifest(BaseModel):
     versions  of the libraries
     settings  of the run (see `resume`)
     files     path within the checkpoint -> size and digest
+    digest    SHA-256 of all this, so that a manifest that is damaged is known from one of another run
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     step: int
     versions: dict[str, str]
     settings: dict[str, Any]
     files: dict[str, FileDigest]
+    digest: str = ""
 
     @classmethod
     def write(cls, folder: Path, *, step: int, settings: dict[str, Any]) -> None:
@@ -66,7 +70,9 @@ class Manifest(BaseModel):
             settings=settings,
             files={str(path.relative_to(folder)): FileDigest.from_file(path) for path in paths},
         )
-        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        fields = manifest.model_dump(mode="json")
+        text = json.dumps({**fields, "digest": _digest(fields)}, indent=2)
+        (folder / MANIFEST).write_text(f"{text}\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
@@ -75,9 +81,20 @@ class Manifest(BaseModel):
         if not path.is_file():
             return None
         try:
-            return cls.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise CheckpointError(f"{path}: cut or damaged ({error.errors()[0]['msg']})") from None
+            fields = json.loads(path.read_bytes())
+            manifest = cls.model_validate(fields)
+        except (ValueError, RecursionError) as error:
+            problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else one_line(error)
+            raise CheckpointError(f"{path}: cut or damaged ({problem})") from None
+        if manifest.digest != _digest(fields):
+            raise CheckpointError(f"{path}: not what was written, as its digest shows")
+        return manifest
+
+
+def _digest(fields: Mapping[str, Any]) -> str:
+    """Of a manifest's JSON, whatever its spaces, but for the digest itself."""
+    rest = {name: value for name, value in fields.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def reject_damaged(folder: Path) -> Manifest | None:

@@ -110,6 +110,15 @@ def test_a_changed_byte_is_seen(make: Make, run: Path, name: str) -> None:
         make(run).train(resume_from_checkpoint=str(path.parent))
 
 
+@pytest.mark.parametrize("change", ["step", "settings", "versions", "digest", "more"])
+def test_a_manifest_that_is_changed_is_not_another_runs(make: Make, run: Path, change: str) -> None:
+    path = run / "checkpoint-2" / MANIFEST
+    fields = json.loads(path.read_text())
+    path.write_text(json.dumps({**fields, change: {"step": 3, "digest": "0"}.get(change, {"seed": "1"})}))
+    with pytest.raises(CheckpointError, match=f"{path}: (not what was written|cut or damaged)"):
+        make(run).train(resume_from_checkpoint=str(path.parent))
+
+
 @pytest.mark.parametrize("name", FILES[:-1])
 def test_without_a_manifest_what_cannot_be_read_is_named(make: Make, run: Path, name: str) -> None:
     path = run / "checkpoint-2" / name

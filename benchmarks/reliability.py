@@ -19,6 +19,18 @@ from benchmarks.machine import hardware, versions
 from benchmarks.markdown import row, table
 
 SECTIONS = {
+    "bad inputs": "Inputs that cannot be used, made by `tests/reliability/bad_inputs.py`: arguments of another "
+    "type, out of range or unknown; files that are cut, empty, damaged, of another shape or "
+    "encoding; folders that cannot be written to. Clean: exit code 2, a line for each problem that "
+    "says what and where, before a step is made, and no file is changed.",
+    "fuzz": "Inputs that hypothesis spoils, one to three changes in each: a value, a key, a cut, a bit. "
+    "Each is used as it is, or refused in lines that name the file; nothing else is raised, what is "
+    "read is written and read again the same, and no changed byte of a checkpoint or of a "
+    "comparison's log is taken for what was written.",
+    "rows": "Preparing data: bytes that no file backs, over those before. Up to 64 MiB of token ids are "
+    "held in memory, and more are in a mapped file.",
+    "soak": "One process that trains on: bytes that no file backs, sampled every 100 steps, and their slope "
+    "by least squares after the first 2,000 steps.",
     "kills": "Runs that are killed (`kill -9`) at random moments, and go on. Survived: what has its name is whole, and "
     "the resumed run's weights, mask, optimizer, schedule, random states and log are, bit by bit, those of a run that "
     "was never killed; a comparison's figures and a reference cache's entries too, and no finished run is repeated.",
@@ -28,6 +40,9 @@ SECTIONS = {
     "same command comes to what it would have come to.",
 }
 """A section's name -> what was tried, and what it is to survive that. Others are shown without."""
+
+_SUMMED = {"tried", "survived", "intact", "clean", "examples", "failed"}
+"""Figures that have a sum."""
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
@@ -51,11 +66,17 @@ def section_lines(section: str, figures: list[Mapping[str, Any]]) -> Iterator[st
     if section in SECTIONS:
         yield from (SECTIONS[section], "")
     columns = list(dict.fromkeys(key for line in figures for key in line if key not in {"section", "name"}))
-    yield from table(["", *columns], ([line["name"], *(line.get(key, "") for key in columns)] for line in figures))
-    counts = [key for key in columns if key in {"tried", "survived", "intact"}]
+    yield from table(
+        ["", *columns], ([line["name"], *(_cell(line.get(key, "")) for key in columns)] for line in figures)
+    )
+    counts = [key for key in columns if key in _SUMMED]
     if counts and len(figures) > 1:
         sums = {key: sum(line.get(key, 0) for line in figures) for key in counts}
-        yield row(["all", *(sums.get(key, "") for key in columns)])
+        yield row(["all", *(_cell(sums.get(key, "")) for key in columns)])
+
+
+def _cell(value: object) -> object:
+    return f"{value:,}" if isinstance(value, int) else value
 
 
 def page(folder: Path) -> str:

@@ -48,7 +48,7 @@ class DivergenceTerm(Settings):
     """
 
     measure: DivergenceSlot
-    alpha: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    alpha: float = Field(default=1.0, ge=0)
     weighting: WeightingSlot | None = None
     detach_chosen: bool = False
 
@@ -66,7 +66,7 @@ class ObjectiveConfig(Settings):
     1.0
     """
 
-    beta: float = Field(default=0.1, gt=0, allow_inf_nan=False)
+    beta: float = Field(default=0.1, gt=0)
     weighting: WeightingSlot = UniformWeighting()
     divergence: DivergenceTerm | None = None
     shaping: ShapingSlot = SumShaping()

@@ -13,10 +13,10 @@ __all__ = ["Settings", "did_you_mean", "explain", "one_line", "reject_bool"]
 
 
 class Settings(BaseModel):
-    """A group of fields that belong together: frozen; unknown fields are refused, and so are true and false for
-    numbers."""
+    """A group of fields that belong together: frozen; unknown fields are refused, and so are true, false, infinities
+    and NaN for numbers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod

@@ -37,6 +37,8 @@ from prefopt.validation import Settings, did_you_mean, explain, one_line
 SUITE = "suite.yaml"
 """The name of the suite in the folder of a comparison."""
 
+_WHAT = "a suite is a mapping with task, objectives, sweeps, seeds and training"
+
 _FIXED: dict[str, Any] = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True}
 _DEFAULTS = {"logging_steps": 0.05, **_FIXED, "model_init_kwargs": {"dtype": "float32"}}
 _ELSEWHERE = {"output_dir": "is what `--out` sets", "seed": "belongs under `seeds`"}
@@ -101,13 +103,15 @@ class Suite(Settings):
         try:
             read = OmegaConf.to_container(OmegaConf.load(path))
             if not isinstance(read, dict):
-                raise SuiteError(f"{path}: a suite is a mapping with task, objectives, sweeps, seeds and training")
+                raise SuiteError(f"{path}: {_WHAT}")
             layers = (OmegaConf.create(nest(read)), OmegaConf.from_dotlist(list(overrides)))
             merged = OmegaConf.merge(*layers)
             references = environment_references(merged)
             fields: Any = OmegaConf.to_container(merged, resolve=True)
         except FileNotFoundError:
             raise SuiteError(f"{path}: there is no such file") from None
+        except AssertionError:  # OmegaConf's, of a document that is a number, a date, true or false
+            raise SuiteError(f"{path}: {_WHAT}") from None
         except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeError, RecursionError) as error:
             raise SuiteError(f"{path}: not a readable suite: {one_line(error)}") from error
         try:

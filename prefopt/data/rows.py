@@ -89,6 +89,12 @@ def read_rows(
     for options of one that has none; while reading, for a damaged archive.
     """
     path, options = Path(source).expanduser(), options or {}
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # it may be a name of the hub
+    except (OSError, ValueError) as error:  # too long a name, a null byte, no rights
+        raise DataError(f"{str(source)!r}: no file or folder can be read there ({one_line(error)})") from error
     if options and (path.is_file() or any((path / name).is_file() for name in _SAVED)):
         raise DataError(f"{source}: it is read without load_dataset, which takes {', '.join(options)}; leave that out")
     if split != "train" and not has_splits(source):

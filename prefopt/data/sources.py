@@ -43,7 +43,7 @@ class DataSource(Settings):
     columns: dict[str, str] = Field(default_factory=dict)
     fraction: float | None = Field(default=None, gt=0, le=1)
     rows: int | None = Field(default=None, ge=1)
-    weight: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    weight: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _one_size(self) -> Self:

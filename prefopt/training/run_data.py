@@ -36,7 +36,9 @@ def prepare_run_data(run: RunFile, args: PreferenceConfig, tokenizer: PreTrained
     def prepared(source: DataSource, name: str, split: str, *, optional: bool = False) -> datasets.Dataset:
         columns = {**run.data.columns, **source.columns}
         rows = source.read(split, optional=optional)
-        dataset, report = prepare_dataset(rows, tokenizer, run.objective, args, name, columns=columns)
+        dataset, report = prepare_dataset(
+            rows, tokenizer, run.objective, args, name, columns=columns, description=f"{name} ({source.path})"
+        )
         if report is not None:
             reports[name] = report
             log_report(report, f"{name} ({source.path})")

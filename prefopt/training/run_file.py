@@ -43,6 +43,8 @@ _ELSEWHERE = dict.fromkeys((*_DATA_ARGUMENTS, "columns"), "belongs under `data`"
     "model_init_kwargs": "belongs under `model.init`"
 }
 
+_WHAT = "a run file is a mapping with model, data, objective and training"
+
 _SHORT_FORMS = {"model": "name", "data": "train", "objective": "zoo"}
 """Sections that may be a string -> the field that it stands for."""
 
@@ -206,7 +208,7 @@ class RunFile(_Section):
         try:
             document = OmegaConf.load(path)
             if not OmegaConf.is_dict(document):
-                raise RunFileError(f"{path}: a run file is a mapping with model, data, objective and training")
+                raise RunFileError(f"{path}: {_WHAT}")
             for section, field in _SHORT_FORMS.items():
                 if isinstance(document.get(section), str):
                     document[section] = {field: document[section]}
@@ -215,6 +217,8 @@ class RunFile(_Section):
             fields = OmegaConf.to_container(merged, resolve=True)
         except FileNotFoundError:
             raise RunFileError(f"{path}: there is no such file") from None
+        except AssertionError:  # OmegaConf's, of a document that is a number, a date, true or false
+            raise RunFileError(f"{path}: {_WHAT}") from None
         except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, RecursionError) as error:
             raise RunFileError(f"{path}: not a readable run file: {one_line(error)}") from error
         try:

@@ -143,10 +143,12 @@ def prepare_dataset(
     name: str,
     *,
     columns: Mapping[str, str] | None = None,
+    description: str | None = None,
 ) -> PreparedData:
     """Rows in memory, of `read_rows` or of a pandas frame, as a data set of token ids with the objective's columns.
 
-    columns  in place of those of the arguments
+    columns      in place of those of the arguments
+    description  for messages; None: the name
 
     A data set that holds token ids already is returned as it is; arguments and columns that are then not read are
     logged. Raises DataError where it lacks a column that the objective reads.
@@ -161,7 +163,7 @@ def prepare_dataset(
         rows_of(rows, name=name),
         tokenizer,
         args.encoding,
-        description=name,
+        description=description or name,
         columns=args.columns if columns is None else columns,
         extra=objective.columns,
         on_bad_rows=args.on_bad_rows,

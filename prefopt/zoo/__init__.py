@@ -9,7 +9,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pydantic import ValidationError, validate_call
+from pydantic import ConfigDict, ValidationError, validate_call
 
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.registry import components_with_field
@@ -72,7 +72,7 @@ def build(spec: object) -> ObjectiveConfig:
     for key, value in arguments.items():
         reject_bool(value, parameters[key].annotation, field=key)
     try:
-        row = validate_call(ZOO[name])(**arguments)
+        row = validate_call(ZOO[name], config=ConfigDict(allow_inf_nan=False))(**arguments)
     except ValidationError as error:
         raise ValueError(" ".join(explain(error, ObjectiveConfig))) from error
     return _validated(_laid_over(row.model_dump(), slots)) if slots else row

@@ -59,8 +59,8 @@ def data_inputs() -> Iterator[DataInput]:
         yield f"rows.jsonl in {encoding}", partial(_encoded, encoding), ("rows.jsonl",)
     for name, content in _ROWS.items():
         yield f"a row: {name}", partial(_row, content), ("pairs.jsonl:1",)
-    for name, source in _SOURCES.items():
-        yield f"a source: {name}", partial(_source, source), ("data",)
+    for name, (source, word) in _SOURCES.items():
+        yield f"a source: {name}", partial(_source, source), (word,)
 
 
 def _nested(depth: int) -> str:
@@ -89,20 +89,21 @@ _ROWS: Mapping[str, str] = {
     **{f"no {side}": json.dumps({k: v for k, v in PAIR.items() if k != side}) for side in ("chosen", "rejected")},
 }
 
-_SOURCES: Mapping[str, Any] = {
-    "absent": {"train": "absent.jsonl"},
-    "no format": {"train": "README.txt"},
-    "a split of a file": {"train": {"path": "pairs.jsonl", "split": "test"}},
-    "a fraction of 0": {"train": {"path": "pairs.jsonl", "fraction": 0}},
-    "minus one row": {"train": {"path": "pairs.jsonl", "rows": -1}},
-    "two sizes": {"train": {"path": "pairs.jsonl", "rows": 1, "fraction": 0.5}},
-    "a weight of infinity": {"train": [{"path": "pairs.jsonl", "weight": float("inf")}]},
-    "no source": {"train": []},
-    "a mixture of a kind that is not there": {"train": "pairs.jsonl", "mixture": "shaken"},
-    "a null byte": {"train": "pa\0irs.jsonl"},
-    "too long a name": {"train": "/tmp/" + "a" * 300},
-    "the loading of a file": {"train": {"path": "pairs.jsonl", "name": "en"}},
+_SOURCES: Mapping[str, tuple[Mapping[str, Any], str]] = {
+    "absent": ({"train": "absent.jsonl"}, "absent.jsonl"),
+    "no format": ({"train": "./README.txt"}, "README.txt"),
+    "a split of a file": ({"train": {"path": "pairs.jsonl", "split": "test"}}, "split"),
+    "a fraction of 0": ({"train": {"path": "pairs.jsonl", "fraction": 0}}, "fraction"),
+    "minus one row": ({"train": {"path": "pairs.jsonl", "rows": -1}}, "rows"),
+    "two sizes": ({"train": {"path": "pairs.jsonl", "rows": 1, "fraction": 0.5}}, "fraction"),
+    "a weight of infinity": ({"train": [{"path": "pairs.jsonl", "weight": float("inf")}]}, "weight"),
+    "no source": ({"train": []}, "data.train"),
+    "a mixture of a kind that is not there": ({"train": "pairs.jsonl", "mixture": "shaken"}, "mixture"),
+    "a null byte": ({"train": "pa\0irs.jsonl"}, "irs.jsonl"),
+    "too long a name": ({"train": "/tmp/" + "a" * 300}, "aaa"),
+    "the loading of a file": ({"train": {"path": "pairs.jsonl", "name": "en"}}, "name"),
 }
+"""What is under `data`, and a word of what is said of it."""
 
 
 def _here(room: Room, value: Any) -> Any:

@@ -79,7 +79,7 @@ def _arguments() -> Iterator[BadInput]:
 
 def _argument(name: str, value: object) -> BadInput:
     changes: dict[str, Any] = {f"training.{name}": value}
-    return BadInput("training arguments", f"{name}: {value}", partial(_train, changes), ("run.yaml", name))
+    return BadInput("training arguments", f"{name}: {value}", partial(_train, changes), (name,))
 
 
 def _sections() -> Iterator[BadInput]:
@@ -99,7 +99,7 @@ def _sections() -> Iterator[BadInput]:
         yield BadInput("run file", change, partial(_spoilt_run_file, damage), ("run.yaml",))
 
 
-_FREE = ("init", "chat_template_kwargs", "columns", "eval", "peft")
+_FREE = ("init", "chat_template_kwargs", "columns", "peft")
 """Fields that may be a mapping."""
 
 
@@ -145,7 +145,8 @@ def _models() -> Iterator[BadInput]:
         for change, damage in OF_JSON.items():
             yield _model(f"{name}, {change}", partial(_spoil, name, damage))
     for change, damage in ANY.items():
-        yield _model(f"model.safetensors, {change}", partial(_spoil, "model.safetensors", damage))
+        if "zeros" not in change:  # which weights may be
+            yield _model(f"model.safetensors, {change}", partial(_spoil, "model.safetensors", damage))
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
         yield _model(f"{name}, missing", partial(_remove, name))
     for key in ("hidden_size", "num_attention_heads", "vocab_size", "num_hidden_layers", "model_type"):
@@ -153,8 +154,7 @@ def _models() -> Iterator[BadInput]:
             yield _model(f"{key}: {value}", partial(_set, key, value))
     weights: dict[str, Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]] = {
         "a tensor missing": lambda state: dict(list(state.items())[1:]),
-        "a tensor too many": lambda state: {**state, "model.more.weight": torch.ones(2)},
-        "tensors transposed": lambda state: {name: value.T.contiguous() for name, value in state.items()},
+        "tensors transposed": lambda state: {name: value.t().contiguous() for name, value in state.items()},
         "no tensor": lambda _: {},
         "other names": lambda state: {f"roberta.{name}": value for name, value in state.items()},
         "whole numbers": lambda state: {name: value.to(torch.int8) for name, value in state.items()},

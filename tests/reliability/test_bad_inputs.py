@@ -17,6 +17,9 @@ pytestmark = pytest.mark.filterwarnings("default")  # as they are on a command l
 LOADED = ("model",)
 """Kinds whose inputs are seen when a model is loaded."""
 
+MOST = {"run file": 5, "suite": 5, "data": 12}
+"""Lines of errors: of several fields, or of ten rows with what they are of and how many more."""
+
 
 @pytest.fixture(scope="module")
 def room(model_folder: str, tmp_path_factory: pytest.TempPathFactory) -> Room:
@@ -30,7 +33,7 @@ def problem(given: BadInput, room: Room) -> str | None:
     with models_loaded() as loaded:
         result = RUNNER.invoke(app, arguments)
     lines = " ".join(error_lines(result))
-    wrong = trouble(result, most=5 if given.kind in ("run file", "suite", "data") else 1)
+    wrong = trouble(result, most=MOST.get(given.kind, 1))
     absent = [text for text in given.named if text not in lines]
     if wrong is None and absent:
         wrong = f"nothing says {absent[0]!r}"

@@ -46,7 +46,7 @@ def test_a_million_rows(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> N
                 f"`prepare` of {number:,} short rows of JSON lines",
                 **{
                     "MiB of the file": round((tmp_path / f"{number}.jsonl").stat().st_size / 2**20),
-                    "rows a second": f"{number / seconds:,.0f}",
+                    "rows a second": round(number / seconds),
                     "MiB of memory added, at most": round(grown / 2**20),
                 },
             )

@@ -71,7 +71,7 @@ def test_twenty_thousand_steps(model_folder: str, rows: list[dict[str, str]], tm
     record(
         "soak",
         "training: a learned mask, logs every 10 steps, evaluations and checkpoints every 2,000",
-        steps=f"{steps:,}",
+        steps=steps,
         minutes=round(taken / 60, 1),
         **{
             "MiB after the warm-up": round(later[0][1] / 2**20, 1),

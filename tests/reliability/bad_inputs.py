@@ -231,15 +231,15 @@ def _folders() -> Iterator[BadInput]:
         "too long a name": lambda folder: folder / ("o" * 300),
         "a null byte": lambda folder: folder / "o\0ut",
     }
-    for name, place in at.items():
-        yield BadInput("folder", f"training.output_dir: {name}", partial(_in_folder, "output_dir", place), ("out",))
+    for name, target in at.items():
+        yield BadInput("folder", f"training.output_dir: {name}", partial(_in_folder, "output_dir", target), ("out",))
     for name in ("a file", "under a file", "under /proc", "too long a name"):
         yield BadInput("folder", f"data.reference_cache: {name}", partial(_cached, at[name]), ("reference_cache",))
 
 
-def _in_folder(field: str, place: Callable[[Path], Path], room: Room) -> list[str]:
-    return room.train({f"training.{field}": str(place(room.folder))})
+def _in_folder(field: str, target: Callable[[Path], Path], room: Room) -> list[str]:
+    return room.train({f"training.{field}": str(target(room.folder))})
 
 
-def _cached(place: Callable[[Path], Path], room: Room) -> list[str]:
-    return room.train({"data.reference_cache": str(place(room.folder))})
+def _cached(target: Callable[[Path], Path], room: Room) -> list[str]:
+    return room.train({"data.reference_cache": str(target(room.folder))})

@@ -149,12 +149,12 @@ def _log(folder: Path, content: bytes) -> None:
     """Lines that are damaged are named, or cut off at the end of the file, as a killed process leaves them."""
     whole, changed = RunLog(folder / RUNS).records, folder / "changed.jsonl"
     changed.write_bytes(content)
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         log = RunLog(changed)
     assert all(whole[key] == record for key, record in log.records.items())
-    assert log.records.keys() == whole.keys() or said or not content.endswith(b"\n")
-    assert all(str(warning.message).startswith(f"{changed}:") for warning in said)
+    assert log.records.keys() == whole.keys() or warned or not content.endswith(b"\n")
+    assert all(str(warning.message).startswith(f"{changed}:") for warning in warned)
 
 
 def _checkpoint(folder: Path, change: tuple[str, bytes]) -> None:

@@ -59,6 +59,11 @@ SUITES: dict[str, Any] = {
     "frontier": {"at": [1.0], "within": 3.0},
     "peft": {"r": 2},
 }
+FINDS: dict[str, list[Any]] = {
+    "run files": [True, {**RUN, "objective": {"zoo": {"name": "sparsepo"}}}],
+    "suites": [True, {**SUITES, "task": []}, {**SUITES, "task": {"name": {"name": "planted"}}}],
+}
+"""Inputs that once were neither, by what they are of."""
 
 
 def properties(room: Room, comparison: Path, tokenizer: PreTrainedTokenizerBase) -> Iterator[Property]:

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.comparison.made import made
 from tests.reliability.figures import record
-from tests.reliability.properties import Property, properties
+from tests.reliability.properties import FINDS, Property, properties
 from tests.reliability.room import Room
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -36,7 +36,7 @@ def all_properties(
 
 def tried(one: Property, settings: hypothesis.settings, seed: int | None = None) -> int:
     """Try a property on inputs of its own, and count them."""
-    _, inputs, holds = one
+    name, inputs, holds = one
     count = 0
 
     @settings
@@ -46,6 +46,8 @@ def tried(one: Property, settings: hypothesis.settings, seed: int | None = None)
         count += 1
         holds(given)
 
+    for find in FINDS.get(name, []):
+        test = hypothesis.example(find)(test)
     (test if seed is None else hypothesis.seed(seed)(test))()
     return count
 

@@ -215,10 +215,10 @@ class RunFile(_Section):
             merged = OmegaConf.merge(document, OmegaConf.from_dotlist([_expand_override(text) for text in overrides]))
             references = environment_references(merged)
             fields = OmegaConf.to_container(merged, resolve=True)
-        except FileNotFoundError:
-            raise RunFileError(f"{path}: there is no such file") from None
         except AssertionError:  # OmegaConf's, of a document that is a number, a date, true or false
             raise RunFileError(f"{path}: {_WHAT}") from None
+        except FileNotFoundError:
+            raise RunFileError(f"{path}: there is no such file") from None
         except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, RecursionError) as error:
             raise RunFileError(f"{path}: not a readable run file: {one_line(error)}") from error
         try:

@@ -49,10 +49,12 @@ def build(spec: object) -> ObjectiveConfig:
     fields = {"zoo": spec} if isinstance(spec, str) else spec
     if not isinstance(fields, Mapping):
         raise ValueError(f"an objective is a name of the zoo or a mapping, got {spec!r}")
+    if unnamed := [key for key in fields if not isinstance(key, str)]:
+        raise ValueError(f"an objective's parameters and slots have names, got {unnamed[0]!r}")
     if "zoo" not in fields:
         return _validated(fields)
     name = fields["zoo"]
-    if name not in ZOO:
+    if not isinstance(name, str) or name not in ZOO:
         raise ValueError(
             f"no objective named {name!r} in the zoo.{did_you_mean(str(name), ZOO)} Zoo: {', '.join(ZOO)}."
         )

@@ -231,15 +231,17 @@ def _folders() -> Iterator[BadInput]:
         "too long a name": lambda folder: folder / ("o" * 300),
         "a null byte": lambda folder: folder / "o\0ut",
     }
-    for name, target in at.items():
-        yield BadInput("folder", f"training.output_dir: {name}", partial(_in_folder, "output_dir", target), ("out",))
-    for name in ("a file", "under a file", "under /proc", "too long a name"):
-        yield BadInput("folder", f"data.reference_cache: {name}", partial(_cached, at[name]), ("reference_cache",))
+    output, cache = "training.output_dir", "data.reference_cache"
+    for field, names in (
+        (output, ("a file",)),
+        (cache, ("a file", "under a file")),
+        (output, ("the model",)),
+        (cache, ("under /proc", "too long a name")),
+        (output, ("another run", "under a file", "under /proc", "a checkpoint", "too long a name", "a null byte")),
+    ):
+        for name in names:
+            yield BadInput("folder", f"{field}: {name}", partial(_in_folder, field, at[name]), (field.split(".")[1],))
 
 
 def _in_folder(field: str, target: Callable[[Path], Path], room: Room) -> list[str]:
-    return room.train({f"training.{field}": str(target(room.folder))})
-
-
-def _cached(target: Callable[[Path], Path], room: Room) -> list[str]:
-    return room.train({"data.reference_cache": str(target(room.folder))})
+    return room.train({field: str(target(room.folder))})

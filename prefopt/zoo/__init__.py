@@ -74,7 +74,7 @@ def build(spec: object) -> ObjectiveConfig:
     for key, value in arguments.items():
         reject_bool(value, parameters[key].annotation, field=key)
     try:
-        row = validate_call(ZOO[name], config=ConfigDict(allow_inf_nan=False))(**arguments)
+        row = validate_call(config=ConfigDict(allow_inf_nan=False))(ZOO[name])(**arguments)
     except ValidationError as error:
         raise ValueError(" ".join(explain(error, ObjectiveConfig))) from error
     return _validated(_laid_over(row.model_dump(), slots)) if slots else row

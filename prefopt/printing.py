@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterator
 
-__all__ = ["printable"]
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+__all__ = ["PrintableConsole", "printable"]
 
 _CONTROLS = {"Cc", "Cf", "Cs"}
 """Unicode's categories of control characters, of marks that reorder others, and of halves of a character."""
@@ -20,3 +24,12 @@ def printable(text: str) -> str:
     return "".join(
         "\ufffd" if unicodedata.category(letter) in _CONTROLS and letter not in _KEPT else letter for letter in text
     )
+
+
+class PrintableConsole(Console):
+    """A console on which texts of data and models control nothing: `printable` of all that is not rich's own."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """rich's."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)

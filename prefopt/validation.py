@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 
-__all__ = ["Settings", "did_you_mean", "explain", "one_line", "reject_bool"]
+__all__ = ["Settings", "did_you_mean", "explain", "one_line", "path_name", "reject_bool"]
 
 
 class Settings(BaseModel):
@@ -65,6 +66,13 @@ def _items(value: object) -> Iterator[object]:
 def one_line(error: BaseException) -> str:
     """The message of an error of a library, whatever lines it has, in one."""
     return " ".join(str(error).split())
+
+
+def path_name(name: str) -> str:
+    """The name of a file, folder or model. Raises ValueError where it is empty or has a control character."""
+    if not name or any(unicodedata.category(letter) == "Cc" for letter in name):
+        raise ValueError(f"a name is needed, without control characters, got {name!r}")
+    return name
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:

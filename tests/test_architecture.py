@@ -98,7 +98,7 @@ OUTSIDE: dict[str, set[str]] = {
     "peft": {"scoring", "training", "tasks", "comparison"},
     "jinja2": {"data", "pages", "cli"},
     "omegaconf": {"training", "comparison", "cli"},
-    "rich": {"data", "training", "tasks", "comparison", "inspection", "cli"},
+    "rich": {"printing", "data", "training", "tasks", "comparison", "inspection", "cli"},
     "typer": {"cli"},
     "matplotlib": {"report"},
     "pandas": {"comparison", "report", "training"},

@@ -11,12 +11,10 @@ from errno import EPIPE
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
-from rich.segment import Segment
 from typer.core import TyperGroup
 
-from prefopt.printing import printable
+from prefopt.printing import PrintableConsole, printable
 
 if TYPE_CHECKING:
     from prefopt.component import Component, Named
@@ -25,21 +23,14 @@ UNUSABLE = 2
 """Exit code for input that cannot be used."""
 
 
-class PrintableConsole(Console):
-    """A console on which texts of data and models control nothing: `printable` of all that is not rich's own."""
-
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
-        """rich's."""
-        for segment in super().render(renderable, options):
-            yield segment if segment.control else Segment(printable(segment.text), segment.style)
-
-
 console = PrintableConsole()
 error_console = PrintableConsole(stderr=True, soft_wrap=True, highlight=False)
 
 
 DEBUG = ContextVar("debug", default=False)
 """Whether errors are raised, for their traceback."""
+
+_HINT = "`prefopt --debug` and the command show the traceback"
 
 _MOST = 500
 """Characters of the one line that is printed of an error that no command expects."""
@@ -53,8 +44,9 @@ def exit_on(*errors: type[Exception]) -> Iterator[None]:
     except errors as error:
         if DEBUG.get():
             raise
+        hint = "" if _is_raised_here(error) else f" ({_HINT})"
         for line in _lines_of(error):
-            error_console.print(f"[red]error:[/] {escape(line)}")
+            error_console.print(f"[red]error:[/] {escape(line + hint)}")
         _print_notes(error)
         raise typer.Exit(UNUSABLE) from None
 
@@ -64,6 +56,15 @@ def _lines_of(error: Exception) -> list[str]:
     is_own = type(error).__module__.partition(".")[0] == "prefopt"
     lines = str(error).splitlines() if is_own else [" ".join(str(error).split())]
     return [line for line in lines if line] or [type(error).__name__]
+
+
+def _is_raised_here(error: Exception) -> bool:
+    """Whether it is prefopt's own code that raised the error, and not a plugin's or a library's."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    module = "" if traceback is None else str(traceback.tb_frame.f_globals.get("__name__"))
+    return module.partition(".")[0] == "prefopt"
 
 
 class PlainErrors(TyperGroup):
@@ -84,8 +85,7 @@ class PlainErrors(TyperGroup):
                 raise
             message = " ".join(str(error).split())
             cut = f"{message[:_MOST]} ..." if len(message) > _MOST else message
-            remedy = "`prefopt --debug` and the command show the traceback"
-            error_console.print(f"[red]error:[/] {escape(f'{type(error).__name__}: {cut}')} ({remedy})")
+            error_console.print(f"[red]error:[/] {escape(f'{type(error).__name__}: {cut}')} ({_HINT})")
             _print_notes(error)
             raise typer.Exit(UNUSABLE) from None
 

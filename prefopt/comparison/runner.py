@@ -17,6 +17,7 @@ from prefopt.comparison.run import Run
 from prefopt.comparison.run_log import RUNS, Record, RunLog, RunQueue
 from prefopt.comparison.suite import Suite
 from prefopt.comparison.tensorboard import write_run
+from prefopt.printing import PrintableConsole
 
 
 def compare(
@@ -42,7 +43,7 @@ def compare(
     use; OSError where a disk is full; OutputFolderError where the folder holds other things than this comparison; and
     WorkerError where worker processes do not start, or cannot import what the runs consist of.
     """
-    console = console or Console()
+    console = console or PrintableConsole()
     output = ComparisonFolder(folder, suite, overwrite=overwrite)
     log = RunLog(folder / RUNS)
     output.reject_occupied(log)

@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
 
 from prefopt.data.fields import holds
@@ -26,6 +26,9 @@ _SHOWN = 40
 
 _REFUSALS = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
 """What templates raise for conversations that they do not take."""
+
+_PLAIN = ({"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."})
+"""A conversation that every template takes."""
 
 _Turn = tuple[tuple[str, str], ...]
 """A message without its texts: its role, and the type under each key."""
@@ -93,12 +96,27 @@ class ChatRenderer:
             )
 
     def render(self, messages: Messages, *, add_generation_prompt: bool = False) -> str:
-        """The conversation as text. Raises RowError where the template does not take it."""
+        """The conversation as text. Raises RowError where the template does not take it, and DataError where it takes
+        none."""
         try:
             return apply_template(self.tokenizer, messages, self.options, add_generation_prompt=add_generation_prompt)
         except _REFUSALS as error:
+            self._reject_template(error)
             problem = f"the tokenizer's chat template refuses the conversation ({error})"
             raise RowError("", problem, "change the messages or the template") from error
+
+    def _reject_template(self, refusal: Exception) -> None:
+        """Raise DataError where the template refuses a plain question and answer in the same words: the row is not what
+        is wrong."""
+        try:
+            apply_template(self.tokenizer, _PLAIN, self.options)
+        except _REFUSALS as error:
+            if isinstance(refusal, TemplateSyntaxError) or str(error) == str(refusal):
+                raise DataError(
+                    f"{self.pair.source.where}: the chat template of the tokenizer '{self.tokenizer.name_or_path}' "
+                    f"refuses every conversation ({type(error).__name__}: {error}); mend the template, or take another "
+                    "tokenizer"
+                ) from refusal
 
     def left_out(self, side: Side, text: str) -> Iterator[str]:
         """In words, what is not in the text of prompt and response although the row has it.

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal, TextIO, get_args
 
 import datasets
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 from transformers import PreTrainedTokenizerBase
@@ -26,6 +25,7 @@ from prefopt.data.pairs import Pair, to_pair
 from prefopt.data.report import DataReport, LengthReport, column_label
 from prefopt.data.rows import BadRow, DataError, SourceRow
 from prefopt.data.truncation import EncodedPair, TooLong
+from prefopt.printing import PrintableConsole
 from prefopt.whole_files import naming_full_disk, publish_file, sha256, unfinished_name
 
 OnBadRows = Literal["stop", "quarantine"]
@@ -131,7 +131,7 @@ def prepare(
                     left_out.update(_unread(row.fields, pair.usage.fields | used, columns))
                 guessed.update(encoded.guessed)
 
-    console = Console(stderr=True)
+    console = PrintableConsole(stderr=True)
     hidden = not console.is_terminal or datasets.are_progress_bars_disabled()
     collected = GrowingDataset(schema)
     with (

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, Self, final
+from typing import Annotated, Any, Literal, Self, final
 
 import datasets
 import numpy as np
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from prefopt.data.rows import BadRow, DataError, SourceRow, has_splits, read_rows
-from prefopt.validation import Settings
+from prefopt.validation import Settings, path_name
 
 Mixture = Literal["concatenate", "interleave"]
 StoppingStrategy = Literal["first_exhausted", "all_exhausted"]
@@ -34,7 +34,7 @@ class DataSource(Settings):
     weight                     share of the pairs of an interleaved mixture, relative to the others' weights
     """
 
-    path: str
+    path: Annotated[str, AfterValidator(path_name)]
     split: str | None = None
     name: str | None = None
     revision: str | None = None

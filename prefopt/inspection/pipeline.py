@@ -25,6 +25,7 @@ from prefopt.mask_health import MaskHealth
 from prefopt.metrics import MetricSums
 from prefopt.pages import render
 from prefopt.pages.token_view import PairTokens, ResponseTokens, token_view, visible
+from prefopt.printing import PrintableConsole
 from prefopt.scoring.batches import scored_batches
 from prefopt.scoring.forward import causal_lm
 from prefopt.training import DataSection, SavedRun
@@ -127,7 +128,7 @@ def inspect_run(
         out.mkdir(parents=True, exist_ok=True)
     with nullcontext() if out is None else token_file(_unfinished(out / "tokens.parquet"), about) as write:
         scored = score_pairs(run, pairs, batch_size=batch_size, metrics=sums)
-        for pair in _with_progress(scored, len(pairs), console or Console(stderr=True)):
+        for pair in _with_progress(scored, len(pairs), console or PrintableConsole(stderr=True)):
             statistics.add(pair)
             if write is not None:
                 write(pair)

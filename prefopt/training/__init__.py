@@ -8,7 +8,8 @@ from prefopt.training.execute import RunResult, start, train
 from prefopt.training.failed_step import FailedStepError
 from prefopt.training.plan import RunPlan, plan_run
 from prefopt.training.replay import Replay, replay
-from prefopt.training.run_file import DataSection, ModelSection, RunFile, RunFileError
+from prefopt.training.run_file import RunFile, RunFileError
+from prefopt.training.run_sections import DataSection, ModelSection
 from prefopt.training.saved_run import SavedRun, SavedRunError
 from prefopt.training.trainer import PreferenceTrainer
 

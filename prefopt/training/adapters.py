@@ -14,7 +14,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftConfig, PeftModel, TaskType, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import AutoConfig
@@ -22,6 +22,7 @@ from transformers import AutoConfig
 from prefopt.scoring.adapters import REFERENCE_ADAPTER
 from prefopt.training.disk import explained
 from prefopt.training.loading import MERGED_BASE
+from prefopt.training.new_adapter import new_adapter
 from prefopt.training.updates import checksum
 from prefopt.validation import did_you_mean
 from prefopt.whole_files import UNFINISHED, publish_folder, remove, weight_digests
@@ -65,7 +66,7 @@ def with_new_adapter(
         policy = _merged(policy, folder, overwrite=overwrite)
     base = list(policy.parameters())
     before = [_beginning(parameter) for parameter in base]
-    adapted = get_peft_model(policy, peft_config)
+    adapted = new_adapter(policy, peft_config)
     if not peft_config.is_prompt_learning:  # of AdaLoRA, PEFT marks numbers as trained that are none of its weights
         for name in unsaved_parameters(adapted):
             adapted.get_parameter(name).requires_grad_(False)

@@ -1,4 +1,5 @@
-"""Callbacks of the trainer: a warning of a margin that misleads, and a reference that follows the policy."""
+"""Callbacks of the trainer: warnings of a margin that misleads and a warm-up that takes the run, and a reference that
+follows the policy."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from transformers import TrainerCallback
 
 from prefopt.objective import Objective
 from prefopt.scoring import PreferenceModel
+from prefopt.training.argument_conditions import CONDITIONS
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,6 +33,21 @@ def drift(objective: Objective, logs: Mapping[str, float], history: Sequence[Map
             if first:
                 ratios[f"{name}/drift"] = logs[mean] / first
     return ratios
+
+
+@final
+class WarmupWatch(TrainerCallback):
+    """Warns of a warm-up that takes the whole run, whose learning rate is never that of the arguments."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Compare its steps with the run's."""
+        warmup = args.get_warmup_steps(state.max_steps)
+        if warmup >= state.max_steps and CONDITIONS["warmup_steps"].holds(args):
+            _LOG.warning(
+                "warmup_steps: the warm-up takes %d steps, and the run has %d, so that the learning rate never gets to "
+                "%g; make the warm-up shorter (below 1 it is a share of the run)",
+                *(warmup, state.max_steps, args.learning_rate),
+            )
 
 
 @final

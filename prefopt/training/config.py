@@ -10,10 +10,10 @@ from typing import Any, Self, get_type_hints
 import torch
 from pydantic import TypeAdapter, ValidationError
 from transformers import TrainingArguments
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from prefopt.data import EncodingConfig, OnBadRows, OnTooLong
 from prefopt.scoring.lm_head.token_statistics import DEFAULT_BUDGET
+from prefopt.training.argument_trials import reject_unusable
 from prefopt.training.arguments import settle
 from prefopt.training.model_options import reject_unknown_options
 from prefopt.training.ranges import reject_out_of_range
@@ -90,9 +90,10 @@ class PreferenceConfig(TrainingArguments):
                 raise ValueError(
                     f"{argument.name}: {value!r} is none of {', '.join(choices)}.{did_you_mean(value, choices)}"
                 )
-        if self.output_dir is not None and not str(self.output_dir).isprintable():
+        if self.output_dir is not None and not (str(self.output_dir) and str(self.output_dir).isprintable()):
             raise ValueError(
-                f"output_dir: {self.output_dir!r} holds a character that does not print; choose another name"
+                f"output_dir: {self.output_dir!r} is empty, or holds a character that does not print; "
+                "choose another name"
             )
         reject_out_of_range(self)
         reject_unknown_options(self.model_init_kwargs or {})
@@ -112,10 +113,7 @@ class PreferenceConfig(TrainingArguments):
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False  # there is no device to copy to, and torch would warn
         super().__post_init__()
-        for name in self.report_to:
-            if name not in INTEGRATION_TO_CALLBACK:
-                near = did_you_mean(name, INTEGRATION_TO_CALLBACK)
-                raise ValueError(f"report_to: {name!r} is none of {', '.join(INTEGRATION_TO_CALLBACK)}.{near}")
+        reject_unusable(self)
 
     def differs(self, name: str) -> bool:
         """Whether a field differs from its default."""

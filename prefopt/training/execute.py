@@ -15,16 +15,16 @@ from transformers.trainer import TRAINER_STATE_NAME
 from prefopt.data import DataReport
 from prefopt.registry import excluded_plugins, provenance
 from prefopt.training.config import PreferenceConfig
-from prefopt.training.loading import adapter_base, load_tokenizer
+from prefopt.training.loading import adapter_base, load_tokenizer, reject_unloadable
 from prefopt.training.manifest import LIBRARIES, CheckpointError
 from prefopt.training.output_folder import OutputFolderError, reject_output_folder
-from prefopt.training.preflight import reject_mask_rate_without_mask, reject_split_step
+from prefopt.training.preflight import reject_unusable_settings
 from prefopt.training.resume import checkpoint_to_resume
 from prefopt.training.run_data import prepare_run_data
 from prefopt.training.run_file import RunFile, RunFileError
 from prefopt.training.trainer import PreferenceTrainer
 from prefopt.training.trainer_inputs import ensure_pad_token, lora_config
-from prefopt.validation import one_line
+from prefopt.training.writable import reject_unwritable
 from prefopt.whole_files import publish_text
 
 
@@ -51,12 +51,13 @@ def start(run: RunFile, *, overwrite: bool = False) -> PreferenceTrainer:
     except (TypeError, ValueError) as error:
         raise RunFileError(f"model.peft: {error}") from error
     try:
-        reject_split_step(run.objective, args)
-        reject_mask_rate_without_mask(run.objective, args)
+        held_out = [] if run.data.test_split_size is None else [""]
+        reject_unusable_settings(run.objective, args, run.data.eval or held_out)
     except ValueError as error:
         raise RunFileError(f"training: {error}") from error
     args.overwrite_output_dir |= overwrite
     _check_output_folder(run, args)
+    _check_models(run)
     tokenizer = _tokenizer(run.model.tokenizer or run.model.name)
     data = prepare_run_data(run, args, tokenizer)
     trainer = PreferenceTrainer(
@@ -89,19 +90,21 @@ def train(trainer: PreferenceTrainer) -> RunResult:
 
 
 def _tokenizer(name: str) -> PreTrainedTokenizerBase:
-    try:
-        tokenizer = load_tokenizer(name)
-    except OSError:
-        raise
-    except Exception as error:  # what tokenizers raises has no class of its own
-        raise RunFileError(
-            f"{name}: the tokenizer cannot be used ({type(error).__name__}: {one_line(error)}); get its files anew, or "
-            "name another one as model.tokenizer"
-        ) from error
+    tokenizer = load_tokenizer(name)
     try:
         return ensure_pad_token(tokenizer)
     except ValueError as error:
         raise RunFileError(f"{name}: {error}, or name another one as model.tokenizer") from error
+
+
+def _check_models(run: RunFile) -> None:
+    """Raise RunFileError for a name that leads to no causal LM, before data is read."""
+    for field, name in (("name", run.model.name), ("reference", run.model.reference)):
+        try:
+            if name is not None:
+                reject_unloadable(name, run.model.init)
+        except ValueError as error:
+            raise RunFileError(f"model.{field}: {error}") from error
 
 
 def _check_output_folder(run: RunFile, args: PreferenceConfig) -> None:
@@ -110,6 +113,10 @@ def _check_output_folder(run: RunFile, args: PreferenceConfig) -> None:
     files = {"tokenizer": run.model.tokenizer}
     files |= {f"data ({source.path})": source.path for source in run.data.train}
     files |= {f"evaluation data ({source.path})": source.path for source in run.data.eval.values()}
+    try:
+        reject_unwritable(args)
+    except OutputFolderError as error:
+        raise RunFileError(str(error)) from error
     try:
         resumed = checkpoint_to_resume(args)
         inputs = {**models, **bases, **files, "reference cache": run.data.reference_cache}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,11 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from prefopt.training.model_errors import ModelFileError
 from prefopt.training.model_files import load_causal_lm
+from prefopt.training.model_names import reject_absent, reject_no_causal_lm, shortened
+from prefopt.training.weight_checks import reject_non_finite
+from prefopt.validation import one_line
 
 MERGED_BASE = "base"
 """The folder, in the run's, of a model into which an adapter was merged: the new adapter is of use with it alone."""
@@ -21,17 +26,21 @@ _WEIGHTS = ("model.", "model-", "pytorch_model")
 """Beginnings of the names of a whole model's files."""
 
 
-def load_model(name: str, options: dict[str, Any] | None = None, *, trains: bool = False) -> nn.Module:
+def load_model(
+    name: str, options: dict[str, Any] | None = None, *, trains: bool = False, finite: bool = True
+) -> nn.Module:
     """The causal LM of a name or folder; of an adapter's, its base with the adapter, as a PeftModel.
 
     options  keyword arguments of the model's `from_pretrained`
     trains   whether the adapter's weights require a gradient. Raises ValueError for a prompt, which PEFT only reads
+    finite   whether weights that are NaN or infinite are refused
     """
     options = dict(options or {})
+    reject_unloadable(name, options)
     hub = {key: options[key] for key in _HUB_OPTIONS if key in options}
     base = adapter_base(name, **hub)
     if base is None:
-        return load_causal_lm(name, options)
+        return load_causal_lm(name, options, finite=finite)
     if trains and (config := PeftConfig.from_pretrained(name, **hub)).is_prompt_learning:
         raise ValueError(
             f"{name}: PEFT loads a saved prompt ({config.peft_type.value}) to read it alone, not to train it on; set "
@@ -39,21 +48,40 @@ def load_model(name: str, options: dict[str, Any] | None = None, *, trains: bool
             f"model, or train a new adapter (peft_config; model.peft in a run file) of {base}"
         )
     options.pop("revision", None)  # the adapter's
-    lm = load_causal_lm(base, options)
+    lm = load_causal_lm(base, options, finite=finite)
     _resize_embedding(lm, name, **hub)
+    whole = {id(parameter) for parameter in lm.parameters()}
     adapted = PeftModel.from_pretrained(lm, name, is_trainable=trains, **hub)
+    if finite:
+        reject_non_finite(name, {key: p for key, p in adapted.named_parameters() if id(p) not in whole}, {})
     adapted.active_peft_config.base_model_name_or_path = base  # which may have moved with its run
     return adapted
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a name or folder; of an adapter's that has none, its base's."""
+    """The tokenizer of a name or folder; of an adapter's that has none, its base's. Raises ModelFileError where there
+    is none that can be used."""
+    reject_absent(name)
     try:
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError):
-        if (base := adapter_base(name)) is None:
-            raise
-        return AutoTokenizer.from_pretrained(base)
+        try:
+            return AutoTokenizer.from_pretrained(name)
+        except (OSError, ValueError):
+            if (base := adapter_base(name)) is None:
+                raise
+            return AutoTokenizer.from_pretrained(base)
+    except Exception as error:  # what tokenizers raises has no class of its own
+        kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
+        raise ModelFileError(
+            f"{name}: the tokenizer cannot be used ({kind}{shortened(one_line(error))}); get its files anew, or name "
+            "another one (processing_class; model.tokenizer in a run file)"
+        ) from error
+
+
+def reject_unloadable(name: str, options: Mapping[str, Any]) -> None:
+    """Raise ModelFileError where `load_model` would find no causal LM, before anything but config.json is read."""
+    reject_absent(name)
+    base = adapter_base(name, **{key: options[key] for key in _HUB_OPTIONS if key in options})
+    reject_no_causal_lm(base or name, dict(options) if base is None else {**options, "revision": None})
 
 
 def adapter_base(name: str, **hub: Any) -> str | None:

@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import json
-import pickle
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
-from safetensors import SafetensorError
+import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from prefopt.training.model_errors import ModelFileError
+from prefopt.training.weight_checks import reject_unusable_weights
 from prefopt.validation import one_line
 
-_UNREADABLE = (SafetensorError, RuntimeError, KeyError, TypeError, AttributeError, EOFError, pickle.UnpicklingError)
-"""What from_pretrained raises for files that are cut short, and for configurations that weights do not fit."""
 
-
-@final
-class ModelFileError(ValueError):
-    """Weights that cannot be read, or that are not those of the configuration beside them."""
-
-
-def load_causal_lm(name: str, options: dict[str, Any]) -> nn.Module:
+def load_causal_lm(name: str, options: dict[str, Any], *, finite: bool = True) -> nn.Module:
     """The causal LM of a name or folder. Raises ModelFileError where weights are damaged, missing, of another shape or
     of a part that the model does not run; what `from_pretrained` raises otherwise.
 
     options  keyword arguments of `from_pretrained`; ValueError for one that it does not take
+    finite   whether weights that are NaN or infinite are refused
     Weights of parts that the architecture lacks, such as an image encoder's, are left out; transformers says so.
     """
     if isinstance(options.get("config"), str):
@@ -39,18 +33,10 @@ def load_causal_lm(name: str, options: dict[str, Any]) -> nn.Module:
     _reject_damaged_generation_config(Path(name))
     try:
         model, info = AutoModelForCausalLM.from_pretrained(name, **options, output_loading_info=True)
-    except _UNREADABLE as error:
-        message = one_line(error)
-        problem = f"{name}: the model cannot be loaded ({type(error).__name__}: {message}); "
-        quoted = re.findall(r"'([^']*)'", message)
-        if wrong := [key for key, value in options.items() if key in quoted or str(value) in quoted]:
-            raise ValueError(
-                f"{problem}{wrong[0]} of model_init_kwargs (model.init in a run file) is wrong: mend or drop it"
-            ) from error
-        overridden = f", or {', '.join(options)} of model_init_kwargs does not fit" if options else ""
-        raise ModelFileError(
-            f"{problem}its files are damaged, or not those of its config.json: get them anew{overridden}"
-        ) from error
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # of files that are cut short, configurations that do not fit, packages that are absent
+        raise _load_error(name, options, error) from error
     modules = {_without_numbers(module) for module, _ in model.named_modules()}
     empty = tuple(f"{name}." for name, part in model.named_modules() if isinstance(part, nn.ModuleList) and not part)
     unread = [
@@ -66,7 +52,26 @@ def load_causal_lm(name: str, options: dict[str, Any]) -> nn.Module:
     ):
         if keys:
             raise ModelFileError(f"{name}: {problem} ({_listing(keys)}); give weights and config.json of one model")
+    reject_unusable_weights(name, model, options, finite=finite)
     return model
+
+
+def _load_error(name: str, options: Mapping[str, Any], error: Exception) -> ValueError:
+    """What `from_pretrained` has raised, with the remedy."""
+    message = one_line(error)
+    problem = f"{name}: the model cannot be loaded ({type(error).__name__}: {message}); "
+    quoted = re.findall(r"'([^']*)'", message)
+    if wrong := [key for key, value in options.items() if key in quoted or str(value) in quoted]:
+        return ValueError(
+            f"{problem}{wrong[0]} of model_init_kwargs (model.init in a run file) is wrong: mend or drop it"
+        )
+    given = f"{', '.join(options)} of model_init_kwargs" if options else "its config.json"
+    if isinstance(error, ImportError):
+        return ModelFileError(f"{problem}install that, or drop what needs it ({given})")
+    overridden = f", or {given} does not fit" if options else ""
+    return ModelFileError(
+        f"{problem}its files are damaged, missing, or not those of its config.json: get them anew{overridden}"
+    )
 
 
 def _reject_damaged_generation_config(folder: Path) -> None:

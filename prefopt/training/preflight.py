@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import datasets
@@ -17,6 +18,7 @@ from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring import PreferenceModel
 from prefopt.scoring.compatibility import ModelLimits
 from prefopt.training.config import PreferenceConfig
+from prefopt.training.evaluation_metrics import reads_metric, reject_unknown_metric
 
 _LOG = logging.getLogger(__name__)
 
@@ -30,9 +32,8 @@ mask_learning_rate mask_weight_decay""".split()
 _MORE_LAYERS_THAN_ANY_MODEL = 1000
 
 
-def reject_split_step(objective: ObjectiveConfig | Objective, args: PreferenceConfig) -> None:
+def reject_split_step(config: ObjectiveConfig, args: PreferenceConfig) -> None:
     """Raise ValueError where the loss couples the pairs of a step, but the step is split over batches or processes."""
-    config = objective.config if isinstance(objective, Objective) else objective
     if args.n_gpu > 1:
         raise ValueError(
             f"one process sees {args.n_gpu} GPUs, and Trainer would copy the model to all, which splits no pairs. "
@@ -54,7 +55,6 @@ def reject_unused_options(model: PreferenceModel, args: PreferenceConfig) -> Non
         raise ValueError("reference_cache is read only with a reference, and the objective is reference-free")
     if args.sync_ref_model and args.reference_cache is not None:
         raise ValueError("reference_cache holds outputs of a fixed reference, and sync_ref_model changes it; drop one")
-    reject_mask_rate_without_mask(model.objective.config, args)
 
 
 def reject_other_types(objective: object, **data: object) -> None:
@@ -101,20 +101,35 @@ def reject_no_step(dataset: datasets.Dataset, args: PreferenceConfig) -> None:
         )
 
 
+def reject_unusable_settings(
+    objective: ObjectiveConfig | Objective, args: PreferenceConfig, evaluations: Iterable[str]
+) -> None:
+    """Raise ValueError for what is known to fail before models are loaded: a step that cannot be split, a rate for a
+    mask that is not there, a metric that no evaluation gives.
+
+    evaluations  the names of the data sets; that of one alone is empty
+    """
+    config = objective.config if isinstance(objective, Objective) else objective
+    reject_split_step(config, args)
+    reject_mask_rate_without_mask(config, args)
+    if reads_metric(args):
+        reject_unknown_metric(_in_small(config), args, evaluations)
+
+
 def reject_mask_rate_without_mask(objective: ObjectiveConfig, args: PreferenceConfig) -> None:
     """Raise ValueError where an option is for the objective's parameters, and it has none."""
     options = [name for name in ("mask_learning_rate", "mask_weight_decay") if args.differs(name)]
-    if options and not _has_parameters(objective):
+    if options and next(_in_small(objective).parameters(), None) is None:
         raise ValueError(
             f"{options[0]} is for what an objective learns, and this one learns nothing; leave it out, or use a "
             "weighting that learns, such as sparse"
         )
 
 
-def _has_parameters(objective: ObjectiveConfig) -> bool:
+def _in_small(objective: ObjectiveConfig) -> Objective:
+    """The objective as for a model with states of one number, before there is a model."""
     with torch.random.fork_rng(devices=()):
-        built = Objective(objective, num_layers=_MORE_LAYERS_THAN_ANY_MODEL, hidden_size=1)
-    return next(built.parameters(), None) is not None
+        return Objective(objective, num_layers=_MORE_LAYERS_THAN_ANY_MODEL, hidden_size=1)
 
 
 def reject_pairs_beyond_limits(model: PreferenceModel, dataset: datasets.Dataset) -> None:

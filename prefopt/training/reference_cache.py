@@ -12,10 +12,10 @@ import datasets
 import torch
 from accelerate import Accelerator
 from filelock import FileLock
-from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from prefopt.printing import PrintableConsole
 from prefopt.scoring import PreferenceModel, ReferenceCache, response_key
 from prefopt.tokens import PreferenceBatch
 from prefopt.whole_files import free_bytes
@@ -62,7 +62,7 @@ def fill_reference_cache(
         lengths = pairs["length"][:]
         missing.sort(key=lengths.__getitem__, reverse=True)
         share = missing[accelerator.process_index :: accelerator.num_processes]
-        console = Console(stderr=True)
+        console = PrintableConsole(stderr=True)
         hidden = not (console.is_terminal and accelerator.is_main_process)
         with Progress(console=console, transient=True, disable=hidden) as progress:
             for start in progress.track(range(0, len(share), batch_size), description="running the reference"):

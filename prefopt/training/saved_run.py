@@ -62,7 +62,7 @@ class SavedRun:
         if reference is not None and objective.config.reference_free:
             raise SavedRunError(f"{folder}: its objective is reference-free and would never run {reference}; omit it")
         name = reference or _reference_name(folder, objective, run, adapted=isinstance(policy, PeftModel))
-        ref_model = None if name is None else load_model(name, init)
+        ref_model = None if name is None else load_model(name, init, finite=False)
         if ref_model is not None:
             _require_fitting_reference(name, ref_model, policy, objective)
         tokenizer = ensure_pad_token(load_tokenizer(str(folder)))
@@ -103,7 +103,7 @@ def _run_file(folder: Path) -> RunFile | None:
 def _policy(folder: Path, init: dict[str, Any]) -> nn.Module:
     try:
         adapter = saved_adapter(folder)
-        return load_model(str(folder if adapter is None else adapter), init)
+        return load_model(str(folder if adapter is None else adapter), init, finite=False)
     except ValueError as error:
         raise SavedRunError(str(error)) from error
 

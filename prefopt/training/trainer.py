@@ -19,7 +19,7 @@ from prefopt.metrics import MetricSums
 from prefopt.objective import Objective, ObjectiveOutput
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.tokens import PreferenceBatch
-from prefopt.training.callbacks import MarginWatch, ReferenceUpdate, drift
+from prefopt.training.callbacks import MarginWatch, ReferenceUpdate, WarmupWatch, drift
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.finished import finished_state
 from prefopt.training.finite_steps import locate_errors, require_finite_weights
@@ -35,7 +35,7 @@ from prefopt.training.preflight import (
     reject_other_tokens,
     reject_other_types,
     reject_pairs_beyond_limits,
-    reject_split_step,
+    reject_unusable_settings,
     reject_unused_options,
 )
 from prefopt.training.reference_cache import fill_reference_cache
@@ -89,7 +89,11 @@ class PreferenceTrainer(JudgingTrainer):
     ) -> None:
         args = args or PreferenceConfig()
         reject_other_types(objective, train_dataset=train_dataset, eval_dataset=eval_dataset)
-        reject_split_step(objective, args)
+        is_plain = (
+            type(self).evaluate is PreferenceTrainer.evaluate and not callbacks
+        )  # others add metrics of their own
+        sets = eval_dataset if isinstance(eval_dataset, Mapping) else [""] if eval_dataset is not None else []
+        reject_unusable_settings(objective, args, sets if is_plain else [])
         set_seed(args.seed)  # masks and adapters are initialised here, before Trainer sets the seed itself
         module = preference_model(model, ref_model, objective, peft_config, args)
         self._load_reference = reference_loader(model, ref_model, args)
@@ -124,6 +128,7 @@ class PreferenceTrainer(JudgingTrainer):
             optimizers=optimizers,
         )
         self.add_callback(MarginWatch())
+        self.add_callback(WarmupWatch())
         self.add_callback(UpdateWatch(module))
         if args.sync_ref_model:
             update = ReferenceUpdate(module, mixup=args.ref_model_mixup_alpha, every=args.ref_model_sync_steps)

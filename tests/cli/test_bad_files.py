@@ -77,7 +77,7 @@ def test_a_generation_config_is_not_lost_in_silence(model_folder: str, tmp_path:
 TEMPLATES = {
     "{% for": "unexpected 'end of template'",
     "{{ messages[0].nothing.more }}": "no attribute 'nothing'",
-    "{{ raise_exception('no') }}": r"refuses the conversation \(no\)",
+    "{{ raise_exception('no') }}": r"refuses every conversation \(TemplateError: no\)",
     "": "leaves out",
     "{{ 1 / 0 }}": "division by zero",
     "{% while 1 %}": "unknown tag 'while'",

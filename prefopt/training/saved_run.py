@@ -18,7 +18,8 @@ from prefopt.scoring.forward import causal_lm
 from prefopt.training.checkpoints import saved_adapter, saved_reference
 from prefopt.training.failed_step import FAILED_STEP
 from prefopt.training.loading import load_model, load_tokenizer
-from prefopt.training.run_file import DataSection, RunFile
+from prefopt.training.run_file import RunFile
+from prefopt.training.run_sections import DataSection
 from prefopt.training.trainer_inputs import ensure_pad_token
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,12 @@ def document(model: str, folder: Path, changes: Mapping[str, Any]) -> Path:
     data = folder / "pairs.jsonl"
     data.write_text(json.dumps(PAIR) + "\n")
     training = {"max_steps": 1, "report_to": "none", "use_cpu": True, "output_dir": str(folder / "out")}
-    fields: dict[str, Any] = {"model": {"name": model}, "data": str(data), "objective": "dpo", "training": training}
+    fields: dict[str, Any] = {
+        "model": {"name": model},
+        "data": {"train": str(data)},
+        "objective": "dpo",
+        "training": training,
+    }
     for path, value in changes.items():
         section, _, name = path.partition(".")
         if name:
@@ -81,9 +86,9 @@ def document(model: str, folder: Path, changes: Mapping[str, Any]) -> Path:
     return file
 
 
-def refused(file: Path, words: str = "", *, problems: int = 1) -> str:
+def refused(file: Path, words: str = "", *, problems: int = 1, overrides: Sequence[str] = ()) -> str:
     """What a run file is refused with, which has these words: at most a line for each problem."""
-    result = RUNNER.invoke(app, ["train", str(file)])
+    result = RUNNER.invoke(app, ["train", str(file), *overrides])
     lines = [line for line in result.output.splitlines() if line.startswith("error: ")]
     assert result.exit_code == 2, result.output
     assert 1 <= len(lines) <= problems, result.output

@@ -104,6 +104,6 @@ def test_a_run_is_not_mixed_with_other_results(run_file: Path, tmp_path: Path, n
 
 def test_a_run_that_cannot_start_writes_nothing(run_file: Path, tmp_path: Path) -> None:
     start(RunFile.load(run_file))
-    with pytest.raises(RunFileError, match="model.reference: .*nowhere: there is no such folder"):
+    with pytest.raises(RunFileError, match=r"model\.reference: .*nowhere: there is no such folder"):
         start(RunFile.load(run_file, [f"model.reference={tmp_path / 'nowhere'}"]))
     assert not (tmp_path / "run" / "run.yaml").exists()

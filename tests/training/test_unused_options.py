@@ -23,7 +23,7 @@ from prefopt.registry import installed
 from prefopt.regularizers import MaskL1
 from prefopt.training import PreferenceConfig, PreferenceTrainer, RunFile
 from prefopt.training.execute import start
-from prefopt.training.run_file import DataSection
+from prefopt.training.run_sections import DataSection
 
 BUILT_IN = [cls for cls, owner in installed() if owner.distribution == "prefopt"]
 

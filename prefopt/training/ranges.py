@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from functools import cache
 from numbers import Integral, Real
 from types import NoneType
 from typing import Any, NamedTuple, get_args, get_type_hints
@@ -62,11 +61,11 @@ def reject_out_of_range(arguments: Any) -> None:
         value = getattr(arguments, name)
         if value is None:
             continue
-        is_whole = isinstance(value, Integral)
-        if isinstance(value, bool) or not isinstance(value, Real) or not (is_whole or float in types):
+        is_whole, is_number = isinstance(value, Integral), isinstance(value, Real) and not isinstance(value, bool)
+        if not is_number or not (is_whole or float in types):
             shown = str(value).lower() if isinstance(value, bool) else repr(value)
             raise ValueError(f"{name}: a {'' if float in types else 'whole '}number is needed, not {shown}")
-        if name in _RANGES and not (math.isfinite(value) and _RANGES[name].holds(value)):
+        if name in _RANGES and not ((is_whole or math.isfinite(value)) and _RANGES[name].holds(value)):
             raise ValueError(f"{name}: {value} is out of range; it is {_RANGES[name].words}")
         if is_whole and float not in types and name not in _SEEDS and abs(value) > _MOST:
             raise ValueError(f"{name}: {value} is out of range; it is {_MOST} at most")
@@ -77,7 +76,6 @@ def reject_out_of_range(arguments: Any) -> None:
         raise ValueError(f"num_train_epochs: {epochs} trains nothing, or never ends; it is a number above 0")
 
 
-@cache
 def _numbers(arguments: type) -> dict[str, set[object]]:
     """Name of each field that takes numbers and nothing else but None -> its types."""
     hints = {name: {*(get_args(hint) or (hint,))} for name, hint in get_type_hints(arguments).items()}

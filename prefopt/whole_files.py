@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import re
+import resource
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -64,7 +65,10 @@ def publish_bytes(content: bytes, target: Path) -> None:
         publish_file(beside, target)
     except OSError as error:
         beside.unlink(missing_ok=True)
-        problem = f"{len(content):,} bytes cannot be written ({error.strerror}); make room, or name another folder"
+        problem = (
+            f"{len(content):,} bytes cannot be written ({error.strerror}; {room(target.parent)}); make room, or name "
+            "another folder"
+        )
         raise OSError(error.errno, problem, str(target)) from error
 
 
@@ -88,11 +92,22 @@ def naming_full_disk(target: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in FULL or error.filename is not None:
             raise
-        problem = (
-            f"cannot be written ({os.strerror(error.errno)}; {free_bytes(target):,} bytes are free there); make room, "
-            "or name another folder"
-        )
+        problem = f"cannot be written ({os.strerror(error.errno)}; {room(target)}); make room, or name another folder"
         raise OSError(error.errno, problem, str(target)) from error
+
+
+def room(folder: Path) -> str:
+    """In words, what limits the files that are written to the folder: the disk, or the size that a file may have."""
+    free, limit = free_bytes(folder), file_size_limit()
+    if limit is not None and limit < free:
+        return f"a file may have {limit:,} bytes (ulimit -f)"
+    return f"{free:,} bytes are free there"
+
+
+def file_size_limit() -> int | None:
+    """The bytes that a file of this process may have; None where only the disk limits them."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def free_bytes(folder: Path) -> int:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from rich.markup import escape
+from rich.progress import Progress
 from rich.table import Table
 
-from prefopt.cli.console import PrintableConsole
-from prefopt.printing import printable
+from prefopt.printing import PrintableConsole, printable
 from tests.cli.test_cli import run as typed
 
 HARMFUL = {
@@ -47,6 +47,15 @@ def test_colours_of_our_own_and_joined_letters_stay() -> None:
     PrintableConsole(file=file, force_terminal=True, color_system="standard").print("[red]a\u200db[/]")
     assert "\x1b[31ma\u200db\x1b[0m" in file.getvalue()
     assert printable("a\tb\nc") == "a\tb\nc"
+
+
+def test_progress_bars_keep_their_own_controls_alone() -> None:
+    file = io.StringIO()
+    with Progress(console=PrintableConsole(file=file, force_terminal=True, width=80)) as progress:
+        progress.add_task("rows of \x1b]0;owned\x07", total=1)
+    assert "rows of \ufffd" in file.getvalue()
+    assert "\x1b]" not in file.getvalue()
+    assert "\x1b[?25l" in file.getvalue()  # the cursor is hidden
 
 
 def test_an_error_quotes_data_and_controls_nothing(tmp_path: Path) -> None:

@@ -54,7 +54,10 @@ def exit_on(*errors: type[Exception]) -> Iterator[None]:
 def _lines_of(error: Exception) -> list[str]:
     """One line for each problem: of prefopt's own errors each of their lines, of a library's all of them as one."""
     is_own = type(error).__module__.partition(".")[0] == "prefopt"
-    lines = str(error).splitlines() if is_own else [" ".join(str(error).split())]
+    message = str(error)
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        message = f"{error.filename}: {error.strerror}"  # which str puts behind the number of the error
+    lines = message.splitlines() if is_own else [" ".join(message.split())]
     return [line for line in lines if line] or [type(error).__name__]
 
 

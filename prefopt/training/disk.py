@@ -17,11 +17,14 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from prefopt.validation import one_line
-from prefopt.whole_files import FULL, UNFINISHED, free_bytes, publish_files, remove
+from prefopt.whole_files import FULL, UNFINISHED, file_size_limit, free_bytes, publish_files, remove, room
 
 _LOG = logging.getLogger(__name__)
 
 _SYSTEM_ERROR = re.compile(r"os error (\d+)")
+
+_SHARD = 50 * 10**9
+"""Bytes at which transformers divides a model over several files."""
 
 _STATES = 2
 """Tensors of a parameter's size that Adam keeps."""
@@ -41,8 +44,7 @@ def explained(what: str, folder: Path) -> Iterator[None]:
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = one_line(error) or type(error).__name__
         raise SaveError(
-            f"{folder}: {what} could not be written ({reason}; {free_bytes(folder):,} bytes are free there); what was "
-            "saved before is as it was"
+            f"{folder}: {what} could not be written ({reason}; {room(folder)}); what was saved before is as it was"
         ) from error
 
 
@@ -97,6 +99,12 @@ class RoomOnDisk(TrainerCallback):
             raise SaveError(
                 f"{args.output_dir}: {free:,} bytes are free, and {parts} {least:,} without an optimizer's state; "
                 "make room, or choose another output_dir"
+            )
+        limit, largest = file_size_limit(), min(written, _SHARD)
+        if limit is not None and limit < largest:
+            raise SaveError(
+                f"{args.output_dir}: a file may have {limit:,} bytes (ulimit -f), and the policy's takes {largest:,}; "
+                "raise the limit"
             )
         planned = written + checkpoints * (written + (0 if args.save_only_model else _STATES * trained))
         if free < planned:

@@ -18,3 +18,13 @@ def finished_state(trainer: Trainer, checkpoint: str | None) -> tuple[str, Train
         return None
     state.max_steps = last_step
     return checkpoint, state
+
+
+def logged_mean_loss(state: TrainerState) -> float | None:
+    """The mean loss of the steps that the log covers, which is a run's `train_loss`; None where it has no losses."""
+    total, covered = 0.0, 0
+    for entry in state.log_history:
+        if "loss" in entry:
+            total += entry["loss"] * (entry["step"] - covered)
+            covered = entry["step"]
+    return total / covered if covered else None

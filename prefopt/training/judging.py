@@ -11,6 +11,7 @@ from transformers import TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from prefopt.metrics import MetricSums
+from prefopt.training.finished import logged_mean_loss
 from prefopt.training.saving import SavingTrainer
 from prefopt.training.step_guard import StepGuard
 
@@ -28,8 +29,11 @@ class JudgingTrainer(SavingTrainer):
         self.add_callback(self._guard)
 
     def take_over(self, folder: str, state: TrainerState) -> TrainOutput:
-        """Load the policy of a run that has no step left, from its last checkpoint or its best."""
+        """Load the policy of a run that has no step left, from its last checkpoint or its best. Its log ends with
+        `train_loss`, as it does where nothing was resumed."""
         self.state = state
+        if (loss := logged_mean_loss(state)) is not None:
+            state.log_history.append({"train_loss": loss, "epoch": state.epoch, "step": state.global_step})
         best = state.best_model_checkpoint if self.args.load_best_model_at_end else None
         self._load_from_checkpoint(best or folder)
         steps = f"step {state.global_step} of {state.max_steps}"

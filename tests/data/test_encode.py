@@ -129,7 +129,10 @@ def test_a_template_that_rewrites_the_prompt_moves_the_boundary(encode, make_tok
 
 
 def test_a_template_that_refuses(encode, make_tokenizer):
-    tokenizer = make_tokenizer(chat_template="{{ raise_exception('System role not supported') }}")
+    refusal = "{{ raise_exception('System role not supported') }}"
+    tokenizer = make_tokenizer(
+        chat_template=f"{{% if messages[0].role == 'system' %}}{refusal}{{% endif %}}{{{{ messages[0].content }}}}"
+    )
     bad = encode(
         tokenizer,
         [{"role": "system", "content": "p"}],
@@ -140,6 +143,13 @@ def test_a_template_that_refuses(encode, make_tokenizer):
     assert bad.field == ""
     assert "refuses the conversation (System role not supported)" in bad.problem
     assert bad.remedy == "change the messages or the template"
+
+
+@pytest.mark.parametrize("template", ["{{ raise_exception('No') }}", "{% if %}", "{{ messages[0].absent.text }}"])
+def test_a_template_that_refuses_everything(encode, make_tokenizer, template):
+    turn, asked = {"role": "assistant", "content": "a"}, [{"role": "user", "content": "p"}]
+    with pytest.raises(DataError, match=r"the chat template of the tokenizer '.*' refuses every conversation"):
+        encode(make_tokenizer(chat_template=template), asked, turn, turn | {"content": "b"})
 
 
 def test_messages_without_a_template(encode, plain):

@@ -60,6 +60,14 @@ def test_a_disk_without_room_for_a_checkpoint_is_refused_before_the_first_step(
     assert not Path(out).exists() or not list(Path(out).iterdir())
 
 
+def test_a_limit_below_the_policys_file_is_refused_before_the_first_step(make: Make) -> None:
+    trainer = make()
+    size = policy_bytes(trainer)
+    with largest_file(size - 1), pytest.raises(SaveError, match=rf"a file may have {size - 1:,} bytes \(ulimit -f\)"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
 @pytest.mark.slow
 def test_less_room_than_all_checkpoints_take_is_a_warning(
     make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -97,7 +97,9 @@ def test_a_run_that_is_finished_trains_nothing(
     assert f"{out}/checkpoint-8 is of step 8 of 8: no step is left, and nothing is trained." in caplog.text
     assert output.global_step == 8
     assert output.metrics == {}
-    assert again.state.log_history == logs[:-1]  # without the summary of the training
+    *entries, summary = again.state.log_history
+    assert entries == logs[:-1]
+    assert summary == pytest.approx({name: logs[-1][name] for name in ("train_loss", "epoch", "step")})
     for name, parameter in again.model.named_parameters():
         assert torch.equal(parameter, dict(whole.model.named_parameters())[name])
 

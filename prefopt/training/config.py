@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self, get_type_hints
@@ -112,7 +113,10 @@ class PreferenceConfig(TrainingArguments):
         self.logging_nan_inf_filter = False
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False  # there is no device to copy to, and torch would warn
-        super().__post_init__()
+        try:
+            super().__post_init__()
+        except json.JSONDecodeError as error:
+            raise ValueError(f"an argument that is JSON cannot be read ({error}): {error.doc!r}; mend it") from error
         reject_unusable(self)
 
     def differs(self, name: str) -> bool:

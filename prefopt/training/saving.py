@@ -21,6 +21,7 @@ from prefopt.training.finite_steps import require_finite_weights
 from prefopt.training.manifest import Manifest
 from prefopt.training.output_folder import ClearedFolder, reject_output_folder
 from prefopt.training.resume import RunSettings, changes_hyperparameters, checkpoint_to_resume, kept_hyperparameters
+from prefopt.training.writable import reject_unwritable
 from prefopt.whole_files import UNFINISHED, publish_files, publish_folder, publish_text, remove, retract
 
 
@@ -33,7 +34,10 @@ class SavingTrainer(Trainer):
 
     def checkpoint_to_resume(self, resume_from_checkpoint: str | bool | None) -> str | None:
         """The checkpoint from which training goes on, which is whole and written by a run of the same settings; None:
-        it starts anew. Raises CheckpointError, and OutputFolderError where the output folder holds another run."""
+        it starts anew. Raises CheckpointError, and OutputFolderError where the output folder holds another run or
+        cannot be written to."""
+        if self._settings is None:
+            reject_unwritable(self.args)
         checkpoint = checkpoint_to_resume(self.args, resume_from_checkpoint)
         if self._settings is None:
             self._settings = RunSettings(self)

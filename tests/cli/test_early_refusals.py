@@ -49,6 +49,7 @@ SETTINGS: dict[str, tuple[Mapping[str, Any], str]] = {
         {"training.lr_scheduler_type": "cosine", "training.lr_scheduler_kwargs": {"num_cycles": "two"}},
         "could not convert string to float: 'two'",
     ),
+    "a schedule's text": ({"training.lr_scheduler_kwargs": "{cycles"}, "JSON cannot be read .*'{cycles'; mend it"),
     "checkpointing's option": (
         RECOMPUTED | {"training.activation_checkpointing_kwargs": {"reentrant": True}},
         "activation_checkpointing_kwargs: {'reentrant': True} cannot be used",

@@ -13,7 +13,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from prefopt.training.model_errors import ModelFileError
 from prefopt.validation import one_line, path_name
 
-_OF_THE_CONFIG = ("cache_dir", "local_files_only", "revision", "token", "trust_remote_code")
+_OF_THE_CONFIG = ("cache_dir", "local_files_only", "revision", "subfolder", "token", "trust_remote_code")
 """Keyword arguments of a model's `from_pretrained` that reading its config.json needs too."""
 
 _MOST = 300
@@ -40,11 +40,11 @@ def reject_no_causal_lm(name: str, options: Mapping[str, Any]) -> None:
     options  keyword arguments of `from_pretrained`
     """
     reject_absent(name)
+    if any(options.get(key) is not None for key in ("config", "gguf_file")):
+        return  # which stands in for config.json
     folder = Path(name)
-    if folder.is_dir() and not (folder / "config.json").is_file():
+    if folder.is_dir() and not (folder / (options.get("subfolder") or "") / "config.json").is_file():
         raise ModelFileError(f"{name}: the folder has no config.json; give one that save_pretrained wrote")
-    if "config" in options:
-        return  # which stands in for the file
     try:
         config = AutoConfig.from_pretrained(name, **{key: options[key] for key in _OF_THE_CONFIG if key in options})
     except Exception as error:  # transformers checks few fields, and fails in its own ways for the others

@@ -72,7 +72,7 @@ def reject_out_of_range(arguments: Any) -> None:
     steps, epochs = arguments.max_steps, arguments.num_train_epochs
     if steps == 0 or steps < -1:
         raise ValueError(f"max_steps: {steps} trains nothing; it is 1 or more, or -1 for num_train_epochs")
-    if steps == -1 and not (math.isfinite(epochs) and epochs > 0):
+    if steps == -1 and not 0 < epochs <= _MOST:  # as NaN is not
         raise ValueError(f"num_train_epochs: {epochs} trains nothing, or never ends; it is a number above 0")
 
 

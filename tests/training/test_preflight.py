@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -26,6 +28,26 @@ def test_coupled_pairs_are_not_cut_into_batches(model_folder: str, rows: list[di
         PreferenceTrainer(model_folder, objective=zoo.aot(), args=cut, train_dataset=rows)
     PreferenceTrainer(model_folder, objective=zoo.dpo(), args=cut, train_dataset=rows)
     PreferenceTrainer(model_folder, objective=zoo.aot(), args=config(out), train_dataset=rows)
+
+
+@pytest.mark.parametrize("name", ["dpo", "sparsepo", "simpo", "tbpo_a"])
+def test_the_metrics_of_an_evaluation_are_known_before(
+    name: str, model_folder: str, rows: list[dict[str, str]], out: str
+) -> None:
+    settings = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "best", "save_steps": 1}
+
+    def made(metric: str, **sets: Any) -> PreferenceTrainer:
+        args = config(out, metric_for_best_model=metric, **settings)
+        return PreferenceTrainer(model_folder, objective=zoo.ZOO[name](), args=args, train_dataset=rows[:8], **sets)
+
+    metrics = set(made("rewards/accuracies", eval_dataset=rows).evaluate())
+    with pytest.raises(ValueError, match=r"gives no 'nothing'\. Metrics: (.*)\.$") as caught:
+        made("nothing", eval_dataset=rows)
+    known = {f"eval_{known}" for known in str(caught.value).partition("Metrics: ")[2][:-1].split(", ")}
+    assert known - metrics <= {"eval_aux_loss", "eval_weights/entropy", "eval_divergence_weights/entropy"}
+    assert metrics - known <= {"eval_model_preparation_time"}
+    with pytest.raises(ValueError, match=r"gives no 'loss'\. .*, one_loss, .*, two_loss"):
+        made("loss", eval_dataset={"one": rows, "two": rows})
 
 
 @pytest.mark.slow

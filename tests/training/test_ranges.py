@@ -33,6 +33,9 @@ from prefopt.training.trainer_inputs import lora_config
         ("max_steps", -3),
         ("num_train_epochs", 0),
         ("num_train_epochs", math.inf),
+        ("num_train_epochs", 1e20),
+        ("max_steps", 10**30),
+        ("per_device_train_batch_size", 10**400),
     ],
 )
 def test_arguments_out_of_their_range(name: str, value: float) -> None:

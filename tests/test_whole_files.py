@@ -36,9 +36,7 @@ def test_a_text_that_does_not_fit_is_one_line_and_what_was_there_stays(tmp_path:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
-        words = (
-            r"5,000 bytes cannot be written \(File too large; a file may have 1,000 bytes \(ulimit -f\)\); make"
-        )
+        words = r"5,000 bytes cannot be written \(File too large; a file may have 1,000 bytes \(ulimit -f\)\); make"
         with pytest.raises(OSError, match=rf"{words}.*page\.html"):
             publish_text("x" * 5000, target)
     finally:

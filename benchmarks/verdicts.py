@@ -202,30 +202,32 @@ def _has_wrong_difference(judged: Verdict, worth: Mapping[str, float]) -> bool:
 
 def lines(shares: Mapping[str, Share]) -> Iterator[str]:
     """The page, of counts by scenario."""
-    suites = min(counts.suites for counts in shares.values())
     yield "# Verdicts on suites of known truth"
     yield ""
     libraries = ", ".join(f"{name} {version(name)}" for name in ("prefopt", "numpy", "scipy", "pandas"))
     yield (
         f"{datetime.date.today()}. python {platform.python_version()}, {libraries}. `python -m benchmarks.verdicts`: "
-        f"{suites} simulated suites of each kind, with {len(_BETAS)} betas and six seeds where nothing else is said. "
-        f"At {LEVEL:.0%}, {LEVEL * suites:.0f} of {suites} are allowed to be wrong, and by chance "
-        f"{LEVEL * suites + 2 * math.sqrt(suites * LEVEL * (1 - LEVEL)):.0f} may be."
+        f"simulated suites, with {len(_BETAS)} betas and six seeds where nothing else is said. {LEVEL:.0%} are allowed "
+        "to be wrong; by chance it may be as many as stand in the last column."
     )
     yield ""
     heads = [
         "suites",
+        "number",
         "compared at one distance",
         "name a best",
         "name a wrong one",
         "any wrong claim",
         "of these, at unequal distances",
+        "by chance",
     ]
     yield from table(heads)
     for name, scenario in SCENARIOS.items():
         counts = shares[name]
         figures = (counts.matched, counts.named, counts.wrong, counts.claims, counts.further)
-        yield row([scenario.words, *(f"{100 * figure / counts.suites:.1f}%" for figure in figures)])
+        chance = LEVEL + 2 * math.sqrt(LEVEL * (1 - LEVEL) / counts.suites)
+        percents = [*(figure / counts.suites for figure in figures), chance]
+        yield row([scenario.words, str(counts.suites), *(f"{100 * percent:.1f}%" for percent in percents)])
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from typing import Literal, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 
-__all__ = ["Settings", "did_you_mean", "explain", "one_line", "path_name", "reject_bool"]
+__all__ = ["Settings", "did_you_mean", "explain", "in_line", "one_line", "path_name", "reject_bool"]
 
 
 class Settings(BaseModel):
@@ -68,6 +68,11 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
+def in_line(name: str) -> str:
+    """A name as it may stand in a line: quoted, with escapes, where it is empty words or does not print."""
+    return name if name.isprintable() and name.strip() else repr(name)
+
+
 def path_name(name: str) -> str:
     """The name of a file, folder or model. Raises ValueError where it is empty or has a control character."""
     if not name or any(unicodedata.category(letter) == "Cc" for letter in name):
@@ -84,7 +89,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
 
 
 def _line(detail: ErrorDetails, model: type[BaseModel]) -> str:
-    where = ".".join(str(part) for part in detail["loc"])
+    where = ".".join(in_line(str(part)) for part in detail["loc"])
     prefix = f"{where}: " if where else ""
     if detail["type"] == "extra_forbidden":
         owner = _model_at(model, detail["loc"][:-1])

@@ -13,7 +13,7 @@ from typing import IO, Any, cast
 import datasets
 
 from prefopt.data.json_values import DoubledKeyError, describe, json_value
-from prefopt.validation import one_line
+from prefopt.validation import in_line, one_line
 
 _SAVED = ("dataset_dict.json", "state.json")
 """Files of a folder that `save_to_disk` wrote."""
@@ -41,7 +41,7 @@ class BadRow:
     content: object
 
     def __str__(self) -> str:
-        field = f"field '{self.field}': " if self.field else ""
+        field = f"field {self.field!r}: " if self.field else ""
         return f"{self.where}: {field}{self.problem}; {self.remedy}"
 
 
@@ -61,7 +61,7 @@ class SourceRow:
         if field not in self.fields:
             raise RowError(
                 field,
-                f"found no such field, only {', '.join(sorted(self.fields)) or 'an empty row'}",
+                f"found no such field, only {', '.join(map(in_line, sorted(self.fields))) or 'an empty row'}",
                 f"add it, or say which column holds it with columns: {{{role}: NAME}}",
             )
         return self.fields[field]

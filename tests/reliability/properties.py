@@ -60,8 +60,9 @@ SUITES: dict[str, Any] = {
     "peft": {"r": 2},
 }
 FINDS: dict[str, list[Any]] = {
+    "rows": [["", {"\n": None}]],
     "run files": [True, {**RUN, "objective": {"zoo": {"name": "sparsepo"}}}],
-    "suites": [True, {**SUITES, "task": []}, {**SUITES, "task": {"name": {"name": "planted"}}}],
+    "suites": [True, {**SUITES, "task": []}, {**SUITES, "task": {"name": {"name": "planted"}}}, {**SUITES, "\n": 1}],
 }
 """Inputs that once were neither, by what they are of."""
 
@@ -171,8 +172,16 @@ def _checkpoint(folder: Path, change: tuple[str, bytes]) -> None:
         _, words = outcome(lambda: reject_damaged(folder), CheckpointError)
     finally:
         file.write_bytes(whole)
-    assert name in words, f"nobody sees that {name} has changed"
+    if name != MANIFEST or not _same_json(content, whole):  # a manifest's digest is of what it says
+        assert name in words, f"nobody sees that {name} has changed"
     assert "\n" not in words, words
+
+
+def _same_json(one: bytes, other: bytes) -> bool:
+    try:
+        return bool(json.loads(one) == json.loads(other))
+    except ValueError:
+        return False
 
 
 def _manifest(folder: Path, document: Any) -> None:

@@ -121,7 +121,7 @@ def test_ten_kills_of_two_processes_that_share_a_model(
         survive(runs, tmp_path, wanted, f"two processes, FSDP2, {state}")
 
 
-@pytest.mark.outside
+@pytest.mark.long
 def test_a_checkpoint_in_parts_is_whole_or_absent(
     model_folder: str, rows: list[dict[str, str]], tmp_path: Path
 ) -> None:

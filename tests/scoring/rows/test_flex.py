@@ -83,6 +83,7 @@ def test_the_kernel(tiny, mixed):
     torch.testing.assert_close(flex, two, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("architecture", SUPPORTED)
 def test_values_and_gradients(tiny, always, moved, mixed, same_gradients, uncompiled, architecture):
     reference = tiny(architecture, max_position_embeddings=256, **SUPPORTED[architecture])

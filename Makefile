@@ -30,10 +30,9 @@ $(VENV)/.docs: $(VENV)/.installed
 demo: $(VENV)/.installed ## train DPO and SparsePO on a small made corpus and write a page of results (about 3 minutes)
 	$(BIN)/prefopt demo --out runs/demo
 
-# Workers with one thread each; a module's tests stay together, since they share what its fixtures build, and the
+# Two workers with one thread each; a module's tests stay together, since they share what its fixtures build, and the
 # modules that take longest come first. mypy needs one core for a while and runs beside them.
-WORKERS = 2
-PYTEST = COLUMNS=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder
+PYTEST = COLUMNS=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadscope --no-loadscope-reorder
 BESIDE = +@$(MAKE) --no-print-directory --jobs 2 types
 
 check: style ## types, style and the quick tests: the inner loop, about two minutes
@@ -45,8 +44,6 @@ test: style ## set up, check types and style, run all tests but the long forms o
 quick-tests:
 	$(PYTEST) -m "not outside and not slow and not long and not reliability"
 
-# A third worker, as tests of processes and sandboxes wait a fifth of the time.
-tests: WORKERS = 3
 tests:
 	$(PYTEST)
 

@@ -70,7 +70,8 @@ def test_many_lengths_compile_once(count, both, make_batch, same_gradients, alwa
     assert compiled.state_dict().keys() == model.state_dict().keys()
 
 
-@pytest.mark.parametrize("name", [pytest.param("mapo", marks=pytest.mark.long), "sparsepo"])
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["mapo", "sparsepo"])
 def test_signals_are_heard(name, both, batch, same_gradients):
     """By hooks and states of the reference, which then runs as it is written."""
     more = {"weighting": {"init": "near_one"}} if name == "sparsepo" else {}  # a fresh mask may be closed throughout

@@ -13,7 +13,7 @@ export HF_HUB_DISABLE_TELEMETRY ?= 1
 export NO_MKDOCS_2_WARNING ?= 1
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo check test test-slow quick-tests tests lint style types docs clean
+.PHONY: help demo check test test-long test-slow quick-tests tests lint style types docs clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,9 +47,11 @@ quick-tests:
 tests:
 	$(PYTEST)
 
-# The reliability tests run alone: they measure what they do to the machine.
-test-slow: $(VENV)/.installed ## the long forms of tests, then kills, full disks, fuzzing and soaking, which take hours
+test-long: $(VENV)/.installed ## the long forms of tests, about three minutes more
 	$(PYTEST) -m long
+
+# The reliability tests run alone: they measure what they do to the machine.
+test-slow: test-long ## the long forms, then kills, full disks, fuzzing and soaking, which take hours
 	COLUMNS=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet -m reliability
 
 lint: style types ## check types and style

@@ -6,8 +6,8 @@ import errno
 import hashlib
 import os
 import re
-import resource
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -106,6 +106,10 @@ def room(folder: Path) -> str:
 
 def file_size_limit() -> int | None:
     """The bytes that a file of this process may have; None where only the disk limits them."""
+    if sys.platform == "win32":
+        return None
+    import resource  # which only systems with such limits have
+
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     return None if limit == resource.RLIM_INFINITY else limit
 

@@ -110,7 +110,10 @@ class DataSection(Section):
 
     @model_validator(mode="after")
     def _one_evaluation(self) -> Self:
-        if self.eval and self.test_split_size is not None:
+        size = self.test_split_size
+        if size is not None and size >= 1 and size != int(size):
+            raise ValueError(f"test_split_size: {size:g} is neither a share below 1 nor a number of pairs")
+        if self.eval and size is not None:
             raise ValueError("test_split_size holds pairs of train out for evaluation, and eval names others; give one")
         return self
 

@@ -126,6 +126,7 @@ def test_no_pair_is_left_for_training(run: Any, tokenizer: Any) -> None:
         ({"train": [A, B], "stopping_strategy": "all_exhausted"}, "read only with mixture: interleave"),
         ({"train": [A | {"weight": 2.0}, B]}, "read only with mixture: interleave"),
         ({"train": [A | {"weight": 2.0}, B], "mixture": "interleave"}, "all sources of train a weight, or none"),
+        ({"train": A, "test_split_size": 2.5}, "neither a share below 1 nor a number of pairs"),
         ({"train": A, "eval": B, "test_split_size": 0.1}, "eval names others; give one"),
         ({"train": A, "eval": {"near": {"split": "test"}}}, r"data\.eval\.near\.path: Field required"),
     ],

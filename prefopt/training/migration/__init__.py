@@ -42,8 +42,9 @@ def migrate(settings: Mapping[str, Any], *, method: str | None = None, source: s
     for mark, translate in _DIALECTS.items():
         if mark in settings:
             settings = translate(settings, notes)
-            method = settings.pop("method", method)
+            method = method or settings.pop("method", None)
             break
+    settings.pop("method", None)
     run = run_file(settings, notes, method=method, source=source)
     try:
         RunFile.model_validate(run)

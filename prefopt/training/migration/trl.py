@@ -99,6 +99,9 @@ def run_file(settings: Settings, notes: Notes, *, method: str | None, source: st
     for name, value in settings.items():
         if name in elsewhere or value is None:
             continue
+        if (switch := _switch(name)) is not None and not settings.get(switch):
+            notes.no_counterpart(name, f"read only with {switch}, which is not set")
+            continue
         if name in _WITHOUT_COUNTERPART:
             if value:
                 notes.no_counterpart(name, _WITHOUT_COUNTERPART[name] or _remark(name, value))
@@ -112,7 +115,6 @@ def run_file(settings: Settings, notes: Notes, *, method: str | None, source: st
     _migrate_adapter(run, settings, notes)
     _migrate_quantisation(run, settings, notes)
     _migrate_reference_cache(run, settings, notes)
-    _drop_unused(run, notes)
     for name, default in _TRL_TRAINING.items():
         if name not in settings:
             path = ".".join(paths[name])
@@ -154,13 +156,11 @@ def _remark(name: str, value: object) -> str:
     )
 
 
-def _drop_unused(run: dict[str, Any], notes: Notes) -> None:
-    """Drop settings that nothing in the run reads: TRL ignores them, a run file rejects them."""
-    if not run["training"].get("sync_ref_model"):
-        for name in ("ref_model_mixup_alpha", "ref_model_sync_steps"):
-            if run["training"].pop(name, None) is not None:
-                notes.remove(next(note for note in notes if note.setting == name))
-                notes.no_counterpart(name, "read only with sync_ref_model")
+def _switch(name: str) -> str | None:
+    """The setting without which this one is read by nobody: TRL ignores it then, a run file rejects it."""
+    if _PATHS.get(name, ())[:2] == ("model", "peft"):
+        return "use_peft"
+    return "sync_ref_model" if name in ("ref_model_mixup_alpha", "ref_model_sync_steps") else None
 
 
 def _migrate_adapter(run: dict[str, Any], settings: Settings, notes: Notes) -> None:
@@ -170,10 +170,6 @@ def _migrate_adapter(run: dict[str, Any], settings: Settings, notes: Notes) -> N
         notes.carried_over("use_peft", "model.peft")
         if adapter.get("lora_dropout", _TRL_LORA["lora_dropout"]):
             notes.changed("lora_dropout", "dropout is always off here, in the adapter too")
-    elif adapter:
-        for note in [note for note in notes if note.text.startswith("model.peft.")]:
-            notes.remove(note)
-            notes.no_counterpart(note.setting, "read only with use_peft, which is not set")
 
 
 def _migrate_quantisation(run: dict[str, Any], settings: Settings, notes: Notes) -> None:

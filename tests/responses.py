@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,3 +107,12 @@ def assert_equal_with_gradients(case: Case, objective: Objective, by_hand: Tenso
     for our, their in zip(ours, theirs, strict=True):
         assert their.abs().max() > 1e-9, "a gradient of zero compares nothing"
         torch.testing.assert_close(our, their, **EXACT)
+
+
+PairFormula = Callable[[Case, int, int], Tensor]
+"""From a case and the rows of a chosen and a rejected response to the loss of that pair."""
+
+
+def unweighted(case: Case, row: int) -> Response:
+    """The response of a row, with masks of ones."""
+    return respond(case, row, ones(case, row), ones(case, row))

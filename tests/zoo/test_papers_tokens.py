@@ -5,7 +5,6 @@ written out token by token.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -17,21 +16,14 @@ from tests.batches import Case, random_case
 from tests.responses import (
     LN2,
     Expected,
+    PairFormula,
     Response,
     assert_equal_with_gradients,
     build,
     log_sigmoid,
     mean,
-    ones,
-    respond,
+    unweighted,
 )
-
-Formula = Callable[[Case, int, int], Tensor]
-"""From a case and the rows of a chosen and a rejected response to the loss of that pair."""
-
-
-def response(case: Case, row: int) -> Response:
-    return respond(case, row, ones(case, row), ones(case, row))
 
 
 def weighted(weights: list[Tensor], values: list[Tensor]) -> Tensor:
@@ -45,7 +37,7 @@ def unlikely(x: Response) -> list[int]:
 
 
 def confpo(case: Case, row: int, other: int) -> Tensor:
-    c, j = response(case, row), response(case, other)
+    c, j = unweighted(case, row), unweighted(case, other)
     kept = unlikely(c), unlikely(j)
     if not all(kept):
         return -log_sigmoid(torch.tensor(-1.4, dtype=torch.float64))
@@ -54,14 +46,14 @@ def confpo(case: Case, row: int, other: int) -> Tensor:
 
 
 def poet(case: Case, row: int, other: int) -> Tensor:
-    c, j = response(case, row), response(case, other)
+    c, j = unweighted(case, row), unweighted(case, other)
     shorter = min(len(c.r), len(j.r))
     return -log_sigmoid(0.6 * (sum(c.r[:shorter]) - sum(j.r[:shorter])))
 
 
 def sampo(case: Case, row: int, other: int) -> Tensor:
     """As many tokens as the shorter response has: those of the lowest random numbers."""
-    c, j = response(case, row), response(case, other)
+    c, j = unweighted(case, row), unweighted(case, other)
     draws = RandomWeighting(seed=3)(case.tokens())
     sums = []
     for x, index in ((c, row), (j, other)):
@@ -72,7 +64,7 @@ def sampo(case: Case, row: int, other: int) -> Tensor:
 
 def otpo(case: Case, row: int, other: int) -> Tensor:
     """The plan by alternate scaling of its kernel's rows and columns, as in Sinkhorn's algorithm."""
-    c, j = response(case, row), response(case, other)
+    c, j = unweighted(case, row), unweighted(case, other)
     hc, hj = (list(case.others["last_states"][index, : case.lengths[index]]) for index in (row, other))
     costs = [[torch.dist(a, b) for b in hj] for a in hc]
     largest = max([1.0, *(float(cost) for line in costs for cost in line), *(float(h.norm()) for h in [*hc, *hj])])
@@ -90,7 +82,7 @@ def otpo(case: Case, row: int, other: int) -> Tensor:
 
 def ti_dpo(case: Case, row: int, other: int) -> Tensor:
     """Half gradients, half a bell of deviation T / 4, each of mean one; TDPO2's divergence without weights."""
-    c, j = response(case, row), response(case, other)
+    c, j = unweighted(case, row), unweighted(case, other)
     sums = []
     for x, index in ((c, row), (j, other)):
         norms = [abs(float(g)) for g in case.others["input_gradient"][index, : len(x.r)]]
@@ -101,11 +93,11 @@ def ti_dpo(case: Case, row: int, other: int) -> Tensor:
 
 
 def mask_dpo(case: Case, row: int, other: int) -> Tensor:
-    c, j = response(case, row), response(case, other)
+    c, j = unweighted(case, row), unweighted(case, other)
     return -log_sigmoid(0.6 * (weighted(c.weights, c.r) - weighted(j.weights, j.r)))
 
 
-PAIRWISE: dict[str, tuple[ObjectiveConfig, Formula]] = {
+PAIRWISE: dict[str, tuple[ObjectiveConfig, PairFormula]] = {
     "confpo": (zoo.confpo(beta=2.5, gamma=1.4), confpo),
     "poet": (zoo.poet(beta=0.6), poet),
     "sampo": (zoo.sampo(beta=0.6, seed=3), sampo),

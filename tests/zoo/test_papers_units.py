@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,21 +13,13 @@ from tests.batches import Case, random_case
 from tests.responses import (
     LN2,
     Expected,
-    Response,
+    PairFormula,
     assert_equal_with_gradients,
     build,
     log_sigmoid,
     mean,
-    ones,
-    respond,
+    unweighted,
 )
-
-Formula = Callable[[Case, int, int], Tensor]
-"""From a case and the rows of a chosen and a rejected response to the loss of that pair."""
-
-
-def response(case: Case, row: int) -> Response:
-    return respond(case, row, ones(case, row), ones(case, row))
 
 
 def column(case: Case, name: str, row: int) -> list[float]:
@@ -36,9 +27,9 @@ def column(case: Case, name: str, row: int) -> list[float]:
     return case.tokens().columns[name][row, : case.lengths[row]].tolist()
 
 
-def tbpo(lam: float, s: float) -> Formula:
+def tbpo(lam: float, s: float) -> PairFormula:
     def formula(case: Case, row: int, other: int) -> Tensor:
-        c, j = response(case, row), response(case, other)
+        c, j = unweighted(case, row), unweighted(case, other)
         terms = []
         for t in range(min(len(c.r), len(j.r))):
             ratio = torch.exp(0.6 * (j.r[t] - c.r[t] + j.k[t] - c.k[t]))
@@ -55,7 +46,11 @@ def dpo_2d(case: Case, row: int, other: int) -> Tensor:
     """Segments sorted by score, the highest of the chosen response against the lowest of the rejected one."""
 
     def segments(index: int) -> list[tuple[float, Tensor]]:
-        values, numbers, scores = response(case, index).r, column(case, "segment", index), column(case, "score", index)
+        values, numbers, scores = (
+            unweighted(case, index).r,
+            column(case, "segment", index),
+            column(case, "score", index),
+        )
         names = [number for number in dict.fromkeys(numbers) if number >= 0]
         of_segment = {name: [t for t, number in enumerate(numbers) if number == name] for name in names}
         return [(scores[ts[0]], 0.6 * scores[ts[0]] * sum(values[t] for t in ts)) for ts in of_segment.values()]
@@ -63,7 +58,7 @@ def dpo_2d(case: Case, row: int, other: int) -> Tensor:
     best = sorted(segments(row), key=lambda segment: -segment[0])
     worst = sorted(segments(other), key=lambda segment: segment[0])
     links = [-log_sigmoid(c - j) for (_, c), (_, j) in zip(best, worst, strict=False)]
-    return sum(links, start=0 * response(case, row).r[0])
+    return sum(links, start=0 * unweighted(case, row).r[0])
 
 
 def aw_dpo(case: Case, row: int, other: int) -> Tensor:
@@ -74,7 +69,7 @@ def aw_dpo(case: Case, row: int, other: int) -> Tensor:
         of_part = [
             [
                 r
-                for r, number in zip(response(case, index).r, column(case, "part", index), strict=True)
+                for r, number in zip(unweighted(case, index).r, column(case, "part", index), strict=True)
                 if number == part
             ]
             for index in (row, other)
@@ -82,12 +77,12 @@ def aw_dpo(case: Case, row: int, other: int) -> Tensor:
         if all(of_part):
             losses.append(-gap * log_sigmoid(0.6 * (sum(of_part[0]) - sum(of_part[1]))))
             weights.append(gap)
-    return sum(losses, start=0 * response(case, row).r[0]) / (sum(weights) if weights else 1)
+    return sum(losses, start=0 * unweighted(case, row).r[0]) / (sum(weights) if weights else 1)
 
 
 def contrastive(case: Case, row: int, other: int) -> Tensor:
     """The released mean over a padded length, less ln 2 for each position without a token, times that length."""
-    c, j, padded_length = response(case, row), response(case, other), 13
+    c, j, padded_length = unweighted(case, row), unweighted(case, other), 13
     w, nothing = column(case, "weights", other), torch.zeros((), dtype=torch.float64)
     chosen = [*(value * weight for value, weight in zip(c.r, column(case, "weights", row), strict=True))]
     rejected = [weight * r for weight, r in zip(w, j.r, strict=True)]
@@ -96,7 +91,7 @@ def contrastive(case: Case, row: int, other: int) -> Tensor:
     return released * padded_length - (padded_length - max(len(c.r), len(j.r))) * math.log(2)
 
 
-ROWS: dict[str, tuple[ObjectiveConfig, Formula]] = {
+ROWS: dict[str, tuple[ObjectiveConfig, PairFormula]] = {
     "tbpo_a": (zoo.tbpo_a(beta=0.6), tbpo(0, 4)),
     "dpo_2d": (zoo.dpo_2d(beta=0.6), dpo_2d),
     "aw_dpo": (zoo.aw_dpo(beta=0.6), aw_dpo),

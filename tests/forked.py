@@ -7,10 +7,14 @@ import os
 import runpy
 import socket
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
+
+from tqdm import tqdm
 
 PRELOADED = ("torch", "transformers.trainer", "accelerate", "peft", "datasets", "torch.distributed.fsdp", "pydantic")
 
@@ -26,7 +30,7 @@ class Serving:
 
     def __init__(self, serve: Callable[..., None], *arguments: object) -> None:
         self._connection, other = SERVER.Pipe()
-        self._process = SERVER.Process(target=serve, args=(other, *arguments))
+        self._process = SERVER.Process(target=_serve, args=(serve, other, *arguments))
 
     def __enter__(self) -> Self:
         self._process.start()
@@ -40,6 +44,13 @@ class Serving:
         """The answer to a request."""
         self._connection.send(request)
         return self._connection.recv()
+
+
+def _serve(serve: Callable[..., None], connection: Connection, *arguments: object) -> None:
+    """Serve with a lock of tqdm's that forks do not share: one that is killed while it holds it stops no other."""
+    tqdm.set_lock(threading.RLock())
+    tqdm.monitor_interval = 0
+    serve(connection, *arguments)
 
 
 def run_module(module: str, processes: int, *arguments: object) -> None:

@@ -25,6 +25,7 @@ def test_a_suite_holds_together(path: Path, monkeypatch: pytest.MonkeyPatch, cod
     assert suite.task.name in path.stem
 
 
+@pytest.mark.long
 def test_what_was_found_is_published_and_what_was_written_of_it_kept(tmp_path: Path) -> None:
     folder, results = tmp_path / "little", tmp_path / "results"
     made(folder, seeds=[0, 1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import json
 import os
@@ -21,7 +22,7 @@ from accelerate.utils import DistributedType
 from prefopt import zoo
 from prefopt.training import PreferenceTrainer, train
 from tests.forked import SERVER, Serving
-from tests.reliability.moments import Board, Kill, Moment, observe, strike
+from tests.reliability.moments import LIMIT, Board, Kill, Moment, observe, strike
 from tests.training.test_trainer import NEAR_ONE, config
 
 
@@ -171,6 +172,7 @@ def _exit_code(trainer: PreferenceTrainer, folder: Path, board: Board | None, ki
     with (folder / "log").open("w") as log:
         for descriptor in (1, 2):
             os.dup2(log.fileno(), descriptor)
+    faulthandler.dump_traceback_later(LIMIT - 10)  # into the log: where a run hangs
     moments: Sequence[Moment] = [] if board is None else observe(board, kill)
     try:
         train(trainer)

@@ -31,7 +31,7 @@ PHASES = (TRAINING, WRITING, RENAMING, ROTATING, SAVING, MOVING)
 CHECKPOINT = frozenset({WRITING, RENAMING, ROTATING})
 """While a checkpoint is being written."""
 
-_LIMIT = 120
+LIMIT = 120
 """Seconds in which a run of these tests ends."""
 
 
@@ -82,9 +82,10 @@ def strike(board: Board, kill: Kill | None, is_over: Callable[[], bool], stop: C
     """Wait for a run to be over, and stop it at its moment; a kill without delay the run does itself."""
     start = time.monotonic()
     while not is_over():
-        if time.monotonic() - start > _LIMIT:
+        if time.monotonic() - start > LIMIT:
             stop()
-            raise TimeoutError(f"a run was not over in {_LIMIT} seconds; it was at {board.read()}")
+            log = board.path.with_name("log").read_text()[-5000:]
+            raise TimeoutError(f"a run was not over in {LIMIT} seconds; it was at {board.read()}\n{log}")
         if kill is not None and kill.delay and board.read()[0] >= kill.moment:
             time.sleep(kill.delay)
             stop()

@@ -94,7 +94,7 @@ def survive(runs: ForkedRuns | PairsOfRuns, folder: Path, wanted: list[tuple[fro
     assert not failures, "\n".join(failures)
 
 
-@pytest.mark.outside
+@pytest.mark.long
 def test_a_killed_run_goes_on_as_one_never_killed(
     model_folder: str, rows: list[dict[str, str]], tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
+from rich.syntax import Syntax
 from rich.table import Table
 
 from prefopt.cli.console import console, exit_on, show_progress
@@ -24,7 +25,10 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Remove the run that the output folder holds, once this one can start.")
     ] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="Print what the heaviest step will take, and stop.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Check data and models, print the resolved run and its plan, write nothing."),
+    ] = False,
 ) -> None:
     """Train a policy on preference pairs from a run file."""
     from prefopt.registry import PluginError
@@ -36,14 +40,17 @@ def train(
     # ValueError: RunFileError, DataError and ModelFileError among others. OSError: from_pretrained's, of no such model.
     with exit_on(ValueError, PluginError, OSError):
         run = RunFile.load(run_file, overrides or ())
-        trainer = start(run, overwrite=overwrite)
+        trainer = start(run, overwrite=overwrite, dry_run=dry_run)
+    if dry_run:
+        console.print(Syntax(run.to_yaml(), "yaml", word_wrap=True))
     try:
         console.print(_plan_table(plan_run(trainer)))
     except Exception as error:  # a plan traces the models; modelling code that cannot be traced may still train
         console.print(f"No plan: {type(error).__name__}: {escape(str(error))}")
-        if plan:
+        if dry_run:
             raise typer.Exit(1) from error
-    if plan:
+    if dry_run:
+        console.print("Nothing was written or trained.")
         return
     with exit_on(FloatingPointError, StoreError, OSError):
         result = run_training(trainer)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO, get_args
 
 import datasets
+from datasets.fingerprint import get_temporary_cache_files_directory
 from rich.markup import escape
 from rich.progress import Progress
 from transformers import PreTrainedTokenizerBase
@@ -67,6 +68,7 @@ def prepare(
     on_bad_rows: OnBadRows = "stop",
     quarantine: Path | None = None,
     overwrite: bool = False,
+    dry_run: bool = False,
     total: int | None = None,
 ) -> tuple[datasets.Dataset, DataReport]:
     """The usable rows as a data set of token ids, and the report on all rows. Rows are read one by one, and memory does
@@ -82,6 +84,7 @@ def prepare(
     on_bad_rows  "stop" reads to the end and raises a DataError that lists the first ten; "quarantine" writes each as a
                  line of JSON to the file `quarantine`
     overwrite    whether that file may hold others, which are replaced
+    dry_run      whether that file is left as it is, after it was compared with what would be written
     total        the number of rows, where it is known
 
     Raises DataError where no row is usable, too, where a pair is too long and `config.on_too_long` is "stop", and where
@@ -135,7 +138,7 @@ def prepare(
     hidden = not console.is_terminal or datasets.are_progress_bars_disabled()
     collected = GrowingDataset(schema)
     with (
-        nullcontext() if set_aside is None else _created(set_aside, overwrite=overwrite) as file,
+        nullcontext() if set_aside is None else _created(set_aside, overwrite=overwrite, dry_run=dry_run) as file,
         Progress(console=console, transient=True, disable=hidden) as progress,
     ):
         usable = records(progress.track(rows, total=total, description=escape(description)), file)
@@ -200,7 +203,7 @@ def _require_usable(
     if not counts["kept"]:
         reasons = [f"{identical:,} have two responses that are the same tokens"] if identical else []
         reasons += [f"{dropped:,} are too long"] if dropped else []
-        reasons += [f"{bad:,} are in {quarantine}"] if bad else []
+        reasons += [f"{bad:,} are for {quarantine}"] if bad else []
         summary = ", ".join(reasons) or "it is empty"
         raise DataError(f"{description}: no usable pair in {rows:,} rows; {summary}{listing}")
 
@@ -213,11 +216,14 @@ def _to_json(row: BadRow) -> str:
 
 
 @contextmanager
-def _created(path: Path, *, overwrite: bool) -> Iterator[TextIO]:
-    """A file that has its name once all of it is written. Raises DataError where another one has it, with other
-    content, that may not be replaced, and OSError where the disk is full."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = unfinished_name(path)
+def _created(path: Path, *, overwrite: bool, dry_run: bool) -> Iterator[TextIO]:
+    """A file that has its name once all of it is written; in a dry run, a temporary one. Raises DataError where another
+    one has it, with other content, that may not be replaced, and OSError where the disk is full."""
+    if dry_run:
+        beside = Path(get_temporary_cache_files_directory(), unfinished_name(path).name)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = unfinished_name(path)
     try:
         # Half of a UTF-16 pair, which UTF-8 cannot write, becomes \udXXX, JSON's escape for it.
         with naming_full_disk(path), beside.open("w", encoding="utf-8", errors="backslashreplace") as file:
@@ -227,6 +233,7 @@ def _created(path: Path, *, overwrite: bool) -> Iterator[TextIO]:
                 f"{path} holds other rows than those that are set aside now, and would be written over; move it, or "
                 "have it replaced with --overwrite (overwrite=True, in Python)"
             )
-        publish_file(beside, path)
+        if not dry_run:
+            publish_file(beside, path)
     finally:
         beside.unlink(missing_ok=True)

@@ -50,6 +50,7 @@ class PreferenceConfig(TrainingArguments):
                                    adapter that trains, as it is at the start
     max_skipped_steps              steps in a row that are left out where their loss, rewards, weights or gradients are
                                    not finite, before one stops the run; 0: the first does
+    dry_run                        set by `start`: the trainer is for what can be checked, and writes nothing
 
     torch_compile, with its backend and mode, compiles models and objective (see `PreferenceModel.compile`).
     Other defaults than in TrainingArguments: learning_rate 1e-6, logging_steps 10. Some of its fields are refused, and
@@ -80,6 +81,7 @@ class PreferenceConfig(TrainingArguments):
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace the run that output_dir holds."})
     ref_adapter_name: str | None = field(default=None, metadata={"help": "A given PeftModel's reference adapter."})
     max_skipped_steps: int = field(default=0, metadata={"help": "Most steps in a row left out as not finite."})
+    dry_run: bool = field(init=False, default=False, metadata={"help": "Check all that can be, and write nothing."})
 
     def __post_init__(self) -> None:
         for name in ("ref_model_mixup_alpha", "ref_model_sync_steps"):
@@ -118,6 +120,11 @@ class PreferenceConfig(TrainingArguments):
         except json.JSONDecodeError as error:
             raise ValueError(f"an argument that is JSON cannot be read ({error}): {error.doc!r}; mend it") from error
         reject_unusable(self)
+
+    @property
+    def should_save(self) -> bool:
+        """TrainingArguments': whether this process writes files. In a dry run none does."""
+        return not self.dry_run and bool(super().should_save)
 
     def differs(self, name: str) -> bool:
         """Whether a field differs from its default."""

@@ -24,6 +24,7 @@ from prefopt.training.run_data import prepare_run_data
 from prefopt.training.run_file import RunFile, RunFileError
 from prefopt.training.trainer import PreferenceTrainer
 from prefopt.training.trainer_inputs import ensure_pad_token, lora_config
+from prefopt.training.updates import reject_untrainable
 from prefopt.training.writable import reject_unwritable
 from prefopt.whole_files import publish_text
 
@@ -38,10 +39,11 @@ class RunResult:
     log: list[dict[str, float]]
 
 
-def start(run: RunFile, *, overwrite: bool = False) -> PreferenceTrainer:
+def start(run: RunFile, *, overwrite: bool = False, dry_run: bool = False) -> PreferenceTrainer:
     """The trainer of a run, before its first step. The resolved run file, versions and data reports are written when
     training begins; what an earlier run left in the folder is then removed, if it may be overwritten.
 
+    dry_run  check besides what is checked before the first step, and write nothing; the trainer does not train
     Raises RunFileError, also where the output folder holds another run or what this one reads, DataError (bad rows) and
     what `from_pretrained` raises.
     """
@@ -56,6 +58,7 @@ def start(run: RunFile, *, overwrite: bool = False) -> PreferenceTrainer:
     except ValueError as error:
         raise RunFileError(f"training: {error}") from error
     args.overwrite_output_dir |= overwrite
+    args.dry_run = dry_run
     _check_output_folder(run, args)
     _check_models(run)
     tokenizer = _tokenizer(run.model.tokenizer or run.model.name)
@@ -73,6 +76,9 @@ def start(run: RunFile, *, overwrite: bool = False) -> PreferenceTrainer:
     trainer.data_reports |= data.reports
     if args.should_save:
         trainer.callback_handler.callbacks.insert(0, _RunRecord(run, trainer.data_reports))
+    if dry_run:
+        reject_untrainable(trainer.model.policy)
+        trainer.checkpoint_to_resume(None)
     return trainer
 
 

@@ -171,6 +171,8 @@ class PreferenceTrainer(JudgingTrainer):
         changes nothing of it, and FloatingPointError where a loss, a gradient (before the optimizer's step) or a weight
         is not finite, or all steps were left out for that.
         """
+        if self.args.dry_run:
+            raise ValueError("this trainer is of a dry run, and would write nothing; start(run) makes one that trains")
         reject_untrainable(self.accelerator.unwrap_model(self.model).policy)
         checkpoint = self.checkpoint_to_resume(resume_from_checkpoint)
         if finished := finished_state(self, checkpoint):

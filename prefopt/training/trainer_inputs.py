@@ -169,6 +169,7 @@ def prepare_dataset(
         on_bad_rows=args.on_bad_rows,
         quarantine=Path(args.output_dir) / f"quarantine-{name}.jsonl",
         overwrite=args.overwrite_output_dir,
+        dry_run=args.dry_run,
         total=len(rows) if isinstance(rows, Sized) else None,
     )
     return PreparedData(dataset, report)

@@ -1,10 +1,12 @@
-"""Folders that a run will write to: tried before anything is loaded."""
+"""Folders that a run will write to: tried before anything is loaded. In a dry run they are looked at only."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from errno import EACCES, ENOTDIR
 from pathlib import Path
 
 from prefopt.training.config import PreferenceConfig
@@ -14,9 +16,10 @@ from prefopt.whole_files import UNFINISHED
 
 def reject_unwritable(args: PreferenceConfig) -> None:
     """Raise OutputFolderError where this process cannot write to the output folder or the reference cache."""
-    if args.should_save:
+    if args.should_save or args.dry_run:
         folder = Path(args.output_dir)
-        _try(folder, "output_dir", is_kept=False)
+        with _named(folder, "output_dir"):
+            _look(folder) if args.dry_run else _try(folder, is_kept=False)
         unfinished = folder / UNFINISHED
         if unfinished.is_symlink() or (unfinished.exists() and not unfinished.is_dir()):
             raise OutputFolderError(
@@ -24,14 +27,39 @@ def reject_unwritable(args: PreferenceConfig) -> None:
                 "remove it, or choose another output_dir"
             )
     if args.reference_cache is not None:
-        _try(Path(args.reference_cache), "reference_cache", is_kept=True)
+        cache = Path(args.reference_cache)
+        with _named(cache, "reference_cache"):
+            _look(cache) if args.dry_run else _try(cache, is_kept=True)
 
 
-def _try(folder: Path, field: str, *, is_kept: bool) -> None:
+@contextmanager
+def _named(folder: Path, field: str) -> Iterator[None]:
+    """Raise OutputFolderError, with the field, for an error within, which names the path that is at fault."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        path = Path(getattr(error, "filename", None) or folder)
+        reason = getattr(error, "strerror", None) or str(error)
+        if path.is_symlink() and not path.exists():
+            reason = f"{path} is a link to nothing"
+        elif folder not in (path, path.parent):
+            reason = f"{path}: {reason}"
+        raise OutputFolderError(f"{field}: {folder} cannot be written to ({reason}); choose another folder") from error
+
+
+def _look(folder: Path) -> None:
+    """Raise OSError where the folder, or the one in which it is to be made, is none that may be written to."""
+    path = next(path for path in (folder, *folder.absolute().parents) if path.is_symlink() or path.exists())
+    if not path.is_dir():
+        raise OSError(ENOTDIR, os.strerror(ENOTDIR), str(path))
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise OSError(EACCES, os.strerror(EACCES), str(path))
+
+
+def _try(folder: Path, *, is_kept: bool) -> None:
     """Make the folder and a file in it. The file is removed, and so are the folders unless they are kept, as where
     other runs may be about to write there."""
     made: list[Path] = []
-    path = folder
     try:
         for path in (*reversed(folder.parents), folder):
             if not path.is_dir():
@@ -40,13 +68,6 @@ def _try(folder: Path, field: str, *, is_kept: bool) -> None:
         descriptor, file = tempfile.mkstemp(prefix=".trial-", dir=folder)
         os.close(descriptor)
         os.unlink(file)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        if os.path.islink(path):
-            reason = f"{path} is a link to nothing"
-        elif path != folder:
-            reason = f"{path}: {reason}"
-        raise OutputFolderError(f"{field}: {folder} cannot be written to ({reason}); choose another folder") from error
     finally:
         for path in [] if is_kept else reversed(made):
             with suppress(OSError):

@@ -306,7 +306,7 @@ def test_no_usable_row(plain, tmp_path):
             prepare(rows(), plain, EncodingConfig(), description="pairs", **mode)
         with pytest.raises(DataError, match="in 1 rows; 1 have two responses that are the same tokens"):
             prepare(rows(GOOD | {"rejected": "ddd"}), plain, EncodingConfig(max_length=2), description="pairs", **mode)
-    with pytest.raises(DataError, match=r"in 1 rows; 1 are in .*bad.jsonl\n  row 0 of pairs: field 'chosen': found no"):
+    with pytest.raises(DataError, match=r"in 1 rows; 1 are for .*bad.jsonl\n  row 0 of pairs: field 'chosen': found"):
         prepare(rows({"a": 1}), plain, EncodingConfig(), description="pairs", **quarantine)
 
 

@@ -260,7 +260,7 @@ NOT_DECISIVE = {
         load_best_model_at_end metric_for_best_model greater_is_better""",
     "saving and resuming": """output_dir overwrite_output_dir save_on_each_node save_only_model save_steps save_strategy
         save_total_limit enable_jit_checkpoint hub_private_repo resume_despite resume_from_checkpoint ignore_data_skip
-        restore_callback_states_from_checkpoint max_skipped_steps""",
+        restore_callback_states_from_checkpoint max_skipped_steps dry_run""",
     "logging": """debug disable_tqdm include_num_input_tokens_seen log_level log_level_replica log_on_each_node
         logging_first_step logging_nan_inf_filter logging_steps logging_strategy project report_to run_name
         skip_memory_metrics trackio_bucket_id trackio_space_id trackio_static_space_id""",

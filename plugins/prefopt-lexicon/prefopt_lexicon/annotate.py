@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -82,12 +83,17 @@ class Counts:
         )
 
 
-def annotate_file(source: Path, target: Path, matches: re.Pattern[str], *, column: str = "lexicon") -> Counts:
+def annotate_file(
+    source: Path, target: Path, matches: re.Pattern[str], *, column: str = "lexicon", overwrite: bool = False
+) -> Counts:
     """Mark a file of rows, into another of one JSON object a line, or the same one.
 
     `source` is in one of the formats that `prefopt.data.read_rows` reads. Raises DataError, which lists the first ten
-    bad rows, where there are any; `target` is as it was then.
+    bad rows, where there are any, and FileExistsError where `target` is there and not to be overwritten; it is as it
+    was then.
     """
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{target} is there already; name another file, or replace it by --overwrite")
     bad: list[BadRow] = []
     match_counts: list[list[int]] = []
     unfinished = target.with_name(f"{target.name}.unfinished")
@@ -100,6 +106,8 @@ def annotate_file(source: Path, target: Path, matches: re.Pattern[str], *, colum
                 file.write(json.dumps(dict(row.fields), ensure_ascii=False) + "\n")
                 spans = (row.fields[f"{side}_{column}"] for side in SIDES)
                 match_counts.append([len(side) for side in spans if isinstance(side, list)])
+            file.flush()
+            os.fsync(file.fileno())
         if bad:
             shown = "".join(f"\n  {row}" for row in bad[:SHOWN])
             raise DataError(f"{source}: {len(bad)} of {len(bad) + len(match_counts)} rows cannot be marked{shown}")

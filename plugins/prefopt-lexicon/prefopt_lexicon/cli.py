@@ -25,6 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what.add_argument("--pattern", metavar="REGEX", help="a regular expression")
     parser.add_argument("--case-sensitive", action="store_true", help="tell capitals from small letters")
     parser.add_argument("--column", default="lexicon", metavar="NAME", help="write chosen_NAME and rejected_NAME")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace OUTPUT (may be INPUT) where it is there"
+    )
     given = parser.parse_args(arguments)
     try:
         if given.words is None:
@@ -32,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             lines = given.words.read_text(encoding="utf-8-sig").splitlines()
             matches = words(lines, case_sensitive=given.case_sensitive)
-        counts = annotate_file(given.input, given.output, matches, column=given.column)
+        counts = annotate_file(given.input, given.output, matches, column=given.column, overwrite=given.overwrite)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return UNUSABLE

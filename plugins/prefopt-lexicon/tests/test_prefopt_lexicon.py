@@ -204,7 +204,11 @@ def test_the_command_marks_a_file(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "2 rows, of which 1 without a match; 2 matches in chosen responses, 0 in rejected ones" in printed
     # Into the file that it reads, under another name beside the first.
-    assert main([str(target), str(target), "--pattern", "IT", "--case-sensitive", "--column", "it"]) == 0
+    again = [str(target), str(target), "--pattern", "IT", "--case-sensitive", "--column", "it"]
+    assert main(again) == 2
+    assert f"{target} is there already; name another file, or replace it by --overwrite" in capsys.readouterr().err
+    assert [row.fields for row in read_rows(target)] == marked
+    assert main([*again, "--overwrite"]) == 0
     assert [row.fields for row in read_rows(target)] == [row | {"chosen_it": [], "rejected_it": []} for row in marked]
 
 

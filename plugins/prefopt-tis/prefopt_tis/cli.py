@@ -49,6 +49,7 @@ def main(
     max_prompt_length: Annotated[int | None, typer.Option(help="As in training: tokens of the prompt.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pairs at once.")] = 8,
     dtype: Annotated[str, typer.Option(help="The models' precision: auto, float32, bfloat16, ...")] = "auto",
+    overwrite: Annotated[bool, typer.Option(help="Replace OUTPUT where it is there.")] = False,
     device: Annotated[str | None, typer.Option(help="Such as cuda:0. A GPU if there is one, unless given.")] = None,
 ) -> None:
     """Write what two models say of every response token into preference data: log(pi+ / pi-), for the weightings `tis`,
@@ -57,6 +58,8 @@ def main(
     other = negative or positive
     column = column or ("log_ratios" if contrast is None else "likelihoods")
     try:
+        if target.exists() and not overwrite:
+            raise FileExistsError(f"{target} is there already; name another file, or replace it by --overwrite")
         _refuse_what_says_nothing(positive, other, positive_prompt, negative_prompt)
         if contrast is not None and positive_prompt != negative_prompt:
             raise ValueError(

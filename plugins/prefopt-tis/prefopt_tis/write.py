@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -60,7 +61,9 @@ class Unfinished:
         return whole
 
     def finish(self) -> None:
-        """Put the lines in the target's place."""
+        """Put the lines in the target's place, once the disk has them."""
+        with self.lines.open("rb") as file:
+            os.fsync(file.fileno())
         self.lines.replace(self.target)
         self.made_with.unlink()
 

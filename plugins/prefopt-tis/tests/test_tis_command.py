@@ -96,7 +96,8 @@ def test_a_template_is_around_the_last_message_of_a_conversation(folders, tokeni
     row = {"prompt": start}
     row |= {side: {"role": "assistant", "content": side} for side in SIDES}
     source.write_text(json.dumps(row))
-    run(source, target, "--positive", folders[0], "--positive-prompt", "{prompt} Rudely.")
+    target.write_text("made before")
+    run(source, target, "--positive", folders[0], "--positive-prompt", "{prompt} Rudely.", "--overwrite")
     dataset = prepared(read_rows(target), tokenizer)
     rude = "<system>Be.</s><user>Why? Rudely.</s><assistant>"
     ids = [tokenizer(rude, add_special_tokens=False)["input_ids"], None]
@@ -220,6 +221,10 @@ def test_errors_say_how_to_mend_them(source, folders, tokenizer, tmp_path):
     output = run(source, target, *one, "--negative", other, exit_code=2)
     assert "its tokenizer has another vocabulary" in output
     assert not target.exists()
+    target.write_text("made before")
+    output = run(source, target, *one, "--negative", folders[1], exit_code=2)
+    assert "scored.jsonl is there already; name another file, or replace it by --overwrite" in output
+    assert target.read_text() == "made before"
 
 
 @pytest.mark.parametrize("strength", [0.0, 1.0, 2.5])

@@ -33,8 +33,9 @@ class _Stored(NamedTuple):
 def reject_unusable_weights(
     name: str, model: PreTrainedModel, options: Mapping[str, Any], *, finite: bool = True
 ) -> None:
-    """Raise ModelFileError where a parameter is NaN or infinite, or its file has whole numbers in place of fractions,
-    as a quantised model's without its configuration: transformers would convert them without their scale.
+    """Raise ModelFileError where a parameter is NaN or infinite, where the input embeddings are zero throughout, or
+    where a file has whole numbers in place of fractions, as a quantised model's without its configuration: transformers
+    would convert them without their scale.
 
     options  keyword arguments of `from_pretrained`, which has loaded the model of this name
     finite   whether NaN and infinity are refused
@@ -48,6 +49,13 @@ def reject_unusable_weights(
                     f"{stored[key].file}: {key} is stored as {stored[key].dtype}, whole numbers, and config.json "
                     "has no quantization_config that tells their scale; get the model anew, or with its own"
                 )
+    embeddings = getattr(model.get_input_embeddings(), "weight", None)
+    for key, parameter in parameters.items():
+        if parameter is embeddings and _is_zero(parameter):
+            raise ModelFileError(
+                f"{stored[key].file if key in stored else name}: all {parameter.numel()} values of {key} are zero, "
+                "as in a file that was not copied or downloaded whole; get the weights anew"
+            )
     if finite:
         reject_non_finite(name, parameters, {key: tensor.file for key, tensor in stored.items()})
 
@@ -68,13 +76,25 @@ def reject_non_finite(name: str, parameters: Mapping[str, Tensor], files: Mappin
 
 def _non_finite(parameter: Tensor) -> int:
     """How many of this process's values are NaN or infinite; 0 of another library's type, or without storage."""
+    if (values := _local_values(parameter)) is None:
+        return 0
+    low, high = torch.aminmax(values)  # in which NaN stays, and which is faster than a flag for each value
+    return 0 if math.isfinite(low) and math.isfinite(high) else int((~torch.isfinite(values)).sum())
+
+
+def _is_zero(parameter: Tensor) -> bool:
+    values = _local_values(parameter)
+    return values is not None and not values.any()
+
+
+def _local_values(parameter: Tensor) -> Tensor | None:
+    """This process's values; None of another library's type, or where there are none."""
     values = parameter.detach()
     values = values.to_local() if isinstance(values, DTensor) else values
     is_plain = type(values) is Tensor or type(values) is torch.nn.Parameter
     if not is_plain or values.is_meta or not values.numel() or not values.is_floating_point() or values.itemsize < 2:
-        return 0
-    low, high = torch.aminmax(values)  # in which NaN stays, and which is faster than a flag for each value
-    return 0 if math.isfinite(low) and math.isfinite(high) else int((~torch.isfinite(values)).sum())
+        return None
+    return values
 
 
 def _stored_tensors(name: str, model: PreTrainedModel, options: Mapping[str, Any]) -> dict[str, _Stored]:

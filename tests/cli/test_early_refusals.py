@@ -133,18 +133,19 @@ def test_an_encoder_beside_the_decoder(model_folder: str, tmp_path: Path, loaded
     assert not loaded
 
 
-UP = "model.layers.1.mlp.up_proj.weight"
+UP, INPUTS = "model.layers.1.mlp.up_proj.weight", "model.embed_tokens.weight"
 
 
 def _with(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda weight: weight.flatten().index_fill(0, torch.tensor([7]), value).view_as(weight)
 
 
-WEIGHTS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
-    "nan": (_with(float("nan")), f"NaN or infinity in {UP}, 1 of its 2048 values"),
-    "inf": (_with(float("inf")), f"NaN or infinity in {UP}, 1 of its 2048 values"),
-    "int8": (lambda weight: (100 * weight).to(torch.int8), f"{UP} is stored as I8, whole numbers"),
-    "uint8": (lambda weight: (100 * weight).abs().to(torch.uint8), f"{UP} is stored as U8, whole numbers"),
+WEIGHTS: dict[str, tuple[str, Callable[[torch.Tensor], torch.Tensor], str]] = {
+    "nan": (UP, _with(float("nan")), f"NaN or infinity in {UP}, 1 of its 2048 values"),
+    "inf": (UP, _with(float("inf")), f"NaN or infinity in {UP}, 1 of its 2048 values"),
+    "int8": (UP, lambda weight: (100 * weight).to(torch.int8), f"{UP} is stored as I8, whole numbers"),
+    "uint8": (UP, lambda weight: (100 * weight).abs().to(torch.uint8), f"{UP} is stored as U8, whole numbers"),
+    "zeros": (INPUTS, torch.zeros_like, rf"all \d+ values of {INPUTS} are zero"),
 }
 
 
@@ -152,10 +153,10 @@ WEIGHTS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
 @pytest.mark.parametrize("part", ["name", "reference"])
 def test_weights_that_are_no_numbers(part: str, case: str, model_folder: str, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(model_folder, tmp_path / "model"))
-    change, words = WEIGHTS[case]
+    key, change, words = WEIGHTS[case]
     file = folder / "model.safetensors"
     tensors = load_file(file)
-    save_file(tensors | {UP: change(tensors[UP])}, file, metadata={"format": "pt"})
+    save_file(tensors | {key: change(tensors[key])}, file, metadata={"format": "pt"})
     refused(document(model_folder, tmp_path, {f"model.{part}": str(folder)}), f"{file}: {words}")
 
 

@@ -80,7 +80,7 @@ def test_yaml_examples_are_run_files_suites_or_objectives(
 def test_generated_pages_hold_every_row_and_every_check() -> None:
     pages = {page.name: docs_hooks.on_page_markdown(page.read_text(encoding="utf-8")) for page in PAGES}
     assert not [name for name, text in pages.items() if "<!--" in text]
-    assert all(f"## {name}\n" in pages["zoo.md"] for name in zoo.ZOO)
+    assert all(f"## {name}\n" in pages["zoo.md"] and f"(#{name})" in pages["zoo.md"] for name in zoo.ZOO)
     assert all(f"`{check.name}`" in pages["conformance.md"] for check in CHECKS)
     assert all(
         f"| `{signal}` | [{', '.join(spec.shape)}] | " in pages["scoring.md"] for signal, spec in SIGNALS.items()

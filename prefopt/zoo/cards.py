@@ -59,7 +59,7 @@ def markdown(name: str) -> str:
     row = card(name)
     lines = [
         f"## {name}",
-        f"    {row.equation}",
+        f"```formula\n{row.equation}\n```",
         *row.about,
         f"- **Defaults**: {row.defaults}",
         f"- **Reduction**: {row.reduction}",

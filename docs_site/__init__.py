@@ -1,0 +1,1 @@
+"""What the documentation makes of the code while it is built: formulas, pictures, indexes, the interface."""

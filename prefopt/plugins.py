@@ -22,6 +22,7 @@ __all__ = [
     "TEMPORARY",
     "WITHOUT",
     "PluginError",
+    "diagnose",
     "exclude",
     "excluded",
     "plugin_manager",
@@ -89,14 +90,9 @@ def excluded(names: Iterable[str]) -> frozenset[str]:
 @functools.cache
 def plugin_manager(built_ins: tuple[ModuleType, ...]) -> pluggy.PluginManager:
     """These modules and the plugins, registered. Excluded ones are blocked and not imported. Raises PluginError."""
-    manager = pluggy.PluginManager(PROJECT)
-    manager.add_hookspecs(hookspecs)
+    manager = _empty_manager()
     for module in built_ins:
         manager.register(module, name=f"{PROJECT}:{module.__name__.rpartition('.')[2]}")
-    try:
-        time_limit()
-    except ValueError as error:
-        raise PluginError(str(error)) from None
     entry_points = plugins()
     for name in sorted(excluded(entry_points)):
         logger.warning("plugin %s is excluded by %s: its components are not there", name, WITHOUT)
@@ -110,10 +106,38 @@ def plugin_manager(built_ins: tuple[ModuleType, ...]) -> pluggy.PluginManager:
     return manager
 
 
+def diagnose() -> dict[str, str | None]:
+    """The installed plugins by name, each tried by itself: why it cannot be used, "" where it can, None where it is
+    excluded. Raises PluginError where the environment excludes one that is not installed."""
+    entry_points = plugins()
+    left_out = excluded(entry_points)
+    problems: dict[str, str | None] = {}
+    for name, entry_point in sorted(entry_points.items()):
+        manager = _empty_manager()
+        try:
+            if name not in left_out:
+                _register(manager, name, entry_point)
+                _refuse_misspelt_hooks(manager)
+            problems[name] = None if name in left_out else ""
+        except PluginError as error:
+            problems[name] = str(error)
+    return problems
+
+
 def reload_plugins() -> None:
     """Read the entry points afresh when a registry is next used, such as after an installation in this process."""
     importlib.invalidate_caches()
     plugin_manager.cache_clear()
+
+
+def _empty_manager() -> pluggy.PluginManager:
+    try:
+        time_limit()
+    except ValueError as error:
+        raise PluginError(str(error)) from None
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(hookspecs)
+    return manager
 
 
 def _exclusions() -> list[str]:

@@ -114,6 +114,15 @@ def file_size_limit() -> int | None:
     return None if limit == resource.RLIM_INFINITY else limit
 
 
+def require_writable(folder: Path) -> None:
+    """Raise OSError where the folder, or the one in which it is to be made, is none that may be written to. Nothing is
+    written."""
+    path = next(path for path in (folder, *folder.absolute().parents) if path.is_symlink() or path.exists())
+    for number, holds in ((errno.ENOTDIR, path.is_dir()), (errno.EACCES, os.access(path, os.W_OK | os.X_OK))):
+        if not holds:
+            raise OSError(number, os.strerror(number), str(path))
+
+
 def free_bytes(folder: Path) -> int:
     """Of the disk that the folder is on, or will be."""
     folder = folder.absolute()

@@ -100,6 +100,8 @@ OUTSIDE: dict[str, set[str]] = {
     "omegaconf": {"training", "comparison", "cli"},
     "rich": {"printing", "data", "training", "tasks", "comparison", "inspection", "cli"},
     "typer": {"cli"},
+    "huggingface_hub": {"cli"},
+    "packaging": {"cli"},
     "matplotlib": {"report"},
     "pandas": {"comparison", "report", "training"},
     "scipy": {"comparison"},

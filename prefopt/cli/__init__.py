@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prefopt.cli import check, compare, data, demo, inspect, migrate, new_plugin, replay, train, zoo
+from prefopt.cli import check, compare, data, demo, doctor, inspect, migrate, new_plugin, replay, train, zoo
 from prefopt.cli.console import DEBUG, PlainErrors, console, exit_on
 
 __all__ = ["app"]
@@ -67,5 +67,6 @@ app.command()(zoo.components)
 app.command()(check.check)
 app.command()(new_plugin.new_plugin)
 app.command()(demo.demo)
+app.command()(doctor.doctor)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(migrate.migrate)
 app.add_typer(data.app, name="data")

@@ -6,12 +6,11 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from errno import EACCES, ENOTDIR
 from pathlib import Path
 
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.output_folder import OutputFolderError
-from prefopt.whole_files import UNFINISHED
+from prefopt.whole_files import UNFINISHED, require_writable
 
 
 def reject_unwritable(args: PreferenceConfig) -> None:
@@ -19,7 +18,7 @@ def reject_unwritable(args: PreferenceConfig) -> None:
     if args.should_save or args.dry_run:
         folder = Path(args.output_dir)
         with _named(folder, "output_dir"):
-            _look(folder) if args.dry_run else _try(folder, is_kept=False)
+            require_writable(folder) if args.dry_run else _try(folder, is_kept=False)
         unfinished = folder / UNFINISHED
         if unfinished.is_symlink() or (unfinished.exists() and not unfinished.is_dir()):
             raise OutputFolderError(
@@ -29,7 +28,7 @@ def reject_unwritable(args: PreferenceConfig) -> None:
     if args.reference_cache is not None:
         cache = Path(args.reference_cache)
         with _named(cache, "reference_cache"):
-            _look(cache) if args.dry_run else _try(cache, is_kept=True)
+            require_writable(cache) if args.dry_run else _try(cache, is_kept=True)
 
 
 @contextmanager
@@ -45,15 +44,6 @@ def _named(folder: Path, field: str) -> Iterator[None]:
         elif folder not in (path, path.parent):
             reason = f"{path}: {reason}"
         raise OutputFolderError(f"{field}: {folder} cannot be written to ({reason}); choose another folder") from error
-
-
-def _look(folder: Path) -> None:
-    """Raise OSError where the folder, or the one in which it is to be made, is none that may be written to."""
-    path = next(path for path in (folder, *folder.absolute().parents) if path.is_symlink() or path.exists())
-    if not path.is_dir():
-        raise OSError(ENOTDIR, os.strerror(ENOTDIR), str(path))
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise OSError(EACCES, os.strerror(EACCES), str(path))
 
 
 def _try(folder: Path, *, is_kept: bool) -> None:

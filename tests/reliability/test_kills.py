@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,13 +94,19 @@ def survive(runs: ForkedRuns | PairsOfRuns, folder: Path, wanted: list[tuple[fro
     assert not failures, "\n".join(failures)
 
 
-@pytest.mark.long
+@pytest.mark.parametrize(
+    "phases",
+    [
+        pytest.param([WRITING], marks=pytest.mark.outside, id=WRITING),
+        pytest.param(PHASES, marks=pytest.mark.long, id="every phase"),
+    ],
+)
 def test_a_killed_run_goes_on_as_one_never_killed(
-    model_folder: str, rows: list[dict[str, str]], tmp_path: Path
+    phases: Sequence[str], model_folder: str, rows: list[dict[str, str]], tmp_path: Path
 ) -> None:
     with ForkedRuns(Inputs(model_folder, rows), tmp_path) as runs:
         at_moments = {ROTATING, MOVING}  # which take no time
-        survive(runs, tmp_path, [(frozenset({phase}), phase in at_moments) for phase in PHASES], "one process")
+        survive(runs, tmp_path, [(frozenset({phase}), phase in at_moments) for phase in phases], "one process")
 
 
 @pytest.mark.reliability

@@ -1,5 +1,5 @@
-"""Hooks that MkDocs calls while it builds: cards, checks, figures and the map of imports come from the code and from
-numbers that are kept, so that no page can be stale.
+"""Hooks that MkDocs calls while it builds: cards, checks, the interface, figures and the map of imports come from the
+code and from numbers that are kept, so that no page can be stale.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from docs_site import formulas, heat_map, import_map, zoo_index
+from docs_site import citation, formulas, heat_map, import_map, interface, zoo_index
 from prefopt import testing
 from prefopt.hookspecs import KINDS
 from prefopt.registry import available
@@ -27,6 +27,25 @@ def on_config(config: Any) -> Any:
     fences = config.mdx_configs.setdefault("pymdownx.superfences", {})
     fences["custom_fences"] = [{"name": "formula", "class": "formula", "format": formulas.fence}]
     return config
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Pages that are made of the code and of files beside the documentation."""
+    from mkdocs.structure.files import File
+
+    for name, text in pages(config.repo_url or "").items():
+        files.append(File.generated(config, name, content=text))
+    return files
+
+
+def pages(repository: str = "") -> dict[str, str]:
+    """The pages that are generated whole, by address."""
+    return {
+        "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
+        "citation.md": citation.page(ROOT / "CITATION.cff"),
+        "api/index.md": interface.index(),
+        **{f"api/{name}.md": interface.page(name, repository) for name in interface.TITLES},
+    }
 
 
 def on_page_markdown(text: str, **_: Any) -> str:

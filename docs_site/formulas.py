@@ -203,7 +203,7 @@ def _pieces(row: list[Node]) -> Iterator[tuple[str, bool]]:
             yield from inner[1:]
             yield closing, False
         elif node.kind == "text":
-            yield f"<mtext>{escape(node.text.strip('`'))}&nbsp;</mtext>", False
+            yield f"<mtext>{escape(node.text.strip('`'))} </mtext>", False
         elif node.kind == "operator":
             form = "infix" if binary else "prefix"
             yield node.mathml.replace("<mo>", f'<mo form="{form}">'), binary and node.text in _BREAKS

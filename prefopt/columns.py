@@ -59,3 +59,4 @@ class TokenColumn:
 
 
 Column = PairColumn | TokenColumn
+"""What a component may declare that it reads of the data."""

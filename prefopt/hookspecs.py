@@ -58,6 +58,7 @@ does not raise it. A plugin module may state the versions that it supports as `P
 K = TypeVar("K", bound=Component)
 
 hookimpl = pluggy.HookimplMarker(PROJECT)
+"""The decorator of a plugin's hooks, the functions that return its components."""
 hookspec = pluggy.HookspecMarker(PROJECT)
 
 

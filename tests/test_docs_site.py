@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import ast
+import sys
 import xml.etree.ElementTree as ET
 from html import unescape
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from docs_site import formulas, heat_map
+import docs_hooks
+import prefopt
+from docs_site import formulas, heat_map, interface
 from prefopt import zoo
 from prefopt.registry import installed
 from prefopt.zoo.cards import equation_of
@@ -22,12 +29,6 @@ EQUATIONS = {
 }
 
 
-def texts(html: str) -> list[str]:
-    """The text of each <math>, signs as they are shown, without spaces."""
-    root = ET.fromstring(html.replace("&nbsp;", " "))
-    return ["".join(element.itertext()).replace(" ", "") for element in root.iter("math")]
-
-
 @pytest.mark.parametrize("name", EQUATIONS)
 def test_every_equation_of_the_code_is_typeset_whole(name: str) -> None:
     html = formulas.inline(EQUATIONS[name])
@@ -35,7 +36,8 @@ def test_every_equation_of_the_code_is_typeset_whole(name: str) -> None:
     assert ET.fromstring(html).attrib == {"role": "math", "aria-label": unescape(EQUATIONS[name])}
     assert all(sign in shown for sign in set(EQUATIONS[name]) & set("=,+<>"))
     assert shown.count("(") == shown.count(")") or "[0, 1)" in EQUATIONS[name]
-    assert "_" not in "".join(texts(html))
+    names = [element for element in ET.fromstring(html).iter() if element.tag in ("mi", "mo", "mn")]
+    assert not any("_" in (element.text or "") for element in names)
 
 
 def test_powers_fractions_and_subscripts() -> None:
@@ -59,3 +61,50 @@ def test_the_readmes_picture_is_that_of_the_kept_numbers() -> None:
     )
     page = heat_map.html(figure)
     assert page.count('class="token') == sum(len(figure[side]["tokens"]) for side in ("chosen", "rejected"))
+
+
+PUBLIC = {
+    (module.__name__, name)
+    for module in (import_module(package) for package in interface.packages())
+    for name in module.__all__
+    if not isinstance(getattr(module, name), ModuleType)
+}
+
+
+def test_every_public_symbol_and_component_is_on_a_page() -> None:
+    generated = docs_hooks.pages()
+    text = "\n".join(text for name, text in generated.items() if name.startswith("api/"))
+    names = {name for _, name in PUBLIC} | {
+        cls.__name__ for cls, owner in installed() if owner.distribution == "prefopt"
+    }
+    assert [name for name in sorted(names) if f"### {name} {{ #prefopt" not in text] == []
+    assert len(names) > 200
+    assert "tokens.py`, line " in generated["api/prefopt.md"]
+    assert "](https://host/tree/blob/main/prefopt/tokens.py#L" in interface.page("prefopt", "https://host/tree")
+
+
+def test_a_public_symbol_without_a_docstring_stops_the_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    package = tmp_path / "prefopt" / "bare"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text('__all__ = ["bare"]\n\n\ndef bare():\n    return 1\n')
+    monkeypatch.setattr("prefopt.__path__", [str(tmp_path / "prefopt")])
+    monkeypatch.setattr(interface, "ROOT", tmp_path)
+    interface.symbols.cache_clear()
+    try:
+        with pytest.raises(
+            interface.UndocumentedError, match=r"prefopt/bare/__init__.py:4: prefopt.bare.bare is public"
+        ):
+            interface.symbols()
+    finally:
+        interface.symbols.cache_clear()
+        sys.modules.pop("prefopt.bare", None)
+        vars(prefopt).pop("bare", None)
+
+
+def test_signatures() -> None:
+    source = "@property\ndef f(self, a: int, *rest: str, b: float = 0.5, c=None, **more: int) -> None: ..."
+    assert interface.signature(ast.parse(source).body[0]) == (
+        "@property\ndef f(a: int, *rest: str, b: float = 0.5, c=None, **more: int) -> None"
+    )
+    source = "class C(B):\n    x: int = 1\n    _y: int = 2\n    def __init__(self, z): ..."
+    assert interface.signature(ast.parse(source).body[0]) == "class C(B)\n    x: int = 1\n    def __init__(z)"

@@ -30,6 +30,7 @@ from prefopt.printing import PrintableConsole
 from prefopt.whole_files import naming_full_disk, publish_file, sha256, unfinished_name
 
 OnBadRows = Literal["stop", "quarantine"]
+"""What becomes of rows that cannot be used: an error that lists them, or a file in which they are set aside."""
 
 _LISTED = 10
 """Bad rows in the message of an error."""

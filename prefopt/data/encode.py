@@ -20,6 +20,7 @@ from prefopt.data.truncation import EncodedPair, TooLong, cut_left, truncated
 from prefopt.validation import Settings
 
 OnTooLong = Literal["truncate", "drop", "stop"]
+"""What becomes of pairs beyond the limits: cut, left out and counted, or an error."""
 
 
 class EncodingConfig(Settings):

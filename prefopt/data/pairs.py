@@ -50,6 +50,7 @@ class ChatPair:
 
 
 Pair = TextPair | ChatPair
+"""A validated preference pair, of text or of messages."""
 
 
 class ResponseText(NamedTuple):

@@ -13,7 +13,9 @@ from prefopt.data.rows import BadRow, DataError, SourceRow, has_splits, read_row
 from prefopt.validation import Settings, path_name
 
 Mixture = Literal["concatenate", "interleave"]
+"""How several sources are put together: one after the other, or drawn in turns by their weights."""
 StoppingStrategy = Literal["first_exhausted", "all_exhausted"]
+"""When drawing in turns ends: at the end of the first source, or of the last, shorter ones being repeated."""
 
 _LOADED_WITH = ("name", "revision", "data_dir", "data_files")
 

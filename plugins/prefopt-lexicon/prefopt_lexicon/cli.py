@@ -25,9 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what.add_argument("--pattern", metavar="REGEX", help="a regular expression")
     parser.add_argument("--case-sensitive", action="store_true", help="tell capitals from small letters")
     parser.add_argument("--column", default="lexicon", metavar="NAME", help="write chosen_NAME and rejected_NAME")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace OUTPUT (may be INPUT) where it is there"
-    )
+    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT (may be INPUT) where it is there")
     given = parser.parse_args(arguments)
     try:
         if given.words is None:

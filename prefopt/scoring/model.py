@@ -117,11 +117,15 @@ class PreferenceModel(nn.Module):
         """The policy's configuration."""
         return causal_lm(self.policy).config
 
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """The policy's `generate`, where callbacks look for it."""
+        return self.policy.generate(*args, **kwargs)  # type: ignore[operator]
+
     @property
     def _no_split_modules(self) -> list[str]:
         """Classes of the models' blocks, which accelerate's FSDP wraps by default."""
-        models = (self.policy, self.reference or self.policy)
-        return sorted({name for model in models for name in causal_lm(model)._no_split_modules or ()})
+        models = (causal_lm(self.policy), causal_lm(self.reference or self.policy))
+        return sorted({name for model in models for name in model._no_split_modules or ()})
 
     @property
     def reference(self) -> nn.Module | None:
@@ -256,9 +260,8 @@ class PreferenceModel(nn.Module):
     ) -> TokenStatistics:
         needs_head = reference is not None and reference.last_hidden_state is not None
         ref_head = self.reference_scorer.head(self.policy) if needs_head else None
-        within_budget = partial(statistics_for_objective, budget=self.logits_budget, buffers=self._buffer_pool)
-        config = self.objective.config
-        return within_budget(config, policy, head, reference, ref_head, labels, head_gradient=head_gradient)
+        scored = partial(statistics_for_objective, budget=self.logits_budget, buffers=self._buffer_pool)
+        return scored(self.objective.config, policy, head, reference, ref_head, labels, head_gradient=head_gradient)
 
     def _reference_states(self, layout: Layout, batch: PreferenceBatch) -> ModelStates | None:
         """None for a reference-free objective."""
@@ -270,8 +273,7 @@ class PreferenceModel(nn.Module):
         roles = partial(self.reference_scorer.roles, self.policy)
         self._compatibility.require(roles, batch)
         if self._choice.is_due(batch, training=self.training and torch.is_grad_enabled()):
-            # Once it is cached, nobody runs the reference.
-            cached = self._choice.uses_plain_forward is not None and self.cache is not None
+            cached = self._choice.uses_plain_forward is not None and self.cache is not None  # nobody runs the reference
             self._choice.verify(batch, roles(policy_alone=cached), share=self.shared_prefix, max_length=self.max_length)
         if not self.shared_prefix:
             return Layout.two_rows(batch)

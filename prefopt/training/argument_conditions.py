@@ -128,6 +128,11 @@ CONDITIONS: Mapping[str, Condition] = {
         ("eval_delay", "eval_use_gather_object", "metric_for_best_model", "greater_is_better"), _EVALUATION
     ),
     "eval_steps": Condition(lambda arguments: _text(arguments.eval_strategy) == "steps", "eval_strategy: steps"),
+    "include_for_metrics": Condition(
+        lambda arguments: set(arguments.include_for_metrics) <= {"loss"},
+        "`loss` alone",
+        "compute_metrics finds a pair's tokens in the data set, by its number in label_ids",
+    ),
     "save_steps": Condition(lambda arguments: _text(arguments.save_strategy) == "steps", "save_strategy: steps"),
     "save_total_limit": Condition(lambda arguments: _text(arguments.save_strategy) != "no", "save_strategy"),
     "warmup_steps": Condition(

@@ -38,7 +38,6 @@ _FULL_EVAL = (
 )
 _LIGER = "it would patch no part of the step. Apply liger-kernel to the models before, without its fused cross-entropy"
 _HUB = "a checkpoint is more than the hub's callback uploads: the objective is beside it. Upload the folder afterwards"
-_PREDICTIONS = "evaluation has losses and the objective's metrics, and no predictions to keep"
 
 _WORKS = """output_dir per_device_train_batch_size num_train_epochs max_steps learning_rate lr_scheduler_type
 lr_scheduler_kwargs warmup_steps optim optim_args weight_decay adam_beta1 adam_beta2 adam_epsilon
@@ -71,6 +70,11 @@ ARGUMENTS: Mapping[str, Argument] = {
     "include_num_input_tokens_seen": Argument(
         Treatment.WORKS, "`all` counts every position of a batch, `non_padding` prompt, chosen and rejected response"
     ),
+    **dict.fromkeys(
+        (*("prediction_loss_only", "eval_do_concat_batches", "eval_accumulation_steps"), "batch_eval_metrics"),
+        Argument(Treatment.WORKS, "for `predict` and `compute_metrics`; see [Metrics](metrics.md)"),
+    ),
+    "include_for_metrics": Argument(Treatment.WORKS, "`loss` is handed to `compute_metrics`"),
     "resume_from_checkpoint": Argument(Treatment.WORKS, "a folder, or `true` for the last one in output_dir"),
     "train_sampling_strategy": Argument(Treatment.WORKS, "lengths are those of prompt and longer response"),
     "remove_unused_columns": Argument(Treatment.WORKS, "false in any case: the collator reads the columns"),
@@ -102,11 +106,6 @@ ARGUMENTS: Mapping[str, Argument] = {
         Treatment.NO_EFFECT, "losses are means over the pairs of the whole step, over all processes"
     ),
     "use_cache": Argument(Treatment.NO_EFFECT, "nothing is generated"),
-    "prediction_loss_only": Argument(Treatment.NO_EFFECT, _PREDICTIONS),
-    "eval_do_concat_batches": Argument(Treatment.NO_EFFECT, _PREDICTIONS),
-    "eval_accumulation_steps": Argument(Treatment.NO_EFFECT, _PREDICTIONS),
-    "include_for_metrics": Argument(Treatment.NO_EFFECT, _PREDICTIONS),
-    "batch_eval_metrics": Argument(Treatment.NO_EFFECT, _PREDICTIONS),
     "label_names": Argument(Treatment.NO_EFFECT, "pairs have no labels"),
     **dict.fromkeys(
         ("do_train", "do_eval", "do_predict"),

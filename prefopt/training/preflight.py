@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -19,6 +20,7 @@ from prefopt.scoring import PreferenceModel
 from prefopt.scoring.compatibility import ModelLimits
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.evaluation_metrics import reads_metric, reject_unknown_metric
+from prefopt.validation import one_line
 
 _LOG = logging.getLogger(__name__)
 
@@ -66,6 +68,38 @@ def reject_other_types(objective: object, **data: object) -> None:
             raise TypeError(
                 f"{name}: found the name {str(value)!r}; give rows, as prefopt.data.read_rows does of a file"
             )
+
+
+def reject_other_arguments(compute_loss_func: object, processing_class: object) -> None:
+    """Raise ValueError for a loss beside the objective's, and TypeError for a processor of more than text."""
+    if compute_loss_func is not None:
+        raise ValueError(
+            "compute_loss_func: the loss is the objective's; write it as a preference loss of your own (a component), "
+            "or override PreferenceTrainer.compute_loss"
+        )
+    if processing_class is not None and not isinstance(processing_class, PreTrainedTokenizerBase):
+        remedy = "give its tokenizer" if hasattr(processing_class, "tokenizer") else "give a tokenizer"
+        raise TypeError(f"processing_class: found {type(processing_class).__name__}, and pairs are text; {remedy}")
+
+
+def check_optimizer_class(
+    optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None, args: PreferenceConfig
+) -> None:
+    """Raise ValueError where an optimizer cannot be made of its class and these keywords; log the arguments that it
+    does not read."""
+    if optimizer_cls_and_kwargs is None:
+        return
+    try:
+        optimizer_class, options = optimizer_cls_and_kwargs
+        optimizer_class([nn.Parameter(torch.zeros(1))], **options)
+    except Exception as error:  # whatever a library raises for arguments that it does not take
+        raise ValueError(
+            f"optimizer_cls_and_kwargs makes no optimizer ({type(error).__name__}: {one_line(error)}); give a class of "
+            "torch.optim's kind and its keywords, such as (torch.optim.SGD, {'lr': 1e-3})"
+        ) from error
+    of_groups = ("weight_decay", "mask_learning_rate", "mask_weight_decay")
+    if unread := [name for name in _OF_THE_OPTIMIZER if name not in of_groups and args.differs(name)]:
+        _LOG.warning("optimizer_cls_and_kwargs: its keywords stand in place of %s", ", ".join(unread))
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer | None, model: PreferenceModel, args: PreferenceConfig) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -10,8 +10,7 @@ import torch
 from accelerate.utils import TorchDynamoPlugin
 from peft import PeftConfig
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import PredictionOutput
 
 from prefopt.data import DataError, DataReport, PreferenceCollator
@@ -19,19 +18,21 @@ from prefopt.metrics import MetricSums
 from prefopt.objective import Objective, ObjectiveOutput
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.tokens import PreferenceBatch
-from prefopt.training.callbacks import MarginWatch, ReferenceUpdate, WarmupWatch, drift
+from prefopt.training.callbacks import MarginWatch, WarmupWatch, drift
 from prefopt.training.config import PreferenceConfig
+from prefopt.training.evaluating import check_metrics_options
 from prefopt.training.finished import finished_state
-from prefopt.training.finite_steps import locate_errors, require_finite_weights
-from prefopt.training.judging import JudgingTrainer
+from prefopt.training.finite_steps import require_finite_weights
 from prefopt.training.loading import load_tokenizer
 from prefopt.training.metrics import batch_metrics, flush, log_histograms, token_count
 from prefopt.training.optimizer import frozen, parameter_groups
 from prefopt.training.preflight import (
     check_initial_loss,
     check_optimizer,
+    check_optimizer_class,
     check_units,
     reject_no_step,
+    reject_other_arguments,
     reject_other_tokens,
     reject_other_types,
     reject_pairs_beyond_limits,
@@ -39,19 +40,20 @@ from prefopt.training.preflight import (
     reject_unused_options,
 )
 from prefopt.training.reference_cache import fill_reference_cache
+from prefopt.training.searching import SearchingTrainer, begin
 from prefopt.training.trainer_inputs import (
     PreparedData,
     ensure_pad_token,
     log_report,
     longest_row,
-    preference_model,
+    model_maker,
     prepare_dataset,
     reference_loader,
 )
-from prefopt.training.updates import UpdateWatch, reject_untrainable
+from prefopt.training.updates import reject_untrainable
 
 
-class PreferenceTrainer(JudgingTrainer):
+class PreferenceTrainer(SearchingTrainer):
     """Trains a policy on preference pairs under any objective.
 
     >>> trainer = PreferenceTrainer("gpt2", objective=zoo.sparsepo(), train_dataset=rows)  # doctest: +SKIP
@@ -66,6 +68,9 @@ class PreferenceTrainer(JudgingTrainer):
     processing_class  the tokenizer; None: that of the model's name
     peft_config       trains a new adapter; the reference is then the model with that adapter off
     data_collator     None: PreferenceCollator
+    model_init        in place of `model`: a function that returns the policy, with which each training begins; it may
+                      take the trial of `hyperparameter_search`
+    compute_metrics, preprocess_logits_for_metrics   are called with `pair_predictions`; labels are the pairs' numbers
 
     All else is Trainer's. Losses are means over the pairs of the whole step, whatever the accumulation.
     `trainer.model` is the PreferenceModel, `trainer.model.policy` the policy. A checkpoint is the policy's own
@@ -74,7 +79,7 @@ class PreferenceTrainer(JudgingTrainer):
 
     def __init__(
         self,
-        model: str | nn.Module,
+        model: str | nn.Module | None = None,
         ref_model: str | nn.Module | None = None,
         *,
         objective: ObjectiveConfig | Objective,
@@ -86,16 +91,25 @@ class PreferenceTrainer(JudgingTrainer):
         data_collator: Any = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
+        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
+        model_init: Callable[..., str | nn.Module] | None = None,
+        compute_loss_func: Callable[..., Any] | None = None,
+        compute_metrics: Callable[..., dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable[..., Any] | None = None,
     ) -> None:
         args = args or PreferenceConfig()
+        reject_other_arguments(compute_loss_func, processing_class)
         reject_other_types(objective, train_dataset=train_dataset, eval_dataset=eval_dataset)
         is_plain = (
-            type(self).evaluate is PreferenceTrainer.evaluate and not callbacks
+            type(self).evaluate is PreferenceTrainer.evaluate and not callbacks and compute_metrics is None
         )  # others add metrics of their own
         sets = eval_dataset if isinstance(eval_dataset, Mapping) else [""] if eval_dataset is not None else []
         reject_unusable_settings(objective, args, sets if is_plain else [])
-        set_seed(args.seed)  # masks and adapters are initialised here, before Trainer sets the seed itself
-        module = preference_model(model, ref_model, objective, peft_config, args)
+        check_metrics_options(compute_metrics, args)
+        check_optimizer_class(optimizer_cls_and_kwargs, args)
+        begin(args)  # masks and adapters are initialised here, before Trainer sets the seed itself
+        self._make_model = model_maker(ref_model, objective, peft_config, args, several=model_init is not None)
+        module = self.first_model(model, model_init)
         self._load_reference = reference_loader(model, ref_model, args)
         reject_unused_options(module, args)
         check_optimizer(optimizers[0], module, args)
@@ -118,7 +132,8 @@ class PreferenceTrainer(JudgingTrainer):
         evaluations = list(evaluation.values()) if isinstance(evaluation, Mapping) else [evaluation]
         module.max_length = longest_row([data for data in (train, *evaluations) if data], args)
         super().__init__(
-            model=module,
+            model=module if model_init is None else None,
+            model_init=model_init,
             args=args,
             data_collator=data_collator or PreferenceCollator(tokenizer.pad_token_id, config.columns),
             train_dataset=train,
@@ -126,13 +141,13 @@ class PreferenceTrainer(JudgingTrainer):
             processing_class=tokenizer,
             callbacks=callbacks,
             optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+            compute_metrics=compute_metrics,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
         self.add_callback(MarginWatch())
         self.add_callback(WarmupWatch())
-        self.add_callback(UpdateWatch(module))
-        if args.sync_ref_model:
-            update = ReferenceUpdate(module, mixup=args.ref_model_mixup_alpha, every=args.ref_model_sync_steps)
-            self.add_callback(update)
+        self.follow(module)
         # `compute_loss` divides by the pairs of the whole step itself, so that 1 x 8 and 8 x 1 give the same gradient.
         self.loss_is_scaled_for_ga = True
         self._last: ObjectiveOutput | None = None
@@ -159,10 +174,12 @@ class PreferenceTrainer(JudgingTrainer):
         return metrics
 
     def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> PredictionOutput:
-        """Trainer's, on rows as for the constructor; metrics alone, as there are no logits or labels."""
+        """Trainer's, on rows as for the constructor: `pair_predictions` as arrays, and the pairs' numbers as labels."""
         return super().predict(self._prepared(test_dataset, "test"), *args, **kwargs)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
         """Trainer's, after the reference cache is filled; without a checkpoint, from that of the arguments. From a
         checkpoint of the last step nothing is trained: the policy is that checkpoint's, and the output has no metrics.
 
@@ -173,12 +190,15 @@ class PreferenceTrainer(JudgingTrainer):
         """
         if self.args.dry_run:
             raise ValueError("this trainer is of a dry run, and would write nothing; start(run) makes one that trains")
+        if self.model_init is not None:
+            self.renew(trial)
+            self._last = None
         reject_untrainable(self.accelerator.unwrap_model(self.model).policy)
         checkpoint = self.checkpoint_to_resume(resume_from_checkpoint)
         if finished := finished_state(self, checkpoint):
             return self.take_over(*finished)
         self.precompute_reference()
-        output = super().train(checkpoint, *args, **kwargs)
+        output = super().train(checkpoint, trial, *args, **kwargs)
         require_finite_weights(self, f"step {self.state.global_step}, the last")
         return output
 
@@ -218,31 +238,6 @@ class PreferenceTrainer(JudgingTrainer):
             self._last = output
             self._guard.add(batch, output)
         return (loss, output) if return_outputs else loss
-
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Tensor],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[Tensor, None, None]:
-        """The loss of an evaluation batch, whose metrics are accumulated; there are no logits or labels."""
-        with torch.no_grad(), self.compute_loss_context_manager():
-            return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
-
-    def evaluation_loop(
-        self, dataloader: DataLoader[Any], *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
-    ) -> Any:
-        """Trainer's, with the objective's metrics added."""
-        when = f"evaluation after step {self.state.global_step}"
-        with locate_errors(dataloader.dataset, when, self.processing_class):
-            output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
-        means = flush(self._sums["eval"], self.accelerator)
-        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
-        cache = self.accelerator.unwrap_model(self.model).cache
-        if cache is not None:  # a data set that `precompute_reference` has not seen may have added to it
-            cache.store.flush()
-        return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Trainer's, with the objective's metrics in logs of training, and histograms for TensorBoard."""

@@ -93,8 +93,31 @@ def preference_model(
     return module
 
 
+def model_maker(
+    ref_model: str | nn.Module | None,
+    objective: ObjectiveConfig | Objective,
+    peft_config: PeftConfig | None,
+    args: PreferenceConfig,
+    *,
+    several: bool,
+) -> Callable[[str | nn.Module], PreferenceModel]:
+    """`preference_model` as a function of the policy.
+
+    several  it is called more than once: a mask that was given, and a reference that is to follow the policy, then
+             begin as they were each time
+    """
+
+    def model(policy: str | nn.Module) -> PreferenceModel:
+        reference = copy.deepcopy(ref_model) if several and args.sync_ref_model else ref_model
+        return preference_model(
+            policy, reference, copy.deepcopy(objective) if several else objective, peft_config, args
+        )
+
+    return model
+
+
 def reference_loader(
-    model: str | nn.Module, ref_model: str | nn.Module | None, args: PreferenceConfig
+    model: str | nn.Module | None, ref_model: str | nn.Module | None, args: PreferenceConfig
 ) -> Callable[[], nn.Module] | None:
     """A function that reloads the reference of `preference_model`; None where it was given as a module."""
     name = model if ref_model is None else ref_model

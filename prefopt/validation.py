@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Literal, get_args, get_origin
+from typing import Literal, final, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 
-__all__ = ["Settings", "did_you_mean", "explain", "in_line", "one_line", "path_name", "reject_bool"]
+__all__ = ["MistakesError", "Settings", "did_you_mean", "explain", "in_line", "one_line", "path_name", "reject_bool"]
 
 
 class Settings(BaseModel):
@@ -80,12 +80,28 @@ def path_name(name: str) -> str:
     return name
 
 
+@final
+class MistakesError(ValueError):
+    """All that is wrong with a value, a line for each."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self.lines = list(lines)
+        super().__init__("\n".join(self.lines))
+
+
 def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """One line for each problem: where it is, what it is, and what would be right.
 
-    `model` is the class that refused the value: its fields are the names that may be used.
+    `model` is the class that refused the value: its fields are the names that may be used. A validator that raises
+    `MistakesError` gives a line for each.
     """
-    return [_line(detail, model) for detail in error.errors()]
+    details = error.errors()
+    problems = [detail.get("ctx", {}).get("error") for detail in details]
+    return [
+        line
+        for detail, several in zip(details, problems, strict=True)
+        for line in (several.lines if isinstance(several, MistakesError) else [_line(detail, model)])
+    ]
 
 
 def _line(detail: ErrorDetails, model: type[BaseModel]) -> str:

@@ -4,35 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
 
 from prefopt.comparison.execute import reject_absent_columns, reject_full_disk
+from prefopt.comparison.paths import missing_paths
 from prefopt.comparison.run import MATERIAL, Run
 from prefopt.comparison.suite import SuiteError
 from prefopt.data import read_rows
 from prefopt.data.quiet import quiet
 from prefopt.tasks.base import Material
 
-_PATHS = ("model", "file", "name")
-"""Fields of tasks, of their sources and scorers that may name a path."""
-
-_LOCAL = ("/", "./", "../", "~")
-"""How a name begins that is a path, and never one of the hub."""
-
-_SUFFIXES = (".json", ".jsonl", ".csv", ".txt", ".yaml", ".yml", ".parquet", ".arrow")
-
 
 def reject_unusable(runs: Iterable[Run], folder: Path) -> None:
     """Prepare the material of every seed of the runs, and read its rows, its model and the columns that objectives
     need. Raises SuiteError with a line for each mistake, OSError where a disk is full."""
     pending = {run.key: run for run in runs}.values()
-    missing = {
-        path: f"task.{field}: no such file or folder; it was looked for at {Path(path).expanduser().absolute()}"
-        for run in pending
-        for field, path in _missing_paths(run.task.model_dump(mode="json"))
-    }
+    missing: dict[str, str] = {}
+    for run in pending:
+        missing |= missing_paths(run.task.model_dump(mode="json"))
     mistakes = dict.fromkeys(missing.values())
     materials: dict[Path, Material | None] = {}
     for run in pending:
@@ -60,22 +50,6 @@ def reject_unusable(runs: Iterable[Run], folder: Path) -> None:
                 mistakes |= dict.fromkeys(_lines(f"objectives.{run.name}", error, missing))
     if mistakes:
         raise SuiteError("\n".join(mistakes))
-
-
-def _missing_paths(fields: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """(field, path) of the local paths that do not exist."""
-    if isinstance(fields, list):
-        for number, entry in enumerate(fields):
-            yield from _missing_paths(entry, f"{prefix}{number}.")
-    for name, value in fields.items() if isinstance(fields, dict) else ():
-        if not isinstance(value, str):
-            yield from _missing_paths(value, f"{prefix}{name}.")
-        elif name in _PATHS and _is_path(value) and not Path(value).expanduser().exists():
-            yield f"{prefix}{name}", value
-
-
-def _is_path(name: str) -> bool:
-    return name.startswith(_LOCAL) or name.endswith(_SUFFIXES)
 
 
 def _unusable(material: Material, missing: Mapping[str, str]) -> Iterator[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Self, final
@@ -22,9 +23,11 @@ from pydantic import (
 )
 
 from prefopt import zoo
+from prefopt.comparison.paths import missing_paths
 from prefopt.comparison.run import REFERENCE, Run, control_name
 from prefopt.comparison.statistics import SEEDS_TO_TELL
 from prefopt.comparison.suite_fields import Entrant, Plane, Sweeps, as_mapping, nest, select_objectives, set_path
+from prefopt.objective_config import ObjectiveConfig
 from prefopt.tasks.base import Metric, Task
 from prefopt.tasks.held_out import COMMON
 from prefopt.tasks.registry import resolve_task
@@ -32,7 +35,7 @@ from prefopt.training.config import training_arguments
 from prefopt.training.preflight import reject_mask_rate_without_mask, reject_split_step
 from prefopt.training.references import References, environment_references, with_references
 from prefopt.training.trainer_inputs import lora_config
-from prefopt.validation import Settings, did_you_mean, explain, one_line
+from prefopt.validation import MistakesError, Settings, did_you_mean, explain, one_line
 
 SUITE = "suite.yaml"
 """The name of the suite in the folder of a comparison."""
@@ -58,6 +61,13 @@ def _errors_name(field: str) -> Iterator[None]:
         yield
     except (TypeError, ValueError, ImportError) as error:
         raise ValueError(f"{field}: {error}") from error
+
+
+def _problem(build: Callable[[], object]) -> Iterator[str]:
+    try:
+        build()
+    except ValueError as error:
+        yield " ".join(str(error).split())
 
 
 @final
@@ -118,6 +128,7 @@ class Suite(Settings):
             suite = cls.model_validate(select_objectives(fields, only))
         except ValueError as error:
             lines = explain(error, cls) if isinstance(error, ValidationError) else [str(error)]
+            lines += missing_paths(fields.get("task")).values()
             raise SuiteError("\n".join(f"{path}: {line}" for line in lines)) from error
         suite._references = references
         return suite
@@ -132,30 +143,39 @@ class Suite(Settings):
 
     @model_validator(mode="after")
     def _holds_together(self) -> Self:
+        if mistakes := dict.fromkeys(self._mistakes()):
+            raise MistakesError(mistakes)
+        return self
+
+    def _mistakes(self) -> Iterator[str]:
+        """What cannot be carried out as it stands, a line each."""
         if REFERENCE in self.objectives:
-            raise ValueError(f"objectives: {REFERENCE!r} is the untrained model's name; choose another")
-        if clash := [name for name in self.objectives if control_name(name) in self.objectives]:
-            raise ValueError(f"objectives: {control_name(clash[0])!r} is what the control of {clash[0]!r} is called")
+            yield f"objectives: {REFERENCE!r} is the untrained model's name; choose another"
+        for name in self.objectives:
+            if control_name(name) in self.objectives:
+                yield f"objectives: {control_name(name)!r} is what the control of {name!r} is called"
         if self.baseline is not None and self.baseline not in self.objectives:
             near = did_you_mean(self.baseline, self.objectives)
-            raise ValueError(f"baseline: no objective named {self.baseline!r} here.{near}")
-        for field in self.sweeps:
-            section, _, name = field.partition(".")
-            if section not in ("objective", "training") or not name:
-                raise ValueError(f"sweeps: {field!r} is neither objective.FIELD nor training.FIELD")
+            yield f"baseline: no objective named {self.baseline!r} here.{near}"
+        known = [field for field in self.sweeps if field.startswith(("objective.", "training.")) and field[-1] != "."]
+        for field in self.sweeps.keys() - known:
+            yield f"sweeps: {field!r} is neither objective.FIELD nor training.FIELD"
         for name, entrant in self.objectives.items():
-            if other := [field for field in entrant.sweeps if field not in self.sweeps]:
-                raise ValueError(f"objectives.{name}.sweeps: the suite does not sweep {other[0]!r}; add it to `sweeps`")
+            for field in entrant.sweeps.keys() - self.sweeps.keys():
+                yield f"objectives.{name}.sweeps: the suite does not sweep {field!r}; add it to `sweeps`"
         measured = [metric.name for metric in self.metrics]
         plane = self.plane
         for field, metric in (("reward", plane.reward), ("distance", plane.distance)) if self.frontier else ():
             if metric not in measured:
                 near = did_you_mean(metric, measured)
-                raise ValueError(f"frontier.{field}: the task has no metric {metric!r}.{near} It has {measured}.")
-        with _errors_name("peft"):
-            lora_config(self.peft)
-        self.runs()
-        return self
+                yield f"frontier.{field}: the task has no metric {metric!r}.{near} It has {measured}."
+        yield from _problem(self._adapter)
+        of_all_runs = list(_problem(partial(self._training, "training", self.training)))
+        yield from of_all_runs
+        check = self._objective if of_all_runs else self._run
+        for name in self.objectives:
+            lines = [line for setting in self._settings(name) for line in _problem(partial(check, name, setting))]
+            yield from {line.partition("}: ")[2] or line: line for line in reversed(lines)}.values()
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -181,28 +201,41 @@ class Suite(Settings):
     def runs(self) -> list[Run]:
         """The grid, those of a seed together, the reference first. Raises ValueError for what cannot be built."""
         shared = self._training("training", self.training)
-        trained = [run for name in self.objectives for run in self._objective_runs(name)]
+        trained = [self._run(name, setting) for name in self.objectives for setting in self._settings(name)]
         untrained = Run(self.task, 0, REFERENCE, {}, None, shared, False)
         return [run.under(seed) for seed in self.seeds for run in (untrained, *trained)]
 
-    def _objective_runs(self, name: str) -> Iterator[Run]:
-        """A run for each combination of the sweeps, the last field varying first."""
-        entrant = self.objectives[name]
-        sweeps = self.sweeps | entrant.sweeps
+    def _settings(self, name: str) -> Iterator[dict[str, Any]]:
+        """Each combination of an objective's sweeps, the last field varying first."""
+        sweeps = self.sweeps | self.objectives[name].sweeps
         for values in product(*sweeps.values()):
-            setting = dict(zip(sweeps, values, strict=True))
-            spec: dict[str, Any] = {"objective": entrant.objective, "training": {**self.training, **entrant.training}}
-            for field, value in setting.items():
-                set_path(spec, field.split("."), value)
-            with _errors_name(f"objectives.{name}" + (f" at {setting}" if setting else "")):
-                objective = zoo.build(spec["objective"])
-            training = self._training(f"objectives.{name}.training", spec["training"])
-            run = Run(self.task, 0, name, setting, objective, training, self.reference_cache, self.peft)
-            args = run.arguments(Path("runs"))
-            with _errors_name(f"objectives.{name}.training"):
-                reject_split_step(objective, args)
-                reject_mask_rate_without_mask(objective, args)
-            yield run
+            yield dict(zip(sweeps, values, strict=True))
+
+    def _spec(self, name: str, setting: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of an objective and of its training."""
+        entrant = self.objectives[name]
+        spec: dict[str, Any] = {"objective": entrant.objective, "training": {**self.training, **entrant.training}}
+        for field, value in setting.items():
+            set_path(spec, field.split("."), value)
+        return spec
+
+    def _objective(self, name: str, setting: Mapping[str, Any]) -> ObjectiveConfig:
+        with _errors_name(f"objectives.{name}" + (f" at {setting}" if setting else "")):
+            return zoo.build(self._spec(name, setting)["objective"])
+
+    def _run(self, name: str, setting: dict[str, Any]) -> Run:
+        objective = self._objective(name, setting)
+        training = self._training(f"objectives.{name}.training", self._spec(name, setting)["training"])
+        run = Run(self.task, 0, name, setting, objective, training, self.reference_cache, self.peft)
+        args = run.arguments(Path("runs"))
+        with _errors_name(f"objectives.{name}.training"):
+            reject_split_step(objective, args)
+            reject_mask_rate_without_mask(objective, args)
+        return run
+
+    def _adapter(self) -> None:
+        with _errors_name("peft"):
+            lora_config(self.peft)
 
     def _training(self, where: str, given: Mapping[str, Any]) -> dict[str, Any]:
         with _errors_name(where):

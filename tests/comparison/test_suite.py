@@ -272,6 +272,29 @@ def test_a_bad_suite_is_an_error_that_names_file_and_field(changes: Any, message
     assert str(caught.value).startswith(f"{path}: ")
 
 
+def test_all_mistakes_of_a_suite_are_told_at_once(tmp_path: Path) -> None:
+    objectives = {"dpo": "dpo", "mask": {"zoo": "sparsepo", "trainig": {}}, "column": {"weighting": {"nam": "column"}}}
+    path = written(
+        tmp_path / "bad.yaml",
+        task={"name": "dialogue", "model": "./absent", "data": "absent.jsonl"},
+        objectives=objectives,
+        baseline="dop",
+        sweeps={"objective.beta": [0.1, 0.2]},
+        training={"learning_rat": 1},
+    )
+    with pytest.raises(SuiteError) as caught:
+        Suite.load(path)
+    lines = [line.removeprefix(f"{path}: ") for line in str(caught.value).splitlines()]
+    assert [line.rpartition(": ")[0].split(" at ")[0] for line in lines] == [
+        "baseline",
+        "training: learning_rat",
+        "objectives.mask",
+        "objectives.column",
+        "task.model",
+        "task.data",
+    ]
+
+
 def test_a_file_that_is_no_suite(tmp_path: Path) -> None:
     with pytest.raises(SuiteError, match=r"no.yaml: there is no such file"):
         Suite.load(tmp_path / "no.yaml")

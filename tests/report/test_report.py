@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,6 +18,7 @@ from prefopt.comparison.run_log import RunLog
 from prefopt.comparison.suite import Suite
 from prefopt.comparison.summary import COLUMNS, Estimate
 from prefopt.report import report
+from prefopt.report.files import summary as summary_of
 from prefopt.report.format import p_value, shown, spaced
 from prefopt.report.terminal import as_json, as_text
 from tests.comparison.made import made
@@ -56,6 +59,20 @@ def line_of(summary: Lines, **cells: str) -> dict[str, str]:
 
 def body(table: Table) -> Iterator[tuple[dict[str, Any], list[str]]]:
     yield from (row for row in table.rows if row[1])
+
+
+def test_what_is_compared_with_its_control_alone_has_a_line(folder: Path) -> None:
+    results = Results.load(folder)
+    plane = results.planes[0]
+    measure = plane.volume
+    name = measure.control_differences[0].name
+    others = {key: estimate for key, estimate in measure.estimates.items() if key != name}
+    alone = replace(measure, estimates=others, differences=[d for d in measure.differences if d.name != name])
+    vars(results)["planes"] = [replace(plane, volume=alone)]
+    table = summary_of(results)
+    (line,) = table[(table["metric"] == measure.words) & (table["objective"] == name)].to_dict("records")
+    assert math.isnan(line["mean"])
+    assert line["control_difference"] == measure.control_differences[0].estimate.mean
 
 
 @pytest.mark.slow

@@ -56,7 +56,7 @@ LAYERS_WITHIN: dict[str, list[set[str]]] = {
         {"__init__"},
     ],
     "comparison": [
-        {"interpolation", "progress", "run", "statistics", "suite_fields"},
+        {"interpolation", "paths", "progress", "run", "statistics", "suite_fields"},
         {"execute", "run_log", "suite"},
         {"controls", "preflight", "tensorboard", "worker"},
         {"executors", "folder", "summary"},

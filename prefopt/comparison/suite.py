@@ -157,8 +157,8 @@ class Suite(Settings):
         if self.baseline is not None and self.baseline not in self.objectives:
             near = did_you_mean(self.baseline, self.objectives)
             yield f"baseline: no objective named {self.baseline!r} here.{near}"
-        known = [field for field in self.sweeps if field.startswith(("objective.", "training.")) and field[-1] != "."]
-        for field in self.sweeps.keys() - known:
+        swept = [field for field in self.sweeps if field.startswith(("objective.", "training.")) and field[-1] != "."]
+        for field in self.sweeps.keys() - swept:
             yield f"sweeps: {field!r} is neither objective.FIELD nor training.FIELD"
         for name, entrant in self.objectives.items():
             for field in entrant.sweeps.keys() - self.sweeps.keys():

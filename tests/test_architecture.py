@@ -22,7 +22,18 @@ FACADE = "prefopt/__init__"
 
 # A unit imports only units of lower layers, and never another of its own.
 LAYERS: list[set[str]] = [
-    {"columns", "pages", "plugin_imports", "printing", "signals", "stable", "tokens", "validation", "whole_files"},
+    {
+        "columns",
+        "pages",
+        "plugin_imports",
+        "printing",
+        "schemas",
+        "signals",
+        "stable",
+        "tokens",
+        "validation",
+        "whole_files",
+    },
     {"component", "data", "draws", "metrics"},
     {"hookspecs", "mask_health"},
     {"weightings", "divergences", "shapings", "units", "unit_pairs", "losses", "regularizers", "plugins"},
@@ -60,7 +71,7 @@ LAYERS_WITHIN: dict[str, list[set[str]]] = {
         {"execute", "run_log", "suite"},
         {"controls", "preflight", "tensorboard", "worker"},
         {"executors", "folder", "summary"},
-        {"differences", "runner"},
+        {"differences", "runner", "suite_schema"},
         {"distances"},
         {"frontier"},
         {"results"},

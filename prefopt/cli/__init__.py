@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prefopt.cli import check, compare, data, demo, doctor, inspect, migrate, new_plugin, replay, train, zoo
+from prefopt.cli import check, compare, config, data, demo, doctor, inspect, migrate, new_plugin, replay, train, zoo
 from prefopt.cli.console import DEBUG, PlainErrors, console, exit_on
 
 __all__ = ["app"]
@@ -66,6 +66,7 @@ app.command()(zoo.zoo)
 app.command()(zoo.components)
 app.command()(check.check)
 app.command()(new_plugin.new_plugin)
+app.command()(config.config)
 app.command()(demo.demo)
 app.command()(doctor.doctor)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(migrate.migrate)

@@ -44,10 +44,11 @@ _WHAT = "a suite is a mapping with task, objectives, sweeps, seeds and training"
 
 _FIXED: dict[str, Any] = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True}
 _DEFAULTS = {"logging_steps": 0.05, **_FIXED, "model_init_kwargs": {"dtype": "float32"}}
-_ELSEWHERE = {"output_dir": "is what `--out` sets", "seed": "belongs under `seeds`"}
-_ELSEWHERE |= {"reference_cache": "belongs at the top"} | dict.fromkeys(
+ELSEWHERE = {"output_dir": "is what `--out` sets", "seed": "belongs under `seeds`"}
+ELSEWHERE |= {"reference_cache": "belongs at the top"} | dict.fromkeys(
     _FIXED, "is not for a suite: a run keeps its figures alone"
 )
+"""Arguments of training that a suite does not take -> why."""
 
 
 @final
@@ -239,7 +240,7 @@ class Suite(Settings):
 
     def _training(self, where: str, given: Mapping[str, Any]) -> dict[str, Any]:
         with _errors_name(where):
-            training = {**_DEFAULTS, **training_arguments(given, _ELSEWHERE)}
+            training = {**_DEFAULTS, **training_arguments(given, ELSEWHERE)}
             Run(self.task, 0, REFERENCE, {}, None, training, False).arguments(Path("runs"))
         return training
 

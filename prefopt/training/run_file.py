@@ -37,9 +37,10 @@ _DATA_ARGUMENTS = (
 )
 """Fields of PreferenceConfig that a run file sets under `data`."""
 
-_ELSEWHERE = dict.fromkeys((*_DATA_ARGUMENTS, "columns"), "belongs under `data`") | {
+ELSEWHERE = dict.fromkeys((*_DATA_ARGUMENTS, "columns"), "belongs under `data`") | {
     "model_init_kwargs": "belongs under `model.init`"
 }
+"""Arguments of training that a run file sets in another section -> in which."""
 
 _WHAT = "a run file is a mapping with model, data, objective and training"
 
@@ -73,8 +74,11 @@ def _expand_override(override: str) -> str:
     return f"{section}.{_SHORT_FORMS[section]}={value}" if section in _SHORT_FORMS else override
 
 
-def _short_form(section: str) -> BeforeValidator:
-    return BeforeValidator(lambda value: {_SHORT_FORMS[section]: value} if isinstance(value, str) else value)
+def _short_form(section: str, kind: type[Section]) -> BeforeValidator:
+    return BeforeValidator(
+        lambda value: {_SHORT_FORMS[section]: value} if isinstance(value, str) else value,
+        json_schema_input_type=str | kind,
+    )
 
 
 @final
@@ -85,8 +89,8 @@ class RunFile(Section):
     0.1
     """
 
-    model: Annotated[ModelSection, _short_form("model")]
-    data: Annotated[DataSection, _short_form("data")]
+    model: Annotated[ModelSection, _short_form("model", ModelSection)]
+    data: Annotated[DataSection, _short_form("data", DataSection)]
     objective: Annotated[ObjectiveConfig, BeforeValidator(zoo.build)]
     training: dict[str, Any] = Field(default_factory=dict)
     _references: References = PrivateAttr(default_factory=dict)
@@ -134,7 +138,7 @@ class RunFile(Section):
     @field_validator("training")
     @classmethod
     def _convert_arguments(cls, training: Mapping[str, Any]) -> dict[str, Any]:
-        return training_arguments(training, _ELSEWHERE)
+        return training_arguments(training, ELSEWHERE)
 
     @model_validator(mode="after")
     def _evaluation_has_data(self) -> Self:

@@ -38,6 +38,9 @@ class ModelSection(Section):
     peft: dict[str, Any] | None = None
 
 
+_Source = str | DataSource
+
+
 def _as_source(value: object) -> object:
     return {"path": value} if isinstance(value, str) else value
 
@@ -77,8 +80,15 @@ class DataSection(Section):
     reference_cache                folder for the reference's outputs
     """
 
-    train: Annotated[tuple[DataSource, ...], BeforeValidator(_as_sources), Field(min_length=1)]
-    eval: Annotated[dict[str, DataSource], BeforeValidator(_as_named_sources)] = Field(default_factory=dict)
+    train: Annotated[
+        tuple[DataSource, ...],
+        BeforeValidator(_as_sources, json_schema_input_type=_Source | list[_Source]),
+        Field(min_length=1),
+    ]
+    eval: Annotated[
+        dict[str, DataSource],
+        BeforeValidator(_as_named_sources, json_schema_input_type=_Source | dict[str, _Source] | None),
+    ] = Field(default_factory=dict)
     test_split_size: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     mixture: Mixture = "concatenate"
     stopping_strategy: StoppingStrategy = "first_exhausted"

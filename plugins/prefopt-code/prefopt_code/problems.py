@@ -167,7 +167,7 @@ def from_name(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
 
-SomeProblems = Annotated[Problems, BeforeValidator(from_name)]
+SomeProblems = Annotated[Problems, BeforeValidator(from_name, json_schema_input_type=str | Problems)]
 """A field for problems, which may be given by the name of their source alone."""
 
 

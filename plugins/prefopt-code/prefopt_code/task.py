@@ -55,7 +55,9 @@ class CodeTask(Task):
 
     model: str
     data: SomeProblems
-    held_out: Annotated[Annotated[int, Field(ge=1)] | Problems, BeforeValidator(from_name)]
+    held_out: Annotated[
+        Annotated[int, Field(ge=1)] | Problems, BeforeValidator(from_name, json_schema_input_type=int | str | Problems)
+    ]
     problems: int | None = Field(default=None, ge=1)
     held_out_problems: int | None = Field(default=None, ge=1)
     longest: int | None = Field(default=None, ge=1)

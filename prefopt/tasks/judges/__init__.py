@@ -36,6 +36,10 @@ def resolve_judge(value: object) -> Judge:
 
 
 AnyJudge = Annotated[
-    SerializeAsAny[Judge] | None, BeforeValidator(lambda value: None if value is None else resolve_judge(value))
+    SerializeAsAny[Judge] | None,
+    BeforeValidator(
+        lambda value: None if value is None else resolve_judge(value),
+        json_schema_input_type=ScorerJudge | EndpointJudge | None,
+    ),
 ]
 """The type of a field that takes what `resolve_judge` does, or null for no judge."""

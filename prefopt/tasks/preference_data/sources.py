@@ -47,7 +47,12 @@ class Source(Settings):
         return self.part[0] <= position < self.part[1]
 
 
-Rows = Annotated[Source, BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value)]
+Rows = Annotated[
+    Source,
+    BeforeValidator(
+        lambda value: {"name": value} if isinstance(value, str) else value, json_schema_input_type=str | Source
+    ),
+]
 """A field for a `Source`, which may be given by its name alone."""
 
 

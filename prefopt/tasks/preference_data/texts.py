@@ -95,8 +95,10 @@ def _either(value: object) -> object:
     return Texts.model_validate(_source(value)) if isinstance(value, dict | str) else value
 
 
-SomeTexts = Annotated[Texts, BeforeValidator(_source)]
-TextsOrTemplates = Annotated[Texts | Templates, BeforeValidator(_either)]
+SomeTexts = Annotated[Texts, BeforeValidator(_source, json_schema_input_type=str | Texts)]
+TextsOrTemplates = Annotated[
+    Texts | Templates, BeforeValidator(_either, json_schema_input_type=str | Texts | Templates)
+]
 
 
 def labelled(source: str, *, split: str, text: str, label: str) -> tuple[list[str], list[int]]:

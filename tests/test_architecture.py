@@ -34,7 +34,7 @@ LAYERS: list[set[str]] = [
         "validation",
         "whole_files",
     },
-    {"component", "data", "draws", "metrics"},
+    {"component", "data", "draws", "metrics", "schemas"},
     {"hookspecs", "mask_health"},
     {"weightings", "divergences", "shapings", "units", "unit_pairs", "losses", "regularizers", "plugins"},
     {"registry"},

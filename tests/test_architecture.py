@@ -103,6 +103,7 @@ OUTSIDE: dict[str, set[str]] = {
     "tokenizers": {"data", "tasks"},
     "datasets": {"data", "scoring", "training", "tasks", "inspection"},
     "pyarrow": {"data", "scoring", "inspection"},
+    "huggingface_hub": {"training"},
     "accelerate": {"training", "tasks", "comparison"},
     "filelock": {"training", "tasks", "comparison"},
     "tensorboard": {"training", "comparison"},

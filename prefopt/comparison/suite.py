@@ -45,8 +45,9 @@ _WHAT = "a suite is a mapping with task, objectives, sweeps, seeds and training"
 _FIXED: dict[str, Any] = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True}
 _DEFAULTS = {"logging_steps": 0.05, **_FIXED, "model_init_kwargs": {"dtype": "float32"}}
 ELSEWHERE = {"output_dir": "is what `--out` sets", "seed": "belongs under `seeds`"}
+_UPLOADS = "push_to_hub hub_model_id hub_strategy hub_token hub_private_repo hub_always_push hub_revision".split()
 ELSEWHERE |= {"reference_cache": "belongs at the top"} | dict.fromkeys(
-    _FIXED, "is not for a suite: a run keeps its figures alone"
+    (*_FIXED, *_UPLOADS), "is not for a suite: a run keeps its figures alone"
 )
 """Arguments of training that a suite does not take -> why."""
 

@@ -12,6 +12,7 @@ from prefopt.training.run_file import RunFile, RunFileError
 from prefopt.training.run_sections import DataSection, ModelSection
 from prefopt.training.saved_run import SavedRun, SavedRunError
 from prefopt.training.trainer import PreferenceTrainer
+from prefopt.training.upload import UploadError, push_run
 
 __all__ = [
     "DataSection",
@@ -27,7 +28,9 @@ __all__ = [
     "RunResult",
     "SavedRun",
     "SavedRunError",
+    "UploadError",
     "plan_run",
+    "push_run",
     "replay",
     "start",
     "train",

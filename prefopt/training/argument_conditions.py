@@ -106,8 +106,9 @@ CONDITIONS: Mapping[str, Condition] = {
         lambda arguments: _optimizer(arguments) not in _WITHOUT_ARGS, "an optimizer that reads it, such as sgd"
     ),
     **dict.fromkeys(("adam_beta1", "adam_beta2", "adam_epsilon"), _BETAS),
+    **dict.fromkeys(("project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"), _TRACKIO),
     **dict.fromkeys(
-        ("project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "hub_private_repo"), _TRACKIO
+        ("hub_strategy", "hub_always_push"), Condition(lambda arguments: arguments.push_to_hub, "push_to_hub")
     ),
     "run_name": Condition(lambda arguments: bool(_reports(arguments)), "report_to"),
     "ddp_backend": Condition(_in_several_processes, "several processes", _LAUNCH),

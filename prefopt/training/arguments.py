@@ -37,7 +37,6 @@ _FULL_EVAL = (
     "(model_init_kwargs: {dtype: bfloat16}), or train with bf16"
 )
 _LIGER = "it would patch no part of the step. Apply liger-kernel to the models before, without its fused cross-entropy"
-_HUB = "a checkpoint is more than the hub's callback uploads: the objective is beside it. Upload the folder afterwards"
 
 _WORKS = """output_dir per_device_train_batch_size num_train_epochs max_steps learning_rate lr_scheduler_type
 lr_scheduler_kwargs warmup_steps optim optim_args weight_decay adam_beta1 adam_beta2 adam_epsilon
@@ -53,9 +52,7 @@ dataloader_in_order debug log_level skip_memory_metrics ddp_bucket_cap_mb ddp_br
 ddp_find_unused_parameters ddp_backend""".split()
 
 _ON_OTHER_MACHINES = dict.fromkeys(("fp16", "tf32", "ddp_timeout", "fsdp", "fsdp_config"), "accelerators") | {
-    **dict.fromkeys(
-        ("project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "hub_private_repo"), "Trackio"
-    ),
+    **dict.fromkeys(("project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"), "Trackio"),
     "deepspeed": "DeepSpeed",
 }
 """Fields whose effect the tests cannot see -> what shows it, which is not where they run."""
@@ -89,7 +86,14 @@ ARGUMENTS: Mapping[str, Argument] = {
     "fp16_full_eval": Argument(Treatment.REFUSED, _FULL_EVAL),
     "use_liger_kernel": Argument(Treatment.REFUSED, _LIGER),
     "liger_kernel_config": Argument(Treatment.REFUSED, _LIGER),
-    "push_to_hub": Argument(Treatment.REFUSED, _HUB),
+    **dict.fromkeys(
+        ("push_to_hub", "hub_strategy", "hub_always_push"),
+        Argument(Treatment.WORKS, "what is uploaded, and what not: see Share a policy"),
+    ),
+    **dict.fromkeys(
+        ("hub_model_id", "hub_token", "hub_revision", "hub_private_repo"),
+        Argument(Treatment.WORKS, "read with push_to_hub, and by `trainer.push_to_hub()`"),
+    ),
     "parallelism_config": Argument(
         Treatment.REFUSED, "a batch of pairs cannot be split along its tokens. Spread the models themselves (FSDP2)"
     ),
@@ -112,10 +116,6 @@ ARGUMENTS: Mapping[str, Argument] = {
         Argument(
             Treatment.NO_EFFECT, "training is `train()`; evaluation needs data, and eval_strategy to come in between"
         ),
-    ),
-    **dict.fromkeys(
-        ("hub_model_id", "hub_strategy", "hub_token", "hub_always_push", "hub_revision"),
-        Argument(Treatment.NO_EFFECT, "it is read with push_to_hub, which is refused"),
     ),
 }
 """Field -> what becomes of it. A test compares it with the installed transformers."""

@@ -84,6 +84,7 @@ class EvaluatingTrainer(JudgingTrainer):
             del added[name]
             _LOG.warning("%s is what compute_metrics gives, in place of the objective's metric of that name", name)
         output.metrics.update(added)
+        self.note_figures(metric_key_prefix, output.metrics)
         cache = self.accelerator.unwrap_model(self.model).cache
         if cache is not None:  # a data set that `precompute_reference` has not seen may have added to it
             cache.store.flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import logging
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,10 @@ from prefopt.training.trainer_inputs import ensure_pad_token, lora_config
 from prefopt.training.updates import reject_untrainable
 from prefopt.training.writable import reject_unwritable
 from prefopt.whole_files import publish_text
+
+_LOG = logging.getLogger(__name__)
+
+_OF_UPLOADS = ("hub_model_id", "hub_token", "hub_revision", "hub_private_repo")
 
 
 @final
@@ -57,6 +62,8 @@ def start(run: RunFile, *, overwrite: bool = False, dry_run: bool = False) -> Pr
         reject_unusable_settings(run.objective, args, run.data.eval or held_out)
     except ValueError as error:
         raise RunFileError(f"training: {error}") from error
+    if unread := [name for name in _OF_UPLOADS if getattr(args, name) is not None and not args.push_to_hub]:
+        _LOG.warning("training.%s has no effect: nothing of this run is uploaded without push_to_hub", unread[0])
     args.overwrite_output_dir |= overwrite
     args.dry_run = dry_run
     _check_output_folder(run, args)
@@ -74,6 +81,7 @@ def start(run: RunFile, *, overwrite: bool = False, dry_run: bool = False) -> Pr
         peft_config=peft_config,
     )
     trainer.data_reports |= data.reports
+    trainer.data_sources |= data.sources
     if args.should_save:
         trainer.callback_handler.callbacks.insert(0, _RunRecord(run, trainer.data_reports))
     if dry_run:
@@ -83,14 +91,17 @@ def start(run: RunFile, *, overwrite: bool = False, dry_run: bool = False) -> Pr
 
 
 def train(trainer: PreferenceTrainer) -> RunResult:
-    """Train, save policy and objective in the run folder, and evaluate where there is evaluation data. A run that is
-    resumed after all that is left as it is."""
+    """Train, save policy, objective and card in the run folder, evaluate where there is evaluation data, and upload
+    what was saved where it is asked for. A run that is resumed after all that is left as it is."""
     folder = Path(trainer.args.output_dir)
     output = trainer.train()
     evaluation = {}
     if output.metrics or not (folder / TRAINER_STATE_NAME).is_file():  # which is written last
-        trainer.save_model()
+        trainer.save_locally()
         evaluation = trainer.evaluate() if trainer.eval_dataset is not None else {}
+        trainer.create_model_card()  # with the figures of that evaluation
+        if trainer.args.push_to_hub:
+            trainer.push_saved()
         trainer.save_state()
     return RunResult(folder, evaluation, trainer.state.log_history)
 

@@ -1,4 +1,5 @@
-"""What of a Trainer judges numbers: a step before it is taken, the mean loss, the best metric, the end of a run."""
+"""What of a Trainer counts and judges: a batch's pairs and tokens, a step before it is taken, the mean loss, the best
+metric, the end of a run."""
 
 from __future__ import annotations
 
@@ -6,20 +7,23 @@ import logging
 import math
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from prefopt.metrics import MetricSums
 from prefopt.training.finished import logged_mean_loss
-from prefopt.training.saving import SavingTrainer
+from prefopt.training.metrics import token_count
+from prefopt.training.publishing import PublishingTrainer
 from prefopt.training.step_guard import StepGuard
 
 _LOG = logging.getLogger(__name__)
 
 
-class JudgingTrainer(SavingTrainer):
-    """A SavingTrainer that takes no step whose numbers are not finite. `compute_loss` adds each batch to `_guard`."""
+class JudgingTrainer(PublishingTrainer):
+    """A PublishingTrainer that counts pairs, and takes no step whose numbers are not finite. `compute_loss` adds each
+    batch to `_guard`."""
 
     _guard: StepGuard
 
@@ -60,3 +64,14 @@ class JudgingTrainer(SavingTrainer):
             _LOG.warning("evaluation after step %d: %s is %s, and so not the best", step, name, metrics[name])
             return False
         return bool(super()._determine_best_metric(metrics, trial))
+
+    def _track_num_input_tokens(self, inputs: dict[str, Tensor]) -> None:
+        """Count positions of a batch of pairs, or those that are no padding."""
+        if (counted := self.args.include_num_input_tokens_seen) != "no":
+            count = torch.tensor(token_count(inputs, padding=counted != "non_padding"), device=self.args.device)
+            self.state.num_input_tokens_seen += int(self.accelerator.gather(count).sum())
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
+        """The pairs of the whole step, over all processes."""
+        pairs = torch.tensor([sum(len(batch["rows"]) for batch in batch_samples)], device=device)
+        return self.accelerator.gather(pairs).sum()

@@ -10,6 +10,7 @@ from typing import Any, final
 
 from transformers import TrainerCallback
 
+from prefopt.training.card_file import CARD, is_card
 from prefopt.training.config import PreferenceConfig
 
 _WEIGHTS = ("model.safetensors", "model-*.safetensors", "pytorch_model*.bin", "adapter_model.*")
@@ -128,7 +129,8 @@ def clear(folder: Path) -> None:
     """Remove what an earlier run left in the folder: its weights, checkpoints, adapters and records, and no other
     files. What a run writes in passing is left, as the next one has written its own by then."""
     adapters = [file.parent for file in folder.glob("*/adapter_config.json") if file.parent.name not in _IN_PASSING]
-    for path in {*_named(folder, _WRITTEN), *adapters}:
+    cards = [folder / CARD] if is_card(folder / CARD) else []
+    for path in {*_named(folder, _WRITTEN), *adapters, *cards}:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

@@ -139,14 +139,14 @@ class RunSettings:
         """By name."""
         args: PreferenceConfig = self._trainer.args
         model: PreferenceModel = self._trainer.accelerator.unwrap_model(self._trainer.model)
-        arguments = args.to_dict()
         return {
             "data": self._data,
             "objective": model.objective.config.model_dump(mode="json"),
             "frozen_weights": self._frozen_weights,
             "adapters": _adapters(model),
             "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
-            **{name: arguments[name] for name in (*_DECISIVE, *_HORIZON)},
+            **decisive_arguments(args),
+            **{name: getattr(args, name) for name in _HORIZON},
         }
 
     def reject_changes(self, checkpoint: str) -> None:
@@ -173,6 +173,12 @@ class RunSettings:
                 f"{checkpoint}: a run of other settings wrote it: {'; '.join(changes.values())}. Go on with those, or "
                 f"allow the change with resume_despite: [{', '.join(changes)}]"
             )
+
+
+def decisive_arguments(args: PreferenceConfig) -> dict[str, Any]:
+    """The arguments that decide what a step does, as JSON values."""
+    arguments = args.to_dict()
+    return {name: arguments[name] for name in _DECISIVE}
 
 
 def changes_hyperparameters(args: PreferenceConfig) -> bool:

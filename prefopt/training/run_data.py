@@ -20,22 +20,24 @@ _LOG = logging.getLogger(__name__)
 @final
 @dataclass(frozen=True)
 class RunData:
-    """Pairs for training and evaluation, the latter one set or several by name, and the reports of all sources."""
+    """Pairs for training and evaluation, the latter one set or several by name, and all sources with their reports."""
 
     train: PreparedData
     evaluation: PreparedData | dict[str, PreparedData] | None
     reports: dict[str, DataReport]
+    sources: dict[str, DataSource]
 
 
 def prepare_run_data(run: RunFile, args: PreferenceConfig, tokenizer: PreTrainedTokenizerBase) -> RunData:
     """The data of a run. Raises DataError where a source cannot be read or has rows that cannot be used."""
     reports: dict[str, DataReport] = {}
+    origins: dict[str, DataSource] = {}
     seed = args.seed if args.data_seed is None else args.data_seed
     split = run.data.eval_split
 
     def prepared(source: DataSource, name: str, split: str, *, optional: bool = False) -> datasets.Dataset:
         columns = {**run.data.columns, **source.columns}
-        rows = source.read(split, optional=optional)
+        rows, origins[name] = source.read(split, optional=optional), source
         dataset, report = prepare_dataset(
             rows, tokenizer, run.objective, args, name, columns=columns, description=f"{name} ({source.path})"
         )
@@ -59,4 +61,4 @@ def prepare_run_data(run: RunFile, args: PreferenceConfig, tokenizer: PreTrained
         for name, source in run.data.eval.items()
     }
     one = evaluation.get("") if held_out is None else PreparedData(held_out, None)
-    return RunData(PreparedData(train, None), one or evaluation or None, reports)
+    return RunData(PreparedData(train, None), one or evaluation or None, reports, origins)

@@ -15,6 +15,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
 from prefopt.scoring import PreferenceModel
+from prefopt.training.card_file import keep_changed_card
 from prefopt.training.checkpoints import load_checkpoint, save_checkpoint
 from prefopt.training.disk import RoomOnDisk, SaveError, explained, save_elsewhere
 from prefopt.training.finite_steps import require_finite_weights
@@ -89,10 +90,11 @@ class SavingTrainer(Trainer):
             if self.is_fsdp_enabled:  # Trainer's saves no policy where checkpoints are in parts
                 self._save(str(beside), self.accelerator.get_state_dict(self.model))
             else:
-                super().save_model(str(beside))
+                super().save_model(str(beside), _internal_call=True)  # without an upload
             if sharded:
                 self.accelerator.wait_for_everyone()
             if self.args.should_save:
+                keep_changed_card(beside, folder)
                 publish_files(beside, folder)
         finally:
             if self.args.should_save:

@@ -24,7 +24,7 @@ from prefopt.training.evaluating import check_metrics_options
 from prefopt.training.finished import finished_state
 from prefopt.training.finite_steps import require_finite_weights
 from prefopt.training.loading import load_tokenizer
-from prefopt.training.metrics import batch_metrics, flush, log_histograms, token_count
+from prefopt.training.metrics import batch_metrics, flush, log_histograms
 from prefopt.training.optimizer import frozen, parameter_groups
 from prefopt.training.preflight import (
     check_initial_loss,
@@ -226,6 +226,8 @@ class PreferenceTrainer(SearchingTrainer):
         self.accelerator.unwrap_model(model).raises_non_finite = not model.training  # a step is judged as a whole
         output: ObjectiveOutput = model(batch)
         self._sums["train" if model.training else "eval"].add(output.metrics | batch_metrics(batch))
+        if not model.training:
+            self.add_reference(output)
         loss = output.loss
         if num_items_in_batch is not None:
             # Gradients are averaged over processes; the count is over all processes.
@@ -262,14 +264,3 @@ class PreferenceTrainer(SearchingTrainer):
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
         """Trainer's, without compiling the step as a whole: with torch_compile its parts are compiled."""
         return super()._build_accelerator_args(**kwargs) | {"dynamo_plugin": TorchDynamoPlugin(backend="no")}
-
-    def _track_num_input_tokens(self, inputs: dict[str, Tensor]) -> None:
-        """Count positions of a batch of pairs, or those that are no padding."""
-        if (counted := self.args.include_num_input_tokens_seen) != "no":
-            count = torch.tensor(token_count(inputs, padding=counted != "non_padding"), device=self.args.device)
-            self.state.num_input_tokens_seen += int(self.accelerator.gather(count).sum())
-
-    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
-        """The pairs of the whole step, over all processes."""
-        pairs = torch.tensor([sum(len(batch["rows"]) for batch in batch_samples)], device=device)
-        return self.accelerator.gather(pairs).sum()

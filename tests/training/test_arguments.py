@@ -27,7 +27,6 @@ REFUSED: dict[str, Any] = {
     "fp16_full_eval": True,
     "use_liger_kernel": True,
     "liger_kernel_config": {"rope": True},
-    "push_to_hub": True,
     "parallelism_config": {"cp_size": 2},
     "length_column_name": "size",
     "optim_target_modules": "all-linear",
@@ -42,11 +41,6 @@ NO_EFFECT: dict[str, Any] = {
     "do_train": True,
     "do_eval": True,
     "do_predict": True,
-    "hub_model_id": "a/b",
-    "hub_strategy": "end",
-    "hub_token": "token",
-    "hub_always_push": True,
-    "hub_revision": "main",
 }
 
 RUNS: dict[str, dict[str, Any]] = {
@@ -140,6 +134,10 @@ ELSEWHERE = {
     "ddp_broadcast_buffers": "test_distributed",
     "ddp_backend": "test_distributed",
     "dataloader_pin_memory": "below",
+    **dict.fromkeys(
+        """push_to_hub hub_strategy hub_always_push hub_model_id hub_token hub_revision hub_private_repo""".split(),
+        "test_publishing",
+    ),
 }
 
 HANDED_ON: dict[str, Any] = {
@@ -152,7 +150,6 @@ HANDED_ON: dict[str, Any] = {
     "trackio_space_id": "a/b",
     "trackio_bucket_id": "a/c",
     "trackio_static_space_id": False,
-    "hub_private_repo": True,
     "deepspeed": {"zero_optimization": {"stage": 2}},
 }
 
@@ -167,7 +164,8 @@ UNREAD: dict[str, dict[str, Any]] = {
     "trackio_space_id": {"trackio_space_id": "a/b", "report_to": "tensorboard"},
     "trackio_bucket_id": {"trackio_bucket_id": "a/b"},
     "trackio_static_space_id": {"trackio_static_space_id": False},
-    "hub_private_repo": {"hub_private_repo": True},
+    "hub_strategy": {"hub_strategy": "end"},
+    "hub_always_push": {"hub_always_push": True},
     "activation_checkpointing_kwargs": {"activation_checkpointing_kwargs": {"use_reentrant": False}},
     "gradient_checkpointing_kwargs": {"gradient_checkpointing_kwargs": {"use_reentrant": False}},
     "eval_steps": {"eval_steps": 2},

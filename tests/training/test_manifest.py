@@ -259,7 +259,8 @@ NOT_DECISIVE = {
     "evaluation": """eval_delay eval_on_start eval_steps eval_strategy eval_use_gather_object per_device_eval_batch_size
         load_best_model_at_end metric_for_best_model greater_is_better""",
     "saving and resuming": """output_dir overwrite_output_dir save_on_each_node save_only_model save_steps save_strategy
-        save_total_limit enable_jit_checkpoint hub_private_repo resume_despite resume_from_checkpoint ignore_data_skip
+        save_total_limit enable_jit_checkpoint push_to_hub hub_strategy hub_always_push hub_model_id hub_token
+        hub_revision hub_private_repo resume_despite resume_from_checkpoint ignore_data_skip
         restore_callback_states_from_checkpoint max_skipped_steps dry_run""",
     "logging": """debug disable_tqdm include_num_input_tokens_seen log_level log_level_replica log_on_each_node
         logging_first_step logging_nan_inf_filter logging_steps logging_strategy project report_to run_name

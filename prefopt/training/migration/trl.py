@@ -15,6 +15,7 @@ _FORMER = {
     "evaluation_strategy": "eval_strategy",
     "torch_dtype": "dtype",
     "preprocessing_num_workers": "dataset_num_proc",
+    "hub_model_revision": "hub_revision",
 }
 """Earlier names of settings."""
 
@@ -59,8 +60,6 @@ _BNB = {
 _TRL_LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05}
 _TRL_TRAINING = {"gradient_checkpointing": True, "bf16": True}
 
-_UPLOAD = "upload the folder after training: a checkpoint has the objective beside the policy"
-
 _WITHOUT_COUNTERPART = {
     "disable_dropout": "dropout is always off here, in both models",
     "precompute_ref_batch_size": "the reference cache is filled by per_device_eval_batch_size",
@@ -80,9 +79,7 @@ _WITHOUT_COUNTERPART = {
     "ignore_bias_buffers": "no buffer has to be left out here",
     "truncation_side": "the prompt is cut from the left first, then the responses from the right",
     "bf16_full_eval": "",
-    "push_to_hub": _UPLOAD,
-    "push_to_hub_revision": _UPLOAD,
-    **dict.fromkeys(("hub_model_id", "hub_model_revision", "hub_strategy", "hub_private_repo", "hub_token"), _UPLOAD),
+    "push_to_hub_revision": "training.push_to_hub uploads to training.hub_revision",
     **dict.fromkeys(("do_train", "do_eval", "do_predict"), "`prefopt train` trains; eval_strategy evaluates"),
 }
 
@@ -160,7 +157,9 @@ def _switch(name: str) -> str | None:
     """The setting without which this one is read by nobody: TRL ignores it then, a run file rejects it."""
     if _PATHS.get(name, ())[:2] == ("model", "peft"):
         return "use_peft"
-    return "sync_ref_model" if name in ("ref_model_mixup_alpha", "ref_model_sync_steps") else None
+    if name in ("ref_model_mixup_alpha", "ref_model_sync_steps"):
+        return "sync_ref_model"
+    return "push_to_hub" if name.startswith("hub_") else None
 
 
 def _migrate_adapter(run: dict[str, Any], settings: Settings, notes: Notes) -> None:

@@ -7,6 +7,7 @@ import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from html import escape
 from pathlib import PurePath
 from typing import Any, final
@@ -129,7 +130,7 @@ def figures_section(evaluations: Mapping[str, Figures], log: Sequence[Mapping[st
 
 def versions_section(objective: Objective) -> str:
     """Python, the libraries, and the distributions of the components."""
-    libraries = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    libraries = {name: _version(name) for name in LIBRARIES}
     plugins = {name: version for name, version in _distributions(objective).items() if name not in libraries}
     versions = {"python": platform.python_version(), **libraries, **plugins}
     return ", ".join(f"{name} {version}" for name, version in versions.items())
@@ -146,9 +147,14 @@ def citation_section(config: ObjectiveConfig) -> str:
         for name in rows
         for paper in papers_of(name)
     ]
-    version = importlib.metadata.version("prefopt")
+    version = _version("prefopt")
     entries.append(f"@software{{prefopt,\n  title = {{prefopt}},\n  version = {{{version}}}\n}}")
     return "\n\n".join([*lines, _fenced("bibtex", "\n".join(entries))])
+
+
+@cache
+def _version(distribution: str) -> str:
+    return importlib.metadata.version(distribution)
 
 
 def _distributions(objective: Objective) -> dict[str, str]:

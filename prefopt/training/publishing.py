@@ -93,7 +93,7 @@ class PublishingTrainer(SavingTrainer):
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Trainer's. Raises UploadError where the repository can be neither made nor used."""
-        if self.is_world_process_zero():
+        if self.is_world_process_zero() and not self.args.dry_run:
             folder = Path(self.args.output_dir).absolute()
             remove_unfinished(folder)
             self.hub_model_id = create_repository(

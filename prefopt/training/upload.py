@@ -32,8 +32,8 @@ _UPLOADS = ".upload-"
 """Beginning of the names of the folders, in the run's, that are uploaded."""
 
 _POLICY = """config.json generation_config.json *.safetensors *.safetensors.index.json adapter_config.json
-adapter_model.* tokenizer* special_tokens_map.json added_tokens.json vocab* merges.txt *.model chat_template* preprocessor_config.json
-processor_config.json objective.yaml run.yaml *.py""".split()
+adapter_model.* tokenizer* special_tokens_map.json added_tokens.json vocab* merges.txt *.model chat_template*
+preprocessor_config.json processor_config.json objective.yaml run.yaml *.py""".split()
 """What is uploaded, besides the card, the folders of adapters and the base of a merged one."""
 
 _FOLDERS = (MERGED_BASE, "reference", "additional_chat_templates")

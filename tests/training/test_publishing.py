@@ -252,7 +252,10 @@ def test_a_run_file_that_is_pushed(
     with caplog.at_level(logging.WARNING, "prefopt"):
         start(RunFile(**run, training=training))
     assert "training.hub_model_id has no effect: nothing of this run is uploaded without push_to_hub" in caplog.text
-    train(start(RunFile(**run, training=training | {"push_to_hub": True})))
+    uploaded_run = RunFile(**run, training=training | {"push_to_hub": True})
+    start(uploaded_run, dry_run=True)
+    assert hub.created == []
+    train(start(uploaded_run))
     (upload,) = hub.uploads
     assert upload["files"] == WITH_CARD | {"run.yaml"}
     uploaded = hub.root / "org/run"

@@ -257,7 +257,8 @@ NOT_DECISIVE = {
     "how batches are fetched": """dataloader_in_order dataloader_multiprocessing_context dataloader_num_workers
         dataloader_persistent_workers dataloader_pin_memory dataloader_prefetch_factor remove_unused_columns""",
     "evaluation": """eval_delay eval_on_start eval_steps eval_strategy eval_use_gather_object per_device_eval_batch_size
-        load_best_model_at_end metric_for_best_model greater_is_better""",
+        load_best_model_at_end metric_for_best_model greater_is_better prediction_loss_only eval_do_concat_batches
+        eval_accumulation_steps batch_eval_metrics include_for_metrics""",
     "saving and resuming": """output_dir overwrite_output_dir save_on_each_node save_only_model save_steps save_strategy
         save_total_limit enable_jit_checkpoint push_to_hub hub_strategy hub_always_push hub_model_id hub_token
         hub_revision hub_private_repo resume_despite resume_from_checkpoint ignore_data_skip

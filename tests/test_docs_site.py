@@ -15,6 +15,7 @@ import pytest
 import docs_hooks
 import prefopt
 from docs_site import formulas, heat_map, interface
+from docs_site.signatures import signature
 from prefopt import zoo
 from prefopt.registry import installed
 from prefopt.zoo.cards import equation_of
@@ -103,8 +104,8 @@ def test_a_public_symbol_without_a_docstring_stops_the_build(monkeypatch: pytest
 
 def test_signatures() -> None:
     source = "@property\ndef f(self, a: int, *rest: str, b: float = 0.5, c=None, **more: int) -> None: ..."
-    assert interface.signature(ast.parse(source).body[0]) == (
+    assert signature(ast.parse(source).body[0]) == (
         "@property\ndef f(a: int, *rest: str, b: float = 0.5, c=None, **more: int) -> None"
     )
     source = "class C(B):\n    x: int = 1\n    _y: int = 2\n    def __init__(self, z): ..."
-    assert interface.signature(ast.parse(source).body[0]) == "class C(B)\n    x: int = 1\n    def __init__(z)"
+    assert signature(ast.parse(source).body[0]) == "class C(B)\n    x: int = 1\n    def __init__(z)"

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from prefopt.report import report
+from tests.chromium import browser, opened
 from tests.comparison.made import made
 from tests.report.parsed import Page
 
+__all__ = ["browser"]  # a fixture
+
 pytestmark = pytest.mark.outside
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 SCRIPT = Path(__file__).with_name("browser.js")
 FRAME = """<!doctype html><meta name="color-scheme" content="light dark">
 <script>
@@ -30,14 +30,6 @@ addEventListener("message", event => {
 """
 """A window has a least width, which is more than a phone's; a frame has not."""
 LIGHT, DARK = "rgb(252, 252, 250)", "rgb(21, 23, 27)"
-
-
-@pytest.fixture(scope="module")
-def browser() -> str:
-    seen = next((path for name in NAMES if (path := shutil.which(name))), None)
-    if seen is None:
-        pytest.skip(f"no browser to open the page in: none of {', '.join(NAMES)} is on the path")
-    return seen
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +47,8 @@ def worked_through(
     (folder / "page.html").write_text(page.replace("</body>", f"{script}</body>"), encoding="utf-8")
     path = folder / "frame.html"
     path.write_text(FRAME.replace("WIDTH", str(width)), encoding="utf-8")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-    flags += [f"--user-data-dir={folder / 'profile'}", "--window-size=1280,1000", "--enable-logging=stderr"]
-    flags += [f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--virtual-time-budget=2000", "--dump-dom"]
-    done = subprocess.run(
-        [browser, *flags, path.as_uri()], capture_output=True, text=True, encoding="utf-8", timeout=120, check=True
-    )
-    dump = Page(done.stdout)
-    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    document, console = opened(browser, path, dark=dark)
+    dump = Page(document)
     assert "found" in dump.data, f"the script did not come to its end: {console}"
     return json.loads(dump.data["found"]), console
 

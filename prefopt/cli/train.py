@@ -33,6 +33,7 @@ def train(
     """Train a policy on preference pairs from a run file."""
     from prefopt.registry import PluginError
     from prefopt.scoring import StoreError
+    from prefopt.tasks.judges import resolve_judge
     from prefopt.training import RunFile, plan_run, start
     from prefopt.training import train as run_training
 
@@ -40,7 +41,7 @@ def train(
     # ValueError: RunFileError, DataError and ModelFileError among others. OSError: from_pretrained's, of no such model.
     with exit_on(ValueError, PluginError, OSError):
         run = RunFile.load(run_file, overrides or ())
-        trainer = start(run, overwrite=overwrite, dry_run=dry_run)
+        trainer = start(run, overwrite=overwrite, dry_run=dry_run, judges=resolve_judge)
     if dry_run:
         console.print(Syntax(run.to_yaml(), "yaml", word_wrap=True))
     try:

@@ -16,9 +16,10 @@ from filelock import FileLock
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefopt.component import Named
+from prefopt.sampling import Prompt
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.preference_data.forms import Compared
-from prefopt.tasks.preference_data.sources import Prompt, as_text
+from prefopt.tasks.preference_data.sources import as_text
 from prefopt.whole_files import publish_folder
 
 TRAIN, HELD_OUT, PROMPTS = "train.jsonl", "held-out.jsonl", "prompts.jsonl"

@@ -11,8 +11,9 @@ from typing import Any, Literal, Self, final
 import torch
 from pydantic import model_validator
 
+from prefopt.sampling import Generation
 from prefopt.tasks.base import HeldOutPrompt, Metric
-from prefopt.tasks.generation import Generation, prompt_means
+from prefopt.tasks.generation import prompt_means
 from prefopt.tasks.human_preferences.answering import AnsweringTask
 from prefopt.tasks.optional import needed
 from prefopt.tasks.preference_data.forms import Template

@@ -10,6 +10,7 @@ from prefopt.training.plan import RunPlan, plan_run
 from prefopt.training.replay import Replay, replay
 from prefopt.training.run_file import RunFile, RunFileError
 from prefopt.training.run_sections import DataSection, ModelSection
+from prefopt.training.samples import SamplesCallback
 from prefopt.training.saved_run import SavedRun, SavedRunError
 from prefopt.training.trainer import PreferenceTrainer
 from prefopt.training.upload import UploadError, push_run
@@ -26,6 +27,7 @@ __all__ = [
     "RunFileError",
     "RunPlan",
     "RunResult",
+    "SamplesCallback",
     "SavedRun",
     "SavedRunError",
     "UploadError",

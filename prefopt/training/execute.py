@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import logging
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -23,6 +24,7 @@ from prefopt.training.preflight import reject_unusable_settings
 from prefopt.training.resume import checkpoint_to_resume
 from prefopt.training.run_data import prepare_run_data
 from prefopt.training.run_file import RunFile, RunFileError
+from prefopt.training.samples import ComparingJudge, SamplesCallback
 from prefopt.training.trainer import PreferenceTrainer
 from prefopt.training.trainer_inputs import ensure_pad_token, lora_config
 from prefopt.training.updates import reject_untrainable
@@ -44,10 +46,17 @@ class RunResult:
     log: list[dict[str, float]]
 
 
-def start(run: RunFile, *, overwrite: bool = False, dry_run: bool = False) -> PreferenceTrainer:
+def start(
+    run: RunFile,
+    *,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    judges: Callable[[object], ComparingJudge] | None = None,
+) -> PreferenceTrainer:
     """The trainer of a run, before its first step. The resolved run file, versions and data reports are written when
     training begins; what an earlier run left in the folder is then removed, if it may be overwritten.
 
+    judges   makes the judge of `samples.judge`: `prefopt.tasks.judges.resolve_judge`
     dry_run  check besides what is checked before the first step, and write nothing; the trainer does not train
     Raises RunFileError, also where the output folder holds another run or what this one reads, DataError (bad rows) and
     what `from_pretrained` raises.
@@ -64,6 +73,7 @@ def start(run: RunFile, *, overwrite: bool = False, dry_run: bool = False) -> Pr
         raise RunFileError(f"training: {error}") from error
     if unread := [name for name in _OF_UPLOADS if getattr(args, name) is not None and not args.push_to_hub]:
         _LOG.warning("training.%s has no effect: nothing of this run is uploaded without push_to_hub", unread[0])
+    judge = _judge(run, judges)
     args.overwrite_output_dir |= overwrite
     args.dry_run = dry_run
     _check_output_folder(run, args)
@@ -82,6 +92,9 @@ def start(run: RunFile, *, overwrite: bool = False, dry_run: bool = False) -> Pr
     )
     trainer.data_reports |= data.reports
     trainer.data_sources |= data.sources
+    if run.samples is not None:
+        settings = run.samples.model_dump(exclude={"judge"})
+        trainer.add_callback(SamplesCallback(trainer, **settings, judge=judge))
     if args.should_save:
         trainer.callback_handler.callbacks.insert(0, _RunRecord(run, trainer.data_reports))
     if dry_run:
@@ -104,6 +117,19 @@ def train(trainer: PreferenceTrainer) -> RunResult:
             trainer.push_saved()
         trainer.save_state()
     return RunResult(folder, evaluation, trainer.state.log_history)
+
+
+def _judge(run: RunFile, judges: Callable[[object], ComparingJudge] | None) -> ComparingJudge | None:
+    if run.samples is None or run.samples.judge is None:
+        return None
+    if judges is None:
+        raise RunFileError("samples.judge needs start(run, judges=prefopt.tasks.judges.resolve_judge), in Python")
+    try:
+        judge = judges(run.samples.judge)
+        judge.check()
+    except (ImportError, ValueError) as error:
+        raise RunFileError(f"samples.judge: {error}") from error
+    return judge
 
 
 def _tokenizer(name: str) -> PreTrainedTokenizerBase:

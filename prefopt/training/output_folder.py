@@ -20,7 +20,15 @@ _OF_A_RUN = ("run.yaml", "objective.yaml", "checkpoint-*", *_WEIGHTS)
 
 _WRITTEN = (
     *_OF_A_RUN,
-    *("about.json", "objective.safetensors", "trainer_state.json", "training_args.bin", "reference", "failed-step"),
+    *(
+        "about.json",
+        "objective.safetensors",
+        "trainer_state.json",
+        "training_args.bin",
+        "reference",
+        "failed-step",
+        "samples.jsonl",
+    ),
     *("config.json", "generation_config.json", "model.safetensors.index.json", "adapter_config.json"),
 )
 """Names that a run writes and that would outlive it beside the next one's."""

@@ -24,7 +24,7 @@ from prefopt.objective_config import ObjectiveConfig
 from prefopt.registry import provenance, with_recorded_versions
 from prefopt.training.config import PreferenceConfig, training_arguments
 from prefopt.training.references import References, environment_references, with_references
-from prefopt.training.run_sections import DataSection, ModelSection, Section
+from prefopt.training.run_sections import DataSection, ModelSection, SamplesSection, Section
 from prefopt.validation import explain, one_line
 
 _DATA_ARGUMENTS = (
@@ -83,7 +83,8 @@ def _short_form(section: str, kind: type[Section]) -> BeforeValidator:
 
 @final
 class RunFile(Section):
-    """A resolved run: `model`, `data`, `objective` (see `prefopt.zoo.build`) and `training`, PreferenceConfig's fields.
+    """A resolved run: `model`, `data`, `objective` (see `prefopt.zoo.build`) and `training`, PreferenceConfig's fields,
+    and optionally `samples`.
 
     >>> RunFile(model="gpt2", data="pairs.jsonl", objective="tdpo2").objective.beta
     0.1
@@ -93,6 +94,7 @@ class RunFile(Section):
     data: Annotated[DataSection, _short_form("data", DataSection)]
     objective: Annotated[ObjectiveConfig, BeforeValidator(zoo.build)]
     training: dict[str, Any] = Field(default_factory=dict)
+    samples: SamplesSection | None = Field(default=None, exclude_if=lambda value: value is None)
     _references: References = PrivateAttr(default_factory=dict)
 
     @classmethod
@@ -143,7 +145,12 @@ class RunFile(Section):
     @model_validator(mode="after")
     def _evaluation_has_data(self) -> Self:
         strategy = self.training.get("eval_strategy", "no")
-        if not self.data.eval and self.data.test_split_size is None and getattr(strategy, "value", strategy) != "no":
+        evaluates, has_data = getattr(strategy, "value", strategy) != "no", self.data.has_evaluation
+        if self.samples is not None and self.samples.prompts is None and not has_data:
+            raise ValueError("samples needs prompts; give samples.prompts, or evaluation data, whose prompts are taken")
+        if self.samples is not None and self.samples.every is None and not evaluates:
+            raise ValueError("samples are drawn at every evaluation; give samples.every, or training.eval_strategy")
+        if not has_data and evaluates:
             raise ValueError(
                 "training.eval_strategy needs evaluation data; name it as data.eval, hold some of train out with "
                 "data.test_split_size, or leave eval_strategy out"

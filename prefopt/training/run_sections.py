@@ -41,6 +41,27 @@ class ModelSection(Section):
 _Source = str | DataSource
 
 
+@final
+class SamplesSection(Section):
+    """`samples`: what is sampled on held-out prompts while training (see `SamplesCallback`).
+
+    prompts                  texts, or lists of messages; null: of the first num_prompts pairs of the evaluation data
+    every                    steps between samples; null: at every evaluation
+    temperature, top_p       0 takes the likeliest token each time
+    max_new_tokens, seed     of a sample
+    judge                    says which of policy and reference is better: {scorer: ...} or {endpoint: ..., model: ...}
+    """
+
+    prompts: tuple[str | tuple[dict[str, Any], ...], ...] | None = Field(default=None, min_length=1)
+    num_prompts: int = Field(default=8, ge=1)
+    every: int | None = Field(default=None, ge=1)
+    temperature: float = Field(default=0.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_new_tokens: int = Field(default=64, ge=1)
+    seed: int = Field(default=0, ge=0)
+    judge: dict[str, Any] | None = None
+
+
 def _as_source(value: object) -> object:
     return {"path": value} if isinstance(value, str) else value
 
@@ -101,6 +122,11 @@ class DataSection(Section):
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     on_bad_rows: OnBadRows = "stop"
     reference_cache: _Name | None = None
+
+    @property
+    def has_evaluation(self) -> bool:
+        """Whether there are pairs for evaluation."""
+        return bool(self.eval) or self.test_split_size is not None
 
     @property
     def encoding(self) -> EncodingConfig:

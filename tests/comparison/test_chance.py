@@ -20,7 +20,8 @@ from prefopt.comparison.results import Results
 from prefopt.comparison.statistics import paired_permutation, t_intervals
 from prefopt.comparison.suite import Suite
 from prefopt.comparison.summary import Setting, frame
-from prefopt.tasks.generation import Generation, generate
+from prefopt.sampling import Generation
+from prefopt.tasks.generation import generate
 from prefopt.tasks.planted import PlantedTask
 
 pytestmark = pytest.mark.slow

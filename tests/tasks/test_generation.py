@@ -5,7 +5,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from prefopt.data.quiet import quiet
-from prefopt.tasks.generation import Generation, prompt_means, sample_ids, sample_texts, sequence_kl
+from prefopt.sampling import Generation, sample_ids, sample_texts
+from prefopt.tasks.generation import prompt_means, sequence_kl
 from prefopt.tasks.models import word_tokenizer
 
 

@@ -12,9 +12,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from prefopt import zoo
 from prefopt.data import EncodingConfig
 from prefopt.objective_config import ObjectiveConfig
+from prefopt.sampling import Generation
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import Material
-from prefopt.tasks.generation import GENERATION_METRICS, Generation, generate
+from prefopt.tasks.generation import GENERATION_METRICS, generate
 from prefopt.tasks.held_out import COMMON, held_out
 from prefopt.tasks.planted import PlantedTask
 

@@ -14,9 +14,10 @@ from pydantic import BeforeValidator, Field, model_validator
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from prefopt.data.quiet import quiet
+from prefopt.sampling import Generation, sample_texts
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, Metric, Task, write_jsonl
-from prefopt.tasks.generation import GENERATION_METRICS, Generation, generate, sample_texts
+from prefopt.tasks.generation import GENERATION_METRICS, generate
 from prefopt.tasks.models import save_without_eos
 from prefopt_code.measures import figures, metrics
 from prefopt_code.pairs import Answer, count_answers, make_pairs, run_answers, run_texts

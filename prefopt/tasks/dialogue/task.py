@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, final
 
+from prefopt.sampling import Generation
 from prefopt.tasks.base import HeldOutPrompt, Metric
 from prefopt.tasks.dialogue.harm import LEXICON, REFUSALS, Lexicon, refuses
-from prefopt.tasks.generation import Generation, prompt_means
+from prefopt.tasks.generation import prompt_means
 from prefopt.tasks.held_out import ACCURACY
 from prefopt.tasks.human_preferences.answering import AnsweringTask
 

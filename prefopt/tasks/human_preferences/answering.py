@@ -14,9 +14,10 @@ from pydantic import Field
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefopt.data import SourceRow, read_rows
+from prefopt.sampling import Generation, sample_texts
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import HELD_OUT, Evaluation, HeldOutPrompt, Material, Metric
-from prefopt.tasks.generation import GENERATION_METRICS, Generation, generate, prompt_means, sample_texts
+from prefopt.tasks.generation import GENERATION_METRICS, generate, prompt_means
 from prefopt.tasks.held_out import COMMON
 from prefopt.tasks.human_preferences.pairs import PreferencesTask
 from prefopt.tasks.judges import AnyJudge, Judge

@@ -10,8 +10,8 @@ from pydantic import Field, model_validator
 from transformers import AutoTokenizer
 
 from prefopt.data import ChatPair
+from prefopt.sampling import Generation
 from prefopt.tasks.base import Task, write_split
-from prefopt.tasks.generation import Generation
 from prefopt.tasks.models import Sft, supervised
 from prefopt.tasks.preference_data.forms import QUARANTINE, Compared, Template, read_compared
 from prefopt.tasks.preference_data.sources import Longest, Rows, Source

@@ -16,10 +16,11 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTraine
 
 from prefopt.data import EncodingConfig, prepare, read_rows
 from prefopt.data.quiet import quiet
+from prefopt.sampling import Generation
 from prefopt.scoring import PreferenceModel
 from prefopt.scoring.batches import scored_batches
 from prefopt.tasks.base import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, Metric, Task, write_jsonl
-from prefopt.tasks.generation import GENERATION_METRICS, Generation, generate
+from prefopt.tasks.generation import GENERATION_METRICS, generate
 from prefopt.tasks.held_out import pair_weights
 from prefopt.tasks.models import Sft, train_language_model, word_tokenizer
 from prefopt.tasks.planted.language import Language, Style

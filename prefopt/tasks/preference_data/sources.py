@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Self, final
+from typing import Annotated, Self, final
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from prefopt.data import OnBadRows, Pair, content_text
+from prefopt.sampling import Prompt
 from prefopt.validation import Settings
-
-Prompt = str | Sequence[Mapping[str, Any]]
-"""Text, or messages for the chat template."""
 
 _Share = Annotated[float, Field(ge=0, le=1)]
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefopt.data.quiet import quiet
-from prefopt.tasks.generation import Generation, sample_texts
+from prefopt.sampling import Generation, sample_texts
 from prefopt.tasks.preference_data.texts import rows_with
 from prefopt.tasks.scorers.base import Scorer
 from prefopt.validation import Settings

@@ -12,9 +12,10 @@ from pydantic import Field, model_validator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefopt.data.quiet import quiet
+from prefopt.sampling import Generation
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import HELD_OUT, PROMPTS, TRAIN, Evaluation, Material, Metric, Task, write_jsonl, write_split
-from prefopt.tasks.generation import GENERATION_METRICS, Generation, generate, prompt_means
+from prefopt.tasks.generation import GENERATION_METRICS, generate, prompt_means
 from prefopt.tasks.held_out import AUROC
 from prefopt.tasks.models import Sft, save_without_eos, supervised, train_small_model
 from prefopt.tasks.preference_data.forms import QUARANTINE, Template, read_compared

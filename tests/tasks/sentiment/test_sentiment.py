@@ -14,10 +14,10 @@ from prefopt import zoo
 from prefopt.data import EncodingConfig, prepare, read_rows
 from prefopt.data.quiet import quiet
 from prefopt.objective_config import ObjectiveConfig
+from prefopt.sampling import end_token_ids
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks import Material, TaskError, resolve_task
 from prefopt.tasks.conformance import check_task
-from prefopt.tasks.generation import end_token_ids
 from prefopt.tasks.models import save_without_eos
 from prefopt.tasks.scorers import VaderScorer, WordsScorer
 from prefopt.tasks.scorers.corpus import corpus_prompts

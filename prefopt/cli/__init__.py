@@ -7,7 +7,21 @@ from typing import Annotated
 
 import typer
 
-from prefopt.cli import check, compare, config, data, demo, doctor, inspect, migrate, new_plugin, replay, train, zoo
+from prefopt.cli import (
+    check,
+    compare,
+    config,
+    data,
+    demo,
+    doctor,
+    inspect,
+    merge,
+    migrate,
+    new_plugin,
+    replay,
+    train,
+    zoo,
+)
 from prefopt.cli.console import DEBUG, PlainErrors, console, exit_on
 
 __all__ = ["app"]
@@ -62,6 +76,7 @@ app.command()(replay.replay)
 app.command()(compare.compare)
 app.command()(compare.report)
 app.command()(inspect.inspect)
+app.command()(merge.merge)
 app.command()(zoo.zoo)
 app.command()(zoo.components)
 app.command()(check.check)

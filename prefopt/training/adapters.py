@@ -22,12 +22,17 @@ from transformers import AutoConfig
 from prefopt.scoring.adapters import REFERENCE_ADAPTER
 from prefopt.training.disk import explained
 from prefopt.training.loading import MERGED_BASE
-from prefopt.training.new_adapter import new_adapter
+from prefopt.training.new_adapter import merged_model, new_adapter
 from prefopt.training.updates import checksum
 from prefopt.validation import did_you_mean
 from prefopt.whole_files import UNFINISHED, publish_folder, remove, weight_digests
 
 _REMEDY = "merge the adapter and save that model, or name another reference (ref_model; model.reference in a run file)"
+
+_INSTEAD = (
+    ", so that a new one would replace it; leave peft_config out, which trains that adapter on, or give a model "
+    "without an adapter"
+)
 
 _UNUSED = {
     "orth_reg_weight": "orthogonal regulariser, as its allocation of ranks,",
@@ -87,18 +92,12 @@ def with_new_adapter(
 
 
 def _merged(policy: PeftModel, folder: Path | None, *, overwrite: bool) -> nn.Module:
-    kind, target = policy.active_peft_config.peft_type.value, None
+    target = None
     if folder is not None:
         target = folder.absolute() / MERGED_BASE
         if Path(policy.get_base_model().name_or_path).absolute() == target:
             raise ValueError(f"output_dir: {folder} holds the model that the adapter is for, and would be written over")
-    try:
-        merged: Any = policy.merge_and_unload(safe_merge=True)
-    except (AttributeError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"the model's adapter ({kind}) cannot be merged into its weights, so that a new one would replace it "
-            f"({error}); leave peft_config out, which trains that adapter on, or give a model without an adapter"
-        ) from error
+    merged: Any = merged_model(policy, _INSTEAD)
     if target is not None:
         merged.name_or_path = str(target)  # where the new adapter's configuration says its base is
         _save_base(merged, target, overwrite=overwrite)

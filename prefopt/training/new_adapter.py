@@ -41,3 +41,14 @@ def _listed(peft_config: PeftConfig, field: str) -> list[str]:
     """The names of a field, where it is a list of them."""
     value = getattr(peft_config, field, None)
     return sorted(value) if isinstance(value, list | tuple | set) else []
+
+
+def merged_model(policy: PeftModel, remedy: str) -> nn.Module:
+    """The base of the policy with its active adapters in its weights. Raises ValueError, with the remedy, where PEFT
+    cannot merge them."""
+    try:
+        merged: nn.Module = policy.merge_and_unload(safe_merge=True)
+    except (AttributeError, NotImplementedError, RuntimeError, ValueError) as error:
+        kind = policy.active_peft_config.peft_type.value
+        raise ValueError(f"the model's adapter ({kind}) cannot be merged into its weights ({error}){remedy}") from error
+    return merged

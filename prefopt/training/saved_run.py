@@ -57,7 +57,7 @@ class SavedRun:
         folder = Path(folder)
         _require_run(folder)
         objective = Objective.load(folder)
-        run = _run_file(folder)
+        run = run_file_of(folder)
         init = {} if run is None else run.model.init
         policy = _policy(folder, init)
         if reference is not None and objective.config.reference_free:
@@ -90,7 +90,7 @@ def _require_run(folder: Path) -> None:
         raise SavedRunError(f"{folder}: not a run, for it has no objective.yaml; {remedy}")
 
 
-def _run_file(folder: Path) -> RunFile | None:
+def run_file_of(folder: Path) -> RunFile | None:
     """The run's run file, which for a checkpoint is one folder up, and for a failed step's weights two."""
     home = folder.absolute()
     if home.name.startswith(f"{PREFIX_CHECKPOINT_DIR}-"):

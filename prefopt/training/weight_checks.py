@@ -51,7 +51,7 @@ def reject_unusable_weights(
                 )
     embeddings = getattr(model.get_input_embeddings(), "weight", None)
     for key, parameter in parameters.items():
-        if parameter is embeddings and _is_zero(parameter):
+        if embeddings is not None and parameter is embeddings and _is_zero(parameter):
             raise ModelFileError(
                 f"{stored[key].file if key in stored else name}: all {parameter.numel()} values of {key} are zero, "
                 "as in a file that was not copied or downloaded whole; get the weights anew"

@@ -70,6 +70,10 @@ def signals() -> str:
     return "\n".join(lines)
 
 
+def _code(file: Path) -> Callable[[], str]:
+    return lambda: f"```python\n{file.read_text(encoding='utf-8').rstrip()}\n```"
+
+
 def _names(kind: type) -> Callable[[], str]:
     return lambda: ", ".join(f"`{name}`" for name in available(kind))
 
@@ -82,5 +86,6 @@ MARKERS: dict[str, Callable[[], str]] = {
     "<!-- training arguments -->": arguments.markdown,
     "<!-- map of imports -->": lambda: import_map.picture(import_map.rooms()),
     "<!-- heat map -->": lambda: heat_map.html(heat_map.stored()),
+    **{f"<!-- examples/{file.name} -->": _code(file) for file in sorted((ROOT / "docs" / "examples").glob("*.py"))},
     **{f"<!-- names of {kind.kind} -->": _names(kind) for kind in KINDS},
 }

@@ -53,7 +53,7 @@ def test_a_variable_that_is_not_set_is_one_line(tmp_path: Path) -> None:
 
 def test_references_stay_in_a_suite_and_tokens_out_of_its_records(tmp_path: Path) -> None:
     reference = "${oc.env:PREFOPT_TEST_TOKEN}"
-    training = {"model_init_kwargs": {"token": reference}, "hub_token": reference, "max_steps": 2}
+    training = {"model_init_kwargs": {"token": reference}, "max_steps": 2}
     document = {"task": "planted", "objectives": {"dpo": "dpo"}, "seeds": [0], "training": training}
     suite = Suite.load(write(tmp_path / "suite.yaml", document))
     assert TOKEN not in suite.to_yaml()

@@ -34,6 +34,7 @@ class PreferenceConfig(TrainingArguments):
     on_too_long                    what becomes of longer pairs: "truncate", "drop" or "stop"
     chat_template_kwargs           for the chat template, such as {"enable_thinking": False}; rows may have their own
     on_bad_rows                    "stop", or "quarantine": write unusable rows to OUTPUT_DIR/quarantine-*.jsonl
+    dataset_num_proc               processes that encode rows; None: one
     columns                        field -> the data set's column, where the names differ; extra columns' fields too
     mask_learning_rate             of the objective's parameters; None: `learning_rate`
     mask_weight_decay              of the objective's weight matrices; biases and norms have none
@@ -64,6 +65,7 @@ class PreferenceConfig(TrainingArguments):
     on_too_long: OnTooLong = field(default="truncate", metadata={"help": "'truncate', 'drop' or 'stop'."})
     chat_template_kwargs: dict[str, Any] | None = field(default=None, metadata={"help": "For the chat template."})
     on_bad_rows: OnBadRows = field(default="stop", metadata={"help": "'stop' or 'quarantine'."})
+    dataset_num_proc: int | None = field(default=None, metadata={"help": "Processes that encode rows."})
     columns: dict[str, str] | None = field(default=None, metadata={"help": "Field -> the data set's column."})
     mask_learning_rate: float | None = field(default=None, metadata={"help": "Of the objective's parameters."})
     mask_weight_decay: float = field(default=0.01, metadata={"help": "Of the objective's weight matrices."})

@@ -25,6 +25,7 @@ _POSITIVE = _Range("a number above 0", lambda value: value > 0)
 _NOT_NEGATIVE = _Range("0 or a number above it", lambda value: value >= 0)
 _COUNT = _Range("1 or more", lambda value: value >= 1)
 _WORKERS = _Range(f"from 0 to {_MOST_WORKERS}", lambda value: 0 <= value <= _MOST_WORKERS)
+_PROCESSES = _Range(f"from 1 to {_MOST_WORKERS}", lambda value: 1 <= value <= _MOST_WORKERS)
 _SHARE = _Range("from 0 to 1", lambda value: 0 <= value <= 1)
 _DECAY = _Range("from 0 to below 1", lambda value: 0 <= value < 1)
 _SEED = _Range("from 0 to 4294967295", lambda value: 0 <= value < 2**32)
@@ -43,6 +44,7 @@ _RANGES: Mapping[str, _Range] = {
         _NOT_NEGATIVE,
     ),
     "dataloader_num_workers": _WORKERS,
+    "dataset_num_proc": _PROCESSES,
     **dict.fromkeys(("adam_epsilon", "logging_steps", "save_steps"), _POSITIVE),
     **dict.fromkeys(("adam_beta1", "adam_beta2"), _DECAY),
     **dict.fromkeys(

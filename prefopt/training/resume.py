@@ -144,6 +144,7 @@ class RunSettings:
             "objective": model.objective.config.model_dump(mode="json"),
             "frozen_weights": self._frozen_weights,
             "adapters": _adapters(model),
+            "optimizer": _optimizer(self._trainer.optimizer_cls_and_kwargs),
             "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
             **decisive_arguments(args),
             **{name: getattr(args, name) for name in _HORIZON},
@@ -219,6 +220,14 @@ def _adapters(model: PreferenceModel) -> dict[str, Any]:
     configs = getattr(model.policy, "peft_config", {})
     settings = {name: json.loads(json.dumps(config.to_dict(), default=_plain)) for name, config in configs.items()}
     return {name: {k: v for k, v in values.items() if k not in _WHEREABOUTS} for name, values in settings.items()}
+
+
+def _optimizer(class_and_options: tuple[type, dict[str, Any]] | None) -> dict[str, Any] | None:
+    """An optimizer that is given by its class and keywords."""
+    if class_and_options is None:
+        return None
+    kind, options = class_and_options
+    return {"class": kind.__qualname__, **json.loads(json.dumps(options, default=_plain))}
 
 
 def _plain(value: object) -> object:

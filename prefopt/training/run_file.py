@@ -33,6 +33,7 @@ _DATA_ARGUMENTS = (
     "on_too_long",
     "chat_template_kwargs",
     "on_bad_rows",
+    "dataset_num_proc",
     "reference_cache",
 )
 """Fields of PreferenceConfig that a run file sets under `data`."""

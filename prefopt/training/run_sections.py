@@ -98,6 +98,7 @@ class DataSection(Section):
     on_too_long                    truncate, drop or stop
     chat_template_kwargs           for the chat template, such as enable_thinking: false
     on_bad_rows                    stop, or quarantine
+    dataset_num_proc               processes that encode rows
     reference_cache                folder for the reference's outputs
     """
 
@@ -121,6 +122,7 @@ class DataSection(Section):
     on_too_long: OnTooLong = "truncate"
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     on_bad_rows: OnBadRows = "stop"
+    dataset_num_proc: int | None = Field(default=None, ge=1)
     reference_cache: _Name | None = None
 
     @property

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from prefopt.data import BadRow, DataError, DataReport, SourceRow, prepare, rows_of
-from prefopt.data.dataset import FEATURES, MASKED
+from prefopt.data.tally import FEATURES, MASKED
 from prefopt.objective import Objective
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring import PreferenceModel
@@ -193,6 +193,7 @@ def prepare_dataset(
         quarantine=Path(args.output_dir) / f"quarantine-{name}.jsonl",
         overwrite=args.overwrite_output_dir,
         dry_run=args.dry_run,
+        num_proc=args.dataset_num_proc,
         total=len(rows) if isinstance(rows, Sized) else None,
     )
     return PreparedData(dataset, report)

@@ -254,7 +254,8 @@ NOT_DECISIVE = {
         tf32 use_cpu full_determinism logits_budget_mb reference_cache shared_prefix ref_adapter_name""",
     "how processes and devices share it": """ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb
         ddp_find_unused_parameters ddp_timeout deepspeed fsdp fsdp_config""",
-    "how batches are fetched": """dataloader_in_order dataloader_multiprocessing_context dataloader_num_workers
+    "how rows and batches are fetched": """dataset_num_proc dataloader_in_order
+        dataloader_multiprocessing_context dataloader_num_workers
         dataloader_persistent_workers dataloader_pin_memory dataloader_prefetch_factor remove_unused_columns""",
     "evaluation": """eval_delay eval_on_start eval_steps eval_strategy eval_use_gather_object per_device_eval_batch_size
         load_best_model_at_end metric_for_best_model greater_is_better prediction_loss_only eval_do_concat_batches

@@ -17,6 +17,7 @@ _NAMES = {
     "lora_target": "lora_target_modules",
     "additional_target": "lora_modules_to_save",
     "val_size": "test_split_size",
+    "preprocessing_num_workers": "dataset_num_proc",
     "flash_attn": "attn_implementation",
 }
 """LLaMA-Factory's setting -> TRL's, where the names differ."""
@@ -28,7 +29,6 @@ _ATTENTION = {"fa2": "flash_attention_2", "sdpa": "sdpa", "disabled": "eager"}
 _WITHOUT_COUNTERPART = {
     "template": "the tokenizer's chat template is used",
     "overwrite_cache": "rows are prepared anew for each run",
-    "preprocessing_num_workers": "rows are prepared in one process",
     "plot_loss": "report_to: tensorboard draws it",
     "pref_bco_weight": "a mixture of losses is objective.loss: {name: mixture}",
     "ray_run_name": "a run is one process, or what its launcher starts",

@@ -6,10 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 
 import docs_hooks
 from prefopt import zoo
+from prefopt.cli import app
+from prefopt.cli.console import EXIT_CODES
 from prefopt.comparison.suite import Suite
 from prefopt.signals import SIGNALS
 from prefopt.testing import CHECKS
@@ -85,6 +88,22 @@ def test_generated_pages_hold_every_row_and_every_check() -> None:
     assert all(
         f"| `{signal}` | [{', '.join(spec.shape)}] | " in pages["scoring.md"] for signal, spec in SIGNALS.items()
     )
+
+
+def test_every_command_and_option_is_described() -> None:
+    text = docs_hooks.on_page_markdown((ROOT / "docs" / "command-line.md").read_text(encoding="utf-8"))
+    assert "<!--" not in text
+    commands = [typer.main.get_command(app)]
+    for command in commands:
+        commands += getattr(command, "commands", {}).values()
+        assert f"## prefopt {command.name}\n" in text or f" {command.name}\n" in text
+        for parameter in command.params:
+            if parameter.param_type_name == "option" and not parameter.hidden:
+                assert f"`{parameter.opts[0]}`" in text
+                assert parameter.help
+                assert f"| {parameter.help.replace('|', chr(92) + '|')} |" in text
+    assert len(commands) > 10
+    assert all(f"| {code} | {meaning} |" in text for code, meaning in EXIT_CODES.items())
 
 
 def test_journeys_name_files_that_are_there_and_not_too_many() -> None:

@@ -10,6 +10,7 @@ import typer
 from prefopt.cli import (
     check,
     compare,
+    completion,
     config,
     data,
     demo,
@@ -22,7 +23,7 @@ from prefopt.cli import (
     train,
     zoo,
 )
-from prefopt.cli.console import DEBUG, PlainErrors, console, exit_on
+from prefopt.cli.console import DEBUG, EXIT_CODES, PlainErrors, console, exit_on
 
 __all__ = ["app"]
 
@@ -30,6 +31,7 @@ app = typer.Typer(
     name="prefopt",
     cls=PlainErrors,
     help="Preference optimisation for language models: objectives as settings of six slots.",
+    epilog=f"Exit codes: {'; '.join(f'{code}: {meaning}' for code, meaning in EXIT_CODES.items())}.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -54,6 +56,7 @@ def _before_any_command(
             metavar="NAME",
             help="Exclude a plugin: its distribution or distribution:entry-point, as in PREFOPT_WITHOUT_PLUGINS. "
             "May be given several times.",
+            autocompletion=completion.plugins,
         ),
     ] = None,
     debug: Annotated[

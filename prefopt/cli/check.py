@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
+from prefopt.cli import completion
 from prefopt.cli.console import component_kinds, console, exit_on, kind_name, reject_unknown_kind
 
 if TYPE_CHECKING:
@@ -18,12 +19,16 @@ _STYLES = {"pass": "green", "fail": "red", "expected failure": "yellow"}
 
 
 def check(
-    name: Annotated[str, typer.Argument(help="An installed component.")],
+    name: Annotated[str, typer.Argument(help="An installed component.", autocompletion=completion.components)],
     fields: Annotated[
         list[str] | None, typer.Argument(help="Its fields, such as value=0.5", metavar="[FIELD=VALUE]...")
     ] = None,
     kind: Annotated[
-        str | None, typer.Option(help="Its kind, such as token-weighting, where several have the name.")
+        str | None,
+        typer.Option(
+            help="Its kind, such as token-weighting, where several have the name.",
+            autocompletion=completion.component_kinds,
+        ),
     ] = None,
     expect: Annotated[
         list[str] | None, typer.Option(help="A check that it is expected to fail; if it passes, the suite fails.")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from prefopt.cli import completion
 from prefopt.cli.console import console, exit_on
 
 
@@ -15,7 +16,10 @@ def compare(
     suite: Annotated[Path, typer.Argument(help="Task, objectives, sweeps, seeds and training, in YAML.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(help="Dotted overrides, such as training.max_steps=10 seeds=[0] sweeps.objective.beta=[0.1]"),
+        typer.Argument(
+            help="Dotted overrides, such as training.max_steps=10 seeds=[0] sweeps.objective.beta=[0.1]",
+            autocompletion=completion.suite_overrides,
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="A folder, which may hold finished runs. Default: runs/compare/NAME.")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from errno import EPIPE
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -21,6 +22,16 @@ if TYPE_CHECKING:
 
 UNUSABLE = 2
 """Exit code for input that cannot be used."""
+
+EXIT_CODES: Mapping[int, str] = MappingProxyType(
+    {
+        0: "done",
+        1: "done, and what it is about failed, as the command's help says",
+        UNUSABLE: "input that cannot be used, or a fault, a line for each",
+        130: "interrupted",
+    }
+)
+"""Exit codes of all commands."""
 
 
 console = PrintableConsole()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from prefopt.cli import completion
 from prefopt.cli.console import console, exit_on
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def _group() -> None:
 
 @app.command()
 def check(
-    sources: Annotated[list[str], typer.Argument(help="Files, folders or hub names.", metavar="FILE...")],
+    sources: Annotated[list[str], typer.Argument(help="Files, folders or hub names.", metavar="FILE")],
     tokenizer: Annotated[
         str | None,
         typer.Option("--tokenizer", "-t", help="A model's name or folder. Without one, lengths are in bytes."),
@@ -45,7 +46,10 @@ def check(
     ] = None,
     objective: Annotated[
         str | None,
-        typer.Option(help="As in a run file: its name or its YAML. The columns that it reads are checked, too."),
+        typer.Option(
+            help="As in a run file: its name or its YAML. The columns that it reads are checked, too.",
+            autocompletion=completion.objectives,
+        ),
     ] = None,
 ) -> None:
     """Read data as training does: counts, lengths and three pairs, or the errors (exit code 2)."""

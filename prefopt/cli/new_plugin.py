@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from prefopt.cli import completion
 from prefopt.cli.console import component_kinds, console, exit_on, reject_unknown_kind
 from prefopt.whole_files import naming_full_disk, publish_folder, remove, unfinished_name
 
@@ -26,7 +27,13 @@ _SLOTS = {
 
 def new_plugin(
     distribution: Annotated[str, typer.Argument(metavar="NAME", help="The package's name, such as prefopt-decay.")],
-    kind: Annotated[str, typer.Option(help="The kind of its component, such as token-weighting or preference-loss.")],
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="The kind of its component, such as token-weighting or preference-loss.",
+            autocompletion=completion.component_kinds,
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="The folder in which to make the package's folder.")] = Path(),
 ) -> None:
     """Write a package with one component that installs, is found by name, and passes the conformance suite."""

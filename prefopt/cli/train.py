@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.syntax import Syntax
 from rich.table import Table
 
+from prefopt.cli import completion
 from prefopt.cli.console import console, exit_on, show_progress
 
 if TYPE_CHECKING:
@@ -20,7 +21,10 @@ def train(
     run_file: Annotated[Path, typer.Argument(help="The run: model, data, objective and training, in YAML.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(help="Dotted overrides, such as objective.beta=0.5 training.learning_rate=1e-6"),
+        typer.Argument(
+            help="Dotted overrides, such as objective.beta=0.5 training.learning_rate=1e-6",
+            autocompletion=completion.run_overrides,
+        ),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Remove the run that the output folder holds, once this one can start.")
@@ -30,7 +34,10 @@ def train(
         typer.Option("--dry-run", help="Check data and models, print the resolved run and its plan, write nothing."),
     ] = False,
 ) -> None:
-    """Train a policy on preference pairs from a run file."""
+    """Train a policy on preference pairs from a run file.
+
+    Exit code 1 of a dry run whose models cannot be traced, so that there is no plan; such a run may still train.
+    """
     from prefopt.registry import PluginError
     from prefopt.scoring import StoreError
     from prefopt.tasks.judges import resolve_judge

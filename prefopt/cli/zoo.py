@@ -10,10 +10,15 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
+from prefopt.cli import completion
 from prefopt.cli.console import component_kinds, console, exit_on, kind_name, reject_unknown_kind
 
 
-def zoo(name: Annotated[str | None, typer.Argument(help="One objective, in detail.")] = None) -> None:
+def zoo(
+    name: Annotated[
+        str | None, typer.Argument(help="One objective, in detail.", autocompletion=completion.objectives)
+    ] = None,
+) -> None:
     """The named objectives; with a NAME, its equation, source, slots and YAML."""
     from prefopt.zoo import ZOO
 
@@ -55,7 +60,11 @@ def zoo(name: Annotated[str | None, typer.Argument(help="One objective, in detai
     console.print(Syntax(yaml.safe_dump(row.config.model_dump(mode="json"), sort_keys=False), "yaml"))
 
 
-def components(kind: Annotated[str | None, typer.Argument(help="One kind, such as token-weighting.")] = None) -> None:
+def components(
+    kind: Annotated[
+        str | None, typer.Argument(help="One kind, such as token-weighting.", autocompletion=completion.kinds)
+    ] = None,
+) -> None:
     """The installed components, tasks and scorers: kind, name, distribution, equation or purpose."""
     from prefopt.component import Named
     from prefopt.registry import Owner, PluginError, excluded_plugins, installed

@@ -26,9 +26,10 @@ def run(*arguments: str, exit_code: int = 0) -> str:
 
 def test_help_names_every_command() -> None:
     output = run("--help")
-    commands = ("train", "compare", "report", "inspect", "zoo", "components", "check", "new-plugin", "data", "demo")
+    commands = "train compare config report inspect merge zoo components check doctor new-plugin data demo".split()
     for command in commands:
         assert command in output
+    assert "Exit codes: 0: done; 1: " in output
 
 
 def test_the_zoo_is_a_table_of_equations() -> None:

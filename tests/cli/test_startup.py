@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -14,14 +15,15 @@ SCRIPT = """
 import sys
 from prefopt.cli import app
 try:
-    app(sys.argv[1:])
+    app(sys.argv[1:], prog_name="prefopt")
 finally:
     print(*sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
 """
 
 
-def imported(*arguments: str) -> set[str]:
-    done = subprocess.run([sys.executable, "-c", SCRIPT, *arguments], capture_output=True, text=True, check=True)
+def imported(*arguments: str, **variables: str) -> set[str]:
+    command, environment = [sys.executable, "-c", SCRIPT, *arguments], {**os.environ, **variables}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     libraries = set(done.stderr.split())
     assert "typer" in libraries
     return libraries
@@ -30,6 +32,11 @@ def imported(*arguments: str) -> set[str]:
 @pytest.mark.parametrize("option", ["--help", "--version"])
 def test_help_and_version_import_no_heavy_library(option: str) -> None:
     assert not imported(option) & {*HEAVY.split(), "pydantic"}
+
+
+def test_completion_imports_no_heavy_library() -> None:
+    words = {"COMP_WORDS": "prefopt check for", "COMP_CWORD": "2"}
+    assert not imported(_PREFOPT_COMPLETE="complete_bash", **words) & set(HEAVY.split())
 
 
 @pytest.mark.slow

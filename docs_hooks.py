@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from docs_site import citation, commands, formulas, heat_map, import_map, interface, zoo_index
+from docs_site import citation, commands, formulas, heat_map, import_map, interface, trl_tables, zoo_index
 from prefopt import testing
 from prefopt.hookspecs import KINDS
 from prefopt.registry import available
@@ -86,6 +86,8 @@ MARKERS: dict[str, Callable[[], str]] = {
     "<!-- training arguments -->": arguments.markdown,
     "<!-- commands -->": commands.sections,
     "<!-- exit codes -->": commands.exit_codes,
+    "<!-- settings of TRL -->": trl_tables.settings,
+    "<!-- losses of TRL -->": trl_tables.losses,
     "<!-- map of imports -->": lambda: import_map.picture(import_map.rooms()),
     "<!-- heat map -->": lambda: heat_map.html(heat_map.stored()),
     **{f"<!-- examples/{file.name} -->": _code(file) for file in sorted((ROOT / "docs" / "examples").glob("*.py"))},

@@ -1,0 +1,82 @@
+"""Pages that quote messages, results and other trainers' settings quote them as they are."""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from transformers import TrainingArguments
+
+from docs_site import trl_tables
+from prefopt import zoo
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+HOLE = "\0"
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(
+        rf"^```{language}\n(.*?)\n^```$", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
+
+
+def messages() -> list[str]:
+    """Every text in the package, with a hole for what is put in."""
+    texts = []
+    for file in (ROOT / "prefopt").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = (part.value if isinstance(part, ast.Constant) else HOLE for part in node.values)
+                texts.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(re.sub(r"%[-+.\d]*[dsgf]", HOLE, node.value))
+    return texts
+
+
+QUOTED = [" ".join(block.split()) for block in blocks("troubleshooting.md", "text")]
+TEXTS = messages()
+
+
+@pytest.mark.parametrize("quoted", QUOTED)
+def test_troubleshooting_quotes_the_code(quoted: str) -> None:
+    pattern = re.compile(
+        re.escape(quoted.replace("...", HOLE)).replace(re.escape(HOLE), f"[^{HOLE}]*{HOLE}[^{HOLE}]*?")
+    )
+    assert any(pattern.search(text) for text in TEXTS), quoted
+
+
+def test_it_quotes_enough() -> None:
+    assert len(QUOTED) >= 9
+
+
+def test_the_figures_of_the_choice_are_those_of_the_results() -> None:
+    text = (DOCS / "choose.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.*) \| `(2026[-\w]+\.md)` \|$", text, flags=re.MULTILINE)
+    assert len(rows) == 5
+    for row, name in rows:
+        result = (ROOT / "benchmarks" / "results" / name).read_text(encoding="utf-8")
+        figures = re.findall(r"\+?\d+\.?\d*", " ".join(row.split(" | ")[2:]))
+        assert [figure for figure in figures if not re.search(rf"[| ]{re.escape(figure)}\d? \[", result)] == [], name
+
+
+def test_the_choice_names_rows_of_the_zoo() -> None:
+    table = (DOCS / "choose.md").read_text(encoding="utf-8").partition("## What was measured")[0]
+    names = set(re.findall(r"`(\w+)`", "\n".join(line.split(" | ")[1] for line in table.splitlines() if " | " in line)))
+    assert len(names & zoo.ZOO.keys()) >= 15
+    assert names - zoo.ZOO.keys() <= {"mask_learning_rate"}
+
+
+def test_the_table_of_trl_has_every_setting_and_loss() -> None:
+    trl = pytest.importorskip("trl", reason="the settings of TRL are read off TRL: pip install trl==1.16.0")
+    inherited = {field.name for field in fields(TrainingArguments)}
+    classes = (trl.DPOConfig, trl.ModelConfig, trl.ScriptArguments)
+    names = {field.name for cls in classes for field in fields(cls)} - inherited
+    table = trl_tables.settings()
+    assert [name for name in sorted(names) if f"| `{name}` |" not in table] == []
+    documented = trl.DPOConfig.__dataclass_fields__["loss_type"].metadata["help"]
+    assert [loss for loss in trl_tables.LOSSES if loss not in documented] == []
+    assert "[`ipo`](zoo.md#ipo)" in trl_tables.losses()

@@ -80,3 +80,16 @@ def test_the_table_of_trl_has_every_setting_and_loss() -> None:
     documented = trl.DPOConfig.__dataclass_fields__["loss_type"].metadata["help"]
     assert [loss for loss in trl_tables.LOSSES if loss not in documented] == []
     assert "[`ipo`](zoo.md#ipo)" in trl_tables.losses()
+
+
+def test_the_readme_is_a_screen_whose_links_lead_somewhere() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 80
+    links = re.findall(r"\]\(([^)#]+)(?:#[\w-]+)?\)", text)
+    assert len(links) >= 15
+    assert [link for link in links if not (ROOT / link).exists()] == []
+    example = re.findall(r"^```python\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)[0]
+    landing = re.findall(
+        r"^```python\n(.*?)^```$", (DOCS / "index.md").read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
+    assert example.startswith(landing[0])

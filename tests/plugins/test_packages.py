@@ -70,9 +70,8 @@ def test_new_plugin_refuses_what_would_not_work(tmp_path: Path) -> None:
 
 
 def test_every_plugin_is_in_the_documentation() -> None:
-    for page in ("README.md", "docs/write-a-plugin.md"):
-        text = (ROOT / page).read_text(encoding="utf-8")
-        assert not [plugin.name for plugin in PLUGINS if f"| `plugins/{plugin.name}` |" not in text], page
+    text = (ROOT / "docs" / "write-a-plugin.md").read_text(encoding="utf-8")
+    assert not [plugin.name for plugin in PLUGINS if f"| `plugins/{plugin.name}` |" not in text]
 
 
 @pytest.mark.parametrize("plugin", PLUGINS, ids=lambda plugin: plugin.name)

@@ -12,6 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from prefopt.data import EncodingConfig, encode_prompt
 from prefopt.data.quiet import quiet
 from prefopt.data.token_texts import decode
+from prefopt.progress import tracked
 from prefopt.validation import Settings
 
 Prompt = str | Sequence[Mapping[str, Any]]
@@ -66,7 +67,7 @@ def sample_ids(
     prompts_at_once = max(1, _ROWS // count)
     with quiet(), torch.random.fork_rng():
         torch.manual_seed(seed)
-        for start in range(0, len(prompts), prompts_at_once):
+        for start in tracked(range(0, len(prompts), prompts_at_once), "sampling"):
             part = prompts[start : start + prompts_at_once]
             ids = {"input_ids": list(map(list, part))}
             batch = tokenizer.pad(ids, padding_side="left", return_attention_mask=True, return_tensors="pt")

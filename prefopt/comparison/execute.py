@@ -8,14 +8,14 @@ import shutil
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, PrinterCallback, Trainer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, PrinterCallback
 
 from prefopt.comparison.run import MATERIAL, Run
 from prefopt.data import DataError, SourceRow, read_rows
@@ -26,6 +26,7 @@ from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import Material
 from prefopt.tasks.held_out import held_out
 from prefopt.training import PreferenceConfig, PreferenceTrainer
+from prefopt.training.callbacks import StepReport
 from prefopt.training.disk import full_disk
 from prefopt.training.trainer_inputs import ensure_pad_token, lora_config
 from prefopt.whole_files import free_bytes
@@ -36,11 +37,11 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 Curves = dict[str, list[tuple[int, float]]]
 
 
-def execute(run: Run, folder: Path, *, show: Callable[[Trainer], None]) -> dict[str, Any]:
+def execute(run: Run, folder: Path) -> dict[str, Any]:
     """The record of the run, carried out; where it raises, with its error and traceback. Raises OSError where a disk is
     full, which other runs would find as well."""
     try:
-        return _empty_record(run) | train_and_measure(run, folder, show=show)
+        return _empty_record(run) | train_and_measure(run, folder)
     except Exception as error:  # in the record, on the console and in the exit code: other runs may be fine
         reject_full_disk(error, run, folder)
         return failure(run, f"{type(error).__name__}: {error}", traceback.format_exc())
@@ -84,11 +85,11 @@ def _empty_record(run: Run) -> dict[str, Any]:
     }
 
 
-def train_and_measure(run: Run, folder: Path, *, show: Callable[[Trainer], None]) -> dict[str, Any]:
+def train_and_measure(run: Run, folder: Path) -> dict[str, Any]:
     """The measured fields of a record: metrics by held-out item, samples, profiles, heat maps and faults of the mask
     (see `HeldOut`), learning curves, seconds of each part and peak memory.
 
-    Material and reference cache stay in the folder for other runs. `show` is called with the trainer before training.
+    Material and reference cache stay in the folder for other runs.
     """
     _reset_peak()
     start = time.perf_counter()
@@ -103,7 +104,7 @@ def train_and_measure(run: Run, folder: Path, *, show: Callable[[Trainer], None]
         if run.objective is None:
             model = PreferenceModel(_load(material, args), _load(material, args), ObjectiveConfig())
         else:
-            model, curves = _train(run, run.objective, args, material, tokenizer, show)
+            model, curves = _train(run, run.objective, args, material, tokenizer)
         trained = time.perf_counter()
         reference = _load(material, args)
         options = {"batch_size": args.per_device_eval_batch_size, "columns": args.columns, "marks": run.task.marks}
@@ -152,7 +153,6 @@ def _train(
     args: PreferenceConfig,
     material: Material,
     tokenizer: PreTrainedTokenizerBase,
-    show: Callable[[Trainer], None],
 ) -> tuple[PreferenceModel, Curves]:
     trainer = PreferenceTrainer(
         material.model,
@@ -163,7 +163,7 @@ def _train(
         peft_config=lora_config(run.peft),
     )
     trainer.remove_callback(PrinterCallback)
-    show(trainer)
+    trainer.add_callback(StepReport())
     trainer.train()
     model: PreferenceModel = trainer.accelerator.unwrap_model(trainer.model)
     return model, _curves(trainer.state.log_history)

@@ -15,13 +15,13 @@ from typing import Self, final
 import torch
 from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import prepare_simple_launcher_cmd_env
-from transformers import Trainer
 
 from prefopt.comparison.execute import execute
-from prefopt.comparison.progress import Board, Steps, follow
+from prefopt.comparison.progress import Board
 from prefopt.comparison.run import Run
 from prefopt.comparison.run_log import Record, RunQueue
 from prefopt.comparison.worker import Worker, WorkerError
+from prefopt.progress import reporting_to
 
 End = Callable[[Run, Record, int], None]
 """Called with a run that is over, its record and its slot on the board."""
@@ -40,13 +40,9 @@ def execute_here(queue: RunQueue, folder: Path, board: Board, end: End) -> None:
         if (run := queue.claim()) is None:
             time.sleep(_POLL_SECONDS)  # other processes have the rest
             continue
-        steps = board.begin(str(run))
-
-        def show(trainer: Trainer, steps: Steps = steps) -> None:
-            board.pause()  # filling the reference cache has a display of its own
-            follow(trainer, steps)
-
-        end(run, execute(run, folder, show=show), 0)
+        with reporting_to(board.begin(str(run))):
+            record = execute(run, folder)
+        end(run, record, 0)
 
 
 @final

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self, final
+from typing import Self, final
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from transformers import Trainer, TrainerCallback
 
-Steps = Callable[[int, int], None]
-"""Called with how many training steps of a run are done, and of how many."""
+from prefopt.progress import Report
 
 
 @final
@@ -35,20 +32,22 @@ class Board:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._progress.stop()
 
-    def begin(self, text: str, slot: int = 0) -> Steps:
-        """Show a run in the slot; its number of steps comes later."""
-        bar = self._slots[slot]
+    def begin(self, text: str, slot: int = 0) -> Report:
+        """Show a run in the slot. Gives what is called with its progress."""
+        bar, under_way = self._slots[slot], ""
         self._progress.reset(bar, total=None, description=escape(text), visible=True)
 
-        def show(step: int, total: int) -> None:
-            self._progress.start()
-            self._progress.update(bar, completed=step, total=total)
+        def show(what: str, done: int, total: int | None) -> None:
+            nonlocal under_way
+            if what != under_way:  # the time that is left is that of this part
+                under_way = what
+                self._progress.reset(bar, total=total, description=escape(f"{text}: {what}"))
+            self._progress.update(bar, completed=done, total=total)
 
         return show
 
     def end(self, text: str, done: int, total: int, *, failed: bool = False, slot: int = 0) -> None:
         """The run of that slot is over, as are `done` runs of all."""
-        self._progress.start()  # the run may have failed while the display was off
         self._progress.update(self._slots[slot], visible=False)
         self.count(done, total)
         self._console.print(f"{done}/{total}  {escape(text)}", style="red" if failed else None, soft_wrap=True)
@@ -56,24 +55,3 @@ class Board:
     def count(self, done: int, total: int) -> None:
         """Set how many runs are over, of how many."""
         self._progress.update(self._grid, completed=done, total=total)
-
-    def pause(self) -> None:
-        """Leave the terminal to another display until the next step."""
-        self._progress.stop()
-
-
-def follow(trainer: Trainer, steps: Steps) -> None:
-    """Report the trainer's steps."""
-    trainer.add_callback(_StepCallback(steps))
-
-
-@final
-class _StepCallback(TrainerCallback):
-    def __init__(self, steps: Steps) -> None:
-        self._steps = steps
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._steps(0, state.max_steps)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._steps(state.global_step, state.max_steps)

@@ -10,20 +10,19 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, final
 
 from prefopt.comparison.execute import execute, failure
-from prefopt.comparison.progress import Steps, follow
 from prefopt.comparison.run import Run
 from prefopt.comparison.run_log import Record
+from prefopt.progress import Report, reporting_to
 
-_READY, _STEP, _RECORD, _FULL = "ready", "step", "record", "full"
-"""Kinds of message: the worker has started; (steps done, of how many) of its run; the record of its run; the OSError of
-a full disk, which ends the comparison."""
+_READY, _PROGRESS, _RECORD, _FULL = "ready", "progress", "record", "full"
+"""Kinds of message: the worker has started; what of its run is done, how much and of how much; the record of its run;
+the OSError of a full disk, which ends the comparison."""
 
 _GRACE_SECONDS = 10.0
 """How long a worker may take to end after a signal."""
@@ -47,7 +46,7 @@ class Worker:
 
     def __init__(self, command: tuple[list[str], dict[str, str]], log: Path) -> None:
         self.run: Run | None = None
-        self._steps: Steps | None = None
+        self._report: Report | None = None
         self._ready = False
         self._log = log
         self.connection, theirs = Pipe()
@@ -64,8 +63,8 @@ class Worker:
         """Whether it has ended and all its messages are received."""
         return self._process.poll() is not None and not self.connection.poll()
 
-    def start(self, run: Run, folder: Path, steps: Steps) -> None:
-        self.run, self._steps = run, steps
+    def start(self, run: Run, folder: Path, report: Report) -> None:
+        self.run, self._report = run, report
         with suppress(OSError):  # it has died, which `receive` reports
             self.connection.send((run, folder))
 
@@ -75,7 +74,7 @@ class Worker:
         Raises WorkerError where it died before it had started, as others would, and OSError where a disk is full.
         """
         assert self.run is not None
-        assert self._steps is not None
+        assert self._report is not None
         content: Any
         try:
             kind, content = (_RECORD, self._death()) if self.dead else self.connection.recv()
@@ -84,8 +83,8 @@ class Worker:
         self._ready = self._ready or kind == _READY
         if kind == _FULL:
             raise content
-        if kind == _STEP:
-            self._steps(*content)
+        if kind == _PROGRESS:
+            self._report(*content)
         return content if kind == _RECORD else None
 
     def stop(self, *, at_once: bool) -> None:
@@ -141,13 +140,15 @@ def main() -> None:
     threading.Thread(target=_receive, args=(connection, orders), daemon=True).start()
     connection.send((_READY, None))
 
-    def send_step(step: int, total: int) -> None:
-        connection.send((_STEP, (step, total)))
+    def send_progress(what: str, done: int, total: int | None) -> None:
+        connection.send((_PROGRESS, (what, done, total)))
 
     while (order := orders.get()) is not None:
         run, folder = order
         try:
-            connection.send((_RECORD, execute(run, folder, show=partial(follow, steps=send_step))))
+            with reporting_to(send_progress):
+                record = execute(run, folder)
+            connection.send((_RECORD, record))
         except OSError as error:
             connection.send((_FULL, error))
 

@@ -11,8 +11,6 @@ from typing import Literal, TextIO, get_args
 
 import datasets
 from datasets.fingerprint import get_temporary_cache_files_directory
-from rich.markup import escape
-from rich.progress import Progress
 from transformers import PreTrainedTokenizerBase
 
 from prefopt.columns import Column
@@ -24,7 +22,7 @@ from prefopt.data.report import DataReport
 from prefopt.data.row_encoder import Outcome, RowEncoder
 from prefopt.data.rows import BadRow, DataError, SourceRow
 from prefopt.data.tally import Record, Tally, schema
-from prefopt.printing import PrintableConsole
+from prefopt.progress import tracked
 from prefopt.whole_files import naming_full_disk, publish_file, sha256, unfinished_name
 
 OnBadRows = Literal["stop", "quarantine"]
@@ -87,15 +85,13 @@ def prepare(
             elif isinstance(record, dict):
                 yield record
 
-    console = PrintableConsole(stderr=True)
-    hidden = not console.is_terminal or datasets.are_progress_bars_disabled()
+    tracked_rows = tracked(rows, description, total, hidden=datasets.are_progress_bars_disabled())
     collected = GrowingDataset(schema(extra))
     with (
         mapping(encoder, num_proc or 1) as encoded,
         nullcontext() if set_aside is None else _created(set_aside, overwrite=overwrite, dry_run=dry_run) as file,
-        Progress(console=console, transient=True, disable=hidden) as progress,
     ):
-        usable = records(encoded(progress.track(rows, total=total, description=escape(description))), file)
+        usable = records(encoded(tracked_rows), file)
         while chunk := list(islice(usable, _CHUNK)):
             collected.add(chunk)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from importlib.metadata import version
 from operator import itemgetter
@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from prefopt.data import DataError, prepare, read_rows
 from prefopt.data.pairs import SIDES
@@ -25,7 +23,7 @@ from prefopt.mask_health import MaskHealth
 from prefopt.metrics import MetricSums
 from prefopt.pages import render
 from prefopt.pages.token_view import PairTokens, ResponseTokens, token_view, visible
-from prefopt.printing import PrintableConsole
+from prefopt.progress import tracked
 from prefopt.scoring.batches import scored_batches
 from prefopt.scoring.forward import causal_lm
 from prefopt.training import DataSection, SavedRun
@@ -101,15 +99,13 @@ def inspect_run(
     shown: int = 50,
     minimum: int = 5,
     batch_size: int = 8,
-    console: Console | None = None,
 ) -> Inspection:
     """Score every pair of a data set by a run's objective.
 
     The data is read as the run's training data was, but for `split` and those of `columns` that are given. The first
     `shown` pairs are kept to be read; tokens are ranked that occur at least `minimum` times in responses. `out` is a
     folder for tokens.parquet (every token of every pair), index.html and inspection.json, which are written beside
-    their names and renamed at the end; `overwrite` says that it may hold an earlier inspection. `console` shows the
-    progress; None: standard error.
+    their names and renamed at the end; `overwrite` says that it may hold an earlier inspection.
 
     Raises OutputFolderError, DataError if rows cannot be used or lack what the objective reads, and NonFiniteError.
     """
@@ -128,7 +124,7 @@ def inspect_run(
         out.mkdir(parents=True, exist_ok=True)
     with nullcontext() if out is None else token_file(_unfinished(out / "tokens.parquet"), about) as write:
         scored = score_pairs(run, pairs, batch_size=batch_size, metrics=sums)
-        for pair in _with_progress(scored, len(pairs), console or PrintableConsole(stderr=True)):
+        for pair in tracked(scored, "scoring pairs", len(pairs)):
             statistics.add(pair)
             if write is not None:
                 write(pair)
@@ -193,9 +189,3 @@ def _about(run: SavedRun, data: str | Path) -> dict[str, Any]:
         "objective": run.model.objective.config.model_dump(mode="json"),
         "versions": {name: version(name) for name in _LIBRARIES},
     }
-
-
-def _with_progress(pairs: Iterable[PairTokens], total: int, console: Console) -> Iterable[PairTokens]:
-    columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield from progress.track(pairs, total=total, description="scoring pairs")

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefopt.divergences import ReverseKL
 from prefopt.objective_config import DivergenceTerm, ObjectiveConfig
+from prefopt.progress import tracked
 from prefopt.sampling import Generation, Prompt, decode_samples, encode_prompts, end_token_ids, sample_ids
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import Metric
@@ -100,7 +101,7 @@ def sequence_kl(
         for index in range(0, len(group), 2)
     ]
     sums = []
-    for start in range(0, len(pairs), batch_size):
+    for start in tracked(range(0, len(pairs), batch_size), "distance of samples"):
         columns = zip(*pairs[start : start + batch_size], strict=True)
         tokens = model.score(PreferenceBatch.from_ids(*columns, pad_token_id=0).to(policy.device))
         assert tokens.divergence is not None

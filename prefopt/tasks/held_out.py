@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -19,6 +20,7 @@ from prefopt.mask_health import MaskHealth
 from prefopt.metrics import MetricSums
 from prefopt.objective import ObjectiveOutput
 from prefopt.objective_config import DivergenceTerm, ObjectiveConfig
+from prefopt.progress import tracked
 from prefopt.scoring import PreferenceModel
 from prefopt.scoring.batches import scored_batches
 from prefopt.tasks.base import Material, Metric
@@ -91,7 +93,7 @@ def held_out(
     profiles: dict[str, list[list[float]]] = {side: [] for side in SIDES}
     heat_maps: list[dict[str, Any]] = []
     batches = scored_batches(model, pairs, pad_token_id=int(tokenizer.pad_token_id), batch_size=batch_size)
-    for rows, batch, output in batches:
+    for rows, batch, output in tracked(batches, "held-out pairs", math.ceil(len(pairs) / batch_size)):
         sums.add(output.metrics)
         distances = distance_model.score(batch)
         items = [f"pair {total + index}" for index in range(len(rows))]

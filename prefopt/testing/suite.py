@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from prefopt.component import Component
+from prefopt.progress import tracked
 from prefopt.testing.check import Check, ConformanceError, Result, label
 from prefopt.testing.checks import CHECKS
 from prefopt.validation import did_you_mean
@@ -25,7 +26,7 @@ def examine(component: Component, expected_failures: Mapping[str, str] | None = 
     """
     expected = expected_failures or {}
     _refuse_unknown(expected, (component,))
-    return [Result.run(check, component, expected) for check in checks_of(component)]
+    return [Result.run(check, component, expected) for check in tracked(checks_of(component), "checking")]
 
 
 def conformance(

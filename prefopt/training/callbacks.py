@@ -12,6 +12,7 @@ import torch
 from transformers import TrainerCallback
 
 from prefopt.objective import Objective
+from prefopt.progress import current_report
 from prefopt.scoring import PreferenceModel
 from prefopt.training.argument_conditions import CONDITIONS
 
@@ -118,3 +119,22 @@ class ReferenceUpdate(TrainerCallback):
         policy = dict(self.model.policy.named_parameters())
         for name, parameter in self.model.reference.named_parameters():
             parameter.lerp_(policy[name].to(parameter.dtype), self.mixup)
+
+
+@final
+class StepReport(TrainerCallback):
+    """Reports the steps of training as progress (see `prefopt.progress`).
+
+    what  it is, in a word or two
+    """
+
+    def __init__(self, what: str = "training") -> None:
+        self._what = what
+
+    def on_train_begin(self, args: object, state: Any, control: object, **kwargs: object) -> None:
+        """Report the number of steps."""
+        current_report()(self._what, state.global_step, state.max_steps)
+
+    def on_step_end(self, args: object, state: Any, control: object, **kwargs: object) -> None:
+        """Report the step."""
+        current_report()(self._what, state.global_step, state.max_steps)

@@ -12,10 +12,9 @@ import datasets
 import torch
 from accelerate import Accelerator
 from filelock import FileLock
-from rich.progress import Progress
 from torch import Tensor
 
-from prefopt.printing import PrintableConsole
+from prefopt.progress import tracked
 from prefopt.scoring import PreferenceModel, ReferenceCache, response_key
 from prefopt.tokens import PreferenceBatch
 from prefopt.whole_files import free_bytes
@@ -62,11 +61,9 @@ def fill_reference_cache(
         lengths = pairs["length"][:]
         missing.sort(key=lengths.__getitem__, reverse=True)
         share = missing[accelerator.process_index :: accelerator.num_processes]
-        console = PrintableConsole(stderr=True)
-        hidden = not (console.is_terminal and accelerator.is_main_process)
-        with Progress(console=console, transient=True, disable=hidden) as progress:
-            for start in progress.track(range(0, len(share), batch_size), description="running the reference"):
-                precompute(pairs.select(share[start : start + batch_size]))
+        starts = range(0, len(share), batch_size)
+        for start in tracked(starts, "running the reference", hidden=not accelerator.is_main_process):
+            precompute(pairs.select(share[start : start + batch_size]))
         cache.store.flush()
     accelerator.wait_for_everyone()
     cache.store.refresh()

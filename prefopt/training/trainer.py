@@ -17,6 +17,7 @@ from prefopt.data import DataError, DataReport, PreferenceCollator
 from prefopt.metrics import MetricSums
 from prefopt.objective import Objective, ObjectiveOutput
 from prefopt.objective_config import ObjectiveConfig
+from prefopt.progress import reporting_to
 from prefopt.tokens import PreferenceBatch
 from prefopt.training.callbacks import MarginWatch, WarmupWatch, drift
 from prefopt.training.config import PreferenceConfig
@@ -198,7 +199,8 @@ class PreferenceTrainer(SearchingTrainer):
         if finished := finished_state(self, checkpoint):
             return self.take_over(*finished)
         self.precompute_reference()
-        output = super().train(checkpoint, trial, *args, **kwargs)
+        with reporting_to(None):  # Trainer has a bar of its own
+            output = super().train(checkpoint, trial, *args, **kwargs)
         require_finite_weights(self, f"step {self.state.global_step}, the last")
         return output
 

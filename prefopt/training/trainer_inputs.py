@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from operator import length_hint
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
@@ -194,7 +195,7 @@ def prepare_dataset(
         overwrite=args.overwrite_output_dir,
         dry_run=args.dry_run,
         num_proc=args.dataset_num_proc,
-        total=len(rows) if isinstance(rows, Sized) else None,
+        total=length_hint(rows) or None,
     )
     return PreparedData(dataset, report)
 

@@ -16,6 +16,7 @@ from typing import Any, Self, final
 
 from pydantic import Field, model_validator
 
+from prefopt.progress import tracked
 from prefopt.tasks.judges.base import Judge
 from prefopt.tasks.optional import needed
 from prefopt.tasks.preference_data.texts import template_slots
@@ -134,7 +135,8 @@ class EndpointJudge(Judge):
 
             tasks = [pool.submit(ask, text) for text in missing]
             try:
-                answers |= {text: task.result() for text, task in zip(missing, tasks, strict=True)}
+                for text, task in zip(missing, tracked(tasks, "asking the judge"), strict=True):
+                    answers[text] = task.result()
             finally:
                 pool.shutdown(cancel_futures=True)  # after a failure, calls that have not begun are not paid for
         return answers

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from prefopt.data.quiet import quiet
+from prefopt.progress import tracked
 from prefopt.tasks.scorers.base import Scorer
 from prefopt.training.trainer_inputs import ensure_pad_token
 from prefopt.validation import did_you_mean
@@ -123,7 +124,7 @@ def _logits(
 ) -> Tensor:
     """[M, labels], float32, on the CPU. A text is cut at `max_length` tokens, at the tokenizer's truncation side."""
     batches = [torch.empty(0, model.config.num_labels)]
-    for start in range(0, len(texts), batch_size):
+    for start in tracked(range(0, len(texts), batch_size), "scoring texts"):
         part = list(texts[start : start + batch_size])
         batch = tokenizer(part, padding=True, truncation=True, max_length=max_length, return_tensors="pt", **settings)
         batches.append(model(**batch.to(model.device)).logits.float().cpu())

@@ -1,0 +1,82 @@
+"""Progress: a bar with the time that is left, or a report, and never two bars."""
+
+from __future__ import annotations
+
+from operator import length_hint
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from prefopt.comparison.progress import Board
+from prefopt.data import read_rows
+from prefopt.progress import current_report, reporting_to, tracked
+
+Reports = list[tuple[str, int, int | None]]
+
+
+@pytest.fixture
+def reports(monkeypatch: pytest.MonkeyPatch) -> Reports:
+    """A list for reports, which then come for each item."""
+    monkeypatch.setattr("prefopt.progress._SECONDS", 0)
+    return []
+
+
+def test_items_come_with_a_report_for_each(reports: Reports) -> None:
+    with reporting_to(lambda *report: reports.append(report)):
+        assert list(tracked("ab", "letters")) == ["a", "b"]
+        assert list(tracked(iter(()), "none")) == []
+    assert reports[:3] == [("letters", 0, 2), ("letters", 1, 2), ("letters", 2, 2)]
+    assert reports[-1] == ("none", 0, None)
+    current_report()("nobody hears", 1, 1)
+
+
+def test_reports_are_few(monkeypatch: pytest.MonkeyPatch, reports: Reports) -> None:
+    monkeypatch.setattr("prefopt.progress._SECONDS", 100)
+    with reporting_to(lambda *report: reports.append(report)):
+        assert sum(tracked(range(100), "numbers")) == 4950
+    assert reports == [("numbers", 0, 100), ("numbers", 100, 100)]
+
+
+def test_a_terminal_shows_one_bar_with_the_time_that_is_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    for _ in tracked(range(3), "[outer]"):
+        assert list(tracked(range(2), "inner")) == [0, 1]
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "[outer]" in shown.err
+    assert "3/3" in shown.err
+    assert "-:--:--" in shown.err  # the time that is left, before the first item is done
+    assert "inner" not in shown.err
+    assert list(tracked(range(2), "hidden", hidden=True)) == [0, 1]
+    with reporting_to(None):
+        assert list(tracked(range(2), "another's")) == [0, 1]
+    assert capsys.readouterr().err == ""
+
+
+def test_an_error_leaves_no_bar(monkeypatch: pytest.MonkeyPatch, reports: Reports) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    with pytest.raises(ZeroDivisionError):
+        _ = [1 // number for number in tracked(range(3), "numbers")]
+    with reporting_to(lambda *report: reports.append(report)):
+        list(tracked("a", "letters"))
+    assert reports[-1] == ("letters", 1, 1)
+
+
+def test_a_run_of_a_comparison_shows_which_part_is_under_way(capsys: pytest.CaptureFixture[str]) -> None:
+    with Board(Console(force_terminal=True, width=100)) as board, reporting_to(board.begin("[dpo], seed 0")):
+        list(tracked(range(3), "sampling"))
+        current_report()("training", 5, 10)
+        board._progress.refresh()
+        shown = capsys.readouterr().out
+    assert "[dpo], seed 0: training" in shown
+    assert "5/10" in shown
+
+
+@pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.csv"])
+def test_files_tell_how_many_rows_they_have(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('{"a": 1}\n' * 5)
+    assert length_hint(read_rows(tmp_path / name)) == 5

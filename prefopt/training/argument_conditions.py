@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
+from accelerate import Accelerator, DistributedType
 from accelerate.utils import get_int_from_env, parse_flag_from_env
 from transformers import TrainingArguments
 from transformers.integrations.integration_utils import is_trackio_available
@@ -162,3 +163,15 @@ def reject_optimizer_options(arguments: TrainingArguments) -> None:
                 f"optim_args: {optimizer} reads {', '.join(_OPTIONS[optimizer])}, not {name}; leave it out, or set the "
                 "training argument of that name"
             )
+
+
+def reject_unspread(accelerator: Accelerator, args: TrainingArguments) -> None:
+    """Raise ValueError where FSDP is asked for and accelerate leaves it out, as it does without accelerators: each
+    process would train a copy of the whole model."""
+    spreading = (DistributedType.FSDP, DistributedType.XLA)
+    if args.fsdp and accelerator.distributed_type not in spreading:
+        raise ValueError(
+            f"fsdp: accelerate spreads no model over processes on {accelerator.device.type} "
+            f"({accelerator.distributed_type.value}), and each would train a copy of the whole in silence; train on "
+            "accelerators, or leave fsdp out"
+        )

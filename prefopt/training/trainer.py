@@ -19,6 +19,7 @@ from prefopt.objective import Objective, ObjectiveOutput
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.progress import reporting_to
 from prefopt.tokens import PreferenceBatch
+from prefopt.training.argument_conditions import reject_unspread
 from prefopt.training.callbacks import MarginWatch, WarmupWatch, drift
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.evaluating import check_metrics_options
@@ -146,6 +147,7 @@ class PreferenceTrainer(SearchingTrainer):
             compute_metrics=compute_metrics,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
+        reject_unspread(self.accelerator, args)
         self.add_callback(MarginWatch())
         self.add_callback(WarmupWatch())
         self.follow(module)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from importlib.metadata import version
 
 import pytest
+from typer.testing import CliRunner
+
+from prefopt.cli import app
 
 HEAVY = "torch numpy transformers datasets accelerate omegaconf jinja2 yaml pluggy"
 
@@ -46,7 +50,14 @@ def test_the_help_of_a_command_imports_no_heavy_library(command: str) -> None:
     assert not imported(*command.split(), "--help") & set(HEAVY.split())
 
 
-def test_the_package_runs_as_a_module() -> None:
-    done = subprocess.run([sys.executable, "-m", "prefopt", "--version"], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith(f"prefopt {version('prefopt')} (Python 3.")
-    assert version("torch") in done.stdout
+@pytest.mark.parametrize("arguments", [["--version"], ["zoo", "sparspo"]])
+def test_the_package_runs_as_a_module(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["prefopt", *arguments])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_module("prefopt", run_name="__main__")
+    captured = capsys.readouterr()
+    command = CliRunner().invoke(app, arguments)
+    assert (captured.out, captured.err, left.value.code) == (command.stdout, command.stderr, command.exit_code)
+    assert f"prefopt {version('prefopt')} (Python 3." in captured.out or "Did you mean 'sparsepo'?" in captured.err

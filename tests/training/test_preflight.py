@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.training_args import ParallelMode
 
 from prefopt import zoo
-from prefopt.training import PreferenceTrainer
+from prefopt.training import PreferenceConfig, PreferenceTrainer
 from tests.training.test_trainer import config
 
 
@@ -28,6 +29,18 @@ def test_coupled_pairs_are_not_cut_into_batches(model_folder: str, rows: list[di
         PreferenceTrainer(model_folder, objective=zoo.aot(), args=cut, train_dataset=rows)
     PreferenceTrainer(model_folder, objective=zoo.dpo(), args=cut, train_dataset=rows)
     PreferenceTrainer(model_folder, objective=zoo.aot(), args=config(out), train_dataset=rows)
+
+
+def test_fsdp_without_accelerators_is_refused(
+    model_folder: str, rows: list[dict[str, str]], out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if torch.accelerator.is_available():
+        pytest.skip("accelerate spreads models here")
+    args = config(out)
+    args.fsdp, args.fsdp_config = True, {}  # which a configuration has where a launcher has started several processes
+    monkeypatch.setattr(PreferenceConfig, "parallel_mode", ParallelMode.DISTRIBUTED)
+    with pytest.raises(ValueError, match=r"^fsdp: accelerate spreads no model over processes on cpu \(NO\), and each"):
+        PreferenceTrainer(model_folder, objective=zoo.dpo(), args=args, train_dataset=rows)
 
 
 @pytest.mark.parametrize("name", ["dpo", "sparsepo", "simpo", "tbpo_a"])

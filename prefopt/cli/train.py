@@ -41,7 +41,7 @@ def train(
     from prefopt.registry import PluginError
     from prefopt.scoring import StoreError
     from prefopt.tasks.judges import resolve_judge
-    from prefopt.training import RunFile, plan_run, start
+    from prefopt.training import RunFile, UnknownPlanError, plan_run, start
     from prefopt.training import train as run_training
 
     show_progress()
@@ -53,6 +53,8 @@ def train(
         console.print(Syntax(run.to_yaml(), "yaml", word_wrap=True))
     try:
         console.print(_plan_table(plan_run(trainer)))
+    except UnknownPlanError as error:
+        console.print(f"No plan: {escape(str(error))}")
     except Exception as error:  # a plan traces the models; modelling code that cannot be traced may still train
         console.print(f"No plan: {type(error).__name__}: {escape(str(error))}")
         if dry_run:

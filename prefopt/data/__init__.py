@@ -6,8 +6,10 @@ from prefopt.data.encode import EncodingConfig, OnTooLong, encode_pair, encode_p
 from prefopt.data.messages import Message, content_text
 from prefopt.data.pairs import ChatPair, Pair, ResponseText, TextPair, response_text, to_pair
 from prefopt.data.report import DataReport, LengthReport
+from prefopt.data.row_encoder import RowEncoder
 from prefopt.data.rows import BadRow, DataError, SourceRow, read_rows, rows_of
 from prefopt.data.sources import DataSource, Mixture, StoppingStrategy, hold_out, mix
+from prefopt.data.stream import PairStream, is_stream, shuffled
 from prefopt.data.truncation import EncodedPair, TooLong
 
 __all__ = [
@@ -24,8 +26,10 @@ __all__ = [
     "OnBadRows",
     "OnTooLong",
     "Pair",
+    "PairStream",
     "PreferenceCollator",
     "ResponseText",
+    "RowEncoder",
     "SourceRow",
     "StoppingStrategy",
     "TextPair",
@@ -34,10 +38,12 @@ __all__ = [
     "encode_pair",
     "encode_prompt",
     "hold_out",
+    "is_stream",
     "mix",
     "prepare",
     "read_rows",
     "response_text",
     "rows_of",
+    "shuffled",
     "to_pair",
 ]

@@ -85,14 +85,19 @@ class RowError(Exception):
 
 
 def read_rows(
-    source: str | Path, *, split: str = "train", options: Mapping[str, Any] | None = None
+    source: str | Path,
+    *,
+    split: str = "train",
+    options: Mapping[str, Any] | None = None,
+    streaming: bool = False,
 ) -> Iterator[SourceRow | BadRow]:
     """The rows of a file, a folder or a hub data set.
 
     Files: `.jsonl`, `.jsonl.gz` (one JSON object a line; blank lines are skipped), `.json`, `.json.gz` (a list of
     objects), `.parquet`, `.csv` (with a header). Folders: written by `save_to_disk`, or of data files. Any other name
     is one of the hub. `split` chooses a split of a folder or a hub data set, and `options` are further arguments of
-    `datasets.load_dataset`, such as the configuration's name. A line that is no JSON object is a BadRow.
+    `datasets.load_dataset`, such as the configuration's name. With `streaming`, what it loads is not copied into its
+    cache first; files are read as they are in any case. A line that is no JSON object is a BadRow.
 
     Raises DataError at once for a source that does not exist or is unreadable, and for another split than "train" or
     for options of one that has none; while reading, for a damaged archive.
@@ -109,7 +114,7 @@ def read_rows(
     if split != "train" and not has_splits(source):
         raise DataError(f"{source}: it has no splits, so that nobody would read the split {split!r}; leave it out")
     if path.is_dir():
-        folder = _folder(path, split, options)
+        folder = _folder(path, split, options, streaming)
         return _Rows(rows_of(folder, name=str(source)), length_hint(folder))
     reader = next((reader for suffix, reader in _READERS.items() if path.name.lower().endswith(suffix)), None)
     if path.is_file():
@@ -120,7 +125,7 @@ def read_rows(
     name = str(source)
     if isinstance(source, Path) or reader is not None or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise DataError(f"{source}: no such file or folder; it was looked for at {path.absolute()}")
-    loaded = _load(name, split, options)
+    loaded = _load(name, split, options, streaming)
     return _Rows(rows_of(loaded, name=name), length_hint(loaded))
 
 
@@ -230,9 +235,9 @@ def _readable(path: Path, problem: str) -> Iterator[None]:
         raise DataError(f"{path}: {problem} ({cause}); mend it, or write the rows as .jsonl") from error
 
 
-def _folder(path: Path, split: str, options: Mapping[str, Any]) -> Iterable[Mapping[str, object]]:
+def _folder(path: Path, split: str, options: Mapping[str, Any], streaming: bool) -> Iterable[Mapping[str, object]]:
     if not any((path / name).is_file() for name in _SAVED):
-        return _load(str(path), split, options)
+        return _load(str(path), split, options, streaming)
     with _readable(path, "not a readable folder of Dataset.save_to_disk"):
         saved = datasets.load_from_disk(str(path))
     if isinstance(saved, datasets.Dataset):
@@ -242,9 +247,9 @@ def _folder(path: Path, split: str, options: Mapping[str, Any]) -> Iterable[Mapp
     return saved[split]
 
 
-def _load(name: str, split: str, options: Mapping[str, Any]) -> Iterable[Mapping[str, object]]:
+def _load(name: str, split: str, options: Mapping[str, Any], streaming: bool) -> Iterable[Mapping[str, object]]:
     try:
-        return datasets.load_dataset(name, split=split, **options)
+        return datasets.load_dataset(name, split=split, streaming=streaming, **options)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
             f"{name}: load_dataset(..., split='{split}') found no data set: {one_line(error)}; "

@@ -57,17 +57,18 @@ class DataSource(Settings):
     def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {name: value for name, value in handler(self).items() if value not in (None, {})}
 
-    def read(self, split: str, *, optional: bool = False) -> Iterator[SourceRow | BadRow]:
+    def read(self, split: str, *, optional: bool = False, streaming: bool = False) -> Iterator[SourceRow | BadRow]:
         """The rows. Raises DataError as `read_rows` does.
 
-        split     where the source names none
-        optional  whether that split may be left out for a file, which has none
+        split      where the source names none
+        optional   whether that split may be left out for a file, which has none
+        streaming  as for `read_rows`
         """
         chosen = self.split or ("train" if optional and not has_splits(self.path) else split)
         options = {name: value for name in _LOADED_WITH if (value := getattr(self, name)) is not None}
         if isinstance(self.data_files, tuple):
             options["data_files"] = list(self.data_files)
-        return read_rows(self.path, split=chosen, options=options)
+        return read_rows(self.path, split=chosen, options=options, streaming=streaming)
 
     def sample(self, dataset: datasets.Dataset, seed: int) -> datasets.Dataset:
         """The pairs of a prepared data set that `fraction` or `rows` leaves."""

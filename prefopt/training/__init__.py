@@ -6,7 +6,7 @@ from prefopt.training.callbacks import ReferenceUpdate
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.execute import RunResult, start, train
 from prefopt.training.failed_step import FailedStepError
-from prefopt.training.plan import RunPlan, plan_run
+from prefopt.training.plan import RunPlan, UnknownPlanError, plan_run
 from prefopt.training.replay import Replay, replay
 from prefopt.training.run_file import RunFile, RunFileError
 from prefopt.training.run_sections import DataSection, ModelSection
@@ -30,6 +30,7 @@ __all__ = [
     "SamplesCallback",
     "SavedRun",
     "SavedRunError",
+    "UnknownPlanError",
     "UploadError",
     "plan_run",
     "push_run",

@@ -181,6 +181,10 @@ class _RunRecord(TrainerCallback):
     def on_train_begin(self, args: PreferenceConfig, state: object, control: object, **kwargs: object) -> None:
         _write_run_record(self._run, args, self._reports)
 
+    def on_train_end(self, args: PreferenceConfig, state: object, control: object, **kwargs: object) -> None:
+        if self._run.data.streaming:  # whose report is known by now
+            _write_run_record(self._run, args, self._reports)
+
 
 def _write_run_record(run: RunFile, args: PreferenceConfig, reports: dict[str, DataReport]) -> None:
     folder = Path(args.output_dir)

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerBase, Trainer
 from transformers.trainer_utils import get_last_checkpoint
 
+from prefopt.data import PairStream
 from prefopt.scoring import NonFiniteError, PreferenceModel, raise_non_finite
 from prefopt.tokens import PreferenceBatch
 
@@ -37,7 +38,9 @@ class NonFiniteWeightsError(FloatingPointError):
 
 
 @contextmanager
-def locate_errors(dataset: datasets.Dataset, when: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+def locate_errors(
+    dataset: datasets.Dataset | PairStream, when: str, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[None]:
     """Put in front of a NonFiniteError when it happened, and the file and line that its pair was read from; and behind
     a token's id its text."""
     try:
@@ -57,13 +60,15 @@ def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
     return repr(tokenizer.decode([token_id]) or tokenizer.convert_ids_to_tokens(token_id))
 
 
-def source(dataset: datasets.Dataset, row: int) -> str:
+def source(dataset: datasets.Dataset | PairStream, row: int) -> str:
     """The file and line of a row."""
     return sources(dataset, [row])[0]
 
 
-def sources(dataset: datasets.Dataset, rows: Sequence[int]) -> list[str]:
+def sources(dataset: datasets.Dataset | PairStream, rows: Sequence[int]) -> list[str]:
     """The file and line of each row; a data set may have been selected from, shuffled, or put together of several."""
+    if isinstance(dataset, PairStream):
+        return dataset.sources(rows)
     wanted = set(rows)
     lines: dict[int, list[str]] = {}
     for index, number in enumerate(dataset["row"]):

@@ -17,6 +17,7 @@ from prefopt.training.finished import logged_mean_loss
 from prefopt.training.metrics import token_count
 from prefopt.training.publishing import PublishingTrainer
 from prefopt.training.step_guard import StepGuard
+from prefopt.training.streaming import report_stream
 
 _LOG = logging.getLogger(__name__)
 
@@ -50,7 +51,8 @@ class JudgingTrainer(PublishingTrainer):
         return self._guard.judge(super()._get_grad_norm(model, grad_norm))
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
-        """Trainer's; the mean loss is that of the steps that were not left out."""
+        """Trainer's; the mean loss is that of the steps that were not left out, and a stream's report is known."""
+        report_stream(self.train_dataset, self.data_reports)
         share = self._guard.counted_share()
         self._total_loss_scalar /= share
         self._tr_loss /= share

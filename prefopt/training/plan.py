@@ -5,9 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
+from prefopt.data import PairStream
 from prefopt.scoring.step_cost import StepPlan, plan_step
 from prefopt.tokens import PreferenceBatch
 from prefopt.training.trainer import PreferenceTrainer
+
+
+class UnknownPlanError(ValueError):
+    """Data whose heaviest step is not known beforehand."""
 
 
 @final
@@ -45,8 +50,10 @@ class RunPlan:
 
 
 def plan_run(trainer: PreferenceTrainer) -> RunPlan:
-    """The plan of a trainer's run. The models are traced, not run."""
+    """The plan of a trainer's run. The models are traced, not run. Raises UnknownPlanError for a stream."""
     args, data = trainer.args, trainer.train_dataset
+    if isinstance(data, PairStream):
+        raise UnknownPlanError("the training data are a stream, whose longest pair is not known before it is read")
     lengths = data["length"][:]
     longest = sorted(range(len(data)), key=lengths.__getitem__)[-args.per_device_train_batch_size :]
     batch = PreferenceBatch.from_mapping(trainer.data_collator(list(data.select(longest))))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ _LOG = logging.getLogger(__name__)
 _TOLERANCE = 1e-4
 
 _ROWS_AT_A_TIME = 1000
+
+_IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
 _OF_THE_OPTIMIZER = """optim optim_args learning_rate weight_decay adam_beta1 adam_beta2 adam_epsilon
 mask_learning_rate mask_weight_decay""".split()
@@ -168,11 +170,8 @@ def _in_small(objective: ObjectiveConfig) -> Objective:
 
 def reject_pairs_beyond_limits(model: PreferenceModel, dataset: datasets.Dataset) -> None:
     """Raise ValueError where a pair of token ids is more than a model's vocabulary or table of positions holds."""
-    columns = ("prompt_ids", "chosen_ids", "rejected_ids")
-    models = (
-        {"policy": model.policy} if model.reference_free else {"policy": model.policy, "reference": model.reference}
-    )
-    limits = [ModelLimits.from_model(name, part or model.policy) for name, part in models.items()]
+    columns = _IDS
+    limits, check = _limits(model), pair_check(model)
     row = 0
     for table in dataset.select_columns(list(columns)).with_format("arrow").iter(_ROWS_AT_A_TIME):
         lists = [table[name].combine_chunks() for name in columns]
@@ -183,12 +182,30 @@ def reject_pairs_beyond_limits(model: PreferenceModel, dataset: datasets.Dataset
             if not model_limits.violation(furthest, longest):
                 continue
             for index in range(row, row + len(table)):  # one of these
-                pair = dataset[index]
-                parts = [pair[name] for name in columns]
-                length = len(parts[0]) + max(map(len, parts[1:]))
-                if violation := model_limits.violation(_furthest_id(np.concatenate(parts)), length):
-                    raise ValueError(f"{pair['where']}: it has {violation}")
+                check(dataset[index])
         row += len(table)
+
+
+def pair_check(model: PreferenceModel) -> Callable[[Mapping[str, Any]], None]:
+    """A function that raises ValueError for a pair of token ids that is more than a model holds."""
+    limits = _limits(model)
+
+    def check(pair: Mapping[str, Any]) -> None:
+        parts = [pair[name] for name in _IDS]
+        length, furthest = len(parts[0]) + max(map(len, parts[1:])), _furthest_id(np.concatenate(parts))
+        for model_limits in limits:
+            if violation := model_limits.violation(furthest, length):
+                raise ValueError(f"{pair['where']}: it has {violation}")
+
+    return check
+
+
+def _limits(model: PreferenceModel) -> list[ModelLimits]:
+    """Those of the policy, and of the reference where there is one."""
+    models = (
+        {"policy": model.policy} if model.reference_free else {"policy": model.policy, "reference": model.reference}
+    )
+    return [ModelLimits.from_model(name, part or model.policy) for name, part in models.items()]
 
 
 def _furthest_id(ids: np.ndarray) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, SaveStrategy
 from transformers.utils.hub import PushInProgress
 
-from prefopt.data import DataReport, DataSource
+from prefopt.data import DataReport, DataSource, PairStream
 from prefopt.metrics import Mean, MetricSums
 from prefopt.objective import ObjectiveOutput
 from prefopt.training.card_file import CARD, publish_card
@@ -208,7 +208,7 @@ class PublishingTrainer(SavingTrainer):
         evaluation = self.eval_dataset
         sets = {f"eval-{name}": data for name, data in evaluation.items()} if isinstance(evaluation, Mapping) else {}
         sets = {"train": self.train_dataset, **(sets or {"eval": evaluation})}
-        return {name: len(data) for name, data in sets.items() if data is not None}
+        return {n: d.kept if isinstance(d, PairStream) else len(d) for n, d in sets.items() if d is not None}
 
 
 def _listed(values: str | list[str] | None) -> list[str] | None:

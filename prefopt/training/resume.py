@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterator
@@ -12,9 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, final
 
-import datasets
 import torch
-from accelerate import DistributedType
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 from transformers.trainer import (
@@ -25,14 +22,13 @@ from transformers.trainer import (
 )
 from transformers.trainer_utils import sort_checkpoints
 
+from prefopt.data import PairStream
 from prefopt.scoring import PreferenceModel
 from prefopt.training.config import PreferenceConfig
+from prefopt.training.fingerprints import data_fingerprint, frozen_checksum
 from prefopt.training.manifest import MANIFEST, CheckpointError, Manifest, reject_damaged
-from prefopt.training.updates import checksum
 
 _LOG = logging.getLogger(__name__)
-
-_ROWS_AT_A_TIME = 1000
 
 
 def checkpoint_to_resume(args: PreferenceConfig, folder: str | bool | None = None) -> str | None:
@@ -140,6 +136,7 @@ class RunSettings:
         args: PreferenceConfig = self._trainer.args
         model: PreferenceModel = self._trainer.accelerator.unwrap_model(self._trainer.model)
         return {
+            **self._stream(),
             "data": self._data,
             "objective": model.objective.config.model_dump(mode="json"),
             "frozen_weights": self._frozen_weights,
@@ -150,10 +147,19 @@ class RunSettings:
             **{name: getattr(args, name) for name in _HORIZON},
         }
 
+    def _stream(self) -> dict[str, Any]:
+        """How many pairs of a stream are trained on, and their digest."""
+        data, args = self._trainer.train_dataset, self._trainer.args
+        if not isinstance(data, PairStream):
+            return {}
+        pairs = self._trainer.state.global_step * self._trainer.get_total_train_batch_size(args)
+        return {"stream": {"pairs": pairs, "digest": data.digest(pairs)}}
+
     def reject_changes(self, checkpoint: str) -> None:
         """Raise CheckpointError where the run that wrote the checkpoint had other settings, but for those that
         `resume_despite` names; log these, and a new end of training."""
         manifest, present = require_whole(checkpoint), self.values
+        present.pop("stream", None)
         allowed = list(self._trainer.args.resume_despite or ())
         if unknown := [name for name in allowed if name not in present]:
             raise CheckpointError(f"resume_despite: {unknown[0]!r} is none of {', '.join(present)}")
@@ -174,6 +180,13 @@ class RunSettings:
                 f"{checkpoint}: a run of other settings wrote it: {'; '.join(changes.values())}. Go on with those, or "
                 f"allow the change with resume_despite: [{', '.join(changes)}]"
             )
+        data, stream = self._trainer.train_dataset, saved.get("stream")
+        if isinstance(data, PairStream) and stream and stream["digest"] is not None and "data" not in allowed:
+            error = CheckpointError(
+                f"{checkpoint}: its run was trained on other pairs than the first {stream['pairs']} of this stream; "
+                "give it as it was, or allow the change with resume_despite: [data]"
+            )
+            data.expect(stream["pairs"], stream["digest"], error)
 
 
 def decisive_arguments(args: PreferenceConfig) -> dict[str, Any]:
@@ -232,30 +245,3 @@ def _optimizer(class_and_options: tuple[type, dict[str, Any]] | None) -> dict[st
 
 def _plain(value: object) -> object:
     return sorted(map(str, value)) if isinstance(value, (set, frozenset)) else str(value)
-
-
-def data_fingerprint(dataset: datasets.Dataset) -> str:
-    """The number of pairs, and the beginning of a SHA-256 of all columns, in their order, but for where a pair was read
-    from."""
-    digest = hashlib.sha256()
-    columns = sorted(set(dataset.column_names) - {"where"})
-    for table in dataset.select_columns(columns).with_format("arrow").iter(_ROWS_AT_A_TIME):
-        rows = table.select(columns).take(list(range(len(table))))  # a copy, whose buffers hold these rows and no more
-        for batch in rows.combine_chunks().to_batches():
-            digest.update(batch.serialize())
-    return f"{len(dataset)} pairs, {digest.hexdigest()[:16]}"
-
-
-def frozen_checksum(trainer: Trainer) -> str | None:
-    """Of the weights that training reads and leaves: those of the policy that do not train, and the reference's. None
-    where they are spread over processes, or the reference follows the policy."""
-    if trainer.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        return None
-    if trainer.args.sync_ref_model:
-        return None
-    model: PreferenceModel = trainer.accelerator.unwrap_model(trainer.model)
-    parameters = [parameter for parameter in model.policy.parameters() if not parameter.requires_grad]
-    if isinstance(model.reference, torch.nn.Module):
-        parameters += model.reference.parameters()
-    total = sum(checksum(parameter) * (index + 1) for index, parameter in enumerate(parameters))
-    return f"{total % 2**64:016x}"

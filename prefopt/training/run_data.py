@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
 import datasets
 from transformers import PreTrainedTokenizerBase
 
-from prefopt.data import DataReport, DataSource, hold_out, mix
+from prefopt.data import BadRow, DataReport, DataSource, PairStream, SourceRow, hold_out, mix, shuffled
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.run_file import RunFile
+from prefopt.training.streaming import prepare_stream
 from prefopt.training.trainer_inputs import PreparedData, log_report, prepare_dataset
 
 _LOG = logging.getLogger(__name__)
@@ -22,7 +24,7 @@ _LOG = logging.getLogger(__name__)
 class RunData:
     """Pairs for training and evaluation, the latter one set or several by name, and all sources with their reports."""
 
-    train: PreparedData
+    train: PreparedData | PairStream
     evaluation: PreparedData | dict[str, PreparedData] | None
     reports: dict[str, DataReport]
     sources: dict[str, DataSource]
@@ -46,19 +48,35 @@ def prepare_run_data(run: RunFile, args: PreferenceConfig, tokenizer: PreTrained
             log_report(report, f"{name} ({source.path})")
         return source.sample(dataset, seed)
 
-    sources = run.data.train
-    names = ["train"] if len(sources) == 1 else [f"train-{number}" for number in range(1, len(sources) + 1)]
-    parts = [prepared(source, name, run.data.split) for source, name in zip(sources, names, strict=True)]
-    train = mix(parts, sources, run.data.mixture, run.data.stopping_strategy, seed)
-    if len(parts) > 1:
-        _LOG.info("train data: %d pairs of %s", len(train), " + ".join(str(len(part)) for part in parts))
-    held_out = None
-    if (size := run.data.test_split_size) is not None:
+    def stream(source: DataSource) -> PairStream:
+        def rows(number: int) -> Iterator[SourceRow | BadRow]:
+            return shuffled(source.read(run.data.split, streaming=True), run.data.buffer_size, f"{seed} {number}")
+
+        origins["train"] = source
+        source.read(run.data.split, streaming=True)  # raises where there is none
+        columns = {**run.data.columns, **source.columns}
+        description = f"train ({source.path})"
+        return prepare_stream(
+            rows, tokenizer, run.objective.columns, args, "train", columns=columns, description=description
+        )
+
+    def mixed(sources: Sequence[DataSource]) -> tuple[datasets.Dataset, datasets.Dataset | None]:
+        names = ["train"] if len(sources) == 1 else [f"train-{number}" for number in range(1, len(sources) + 1)]
+        parts = [prepared(source, name, run.data.split) for source, name in zip(sources, names, strict=True)]
+        train = mix(parts, sources, run.data.mixture, run.data.stopping_strategy, seed)
+        if len(parts) > 1:
+            _LOG.info("train data: %d pairs of %s", len(train), " + ".join(str(len(part)) for part in parts))
+        if (size := run.data.test_split_size) is None:
+            return train, None
         train, held_out = hold_out(train, size, seed)
         _LOG.info("%d pairs are for training, %d held out for evaluation", len(train), len(held_out))
+        return train, held_out
+
+    train, held_out = (stream(run.data.train[0]), None) if run.data.streaming else mixed(run.data.train)
     evaluation = {
         name: PreparedData(prepared(source, f"eval-{name}" if name else "eval", split, optional=split == "test"), None)
         for name, source in run.data.eval.items()
     }
     one = evaluation.get("") if held_out is None else PreparedData(held_out, None)
-    return RunData(PreparedData(train, None), one or evaluation or None, reports, origins)
+    pairs = train if isinstance(train, PairStream) else PreparedData(train, None)
+    return RunData(pairs, one or evaluation or None, reports, origins)

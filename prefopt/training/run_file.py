@@ -151,6 +151,8 @@ class RunFile(Section):
             raise ValueError("samples needs prompts; give samples.prompts, or evaluation data, whose prompts are taken")
         if self.samples is not None and self.samples.every is None and not evaluates:
             raise ValueError("samples are drawn at every evaluation; give samples.every, or training.eval_strategy")
+        if self.data.streaming and self.training.get("max_steps", -1) <= 0:
+            raise ValueError("data.streaming needs training.max_steps, as nobody knows the length of a stream")
         if not has_data and evaluates:
             raise ValueError(
                 "training.eval_strategy needs evaluation data; name it as data.eval, hold some of train out with "

@@ -93,6 +93,7 @@ class DataSection(Section):
     test_split_size                pairs of train that are held out for evaluation: a share below 1, or a number
     mixture, stopping_strategy     how those of train are put together, as `datasets` does it
     split, eval_split              of a hub data set or a saved DatasetDict, where the source names none
+    streaming, buffer_size         read the rows of train while training, each drawn from the next buffer_size ones
     columns                        field -> the data set's column
     max_length, max_prompt_length  tokens
     on_too_long                    truncate, drop or stop
@@ -114,6 +115,8 @@ class DataSection(Section):
     test_split_size: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     mixture: Mixture = "concatenate"
     stopping_strategy: StoppingStrategy = "first_exhausted"
+    streaming: bool = False
+    buffer_size: int = Field(default=1000, ge=1)
     split: str = "train"
     eval_split: str = "test"
     columns: dict[str, str] = Field(default_factory=dict)
@@ -167,6 +170,25 @@ class DataSection(Section):
             raise ValueError(f"the weight of {weighted[0]} is read only with mixture: interleave; or give a fraction")
         if weighted and len(weighted) < len(self.train):
             raise ValueError("give all sources of train a weight, or none")
+        return self
+
+    @model_validator(mode="after")
+    def _reject_unstreamable(self) -> Self:
+        if not self.streaming:
+            if self.buffer_size != type(self).model_fields["buffer_size"].default:
+                raise ValueError("buffer_size is read only with streaming; set that to true, or leave it out")
+            return self
+        source, whole = self.train[0], "give the pairs as they are (streaming: false), or"
+        if len(self.train) > 1:
+            raise ValueError(f"streaming: a mixture of sources needs all pairs; {whole} one source")
+        for name in ("fraction", "rows"):
+            if getattr(source, name) is not None:
+                raise ValueError(f"streaming: {name} of {source.path} is drawn from all pairs; {whole} leave it out")
+        if self.test_split_size is not None:
+            raise ValueError(f"streaming: test_split_size is drawn from all pairs; {whole} name others as eval")
+        for name in ("reference_cache", "dataset_num_proc"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"streaming: {name} needs all pairs before training; {whole} leave it out")
         return self
 
     @field_serializer("train")

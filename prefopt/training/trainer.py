@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import PredictionOutput
 
-from prefopt.data import DataError, DataReport, PreferenceCollator
+from prefopt.data import DataError, DataReport, PairStream, PreferenceCollator, is_stream
 from prefopt.metrics import MetricSums
 from prefopt.objective import Objective, ObjectiveOutput
 from prefopt.objective_config import ObjectiveConfig
@@ -33,6 +33,7 @@ from prefopt.training.preflight import (
     check_optimizer,
     check_optimizer_class,
     check_units,
+    pair_check,
     reject_no_step,
     reject_other_arguments,
     reject_other_tokens,
@@ -43,6 +44,7 @@ from prefopt.training.preflight import (
 )
 from prefopt.training.reference_cache import fill_reference_cache
 from prefopt.training.searching import SearchingTrainer, begin
+from prefopt.training.streaming import prepare_stream, reject_unstreamable
 from prefopt.training.trainer_inputs import (
     PreparedData,
     ensure_pad_token,
@@ -107,6 +109,8 @@ class PreferenceTrainer(SearchingTrainer):
         )  # others add metrics of their own
         sets = eval_dataset if isinstance(eval_dataset, Mapping) else [""] if eval_dataset is not None else []
         reject_unusable_settings(objective, args, sets if is_plain else [])
+        if is_stream(train_dataset):
+            reject_unstreamable(args)
         check_metrics_options(compute_metrics, args)
         check_optimizer_class(optimizer_cls_and_kwargs, args)
         begin(args)  # masks and adapters are initialised here, before Trainer sets the seed itself
@@ -123,13 +127,16 @@ class PreferenceTrainer(SearchingTrainer):
         self.data_reports: dict[str, DataReport] = {}
 
         self._prepare_rows = partial(prepare_dataset, tokenizer=tokenizer, objective=config, args=args)
+        self._prepare_stream = partial(
+            prepare_stream, tokenizer=tokenizer, columns_of_objective=config.columns, args=args
+        )
         self._reject_pairs = partial(reject_pairs_beyond_limits, module)
         with args.main_process_first(desc="preparing the data"):
             if isinstance(train_dataset, Mapping):
                 raise DataError(f"train_dataset: found sets named {', '.join(train_dataset)}; give one of them")
             train = self._prepared(train_dataset, "train")
             evaluation = self._prepared(eval_dataset, "eval")
-        if train is not None:
+        if train is not None and not isinstance(train, PairStream):
             reject_no_step(train, args)
         evaluations = list(evaluation.values()) if isinstance(evaluation, Mapping) else [evaluation]
         module.max_length = longest_row([data for data in (train, *evaluations) if data], args)
@@ -163,6 +170,12 @@ class PreferenceTrainer(SearchingTrainer):
             return data
         if isinstance(data, Mapping):
             return {key: self._prepared(rows, f"{name}-{key}") for key, rows in data.items()}
+        if isinstance(data, PairStream) and name != "train":
+            raise DataError(f"{name} data: it is a stream of pairs without end, and an evaluation needs all of them")
+        if name == "train" and is_stream(data):
+            stream = data if isinstance(data, PairStream) else self._prepare_stream(data, name=name)
+            stream.check = pair_check(self._made)
+            return stream
         dataset, report = data if isinstance(data, PreparedData) else self._prepare_rows(data, name=name)
         if report is not None:
             self.data_reports[name] = report

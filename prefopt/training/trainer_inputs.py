@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from prefopt.data import BadRow, DataError, DataReport, SourceRow, prepare, rows_of
+from prefopt.data import BadRow, DataError, DataReport, PairStream, SourceRow, prepare, rows_of
 from prefopt.data.tally import FEATURES, MASKED
 from prefopt.objective import Objective
 from prefopt.objective_config import ObjectiveConfig
@@ -200,9 +200,12 @@ def prepare_dataset(
     return PreparedData(dataset, report)
 
 
-def longest_row(data: Sequence[datasets.Dataset], args: PreferenceConfig) -> int | None:
-    """Tokens of the longest prompt and response that these data sets may have; None without any."""
-    pairs = [max(dataset["length"]) for dataset in data]
+def longest_row(data: Sequence[datasets.Dataset | PairStream], args: PreferenceConfig) -> int | None:
+    """Tokens of the longest prompt and response that these data sets may have; None without any, and of a stream
+    without a limit."""
+    pairs: list[int] = [max(dataset["length"]) for dataset in data if not isinstance(dataset, PairStream)]
+    if len(pairs) < len(data):
+        return args.max_length
     return min([max(pairs), *([args.max_length] if args.max_length else [])]) if pairs else None
 
 

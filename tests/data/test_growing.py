@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from prefopt.data import EncodingConfig, growing, prepare, rows_of
-from prefopt.training.resume import data_fingerprint
+from prefopt.training.fingerprints import data_fingerprint
 
 ROWS = [{"prompt": "q", "chosen": "a" * (1 + n % 7), "rejected": "b", "note": f"{n}"} for n in range(2_300)]
 

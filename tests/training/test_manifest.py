@@ -18,8 +18,8 @@ from peft import LoraConfig
 from prefopt import zoo
 from prefopt.training import PreferenceConfig, PreferenceTrainer, RunFile, RunFileError, resume, start
 from prefopt.training.arguments import ARGUMENTS, Treatment
+from prefopt.training.fingerprints import data_fingerprint
 from prefopt.training.manifest import MANIFEST, CheckpointError
-from prefopt.training.resume import data_fingerprint
 from tests.training.test_trainer import config
 
 Make = Callable[..., PreferenceTrainer]

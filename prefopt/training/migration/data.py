@@ -33,7 +33,7 @@ def migrate_data(settings: Settings, notes: Notes, *, evaluates: bool) -> dict[s
     else:
         raise ValueError("no data: give dataset_name, datasets or dataset_mixer")
     if settings.get("dataset_streaming") or settings.get("streaming"):
-        notes.no_counterpart("streaming", "rows are read one after another and kept as token ids, on the disk if many")
+        notes.no_counterpart("streaming", "rows are read once and kept as token ids; data.streaming: true streams them")
     if not evaluates and ({"eval", "test_split_size"} & data.keys()):
         unread = sorted({"dataset_test_split", "dataset_splits", "test_split_size"} & settings.keys())
         notes.no_counterpart(

@@ -249,7 +249,7 @@ def _folder(path: Path, split: str, options: Mapping[str, Any], streaming: bool)
 
 def _load(name: str, split: str, options: Mapping[str, Any], streaming: bool) -> Iterable[Mapping[str, object]]:
     try:
-        return datasets.load_dataset(name, split=split, streaming=streaming, **options)
+        return datasets.load_dataset(name, split=split, **options, **({"streaming": True} if streaming else {}))
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
             f"{name}: load_dataset(..., split='{split}') found no data set: {one_line(error)}; "

@@ -180,13 +180,13 @@ class RunSettings:
                 f"{checkpoint}: a run of other settings wrote it: {'; '.join(changes.values())}. Go on with those, or "
                 f"allow the change with resume_despite: [{', '.join(changes)}]"
             )
-        data, stream = self._trainer.train_dataset, saved.get("stream")
-        if isinstance(data, PairStream) and stream and stream["digest"] is not None and "data" not in allowed:
+        data, pair_stream = self._trainer.train_dataset, saved.get("stream")
+        if isinstance(data, PairStream) and pair_stream and pair_stream["digest"] is not None and "data" not in allowed:
             error = CheckpointError(
-                f"{checkpoint}: its run was trained on other pairs than the first {stream['pairs']} of this stream; "
+                f"{checkpoint}: its run was trained on other pairs than the first {pair_stream['pairs']} of this stream; "
                 "give it as it was, or allow the change with resume_despite: [data]"
             )
-            data.expect(stream["pairs"], stream["digest"], error)
+            data.expect(pair_stream["pairs"], pair_stream["digest"], error)
 
 
 def decisive_arguments(args: PreferenceConfig) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def prepare_run_data(run: RunFile, args: PreferenceConfig, tokenizer: PreTrained
             log_report(report, f"{name} ({source.path})")
         return source.sample(dataset, seed)
 
-    def stream(source: DataSource) -> PairStream:
+    def pair_stream(source: DataSource) -> PairStream:
         def rows(number: int) -> Iterator[SourceRow | BadRow]:
             return shuffled(source.read(run.data.split, streaming=True), run.data.buffer_size, f"{seed} {number}")
 
@@ -72,7 +72,7 @@ def prepare_run_data(run: RunFile, args: PreferenceConfig, tokenizer: PreTrained
         _LOG.info("%d pairs are for training, %d held out for evaluation", len(train), len(held_out))
         return train, held_out
 
-    train, held_out = (stream(run.data.train[0]), None) if run.data.streaming else mixed(run.data.train)
+    train, held_out = (pair_stream(run.data.train[0]), None) if run.data.streaming else mixed(run.data.train)
     evaluation = {
         name: PreparedData(prepared(source, f"eval-{name}" if name else "eval", split, optional=split == "test"), None)
         for name, source in run.data.eval.items()

@@ -173,9 +173,9 @@ class PreferenceTrainer(SearchingTrainer):
         if isinstance(data, PairStream) and name != "train":
             raise DataError(f"{name} data: it is a stream of pairs without end, and an evaluation needs all of them")
         if name == "train" and is_stream(data):
-            stream = data if isinstance(data, PairStream) else self._prepare_stream(data, name=name)
-            stream.check = pair_check(self._made)
-            return stream
+            pair_stream = data if isinstance(data, PairStream) else self._prepare_stream(data, name=name)
+            pair_stream.check = pair_check(self._made)
+            return pair_stream
         dataset, report = data if isinstance(data, PreparedData) else self._prepare_rows(data, name=name)
         if report is not None:
             self.data_reports[name] = report

@@ -31,7 +31,7 @@ ROWS: list[dict[str, Any]] = [
 
 
 @pytest.fixture
-def stream(tokenizer: PreTrainedTokenizerFast) -> Any:
+def pair_stream(tokenizer: PreTrainedTokenizerFast) -> Any:
     def make(rows: Any = ROWS, *, max_length: int = 7, **options: Any) -> PairStream:
         encoder = RowEncoder(tokenizer, EncodingConfig(max_length=max_length, on_too_long="drop"), {}, ())
         passes = rows if callable(rows) else lambda number: rows_of(rows, name="made")
@@ -40,17 +40,17 @@ def stream(tokenizer: PreTrainedTokenizerFast) -> Any:
     return make
 
 
-def test_the_same_pairs_and_report_as_a_prepared_data_set(stream: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_the_same_pairs_and_report_as_a_prepared_data_set(pair_stream: Any, tokenizer: PreTrainedTokenizerFast) -> None:
     config = EncodingConfig(max_length=6, on_too_long="drop")
     dataset, report = prepare(rows_of(ROWS, name="made"), tokenizer, config, description="made")
-    pairs = stream(max_length=6)
+    pairs = pair_stream(max_length=6)
     first = list(islice(pairs, len(dataset)))
     assert first == dataset.to_list()
     again = list(islice(pairs, 2 * len(dataset)))  # an iteration begins with the first row, and goes on with it
     assert again[: len(dataset)] == first
     assert [pair["row"] for pair in again] == list(range(len(again)))
     assert [{**pair, "row": 0} for pair in again[len(dataset) :]] == [{**pair, "row": 0} for pair in first]
-    once = stream(lambda number: rows_of(ROWS, name="made") if number == 0 else iter([]), max_length=6)
+    once = pair_stream(lambda number: rows_of(ROWS, name="made") if number == 0 else iter([]), max_length=6)
     with pytest.raises(DataError, match="made: it ends after 7 pairs and cannot be read again, and training takes"):
         list(once)
     assert once.report() == report
@@ -58,55 +58,57 @@ def test_the_same_pairs_and_report_as_a_prepared_data_set(stream: Any, tokenizer
     assert once.report().left_out == {"column 'spare', which has no text": 7}
 
 
-def test_a_row_that_cannot_be_used(stream: Any, tmp_path: Path) -> None:
+def test_a_row_that_cannot_be_used(pair_stream: Any, tmp_path: Path) -> None:
     rows = [*ROWS[:2], {"prompt": "the"}, *ROWS[2:4], {"chosen": 7}]
-    pairs = iter(stream(rows))
+    pairs = iter(pair_stream(rows))
     assert [next(pairs)["row"], next(pairs)["row"]] == [0, 1]
     with pytest.raises(DataError, match="made: row 2 of made: field 'chosen': found no such field"):
         next(pairs)
     file = tmp_path / "out" / "quarantine.jsonl"
-    kept = stream(rows, quarantine=file)
+    kept = pair_stream(rows, quarantine=file)
     assert [pair["where"] for pair in islice(kept, 6)][3:5] == ["row 4 of made", "row 0 of made"]
     assert [json.loads(line)["where"] for line in file.read_text().splitlines()] == ["row 2 of made", "row 5 of made"]
     assert kept.report().quarantined == 3 - 1
 
     before = file.read_bytes()
     file.write_bytes(before[:-5])  # of a run that was killed, and is resumed
-    list(islice(stream(rows, quarantine=file), 6))
+    list(islice(pair_stream(rows, quarantine=file), 6))
     assert file.read_bytes() == before
-    other = stream([{"prompt": 3}, *ROWS], quarantine=file)
+    other = pair_stream([{"prompt": 3}, *ROWS], quarantine=file)
     with pytest.raises(DataError, match="holds other rows than those that are set aside now; move it, or"):
         next(iter(other))
     assert file.read_bytes() == before
-    list(islice(stream([{"prompt": 3}, *ROWS], quarantine=file, overwrite=True), 2))
+    list(islice(pair_stream([{"prompt": 3}, *ROWS], quarantine=file, overwrite=True), 2))
     assert len(file.read_text().splitlines()) == 1
-    list(islice(stream(rows, quarantine=tmp_path / "others", is_main=False), 6))
+    list(islice(pair_stream(rows, quarantine=tmp_path / "others", is_main=False), 6))
     assert not (tmp_path / "others").exists()
 
 
-def test_no_usable_pair(stream: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_usable_pair(pair_stream: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="made: no usable pair in 0 rows; it is empty"):
-        next(iter(stream([])))
+        next(iter(pair_stream([])))
     with pytest.raises(DataError, match="made: no usable pair in 1 rows; 1 are for"):
-        next(iter(stream([{"prompt": 1}], quarantine=tmp_path / "a")))
+        next(iter(pair_stream([{"prompt": 1}], quarantine=tmp_path / "a")))
     monkeypatch.setattr("prefopt.data.stream._PATIENCE", 50)
-    endless = stream(lambda number: rows_of(({"prompt": 1} for _ in count()), name="made"), quarantine=tmp_path / "b")
+    endless = pair_stream(
+        lambda number: rows_of(({"prompt": 1} for _ in count()), name="made"), quarantine=tmp_path / "b"
+    )
     with pytest.raises(DataError, match="none of 50 rows is a usable pair; mend the data"):
         next(iter(endless))
 
 
-def test_each_pass_may_have_an_order_of_its_own(stream: Any) -> None:
+def test_each_pass_may_have_an_order_of_its_own(pair_stream: Any) -> None:
     passes: list[int] = []
 
     def rows(number: int) -> Iterator[SourceRow | BadRow]:
         passes.append(number)
         return shuffled(rows_of(ROWS, name="made"), 4, f"7 {number}")
 
-    orders = [pair["where"] for pair in islice(stream(rows), 18)]
+    orders = [pair["where"] for pair in islice(pair_stream(rows), 18)]
     assert passes == [0, 1]
     assert sorted(orders[:9]) == sorted(orders[9:]) == [f"row {i} of made" for i in range(9)]
     assert orders[:9] != orders[9:]
-    assert orders == [pair["where"] for pair in islice(stream(rows), 18)]
+    assert orders == [pair["where"] for pair in islice(pair_stream(rows), 18)]
 
 
 def test_shuffled_draws_from_the_next_ones() -> None:
@@ -118,8 +120,8 @@ def test_shuffled_draws_from_the_next_ones() -> None:
     assert sorted(shuffled(range(3), 10, "a")) == [0, 1, 2]
 
 
-def test_digests_and_sources_of_pairs_that_were_read(stream: Any) -> None:
-    first, other = stream(), stream([*ROWS[:4], *ROWS[5:]])
+def test_digests_and_sources_of_pairs_that_were_read(pair_stream: Any) -> None:
+    first, other = pair_stream(), pair_stream([*ROWS[:4], *ROWS[5:]])
     list(islice(first, 7))
     list(islice(other, 7))
     assert first.digest(4) == other.digest(4) != first.digest(5) != other.digest(5)
@@ -133,13 +135,13 @@ def test_digests_and_sources_of_pairs_that_were_read(stream: Any) -> None:
 
 
 @pytest.mark.long
-def test_memory_is_flat(stream: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_flat(pair_stream: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prefopt.data.stream._RECENT", 100)
 
     def endless(number: int) -> Iterator[SourceRow | BadRow]:
         return shuffled(rows_of((ROWS[i % 9] for i in count()), name="made"), 100, "7")
 
-    pairs = iter(stream(endless))
+    pairs = iter(pair_stream(endless))
     list(islice(pairs, 500))  # what is made once
     sizes = []
     tracemalloc.start()

@@ -20,6 +20,7 @@ from prefopt.cli import app
 from prefopt.data import DataError
 from prefopt.training import PreferenceTrainer, RunFile, RunFileError, start, train
 from prefopt.training.manifest import CheckpointError
+from prefopt.training.migration import Outcome, migrate
 from tests.training.test_trainer import config
 
 SAVING = {"save_strategy": "steps", "save_steps": 2}
@@ -30,8 +31,8 @@ def made(model_folder: str, rows: list[dict[str, str]], out: str) -> Any:
     def make(data: Any = None, **changes: Any) -> PreferenceTrainer:
         args = config(changes.pop("out", out), **changes.pop("args", {}))
         objective = changes.pop("objective", zoo.dpo())
-        stream = datasets.Dataset.from_list(rows).to_iterable_dataset(num_shards=4).shuffle(seed=3, buffer_size=8)
-        data = stream if data is None else data
+        pair_stream = datasets.Dataset.from_list(rows).to_iterable_dataset(num_shards=4).shuffle(seed=3, buffer_size=8)
+        data = pair_stream if data is None else data
         return PreferenceTrainer(model_folder, objective=objective, args=args, train_dataset=data, **changes)
 
     return make
@@ -92,10 +93,10 @@ def test_a_run_is_not_resumed_on_other_pairs(made: Any, rows: list[dict[str, str
 
 def test_a_faulty_row_stops_or_is_set_aside(made: Any, rows: list[dict[str, Any]], out: str) -> None:
     faulty = [*rows[:10], {**rows[10], "chosen": ""}, *rows[11:]]
-    stream = datasets.Dataset.from_list(faulty).to_iterable_dataset()
+    pair_stream = datasets.Dataset.from_list(faulty).to_iterable_dataset()
     with pytest.raises(DataError, match="train: row 10 of train: field 'chosen': found "):
-        made(stream).train()
-    trainer = made(stream, args={"on_bad_rows": "quarantine"})
+        made(pair_stream).train()
+    trainer = made(pair_stream, args={"on_bad_rows": "quarantine"})
     trainer.train()
     assert trainer.data_reports["train"].quarantined >= 1
     (line,) = Path(out, "quarantine-train.jsonl").read_text().splitlines()
@@ -178,6 +179,17 @@ def test_a_run_file(run: Any, tmp_path: Path) -> None:
 def test_what_a_run_file_cannot_stream(data: dict[str, Any], training: dict[str, Any], error: str, run: Any) -> None:
     with pytest.raises(RunFileError, match=error):
         run(data, **training)
+
+
+@pytest.mark.parametrize(
+    ("more", "streams"),
+    [({"max_steps": 9}, True), ({}, False), ({"max_steps": 9, "dataset_num_proc": 2}, False)],
+)
+def test_a_configuration_of_trl_that_streams(more: dict[str, Any], streams: bool) -> None:
+    migration = migrate({"model_name_or_path": "m", "dataset_name": "d", "dataset_streaming": True, **more})
+    assert migration.run["data"].get("streaming", False) == streams
+    (note,) = [note for note in migration.notes if note.setting == "streaming"]
+    assert (note.outcome is Outcome.CARRIED_OVER) == streams
 
 
 def test_a_dry_run_of_a_stream(run: Any, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def migrate_data(settings: Settings, notes: Notes, *, evaluates: bool) -> dict[s
     else:
         raise ValueError("no data: give dataset_name, datasets or dataset_mixer")
     if settings.get("dataset_streaming") or settings.get("streaming"):
-        notes.no_counterpart("streaming", "rows are read once and kept as token ids; data.streaming: true streams them")
+        _stream(data, settings, notes)
     if not evaluates and ({"eval", "test_split_size"} & data.keys()):
         unread = sorted({"dataset_test_split", "dataset_splits", "test_split_size"} & settings.keys())
         notes.no_counterpart(
@@ -42,6 +42,20 @@ def migrate_data(settings: Settings, notes: Notes, *, evaluates: bool) -> dict[s
         data.pop("eval", None)
         data.pop("test_split_size", None)
     return data
+
+
+def _stream(data: dict[str, Any], settings: Settings, notes: Notes) -> None:
+    """`data.streaming`, where the run can have it."""
+    source = data["train"]
+    is_part = isinstance(source, dict) and {"fraction", "rows"} & source.keys()
+    needs_all = settings.get("precompute_ref_log_probs") or settings.get("dataset_num_proc")
+    if isinstance(source, list) or is_part or needs_all or "test_split_size" in data:
+        notes.no_counterpart("streaming", "something of this run needs all pairs; they are read once, before training")
+    elif settings.get("max_steps", -1) <= 0:
+        notes.no_counterpart("streaming", "data.streaming needs training.max_steps; all pairs are read before training")
+    else:
+        data["streaming"] = True
+        notes.carried_over("streaming", "data.streaming")
 
 
 def _single(name: str, settings: Settings, notes: Notes) -> dict[str, Any]:

@@ -183,8 +183,8 @@ class RunSettings:
         data, pair_stream = self._trainer.train_dataset, saved.get("stream")
         if isinstance(data, PairStream) and pair_stream and pair_stream["digest"] is not None and "data" not in allowed:
             error = CheckpointError(
-                f"{checkpoint}: its run was trained on other pairs than the first {pair_stream['pairs']} of this stream; "
-                "give it as it was, or allow the change with resume_despite: [data]"
+                f"{checkpoint}: its run was trained on other pairs than the first {pair_stream['pairs']} of this "
+                "stream; give it as it was, or allow the change with resume_despite: [data]"
             )
             data.expect(pair_stream["pairs"], pair_stream["digest"], error)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def reject_unstreamable(args: PreferenceConfig) -> None:
 def prepare_stream(
     rows: Any,
     tokenizer: PreTrainedTokenizerBase,
-    columns_of_objective: Iterable[Column],
+    extra: Sequence[Column],
     args: PreferenceConfig,
     name: str,
     *,
@@ -59,9 +59,10 @@ def prepare_stream(
 ) -> PairStream:
     """The pairs of a stream: an IterableDataset of rows, or a function from the number of a pass to its rows.
 
+    extra                 the columns that the objective reads
     columns, description  as for `prepare_dataset`
     """
-    columns, extra = (args.columns if columns is None else columns) or {}, tuple(columns_of_objective)
+    columns = (args.columns if columns is None else columns) or {}
     check_columns(columns, extra)
     steps = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     return PairStream(

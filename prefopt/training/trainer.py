@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import PredictionOutput
 
-from prefopt.data import DataError, DataReport, PairStream, PreferenceCollator, is_stream
+from prefopt.data import DataError, PairStream, PreferenceCollator, is_stream
 from prefopt.metrics import MetricSums
 from prefopt.objective import Objective, ObjectiveOutput
 from prefopt.objective_config import ObjectiveConfig
@@ -22,6 +21,7 @@ from prefopt.tokens import PreferenceBatch
 from prefopt.training.argument_conditions import reject_unspread
 from prefopt.training.callbacks import MarginWatch, WarmupWatch, drift
 from prefopt.training.config import PreferenceConfig
+from prefopt.training.data_sets import DataSets
 from prefopt.training.evaluating import check_metrics_options
 from prefopt.training.finished import finished_state
 from prefopt.training.finite_steps import require_finite_weights
@@ -33,25 +33,20 @@ from prefopt.training.preflight import (
     check_optimizer,
     check_optimizer_class,
     check_units,
-    pair_check,
     reject_no_step,
     reject_other_arguments,
     reject_other_tokens,
     reject_other_types,
-    reject_pairs_beyond_limits,
     reject_unusable_settings,
     reject_unused_options,
 )
 from prefopt.training.reference_cache import fill_reference_cache
 from prefopt.training.searching import SearchingTrainer, begin
-from prefopt.training.streaming import prepare_stream, reject_unstreamable
+from prefopt.training.streaming import reject_unstreamable
 from prefopt.training.trainer_inputs import (
-    PreparedData,
     ensure_pad_token,
-    log_report,
     longest_row,
     model_maker,
-    prepare_dataset,
     reference_loader,
 )
 from prefopt.training.updates import reject_untrainable
@@ -124,13 +119,8 @@ class PreferenceTrainer(SearchingTrainer):
         reject_other_tokens(tokenizer, ref_model)
         module.mask_metrics.tokenizer = tokenizer
         config = module.objective.config
-        self.data_reports: dict[str, DataReport] = {}
-
-        self._prepare_rows = partial(prepare_dataset, tokenizer=tokenizer, objective=config, args=args)
-        self._prepare_stream = partial(
-            prepare_stream, tokenizer=tokenizer, columns_of_objective=config.columns, args=args
-        )
-        self._reject_pairs = partial(reject_pairs_beyond_limits, module)
+        self._prepared = DataSets(module, tokenizer, args)
+        self.data_reports = self._prepared.reports
         with args.main_process_first(desc="preparing the data"):
             if isinstance(train_dataset, Mapping):
                 raise DataError(f"train_dataset: found sets named {', '.join(train_dataset)}; give one of them")
@@ -163,26 +153,6 @@ class PreferenceTrainer(SearchingTrainer):
         self._last: ObjectiveOutput | None = None
         self._sums = {"train": MetricSums(), "eval": MetricSums()}
         self.guard_steps(self._sums["train"])
-
-    def _prepared(self, data: Any, name: str) -> Any:
-        """Rows, or several sets of them by name, as data sets of token ids; those and names as they are."""
-        if data is None or isinstance(data, str):
-            return data
-        if isinstance(data, Mapping):
-            return {key: self._prepared(rows, f"{name}-{key}") for key, rows in data.items()}
-        if isinstance(data, PairStream) and name != "train":
-            raise DataError(f"{name} data: it is a stream of pairs without end, and an evaluation needs all of them")
-        if name == "train" and is_stream(data):
-            pair_stream = data if isinstance(data, PairStream) else self._prepare_stream(data, name=name)
-            pair_stream.check = pair_check(self._made)
-            return pair_stream
-        dataset, report = data if isinstance(data, PreparedData) else self._prepare_rows(data, name=name)
-        if report is not None:
-            self.data_reports[name] = report
-            if not isinstance(data, PreparedData):  # whose maker has logged it
-                log_report(report, name)
-        self._reject_pairs(dataset)
-        return dataset
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Trainer's; `eval_dataset` is as for the constructor, or the name of one of several given there."""

@@ -1,0 +1,49 @@
+"""The data sets of a trainer: rows, streams or token ids, by name, as what training and evaluation read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, final
+
+from transformers import PreTrainedTokenizerBase
+
+from prefopt.data import DataError, DataReport, PairStream, is_stream
+from prefopt.scoring import PreferenceModel
+from prefopt.training.config import PreferenceConfig
+from prefopt.training.preflight import pair_check, reject_pairs_beyond_limits
+from prefopt.training.streaming import prepare_stream
+from prefopt.training.trainer_inputs import PreparedData, log_report, prepare_dataset
+
+
+@final
+class DataSets:
+    """(data, name) -> a data set of token ids that the model can read, or a stream of its pairs; a mapping of several,
+    by name; names and None as they are. `reports` holds the DataReport of each by name."""
+
+    def __init__(self, model: PreferenceModel, tokenizer: PreTrainedTokenizerBase, args: PreferenceConfig) -> None:
+        objective = model.objective.config
+        self.reports: dict[str, DataReport] = {}
+        self._prepare = partial(prepare_dataset, tokenizer=tokenizer, objective=objective, args=args)
+        self._prepare_stream = partial(prepare_stream, tokenizer=tokenizer, extra=objective.columns, args=args)
+        self._reject_pairs = partial(reject_pairs_beyond_limits, model)
+        self._check = pair_check(model)
+
+    def __call__(self, data: Any, name: str) -> Any:
+        if data is None or isinstance(data, str):
+            return data
+        if isinstance(data, Mapping):
+            return {key: self(rows, f"{name}-{key}") for key, rows in data.items()}
+        if name == "train" and is_stream(data):
+            pairs = data if isinstance(data, PairStream) else self._prepare_stream(data, name=name)
+            pairs.check = self._check
+            return pairs
+        if isinstance(data, PairStream):
+            raise DataError(f"{name} data: it is a stream of pairs without end, and an evaluation needs all of them")
+        dataset, report = data if isinstance(data, PreparedData) else self._prepare(data, name=name)
+        if report is not None:
+            self.reports[name] = report
+            if not isinstance(data, PreparedData):  # whose maker has logged it
+                log_report(report, name)
+        self._reject_pairs(dataset)
+        return dataset

@@ -12,7 +12,9 @@ from transformers import AutoModelForCausalLM
 
 from prefopt import Objective, PreferenceBatch, zoo
 from prefopt.scoring import PreferenceModel
+from prefopt.training import PreferenceTrainer
 from tests.test_docs import NAMED_MODEL
+from tests.training.test_trainer import config
 
 FOLDER = Path(__file__).parents[1] / "docs" / "examples"
 
@@ -70,6 +72,14 @@ def test_inside_trl(
     after = Objective.load("runs/trl").state_dict()
     assert any(not torch.equal(after[name], before[name]) for name in after)
     assert AutoModelForCausalLM.from_pretrained("runs/trl")
+    # TRL goes on from what prefopt's trainer saves, by its folder's name.
+    args = config("runs/saved", max_steps=1)
+    ours = PreferenceTrainer(model_folder, objective=zoo.dpo(), args=args, train_dataset=rows)
+    ours.train()
+    ours.save_model()
+    args = trl.DPOConfig("runs/on", max_steps=1, bf16=False, report_to="none", activation_checkpointing=False)
+    theirs = trl.DPOTrainer("runs/saved", args=args, train_dataset=datasets.Dataset.from_list(rows[:8]))
+    assert torch.equal(theirs.model.lm_head.weight, ours.model.policy.lm_head.weight)
     # Under `dpo` loss and gradients are TRL's own on the same batch.
     results = []
     for kind, options in ((trl.DPOTrainer, {}), (script["ObjectiveTrainer"], {"objective": zoo.dpo(beta=0.5)})):

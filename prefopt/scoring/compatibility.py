@@ -16,7 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring.adapters import reject_shared_weights, reject_task_adapters
-from prefopt.scoring.forward import causal_lm, forward_hidden_states
+from prefopt.scoring.forward import causal_lm, forward_hidden_states, without_gradients
 from prefopt.scoring.lm_head.head import wide
 from prefopt.scoring.lm_head.token_statistics import require_one_vocabulary
 from prefopt.scoring.proof import Role
@@ -130,7 +130,7 @@ def require_compatible(policy: nn.Module, reference: nn.Module | None, objective
         require_one_vocabulary(objective.exact_divergence, *(vocabulary(causal_lm(model)) for model in models))
 
 
-@torch.no_grad()
+@without_gradients()
 def draws_in_training(role: Role, batch: PreferenceBatch) -> bool:
     """Whether a model draws random numbers in training mode, as for a jitter of its router.
 

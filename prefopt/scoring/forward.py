@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager, nullcontext
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeVar, final
@@ -172,6 +173,14 @@ def _of_distributions(signals: Collection[Signal], states: Tensor, head: Head | 
         for log_probs in (logits.log_softmax(-1) for logits in chunks)
     ]
     return {signal: torch.cat([part[signal] for part in parts]) for signal in functions}
+
+
+@contextmanager
+def without_gradients() -> Iterator[None]:
+    """torch.no_grad for calls in training mode, of which reentrant checkpointing warns that no gradient comes back."""
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="None of the inputs have requires_grad")
+        yield
 
 
 def in_fsdp_forward(model: nn.Module, function: Callable[[], _T], *, plain_forward: bool = False) -> _T:

@@ -18,6 +18,7 @@ from prefopt.scoring.forward import (
     forward_hidden_states,
     in_fsdp_forward,
     not_compiled,
+    without_gradients,
 )
 from prefopt.scoring.input_gradient import states_and_gradients
 from prefopt.scoring.lm_head.head import Head, UnsupportedHeadError
@@ -57,7 +58,7 @@ class Disagreement:
     padding: str | None = None
 
 
-@torch.no_grad()
+@without_gradients()
 def disagreement(
     roles: Sequence[Role], batch: PreferenceBatch, placement: Placement | None, *, made_up: bool = False
 ) -> Disagreement:

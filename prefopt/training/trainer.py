@@ -176,6 +176,8 @@ class PreferenceTrainer(SearchingTrainer):
         """
         if self.args.dry_run:
             raise ValueError("this trainer is of a dry run, and would write nothing; start(run) makes one that trains")
+        if self.train_dataset is None:
+            raise ValueError("train_dataset: none was given, and training needs pairs; this trainer evaluates alone")
         if self.model_init is not None:
             self.renew(trial)
             self._last = None

@@ -169,6 +169,12 @@ def test_what_is_pushed(trainer: Callable[..., PreferenceTrainer], hub: Hub, out
     plain = AutoModelForCausalLM.from_pretrained(uploaded)
     assert torch.equal(plain.lm_head.weight, run.model.policy.lm_head.weight)
     assert AutoTokenizer.from_pretrained(uploaded).eos_token == "<eos>"
+    # What vLLM reads before the weights: the class, the precision, the vocabulary and where a response ends.
+    described = json.loads((uploaded / "config.json").read_text())
+    assert described["architectures"] == ["LlamaForCausalLM"]
+    assert described["dtype"] == "float32"
+    assert described["vocab_size"] == plain.lm_head.weight.shape[0]
+    assert json.loads((uploaded / "generation_config.json").read_text())["eos_token_id"] == described["eos_token_id"]
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,8 @@ _BNB = {
 _TRL_LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05}
 _TRL_TRAINING = {"gradient_checkpointing": True, "bf16": True}
 
+_OFF = "off, as it is here"
+
 _WITHOUT_COUNTERPART = {
     "disable_dropout": "dropout is always off here, in both models",
     "precompute_ref_batch_size": "the reference cache is filled by per_device_eval_batch_size",
@@ -102,6 +104,8 @@ def run_file(settings: Settings, notes: Notes, *, method: str | None, source: st
         if name in _WITHOUT_COUNTERPART:
             if value:
                 notes.no_counterpart(name, _WITHOUT_COUNTERPART[name] or _remark(name, value))
+            else:
+                notes.carried_over(name, _OFF)
         elif name in ARGUMENTS and objection(name, value):
             notes.no_counterpart(name, _remark(name, value))
         elif name in paths:
@@ -192,6 +196,8 @@ def _migrate_quantisation(run: dict[str, Any], settings: Settings, notes: Notes)
 
 def _migrate_reference_cache(run: dict[str, Any], settings: Settings, notes: Notes) -> None:
     if not settings.get("precompute_ref_log_probs"):
+        if settings.get("precompute_ref_log_probs") is not None:
+            notes.carried_over("precompute_ref_log_probs", _OFF)
         return
     if settings.get("sync_ref_model"):
         notes.no_counterpart("precompute_ref_log_probs", "a reference that follows the policy cannot be kept")

@@ -48,14 +48,15 @@ def _stream(data: dict[str, Any], settings: Settings, notes: Notes) -> None:
     """`data.streaming`, where the run can have it."""
     source = data["train"]
     is_part = isinstance(source, dict) and {"fraction", "rows"} & source.keys()
+    name = "dataset_streaming" if settings.get("dataset_streaming") else "streaming"
     needs_all = settings.get("precompute_ref_log_probs") or settings.get("dataset_num_proc")
     if isinstance(source, list) or is_part or needs_all or "test_split_size" in data:
-        notes.no_counterpart("streaming", "something of this run needs all pairs; they are read once, before training")
+        notes.no_counterpart(name, "something of this run needs all pairs; they are read once, before training")
     elif settings.get("max_steps", -1) <= 0:
-        notes.no_counterpart("streaming", "data.streaming needs training.max_steps; all pairs are read before training")
+        notes.no_counterpart(name, "data.streaming needs training.max_steps; all pairs are read before training")
     else:
         data["streaming"] = True
-        notes.carried_over("streaming", "data.streaming")
+        notes.carried_over(name, "data.streaming")
 
 
 def _single(name: str, settings: Settings, notes: Notes) -> dict[str, Any]:

@@ -188,7 +188,7 @@ def test_what_a_run_file_cannot_stream(data: dict[str, Any], training: dict[str,
 def test_a_configuration_of_trl_that_streams(more: dict[str, Any], streams: bool) -> None:
     migration = migrate({"model_name_or_path": "m", "dataset_name": "d", "dataset_streaming": True, **more})
     assert migration.run["data"].get("streaming", False) == streams
-    (note,) = [note for note in migration.notes if note.setting == "streaming"]
+    (note,) = [note for note in migration.notes if note.setting == "dataset_streaming"]
     assert (note.outcome is Outcome.CARRIED_OVER) == streams
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.syntax import Syntax
 from rich.table import Table
 
 from prefopt.cli import completion
@@ -50,7 +49,7 @@ def train(
         run = RunFile.load(run_file, overrides or ())
         trainer = start(run, overwrite=overwrite, dry_run=dry_run, judges=resolve_judge)
     if dry_run:
-        console.print(Syntax(run.to_yaml(), "yaml", word_wrap=True))
+        console.print(run.to_yaml(), markup=False, highlight=False, soft_wrap=True)
     try:
         console.print(_plan_table(plan_run(trainer)))
     except UnknownPlanError as error:
@@ -60,7 +59,8 @@ def train(
         if dry_run:
             raise typer.Exit(1) from error
     if dry_run:
-        console.print("Nothing was written or trained.")
+        pairs = trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps * trainer.args.world_size
+        console.print(f"{trainer.state.max_steps:,} steps of {pairs:,} pairs. Nothing was written or trained.")
         return
     with exit_on(FloatingPointError, StoreError, OSError):
         result = run_training(trainer)

@@ -21,13 +21,13 @@ from prefopt.training.loading import adapter_base, load_tokenizer, reject_unload
 from prefopt.training.manifest import LIBRARIES, CheckpointError
 from prefopt.training.output_folder import OutputFolderError, reject_output_folder
 from prefopt.training.preflight import reject_unusable_settings
+from prefopt.training.rehearsal import rehearse
 from prefopt.training.resume import checkpoint_to_resume
 from prefopt.training.run_data import prepare_run_data
 from prefopt.training.run_file import RunFile, RunFileError
 from prefopt.training.samples import ComparingJudge, SamplesCallback
 from prefopt.training.trainer import PreferenceTrainer
 from prefopt.training.trainer_inputs import ensure_pad_token, lora_config
-from prefopt.training.updates import reject_untrainable
 from prefopt.training.writable import reject_unwritable
 from prefopt.whole_files import publish_text
 
@@ -98,8 +98,7 @@ def start(
     if args.should_save:
         trainer.callback_handler.callbacks.insert(0, _RunRecord(run, trainer.data_reports))
     if dry_run:
-        reject_untrainable(trainer.model.policy)
-        trainer.checkpoint_to_resume(None)
+        rehearse(trainer)
     return trainer
 
 

@@ -53,6 +53,7 @@ def test_it_prints_run_data_and_plan_and_writes_nothing(
     assert "beta: 0.5" in output
     assert "tdpo2" not in output  # the run as it is resolved
     assert "the heaviest step" in output
+    assert "1 steps of 8 pairs. Nothing was written or trained." in output
     assert "33 rows read, 32 pairs kept" in caplog.text
     assert "1 bad rows" in caplog.text
 
@@ -82,6 +83,20 @@ def test_folders_that_cannot_be_made_are_refused(
     assert f"{under} cannot be written to ({under.parent}: Not a directory)" in refused
     monkeypatch.setattr("os.access", lambda path, mode: not mode & os.W_OK)
     assert f"out cannot be written to ({tmp_path}: Permission denied)" in dry_run(file, exit_code=2)
+
+
+def test_it_looks_for_room_and_reads_the_beginning_of_a_stream(
+    tmp_path: Path, model_folder: str, rows: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = {"streaming": True, "reference_cache": None}
+    file = run_file(tmp_path, model_folder, [{"prompt": "the", "chosen": 3, "rejected": " bad"}, *rows], data=stream)
+    assert "pairs.jsonl:1: field 'chosen'" in dry_run(file, exit_code=2)
+    file = run_file(tmp_path, model_folder, rows, data=stream)
+    before = written(tmp_path)
+    assert "No plan: the training data are a stream" in dry_run(file)
+    assert written(tmp_path) == before
+    monkeypatch.setattr("prefopt.training.disk.free_bytes", lambda folder: 10)
+    assert "out: 10 bytes are free" in dry_run(file, exit_code=2)
 
 
 def test_its_trainer_does_not_train(tmp_path: Path, model_folder: str, rows: list[dict[str, str]]) -> None:

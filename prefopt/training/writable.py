@@ -39,7 +39,7 @@ def _named(folder: Path, field: str) -> Iterator[None]:
     except (OSError, ValueError) as error:
         path = Path(getattr(error, "filename", None) or folder)
         reason = getattr(error, "strerror", None) or str(error)
-        if path.is_symlink() and not path.exists():
+        if os.path.islink(path) and not os.path.exists(path):
             reason = f"{path} is a link to nothing"
         elif folder not in (path, path.parent):
             reason = f"{path}: {reason}"

@@ -105,7 +105,7 @@ def test_fields_have_a_default_and_a_meaning(run_schema: dict[str, Any]) -> None
             assert field.get("description"), f"{section}.{name}"
     fields = run_schema["$defs"]["PreferenceConfig"]["properties"]
     assert (fields["learning_rate"]["default"], fields["mask_weight_decay"]["default"]) == (1e-6, 0.01)
-    assert "is refused" in fields["push_to_hub"]["description"]
+    assert "is refused" in fields["neftune_noise_alpha"]["description"]
     files = run_schema["$defs"]["DataSource"]["properties"]["data_files"]["description"]
     assert files == "of `datasets.load_dataset`, for the hub and folders of data files; name is the configuration"
 

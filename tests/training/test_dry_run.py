@@ -88,10 +88,10 @@ def test_folders_that_cannot_be_made_are_refused(
 def test_it_looks_for_room_and_reads_the_beginning_of_a_stream(
     tmp_path: Path, model_folder: str, rows: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stream = {"streaming": True, "reference_cache": None}
-    file = run_file(tmp_path, model_folder, [{"prompt": "the", "chosen": 3, "rejected": " bad"}, *rows], data=stream)
+    streaming = {"streaming": True, "reference_cache": None}
+    file = run_file(tmp_path, model_folder, [{"prompt": "the", "chosen": 3, "rejected": " bad"}, *rows], data=streaming)
     assert "pairs.jsonl:1: field 'chosen'" in dry_run(file, exit_code=2)
-    file = run_file(tmp_path, model_folder, rows, data=stream)
+    file = run_file(tmp_path, model_folder, rows, data=streaming)
     before = written(tmp_path)
     assert "No plan: the training data are a stream" in dry_run(file)
     assert written(tmp_path) == before

@@ -21,6 +21,7 @@ from prefopt.data import DataError
 from prefopt.training import PreferenceTrainer, RunFile, RunFileError, start, train
 from prefopt.training.manifest import CheckpointError
 from prefopt.training.migration import Outcome, migrate
+from tests.forked import run_module
 from tests.training.test_trainer import config
 
 SAVING = {"save_strategy": "steps", "save_steps": 2}
@@ -197,3 +198,22 @@ def test_a_dry_run_of_a_stream(run: Any, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["train", str(tmp_path / "run.yaml"), "--dry-run"])
     assert result.exit_code == 0, result.output
     assert "No plan: the training data are a stream" in " ".join(result.output.split())
+
+
+@pytest.mark.long
+def test_two_processes_are_as_one(model_folder: str, rows: list[dict[str, str]], tmp_path: Path) -> None:
+    data = tmp_path / "rows.json"
+    data.write_text(json.dumps(rows))
+    results = []
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        run_module("tests.training.streaming_processes", processes, model_folder, data, out, 8 // processes)
+        results.append(json.loads((out / "result.json").read_text()))
+    one, two = results
+    assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
+    assert two["again"] == two["losses"]
+    assert (two["labels"], two["pairs"]) == (one["labels"], 7) == (list(range(7)), one["pairs"])
+    assert two["logps"] == pytest.approx(one["logps"], rel=1e-4)
+    assert two["quarantine"] == one["quarantine"]
+    assert one["quarantine"].count("\n") == 1
+    assert one["samples"] == two["samples"] == 3

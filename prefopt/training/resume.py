@@ -180,13 +180,21 @@ class RunSettings:
                 f"{checkpoint}: a run of other settings wrote it: {'; '.join(changes.values())}. Go on with those, or "
                 f"allow the change with resume_despite: [{', '.join(changes)}]"
             )
-        data, pair_stream = self._trainer.train_dataset, saved.get("stream")
-        if isinstance(data, PairStream) and pair_stream and pair_stream["digest"] is not None and "data" not in allowed:
-            error = CheckpointError(
-                f"{checkpoint}: its run was trained on other pairs than the first {pair_stream['pairs']} of this "
-                "stream; give it as it was, or allow the change with resume_despite: [data]"
-            )
-            data.expect(pair_stream["pairs"], pair_stream["digest"], error)
+        if "data" not in allowed and (pair_stream := saved.get("stream")):
+            self._expect_pairs(checkpoint, **pair_stream)
+
+    def _expect_pairs(self, checkpoint: str, *, pairs: int, digest: str | None) -> None:
+        """Let the stream raise CheckpointError where its first pairs, which are skipped, are others than those that
+        were trained on."""
+        data: PairStream = self._trainer.train_dataset
+        if digest is None or self._trainer.args.ignore_data_skip:
+            _LOG.warning("Resuming from %s without a comparison of its pairs with the stream's.", checkpoint)
+            return
+        error = CheckpointError(
+            f"{checkpoint}: its run was trained on other pairs than the first {pairs} of this stream; give it as it "
+            "was, or allow the change with resume_despite: [data]"
+        )
+        data.expect(pairs, digest, error)
 
 
 def decisive_arguments(args: PreferenceConfig) -> dict[str, Any]:

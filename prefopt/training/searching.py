@@ -21,8 +21,9 @@ from prefopt.training.resume import RunSettings
 from prefopt.training.updates import UpdateWatch
 
 _READ_ONCE = """output_dir max_length max_prompt_length on_too_long chat_template_kwargs on_bad_rows columns
-logits_budget_mb reference_cache shared_prefix router_aux_loss_coef model_init_kwargs ref_adapter_name torch_compile
-torch_compile_backend torch_compile_mode sync_ref_model ref_model_mixup_alpha ref_model_sync_steps""".split()
+dataset_num_proc logits_budget_mb reference_cache shared_prefix router_aux_loss_coef model_init_kwargs
+ref_adapter_name torch_compile torch_compile_backend torch_compile_mode sync_ref_model ref_model_mixup_alpha
+ref_model_sync_steps""".split()
 """Arguments that are read before a trial's are set."""
 
 

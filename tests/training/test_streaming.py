@@ -20,7 +20,6 @@ from prefopt.cli import app
 from prefopt.data import DataError
 from prefopt.training import PreferenceTrainer, RunFile, RunFileError, start, train
 from prefopt.training.manifest import CheckpointError
-from prefopt.training.migration import Outcome, migrate
 from tests.forked import run_module
 from tests.training.test_trainer import config
 
@@ -80,7 +79,7 @@ def test_a_resumed_run_is_the_same_run(made: Any, out: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(again), strict=True))
 
 
-def test_a_run_is_not_resumed_on_other_pairs(made: Any, rows: list[dict[str, str]], out: str) -> None:
+def test_a_run_is_not_resumed_on_other_pairs(made: Any, rows: list[dict[str, str]], out: str, caplog: Any) -> None:
     made(args=SAVING).train()
     before = Path(out, "checkpoint-2", "model.safetensors").read_bytes()
     other = datasets.Dataset.from_list(rows[::-1]).to_iterable_dataset()
@@ -88,6 +87,9 @@ def test_a_run_is_not_resumed_on_other_pairs(made: Any, rows: list[dict[str, str
         made(other, args=SAVING).train(f"{out}/checkpoint-2")
     assert Path(out, "checkpoint-2", "model.safetensors").read_bytes() == before
     made(other, args=SAVING | {"resume_despite": ["data"]}).train(f"{out}/checkpoint-2")
+    with caplog.at_level(logging.WARNING, "prefopt"):
+        made(other, args=SAVING | {"ignore_data_skip": True}).train(f"{out}/checkpoint-2")
+    assert "checkpoint-2 without a comparison of its pairs with the stream's" in caplog.text
     with pytest.raises(CheckpointError, match=r"data \(a stream there, 32 pairs, "):
         made(rows, args=SAVING).train(f"{out}/checkpoint-2")
 
@@ -180,17 +182,6 @@ def test_a_run_file(run: Any, tmp_path: Path) -> None:
 def test_what_a_run_file_cannot_stream(data: dict[str, Any], training: dict[str, Any], error: str, run: Any) -> None:
     with pytest.raises(RunFileError, match=error):
         run(data, **training)
-
-
-@pytest.mark.parametrize(
-    ("more", "streams"),
-    [({"max_steps": 9}, True), ({}, False), ({"max_steps": 9, "dataset_num_proc": 2}, False)],
-)
-def test_a_configuration_of_trl_that_streams(more: dict[str, Any], streams: bool) -> None:
-    migration = migrate({"model_name_or_path": "m", "dataset_name": "d", "dataset_streaming": True, **more})
-    assert migration.run["data"].get("streaming", False) == streams
-    (note,) = [note for note in migration.notes if note.setting == "dataset_streaming"]
-    assert (note.outcome is Outcome.CARRIED_OVER) == streams
 
 
 def test_a_dry_run_of_a_stream(run: Any, tmp_path: Path) -> None:

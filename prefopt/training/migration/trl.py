@@ -77,7 +77,6 @@ _WITHOUT_COUNTERPART = {
     "activation_offloading": "activation_checkpointing saves memory",
     "max_completion_length": "data.max_length is the limit of prompt and response together",
     "is_encoder_decoder": "policies are causal models",
-    "generate_during_eval": "nothing is generated while a run trains",
     "ignore_bias_buffers": "no buffer has to be left out here",
     "truncation_side": "the prompt is cut from the left first, then the responses from the right",
     "bf16_full_eval": "",
@@ -94,7 +93,12 @@ def run_file(settings: Settings, notes: Notes, *, method: str | None, source: st
     evaluates = settings.get("eval_strategy", "no") not in ("no", False)
     run["data"] |= data.migrate_data(settings, notes, evaluates=evaluates)
     paths = {field.name: ("training", field.name) for field in fields(PreferenceConfig)} | _PATHS
-    elsewhere = data.SETTINGS | trl_objective.SETTINGS | _BNB.keys() | {"use_peft", "precompute_ref_log_probs"}
+    elsewhere = (
+        data.SETTINGS
+        | trl_objective.SETTINGS
+        | _BNB.keys()
+        | {*("use_peft", "precompute_ref_log_probs", "generate_during_eval")}
+    )
     for name, value in settings.items():
         if name in elsewhere or value is None:
             continue
@@ -116,6 +120,7 @@ def run_file(settings: Settings, notes: Notes, *, method: str | None, source: st
     _migrate_adapter(run, settings, notes)
     _migrate_quantisation(run, settings, notes)
     _migrate_reference_cache(run, settings, notes)
+    _migrate_samples(run, settings, notes)
     for name, default in _TRL_TRAINING.items():
         if name not in settings:
             path = ".".join(paths[name])
@@ -192,6 +197,16 @@ def _migrate_quantisation(run: dict[str, Any], settings: Settings, notes: Notes)
             notes.no_counterpart(name, "read only with load_in_4bit")
     if config.get("load_in_4bit"):
         config.setdefault("bnb_4bit_quant_type", "nf4")  # TRL's default, which is not bitsandbytes'
+
+
+def _migrate_samples(run: dict[str, Any], settings: Settings, notes: Notes) -> None:
+    if not settings.get("generate_during_eval"):
+        return
+    if {"eval", "test_split_size"} & run["data"].keys():
+        run["samples"] = {"num_prompts": 8}
+        notes.changed("generate_during_eval", "samples: of 8 prompts, greedy, at every evaluation")
+    else:
+        notes.no_counterpart("generate_during_eval", "read only where there is an evaluation (eval_strategy)")
 
 
 def _migrate_reference_cache(run: dict[str, Any], settings: Settings, notes: Notes) -> None:

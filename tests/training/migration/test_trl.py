@@ -124,11 +124,29 @@ def test_the_rest_lands_in_its_section() -> None:
         ({"beta": 0.3}, Outcome.CARRIED_OVER, "beta", "objective (dpo)"),
         ({"warmup_ratio": 0.1}, Outcome.CARRIED_OVER, "warmup_ratio", "training.warmup_steps"),
         ({"torch_dtype": "float32"}, Outcome.CARRIED_OVER, "torch_dtype", "model.init.dtype"),
+        ({"generate_during_eval": True}, Outcome.NO_COUNTERPART, "generate_during_eval", "only where there is an eval"),
+        (
+            {"generate_during_eval": True, "eval_strategy": "steps"},
+            Outcome.CHANGED,
+            "generate_during_eval",
+            "samples: of 8 prompts",
+        ),
+        ({"dataset_num_proc": 4}, Outcome.CARRIED_OVER, "dataset_num_proc", "data.dataset_num_proc"),
+        ({"streaming": True}, Outcome.NO_COUNTERPART, "streaming", "data.streaming needs training.max_steps"),
+        ({"streaming": True, "max_steps": 9}, Outcome.CARRIED_OVER, "streaming", "data.streaming"),
+        (
+            {"dataset_streaming": True, "max_steps": 9, "dataset_num_proc": 4},
+            Outcome.NO_COUNTERPART,
+            "dataset_streaming",
+            "something of this run needs all pairs",
+        ),
         ({"max_prompt_length": 9}, Outcome.CARRIED_OVER, "max_prompt_length", "data.max_prompt_length"),
     ],
 )
 def test_every_setting_is_told(settings: dict[str, Any], outcome: Outcome, setting: str, words: str) -> None:
-    notes = {note.setting: note for note in migrate(BASE | settings).notes}
+    migration = migrate(BASE | settings)
+    RunFile.model_validate(migration.run)
+    notes = {note.setting: note for note in migration.notes}
     assert notes[setting].outcome is outcome
     assert words in notes[setting].text
     assert BASE.keys() | settings.keys() <= notes.keys()

@@ -46,7 +46,6 @@ def migrate_data(settings: Settings, notes: Notes, *, evaluates: bool) -> dict[s
 
 def _stream(data: dict[str, Any], settings: Settings, notes: Notes) -> None:
     """`data.streaming`, where the run can have it."""
-    name = "dataset_streaming" if settings.get("dataset_streaming") else "streaming"
     source = data["train"]
     is_part = isinstance(source, dict) and {"fraction", "rows"} & source.keys()
     name = "dataset_streaming" if settings.get("dataset_streaming") else "streaming"

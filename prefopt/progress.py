@@ -5,11 +5,11 @@ from __future__ import annotations
 import operator
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
-__all__ = ["Report", "current_report", "reporting_to", "tracked"]
+__all__ = ["Report", "current_report", "reporting_to", "shown", "tracked"]
 
 T = TypeVar("T")
 
@@ -52,8 +52,7 @@ def tracked(items: Iterable[T], what: str, total: int | None = None, *, hidden: 
     hidden  whether there is to be no bar
     """
     total = total or operator.length_hint(items) or None
-    report = _REPORT.get()
-    with _bar(what, total, hidden=hidden) if report is None else nullcontext(report) as show:
+    with shown(what, total, hidden=hidden) as show:
         show(what, 0, total)
         done, last = 0, time.monotonic()
         for item in items:
@@ -66,7 +65,11 @@ def tracked(items: Iterable[T], what: str, total: int | None = None, *, hidden: 
 
 
 @contextmanager
-def _bar(what: str, total: int | None, *, hidden: bool) -> Iterator[Report]:
+def shown(what: str, total: int | None = None, *, hidden: bool = False) -> Iterator[Report]:
+    """Gives what is called with the progress of something that is no loop of ours. Arguments as for `tracked`."""
+    if (report := _REPORT.get()) is not None:
+        yield report
+        return
     from rich.markup import escape
     from rich.progress import (
         BarColumn,

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from prefopt.comparison.progress import Board
 from prefopt.data import read_rows
-from prefopt.progress import current_report, reporting_to, tracked
+from prefopt.progress import current_report, reporting_to, shown, tracked
 
 Reports = list[tuple[str, int, int | None]]
 
@@ -45,16 +45,26 @@ def test_a_terminal_shows_one_bar_with_the_time_that_is_left(
     monkeypatch.setenv("COLUMNS", "100")
     for _ in tracked(range(3), "[outer]"):
         assert list(tracked(range(2), "inner")) == [0, 1]
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert "[outer]" in shown.err
-    assert "3/3" in shown.err
-    assert "-:--:--" in shown.err  # the time that is left, before the first item is done
-    assert "inner" not in shown.err
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "[outer]" in captured.err
+    assert "3/3" in captured.err
+    assert "-:--:--" in captured.err  # the time that is left, before the first item is done
+    assert "inner" not in captured.err
     assert list(tracked(range(2), "hidden", hidden=True)) == [0, 1]
     with reporting_to(None):
         assert list(tracked(range(2), "another's")) == [0, 1]
     assert capsys.readouterr().err == ""
+
+
+def test_what_is_no_loop_of_ours_is_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    with shown("fine-tuning", 2) as report:
+        report("fine-tuning", 1, 2)
+        list(tracked("a", "inner"))
+    err = capsys.readouterr().err
+    assert "1/2" in err
+    assert "inner" not in err
 
 
 def test_an_error_leaves_no_bar(monkeypatch: pytest.MonkeyPatch, reports: Reports) -> None:
@@ -71,9 +81,9 @@ def test_a_run_of_a_comparison_shows_which_part_is_under_way(capsys: pytest.Capt
         list(tracked(range(3), "sampling"))
         current_report()("training", 5, 10)
         board._progress.refresh()
-        shown = capsys.readouterr().out
-    assert "[dpo], seed 0: training" in shown
-    assert "5/10" in shown
+        out = capsys.readouterr().out
+    assert "[dpo], seed 0: training" in out
+    assert "5/10" in out
 
 
 @pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.csv"])

@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from prefopt.data.quiet import quiet
+from prefopt.progress import shown
 from prefopt.training.callbacks import StepReport
 from prefopt.training.trainer_inputs import ensure_pad_token
 from prefopt.validation import Settings
@@ -117,8 +118,9 @@ def train_language_model(
         data_collator=DataCollatorForSeq2Seq(tokenizer),
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(StepReport("fine-tuning"))
-    trainer.train()
+    with shown("fine-tuning", steps) as report:
+        trainer.add_callback(StepReport("fine-tuning", report))
+        trainer.train()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

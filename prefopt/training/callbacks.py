@@ -12,7 +12,7 @@ import torch
 from transformers import TrainerCallback
 
 from prefopt.objective import Objective
-from prefopt.progress import current_report
+from prefopt.progress import Report, current_report
 from prefopt.scoring import PreferenceModel
 from prefopt.training.argument_conditions import CONDITIONS
 
@@ -125,16 +125,20 @@ class ReferenceUpdate(TrainerCallback):
 class StepReport(TrainerCallback):
     """Reports the steps of training as progress (see `prefopt.progress`).
 
-    what  it is, in a word or two
+    what    it is, in a word or two
+    report  where to; None: where progress is reported then
     """
 
-    def __init__(self, what: str = "training") -> None:
-        self._what = what
+    def __init__(self, what: str = "training", report: Report | None = None) -> None:
+        self._what, self._report = what, report
 
     def on_train_begin(self, args: object, state: Any, control: object, **kwargs: object) -> None:
         """Report the number of steps."""
-        current_report()(self._what, state.global_step, state.max_steps)
+        self._say(state)
 
     def on_step_end(self, args: object, state: Any, control: object, **kwargs: object) -> None:
         """Report the step."""
-        current_report()(self._what, state.global_step, state.max_steps)
+        self._say(state)
+
+    def _say(self, state: Any) -> None:
+        (self._report or current_report())(self._what, state.global_step, state.max_steps)

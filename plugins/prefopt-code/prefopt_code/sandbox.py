@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple, final
 
 from pydantic import Field
 
+from prefopt.progress import tracked
 from prefopt.validation import Settings
 from prefopt_code import jail
 
@@ -138,7 +139,7 @@ class Sandbox:
         """The outcomes of programs, in their order; as many run at a time as there are cores for this process."""
         self.check()
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            return list(pool.map(self._run, programs))
+            return list(tracked(pool.map(self._run, programs), "running programs", len(programs)))
 
     def check(self) -> None:
         """Run a program that has to pass, the first time. Raises SandboxError where programs cannot be run."""

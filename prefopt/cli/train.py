@@ -69,7 +69,7 @@ def train(
         for name, value in sorted(result.evaluation.items()):
             table.add_row(name.removeprefix("eval_"), f"{value:.4g}")
         console.print(table)
-    console.print(f"Saved in {result.folder}: the policy, the objective, run.yaml and about.json.")
+    console.print(f"Saved in {result.folder}: the policy, the objective, README.md, run.yaml and about.json.")
 
 
 def _plan_table(plan: RunPlan) -> Table:

@@ -33,6 +33,9 @@ _FIGURES = ("loss", "rewards/", "logps/", "divergence/")
 _OF_ADAPTERS = """peft_type r lora_alpha lora_dropout target_modules target_parameters modules_to_save use_dora
 use_rslora init_lora_weights""".split()
 
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+"""The one in C where libyaml is there: every save writes a card."""
+
 _ALWAYS = ("learning_rate", "lr_scheduler_type", "optim", "seed")
 """Settings that a card has at their defaults too."""
 
@@ -74,7 +77,7 @@ def objective_section(objective: Objective) -> str:
     parts = [f"| {part.kind} | `{part.name}` | {_cell(equation_of(type(part)))} |" for part in config.components]
     lines.append("\n".join(["| slot | component | |", "|---|---|---|", *parts]))
     fields = without_local_paths(config.model_dump(mode="json"))
-    lines.append(_fenced("yaml", yaml.safe_dump({"objective": fields}, sort_keys=False)))
+    lines.append(_fenced("yaml", _yaml({"objective": fields})))
     return "\n\n".join(lines)
 
 
@@ -113,7 +116,7 @@ def settings_section(args: PreferenceConfig, dtype: object, adapter: Any, steps:
         fields = json.loads(json.dumps(adapter.to_dict(), default=_plain))
         settings["adapter"] = {name: fields[name] for name in _OF_ADAPTERS if fields.get(name) not in (None, False)}
     kept = {name: value for name, value in settings.items() if value not in (None, {}, "")}
-    return _fenced("yaml", yaml.safe_dump(without_local_paths(kept), sort_keys=False))
+    return _fenced("yaml", _yaml(without_local_paths(kept)))
 
 
 def figures_section(evaluations: Mapping[str, Figures], log: Sequence[Mapping[str, float]]) -> str:
@@ -176,6 +179,10 @@ def _table(name: str, figures: Figures) -> str:
         rows.append(f"| {metric} | {figures.policy[metric]:.4g} | {shown} |")
     heading = f"`{name}`, after step {figures.step}:"
     return "\n".join([heading, "", "| | policy | reference |", "|---|---:|---:|", *rows])
+
+
+def _yaml(fields: Any) -> str:
+    return str(yaml.dump(fields, Dumper=_DUMPER, sort_keys=False, allow_unicode=True))
 
 
 def _fenced(language: str, text: str) -> str:

@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, final
 
+import datasets
 from transformers import PreTrainedTokenizerBase
 
-from prefopt.data import DataError, DataReport, PairStream, is_stream
+from prefopt.data import DataError, DataReport, DataSource, PairStream, is_stream
 from prefopt.scoring import PreferenceModel
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.preflight import pair_check, reject_pairs_beyond_limits
 from prefopt.training.streaming import prepare_stream
 from prefopt.training.trainer_inputs import PreparedData, log_report, prepare_dataset
 
+_HUB_FILE = re.compile(r"hf://datasets/([^@]+)@([0-9a-f]{40})/")
+"""The address of a file of a data set, at a revision."""
+
+
+def hub_source(data: Any) -> DataSource | None:
+    """Where a Dataset of the hub comes from, as what it knows of its download tells; None of other data."""
+    if not isinstance(data, datasets.Dataset):
+        return None
+    matches = (_HUB_FILE.match(address) for address in data.info.download_checksums or {})
+    origins = {match.groups() for match in matches if match is not None}
+    if len(origins) != 1:
+        return None
+    ((path, revision),) = origins
+    name = None if data.info.config_name == "default" else data.info.config_name
+    return DataSource(path=path, revision=revision, name=name, split=None if data.split is None else str(data.split))
+
 
 @final
 class DataSets:
     """(data, name) -> a data set of token ids that the model can read, or a stream of its pairs; a mapping of several,
-    by name; names and None as they are. `reports` holds the DataReport of each by name."""
+    by name; names and None as they are. `reports` holds the DataReport of each by name, `sources` where those of the
+    hub come from."""
 
     def __init__(self, model: PreferenceModel, tokenizer: PreTrainedTokenizerBase, args: PreferenceConfig) -> None:
         objective = model.objective.config
         self.reports: dict[str, DataReport] = {}
+        self.sources: dict[str, DataSource] = {}
         self._prepare = partial(prepare_dataset, tokenizer=tokenizer, objective=objective, args=args)
         self._prepare_stream = partial(prepare_stream, tokenizer=tokenizer, extra=objective.columns, args=args)
         self._reject_pairs = partial(reject_pairs_beyond_limits, model)
@@ -34,6 +54,8 @@ class DataSets:
             return data
         if isinstance(data, Mapping):
             return {key: self(rows, f"{name}-{key}") for key, rows in data.items()}
+        if (source := hub_source(data)) is not None:
+            self.sources[name] = source
         if name == "train" and is_stream(data):
             pairs = data if isinstance(data, PairStream) else self._prepare_stream(data, name=name)
             pairs.check = self._check

@@ -39,7 +39,6 @@ class PublishingTrainer(SavingTrainer):
     data_sources: dict[str, DataSource]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.data_sources = {}
         self._figures: dict[str, Figures] = {}
         self._card_options: dict[str, Any] = {}
         self._reference_sums = MetricSums()

@@ -120,7 +120,7 @@ class PreferenceTrainer(SearchingTrainer):
         module.mask_metrics.tokenizer = tokenizer
         config = module.objective.config
         self._prepared = DataSets(module, tokenizer, args)
-        self.data_reports = self._prepared.reports
+        self.data_reports, self.data_sources = self._prepared.reports, self._prepared.sources
         with args.main_process_first(desc="preparing the data"):
             if isinstance(train_dataset, Mapping):
                 raise DataError(f"train_dataset: found sets named {', '.join(train_dataset)}; give one of them")

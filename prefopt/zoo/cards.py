@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import final
 
 from prefopt.component import Component, Named
@@ -33,6 +34,7 @@ class Card:
     config: ObjectiveConfig
 
 
+@cache
 def card(name: str) -> Card:
     """The card of a named objective. Raises ValueError with the nearest right name where there is none so called."""
     config = build(name)

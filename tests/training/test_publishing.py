@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 import yaml
@@ -106,6 +107,18 @@ def test_every_save_has_a_card(trainer: Callable[..., PreferenceTrainer], out: s
     assert "https://arxiv.org/abs/2404.11999" in text
     assert "model = AutoModelForCausalLM.from_pretrained(name)" in text
     assert not [*local_paths(Path(out) / "checkpoint-1", out)][1:]  # training_args.bin, which is not uploaded
+
+
+def test_data_of_the_hub_is_named(model_folder: str, rows: Rows, out: str) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    data = datasets.Dataset.from_list(rows)
+    data.info.download_checksums = {f"hf://datasets/org/films@{commit}/data/train.parquet": {}}
+    data.info.config_name = "short"
+    trainer = PreferenceTrainer(model_folder, objective=zoo.dpo(), args=config(out), train_dataset=data)
+    trainer.create_model_card()
+    card = ModelCard.load(Path(out) / "README.md")
+    assert card.data.datasets == ["org/films"]
+    assert f'- source of train: `org/films` (name "short", revision "{commit}")' in card.text
 
 
 def test_a_card_that_was_changed_is_kept(

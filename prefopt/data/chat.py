@@ -90,7 +90,7 @@ class ChatRenderer:
         self.tokenizer, self.pair, self.options = tokenizer, pair, {**options, **pair.template}
         if tokenizer.chat_template is None and "chat_template" not in self.options:
             raise DataError(
-                f"{pair.source.where}: found messages, but the tokenizer '{tokenizer.name_or_path}' has no chat "
+                f"{pair.source.where}: found messages, but the tokenizer {tokenizer.name_or_path!r} has no chat "
                 "template; set tokenizer.chat_template, take a chat model's tokenizer, or give prompt and responses as "
                 "text"
             )
@@ -113,7 +113,7 @@ class ChatRenderer:
         except _REFUSALS as error:
             if isinstance(refusal, TemplateSyntaxError) or str(error) == str(refusal):
                 raise DataError(
-                    f"{self.pair.source.where}: the chat template of the tokenizer '{self.tokenizer.name_or_path}' "
+                    f"{self.pair.source.where}: the chat template of the tokenizer {self.tokenizer.name_or_path!r} "
                     f"refuses every conversation ({type(error).__name__}: {error}); mend the template, or take another "
                     "tokenizer"
                 ) from refusal
@@ -138,18 +138,18 @@ class ChatRenderer:
                 )
             for key in message.keys() - {"role"}:
                 if (index, key) in unread:
-                    yield f"the key '{key}' of messages, which the chat template does not read there"
+                    yield f"the key {key!r} of messages, which the chat template does not read there"
             content = message.get("content", "")
             parts = [content] if isinstance(content, str) else [part["text"] for part in content]
             if (index, "content") not in unread and not all(part.strip() in text for part in parts):
                 yield "a part of messages' content, which the chat template changes"
         for name in ("tools", "documents"):
             if self.options.get(name) and self._without(name, messages) == text:
-                yield f"'{name}', which the chat template does not read"
+                yield f"{name!r}, which the chat template does not read"
         template = str(self.tokenizer.get_chat_template(self.options.get("chat_template"), self.options.get("tools")))
         for name in sorted(self.options.keys() - {"tools", "documents", "chat_template"}):
             if not re.search(rf"\b{re.escape(name)}\b", template):
-                yield f"'{name}' of chat_template_kwargs, which the chat template does not read"
+                yield f"{name!r} of chat_template_kwargs, which the chat template does not read"
 
     def guesses(self, prompt: str, responses: Mapping[Side, str]) -> Iterator[str]:
         """In words, what is in the texts of the prompt, and of prompt and response, that the row does not say."""

@@ -164,7 +164,7 @@ def _pair_number(row: SourceRow, column: PairColumn, columns: Mapping[str, str])
     limit = column.at_least
     if isinstance(limit, str):
         other = columns.get(limit, limit)
-        _require_at_least(_number(other, row.value(limit, other)), field, number, f", less than '{other}'")
+        _require_at_least(_number(other, row.value(limit, other)), field, number, f", less than {other!r}")
     elif limit is not None:
         _require_at_least(limit, field, number)
     return number
@@ -229,7 +229,7 @@ def _span(field: str, text: str, index: int, value: object) -> Span:
     for key in ("start", "end"):
         if type(present.get(key)) is not int:
             kind = describe(present.get(key))
-            raise RowError(field, f"found {kind} as '{key}' of span {index}", "give a whole number")
+            raise RowError(field, f"found {kind} as {key!r} of span {index}", "give a whole number")
     start, end = present["start"], present["end"]
     if not 0 <= start < end <= len(text):
         raise RowError(

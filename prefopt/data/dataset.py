@@ -70,7 +70,7 @@ def prepare(
     columns = columns or {}
     check_columns(columns, extra)
     if on_bad_rows not in get_args(OnBadRows):
-        raise ValueError(f"on_bad_rows: '{on_bad_rows}' is none of {', '.join(get_args(OnBadRows))}")
+        raise ValueError(f"on_bad_rows: {on_bad_rows!r} is none of {', '.join(get_args(OnBadRows))}")
     if on_bad_rows == "quarantine" and quarantine is None:
         raise ValueError("on_bad_rows is 'quarantine', but no quarantine file is named")
     set_aside = quarantine if on_bad_rows == "quarantine" else None

@@ -79,7 +79,7 @@ class _Encoder:
         if needing_offsets and not self.tokenizer.is_fast:
             raise DataError(
                 f"{self.pair.source.where}: field '{needing_offsets[0]}': found spans, but the tokenizer "
-                f"'{self.tokenizer.name_or_path}' is a slow one, which has no offsets of tokens; take a fast "
+                f"{self.tokenizer.name_or_path!r} is a slow one, which has no offsets of tokens; take a fast "
                 "tokenizer, or give a number for each token"
             )
         texts = self._texts()
@@ -143,7 +143,7 @@ class _Encoder:
             ):
                 self.guessed.add("text read as it is, without the tokenizer's chat template, which is for messages")
             self.left_out.update(
-                f"'{name}' of chat_template_kwargs, as the row is text" for name in self.config.chat_template_kwargs
+                f"{name!r} of chat_template_kwargs, as the row is text" for name in self.config.chat_template_kwargs
             )
             return [pair.prompt, pair.prompt + pair.chosen, pair.prompt + pair.rejected]
         assert self.chat is not None

@@ -118,7 +118,7 @@ class RowReader:
                 try:
                     value = json_value(value)
                 except DoubledKeyError as error:
-                    raise RowError(name, f"found the key '{error}' twice", "keep one of the two") from error
+                    raise RowError(name, f"found the key {str(error)!r} twice", "keep one of the two") from error
                 except ValueError as error:
                     raise RowError(name, f"found text that is not JSON ({error})", "give JSON") from error
             kind = dict if role == "chat_template_kwargs" else list

@@ -64,7 +64,7 @@ def messages_in_text(field: str, text: str) -> object:
     try:
         return json_value(text)
     except DoubledKeyError as error:
-        raise RowError(field, f"found the key '{error}' twice", "keep one of the two") from error
+        raise RowError(field, f"found the key {str(error)!r} twice", "keep one of the two") from error
 
 
 def clean(field: str, value: Any, guessed: set[str] | None = None) -> Any:
@@ -128,17 +128,17 @@ def _message(field: str, name: str, message: object, guessed: set[str]) -> Messa
     absent = role_key if role is None else content_key
     if role is None or (content_key not in present and (sharegpt or is_empty(present))):
         remedy = "give every message a role and a content (or from and value)"
-        raise RowError(field, f"found no '{absent}' in {name}, whose keys are: {keys}", remedy)
+        raise RowError(field, f"found no {absent!r} in {name}, whose keys are: {keys}", remedy)
     if not isinstance(role, str):
-        raise RowError(field, f"found {describe(role)} as '{role_key}' of {name}", "give text")
+        raise RowError(field, f"found {describe(role)} as {role_key!r} of {name}", "give text")
     if sharegpt and role not in _SHAREGPT_ROLES:
-        raise RowError(field, f"found '{role}' as the 'from' of {name}", f"use one of {', '.join(_SHAREGPT_ROLES)}")
+        raise RowError(field, f"found {role!r} as the 'from' of {name}", f"use one of {', '.join(_SHAREGPT_ROLES)}")
     usual = _SYNONYMS.get(role.lower(), role.lower())
     if usual not in _ROLES:
         usual = role
-        guessed.add(f"the role '{role}', which is none of the usual ones, left to the chat template")
+        guessed.add(f"the role {role!r}, which is none of the usual ones, left to the chat template")
     elif role != usual and not (sharegpt and role in _SYNONYMS):
-        guessed.add(f"the role '{role}' read as '{usual}'")
+        guessed.add(f"the role {role!r} read as {usual!r}")
     if content_key in present:
         present["content"] = _content(field, name, content_key, present.pop(content_key))
     return {"role": usual, **present}
@@ -148,14 +148,14 @@ def _content(field: str, name: str, key: str, content: object) -> str | list[Any
     if isinstance(content, str):
         return content
     if not isinstance(content, Sequence):
-        raise RowError(field, f"found {describe(content)} as '{key}' of {name}", "give text, or parts of type text")
+        raise RowError(field, f"found {describe(content)} as {key!r} of {name}", "give text, or parts of type text")
     parts = [{"type": "text", "text": part} if isinstance(part, str) else part for part in content]
     for part in parts:
         if not isinstance(part, Mapping) or part.get("type", "text") != "text" or not isinstance(part.get("text"), str):
             kind = part.get("type", "unknown") if isinstance(part, Mapping) else type(part).__name__
             raise RowError(
                 field,
-                f"found a part of type '{kind}' in the '{key}' of {name}",
+                f"found a part of type {kind!r} in the {key!r} of {name}",
                 "give parts {type: text, text: ...}: the policy is a language model, which reads text alone",
             )
     return parts

@@ -184,7 +184,7 @@ class _PairReader(RowReader):
         names = self.name("chosen"), self.name("rejected")
         if not chosen or not rejected:
             name, longer = reversed(names) if chosen else names
-            problem = f"found a conversation that is the beginning of '{longer}', without a response of its own"
+            problem = f"found a conversation that is the beginning of {longer!r}, without a response of its own"
             raise RowError(name, problem, "let both end in a response to the same conversation, or remove the row")
         for name, response in zip(names, (chosen, rejected), strict=True):
             if any(message["role"] not in OTHERS and is_empty(message) for message in response):
@@ -234,7 +234,7 @@ def _mixed(field: str, value: str | Messages | None, other: str, other_value: st
     form, other_form = ("text" if isinstance(content, str) else "messages" for content in (value, other_value))
     return RowError(
         field,
-        f"found {form} although '{other}' is {other_form}",
+        f"found {form} although {other!r} is {other_form}",
         "give the prompt and both responses as text, or all three as messages",
     )
 

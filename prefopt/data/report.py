@@ -17,7 +17,7 @@ _NO_TEXT = ", which has no text"
 
 def column_label(name: str, *, has_text: bool) -> str:
     """What `DataReport.left_out` calls a column that nobody reads."""
-    return f"column '{name}'" if has_text else f"column '{name}'{_NO_TEXT}"
+    return f"column {name!r}" if has_text else f"column {name!r}{_NO_TEXT}"
 
 
 @dataclass(frozen=True)

@@ -181,7 +181,7 @@ def _json_lines(path: Path) -> Iterator[SourceRow | BadRow]:
             try:
                 value = json_value(line)
             except DoubledKeyError as error:
-                yield BadRow(where, str(error), f"found the key '{error}' twice", "keep one of the two", content)
+                yield BadRow(where, str(error), f"found the key {str(error)!r} twice", "keep one of the two", content)
             except ValueError as error:
                 yield BadRow(where, "", f"found a line that is not JSON ({error})", "mend or remove the line", content)
             else:
@@ -194,7 +194,7 @@ def _json_list(path: Path) -> Iterator[SourceRow | BadRow]:
     try:
         values = json_value(text)
     except DoubledKeyError as error:
-        raise DataError(f"{path}: an object has the key '{error}' twice; keep one of the two") from error
+        raise DataError(f"{path}: an object has the key {str(error)!r} twice; keep one of the two") from error
     except ValueError as error:
         raise DataError(
             f"{path}: not a JSON document ({error}); if it holds one object a line, name it .jsonl"
@@ -243,7 +243,7 @@ def _folder(path: Path, split: str, options: Mapping[str, Any], streaming: bool)
     if isinstance(saved, datasets.Dataset):
         return saved
     if split not in saved:
-        raise DataError(f"{path}: no split '{split}'; it has {', '.join(map(repr, saved))}")
+        raise DataError(f"{path}: no split {split!r}; it has {', '.join(map(repr, saved))}")
     return saved[split]
 
 
@@ -252,7 +252,7 @@ def _load(name: str, split: str, options: Mapping[str, Any], streaming: bool) ->
         return datasets.load_dataset(name, split=split, **options, **({"streaming": True} if streaming else {}))
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
-            f"{name}: load_dataset(..., split='{split}') found no data set: {one_line(error)}; "
+            f"{name}: load_dataset(..., split={split!r}) found no data set: {one_line(error)}; "
             "give a file or folder that exists here, or the name of a data set on the hub"
         ) from error
 

@@ -27,7 +27,7 @@ def common_prompt(chosen_field: str, rejected_field: str, chosen: str, rejected:
     common = chosen[: common_length(chosen, rejected)]
     marker = common.rfind(_ASSISTANT)
     if _HUMAN in common[max(marker, 0) :] or (marker < 0 and _ASSISTANT in chosen and _ASSISTANT in rejected):
-        problem = f"found another turn of the human's than in '{chosen_field}'"
+        problem = f"found another turn of the human's than in {chosen_field!r}"
         raise RowError(rejected_field, problem, "let both transcripts be the same up to a turn of the assistant's")
     if marker >= 0:
         return common[: marker + len(_ASSISTANT)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self, final
 
@@ -37,6 +38,7 @@ from prefopt.scoring.reference.cache import ReferenceCache
 from prefopt.scoring.reference.scorer import ReferenceScorer
 from prefopt.scoring.router_loss import RouterLoss, require_gradient
 from prefopt.scoring.rows.layout import Layout
+from prefopt.scoring.zero import GatheringStep, is_partitioned
 from prefopt.tokens import PreferenceBatch, TokenBatch
 
 
@@ -104,6 +106,10 @@ class PreferenceModel(nn.Module):
             turn_dropout_off(reference)
             reference.requires_grad_(False)
         keep_draws_off(self)
+        self._gathering: GatheringStep | None = None
+        if any(map(is_partitioned, models := [model for model in (policy, reference) if model is not None])):
+            heads = (causal_lm(model).get_output_embeddings() for model in models)
+            self._gathering = GatheringStep(chain(self.objective.parameters(), *(head.parameters() for head in heads)))
 
     def train(self, mode: bool = True) -> Self:
         """nn.Module's, but what would draw at random in training mode stays in evaluation mode."""
@@ -159,6 +165,10 @@ class PreferenceModel(nn.Module):
 
     def forward(self, batch: PreferenceBatch) -> ObjectiveOutput:
         """Score the batch and apply the objective. Raises NonFiniteError, if it `raises_non_finite`."""
+        step = partial(self._step, batch)
+        return step() if self._gathering is None else self._gathering.call(step)
+
+    def _step(self, batch: PreferenceBatch) -> ObjectiveOutput:
         layout = self._layout(batch)
         output = self._output(layout, batch)
         if self.raises_non_finite and not bool(all_finite(output)):

@@ -19,6 +19,7 @@ from prefopt.training.arguments import settle
 from prefopt.training.model_options import reject_unknown_options
 from prefopt.training.ranges import reject_out_of_range
 from prefopt.training.references import without_tokens
+from prefopt.training.zero import settle_zero
 from prefopt.validation import did_you_mean, explain, reject_bool
 
 
@@ -122,6 +123,7 @@ class PreferenceConfig(TrainingArguments):
         except json.JSONDecodeError as error:
             raise ValueError(f"an argument that is JSON cannot be read ({error}): {error.doc!r}; mend it") from error
         reject_unusable(self)
+        settle_zero(self)
 
     @property
     def should_save(self) -> bool:

@@ -18,6 +18,7 @@ from prefopt.objective import Objective, ObjectiveOutput
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring import PreferenceModel
 from prefopt.scoring.compatibility import ModelLimits
+from prefopt.scoring.zero import gathered
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.evaluation_metrics import reads_metric, reject_unknown_metric
 from prefopt.validation import one_line
@@ -255,7 +256,7 @@ def check_initial_loss(objective: Objective, output: ObjectiveOutput) -> None:
     if objective.config.reference_free:
         _LOG.info("step 0: loss %.6f; the objective is reference-free, so no value is expected", loss)
         return
-    with torch.no_grad():
+    with torch.no_grad(), gathered(objective):
         expected = objective.at_reference(output.tokens).loss.item()
     if abs(loss - expected) <= _TOLERANCE * max(1.0, abs(expected)):
         _LOG.info("step 0: loss %.6f, as expected where the policy equals the reference", loss)

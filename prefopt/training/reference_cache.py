@@ -55,12 +55,14 @@ def fill_reference_cache(
     assert cache is not None
     with _exclusive_access(cache, accelerator):
         cache.store.refresh()
-        missing = [number for number, row in enumerate(pairs) if not all(key in cache for key in _keys(row))]
-        _announce(cache, len(pairs), pairs.select(missing))
-        # The longest first, so that a batch that does not fit into memory fails at once.
+        missing = {number for number, row in enumerate(pairs) if not all(key in cache for key in _keys(row))}
+        _announce(cache, len(pairs), pairs.select(sorted(missing)))
+        # The longest first, so that a batch that does not fit into memory fails at once. A share is of all pairs: what
+        # is missing differs between processes where one has written before another looks.
         lengths = pairs["length"][:]
-        missing.sort(key=lengths.__getitem__, reverse=True)
-        share = missing[accelerator.process_index :: accelerator.num_processes]
+        order = sorted(range(len(pairs)), key=lengths.__getitem__, reverse=True)
+        order = order[accelerator.process_index :: accelerator.num_processes]
+        share = [number for number in order if number in missing]
         starts = range(0, len(share), batch_size)
         for start in tracked(starts, "running the reference", hidden=not accelerator.is_main_process):
             precompute(pairs.select(share[start : start + batch_size]))

@@ -22,6 +22,7 @@ from prefopt.data.tally import FEATURES, MASKED
 from prefopt.objective import Objective
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring import PreferenceModel
+from prefopt.scoring.zero import is_partitioned
 from prefopt.training.adapters import (
     keep_reference,
     name_unused,
@@ -74,6 +75,13 @@ def preference_model(
         policy = with_new_adapter(policy, peft_config, folder, is_reference=is_reference, overwrite=may_overwrite)
     elif is_reference and isinstance(policy, PeftModel):
         keep_reference(policy, args.ref_adapter_name)
+    elif is_reference and is_partitioned(policy):
+        if not isinstance(model, str):
+            raise ValueError(
+                "ref_model: the policy's parameters are partitioned (DeepSpeed ZeRO-3) and cannot be copied; give both "
+                "models by their names"
+            )
+        reference = load_model(model, args.model_init_kwargs)
     elif is_reference:
         reference = copy.deepcopy(policy)
     reject_unsaved(policy, may_reload=args.load_best_model_at_end)

@@ -60,7 +60,7 @@ SUITES: dict[str, Any] = {
     "peft": {"r": 2},
 }
 FINDS: dict[str, list[Any]] = {
-    "rows": [["", {"\n": None}]],
+    "rows": [["", {"\n": None}], [{**ROWS[1], "prompt": [{"from": "\n", "value": "a"}]}]],
     "run files": [True, {**RUN, "objective": {"zoo": {"name": "sparsepo"}}}],
     "suites": [True, {**SUITES, "task": []}, {**SUITES, "task": {"name": {"name": "planted"}}}, {**SUITES, "\n": 1}],
 }

@@ -6,10 +6,13 @@ import gc
 import logging
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import pytest
+from accelerate import Accelerator
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -177,3 +180,30 @@ def test_who_asks_the_same_as_another_run_waits_for_it(
         list(threads.map(PreferenceTrainer.precompute_reference, (first, second)))
     # Both ask of a few pairs first, to know what the cache says; the others were asked of once.
     assert sum(asked) <= 2 * len(rows) + 2 * 2 * reference_cache._CHECKED
+
+
+class _Process(NamedTuple):
+    """As the cache sees accelerate: one process of two, which waits for nobody."""
+
+    process_index: int
+    num_processes: int = 2
+    is_main_process: bool = False
+    device: str = "cpu"
+
+    def autocast(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def wait_for_everyone(self) -> None:
+        pass
+
+
+def test_no_pair_is_left_out_where_one_process_has_written_before_another_looks(
+    model_folder: str, rows: Rows, out: str, tmp_path: Path
+) -> None:
+    for process in range(2):  # one after the other
+        run = trainer(model_folder, rows, out, tmp_path / "cache")
+        fill = partial(reference_cache.fill_reference_cache, run.model, [run.train_dataset], run.data_collator)
+        fill(cast("Accelerator", _Process(process)), batch_size=5)
+    cache = run.model.cache
+    assert cache is not None
+    assert all(key in cache for row in run.train_dataset for key in reference_cache._keys(row))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from prefopt.scoring.fsdp import full_tensor, unwrapped_type
+from prefopt.scoring.zero import is_partitioned
 
 _SCALES = ("logit_scale", "lm_head_multiplier", "output_multiplier")
 _SOFTCAPS = ("final_logit_softcapping", "output_logit_soft_cap")
@@ -53,10 +54,10 @@ class Head:
         if layer_type is not nn.Linear:
             kind = f"{layer_type.__module__}.{layer_type.__qualname__}"  # adapters have a Linear of their own
             raise UnsupportedHeadError(f"the head of {type(model).__name__} is a {kind}, not a plain nn.Linear")
-        if hasattr(layer.weight, "ds_id"):
+        if is_partitioned(layer) and not layer.weight.numel():
             raise UnsupportedHeadError(
-                f"the head's weight of {type(model).__name__} is partitioned by DeepSpeed ZeRO-3, which gathers it "
-                "only as the model calls its head; with FSDP2 or ZeRO-2 it can be read"
+                f"the head's weight of {type(model).__name__} is partitioned by DeepSpeed ZeRO-3, and gathered only in "
+                "the forward pass of the engine"
             )
         config = model.config.get_text_config()
         scale = math.prod(_number(config, name) or 1.0 for name in _SCALES) / (_number(config, "logits_scaling") or 1.0)

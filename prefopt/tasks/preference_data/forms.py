@@ -142,7 +142,7 @@ def _rows(source: Source) -> Iterable[SourceRow | BadRow]:
         try:
             content = json_value(path.read_bytes())
         except DoubledKeyError as error:
-            raise DataError(f"{path}: an object has the key '{error}' twice; keep one of the two") from error
+            raise DataError(f"{path}: an object has the key {str(error)!r} twice; keep one of the two") from error
         except ValueError:
             content = None  # `read_rows` says what is wrong with it
         if isinstance(content, dict):

@@ -1,0 +1,60 @@
+"""DeepSpeed ZeRO-3: parameters that a step reads outside of the modules that gather them.
+
+The engine reads the weights of heads, and masks those of their units, without calling the modules that hold them, while
+ZeRO-3 gathers a module's parameters when it is called. A step therefore runs as a forward pass of a module that names
+them as its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import final
+
+from torch import Tensor, nn
+
+from prefopt.objective import ObjectiveOutput
+
+
+def is_partitioned(module: nn.Module) -> bool:
+    """Whether ZeRO-3 has spread the module's parameters over processes."""
+    return any(hasattr(parameter, "ds_id") for parameter in module.parameters())
+
+
+def gathered(module: nn.Module) -> AbstractContextManager[object]:
+    """A context in which each process has all parameters of the module, where ZeRO-3 has spread them."""
+    if not is_partitioned(module):
+        return nullcontext()
+    from deepspeed.runtime.zero import GatheredParameters
+
+    context: AbstractContextManager[object] = GatheredParameters(list(module.parameters()))
+    return context
+
+
+@final
+class GatheringStep(nn.Module):
+    """Calls a step as a forward pass in which parameters of other modules are gathered, as in its backward.
+
+    It is a submodule of the model that DeepSpeed's engine gets, whose hooks tell the two passes.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        from deepspeed.runtime.zero import register_external_parameter
+
+        super().__init__()
+        for parameter in parameters:
+            register_external_parameter(self, parameter)
+        self._output: ObjectiveOutput | None = None
+
+    def call(self, step: Callable[[], ObjectiveOutput]) -> ObjectiveOutput:
+        """The output of the step. Its loss alone leads back."""
+        loss = self(step)
+        output, self._output = self._output, None
+        assert output is not None
+        return replace(output, loss=loss)
+
+    def forward(self, step: Callable[[], ObjectiveOutput]) -> Tensor:
+        """-> the loss []: hooks look for tensors that require gradient."""
+        self._output = step()
+        return self._output.loss

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, Self, final
 
@@ -38,7 +37,7 @@ from prefopt.scoring.reference.cache import ReferenceCache
 from prefopt.scoring.reference.scorer import ReferenceScorer
 from prefopt.scoring.router_loss import RouterLoss, require_gradient
 from prefopt.scoring.rows.layout import Layout
-from prefopt.scoring.zero import GatheringStep, is_partitioned
+from prefopt.scoring.zero import gather_in_steps
 from prefopt.tokens import PreferenceBatch, TokenBatch
 
 
@@ -106,10 +105,7 @@ class PreferenceModel(nn.Module):
             turn_dropout_off(reference)
             reference.requires_grad_(False)
         keep_draws_off(self)
-        self._gathering: GatheringStep | None = None
-        if any(map(is_partitioned, models := [model for model in (policy, reference) if model is not None])):
-            heads = (causal_lm(model).get_output_embeddings() for model in models)
-            self._gathering = GatheringStep(chain(self.objective.parameters(), *(head.parameters() for head in heads)))
+        gather_in_steps(self, objective, [causal_lm(model) for model in (policy, reference) if model is not None])
 
     def train(self, mode: bool = True) -> Self:
         """nn.Module's, but what would draw at random in training mode stays in evaluation mode."""
@@ -165,12 +161,7 @@ class PreferenceModel(nn.Module):
 
     def forward(self, batch: PreferenceBatch) -> ObjectiveOutput:
         """Score the batch and apply the objective. Raises NonFiniteError, if it `raises_non_finite`."""
-        step = partial(self._step, batch)
-        return step() if self._gathering is None else self._gathering.call(step)
-
-    def _step(self, batch: PreferenceBatch) -> ObjectiveOutput:
-        layout = self._layout(batch)
-        output = self._output(layout, batch)
+        output = self._output(layout := self._layout(batch), batch)
         if self.raises_non_finite and not bool(all_finite(output)):
             if layout.prefix is not None:  # NaN in one response reaches the others of its row
                 output = self._output(Layout.two_rows(batch), batch)
@@ -285,6 +276,5 @@ class PreferenceModel(nn.Module):
         if self._choice.is_due(batch, training=self.training and torch.is_grad_enabled()):
             cached = self._choice.uses_plain_forward is not None and self.cache is not None  # nobody runs the reference
             self._choice.verify(batch, roles(policy_alone=cached), share=self.shared_prefix, max_length=self.max_length)
-        if not self.shared_prefix:
-            return Layout.two_rows(batch)
-        return self._choice.layout(batch, self.config.get_text_config().hidden_size)
+        width = self.config.get_text_config().hidden_size
+        return self._choice.layout(batch, width) if self.shared_prefix else Layout.two_rows(batch)

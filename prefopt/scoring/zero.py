@@ -7,12 +7,16 @@ them as its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import final
+from functools import partial
+from importlib import import_module
+from itertools import chain
+from typing import Any, final
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from prefopt.objective import ObjectiveOutput
 
@@ -26,10 +30,19 @@ def gathered(module: nn.Module) -> AbstractContextManager[object]:
     """A context in which each process has all parameters of the module, where ZeRO-3 has spread them."""
     if not is_partitioned(module):
         return nullcontext()
-    from deepspeed.runtime.zero import GatheredParameters
-
-    context: AbstractContextManager[object] = GatheredParameters(list(module.parameters()))
+    context: AbstractContextManager[object] = _zero().GatheredParameters(list(module.parameters()))
     return context
+
+
+def gather_in_steps(module: nn.Module, objective: nn.Module, models: Sequence[PreTrainedModel]) -> None:
+    """Have ZeRO-3, where it has spread the models, gather what a forward pass of the module reads itself: the models'
+    heads, and what the objective learns."""
+    if not any(map(is_partitioned, models)):
+        return
+    heads = (model.get_output_embeddings().parameters() for model in models)
+    step, forward = GatheringStep(chain(objective.parameters(), *heads)), module.forward
+    module.add_module("gathering", step)
+    module.forward = lambda *arguments: step.call(partial(forward, *arguments))
 
 
 @final
@@ -40,11 +53,9 @@ class GatheringStep(nn.Module):
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
-        from deepspeed.runtime.zero import register_external_parameter
-
         super().__init__()
         for parameter in parameters:
-            register_external_parameter(self, parameter)
+            _zero().register_external_parameter(self, parameter)
         self._output: ObjectiveOutput | None = None
 
     def call(self, step: Callable[[], ObjectiveOutput]) -> ObjectiveOutput:
@@ -58,3 +69,7 @@ class GatheringStep(nn.Module):
         """-> the loss []: hooks look for tensors that require gradient."""
         self._output = step()
         return self._output.loss
+
+
+def _zero() -> Any:
+    return import_module("deepspeed.runtime.zero")

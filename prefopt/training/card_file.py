@@ -13,7 +13,8 @@ CARD = "README.md"
 
 _LOG = logging.getLogger(__name__)
 
-_MARK = re.compile(r"\n<!-- prefopt wrote this card; one that is changed is kept as it is\. ([0-9a-f]{16}) -->\n\Z")
+MARK = re.compile(r"\n<!-- prefopt wrote this card; one that is changed is kept as it is\. ([0-9a-f]{16}) -->\n\Z")
+"""The last line of a card that prefopt wrote, with the digest of what is before it."""
 
 
 def marked(text: str) -> str:
@@ -37,7 +38,7 @@ def keep_changed_card(beside: Path, folder: Path) -> None:
 def is_card(file: Path) -> bool:
     """Whether a file is a card as prefopt wrote it."""
     text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
-    return (match := _MARK.search(text)) is not None and text == marked(text[: match.start()])
+    return (match := MARK.search(text)) is not None and text == marked(text[: match.start()])
 
 
 def _is_changed(file: Path) -> bool:

@@ -10,14 +10,16 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig
 
+from prefopt.training.card_file import CARD, is_card
 from prefopt.training.checkpoints import saved_adapter
 from prefopt.training.disk import explained
 from prefopt.training.loading import adapter_base, load_model, load_tokenizer
+from prefopt.training.model_card import merged_card
 from prefopt.training.model_files import load_causal_lm
 from prefopt.training.new_adapter import merged_model
 from prefopt.training.output_folder import OutputFolderError, listing
 from prefopt.training.saved_run import run_file_of
-from prefopt.whole_files import publish_folder, remove, unfinished_name
+from prefopt.whole_files import publish_folder, publish_text, remove, unfinished_name
 
 _TOLERANCES = MappingProxyType({torch.float64: 1e-8, torch.float32: 1e-3})
 _HALF_TOLERANCE = 0.1
@@ -37,7 +39,7 @@ class Merged(NamedTuple):
 
 def merge(run: str, out: str | Path) -> Merged:
     """Merge the adapter of a run, a checkpoint or an adapter's folder or name into its base, and save the whole model
-    with its tokenizer, as `from_pretrained` reads it.
+    with its tokenizer, as `from_pretrained` reads it, and the run's model card.
 
     Raises OutputFolderError where `out` holds something, ValueError where there is no adapter, it cannot be merged, its
     base is quantised, or the model that was saved does not say what the adapter does.
@@ -70,6 +72,8 @@ def merge(run: str, out: str | Path) -> Merged:
             out.parent.mkdir(parents=True, exist_ok=True)
             model.save_pretrained(beside)
             tokenizer.save_pretrained(beside)
+            if is_card(card := Path(run) / CARD):
+                publish_text(merged_card(card.read_text(encoding="utf-8"), out.name), beside / CARD)
         del policy, model
         difference = _require_equal(
             load_causal_lm(str(beside), {}).eval(), expected, f"{run}: its adapter ({kind})", remedy

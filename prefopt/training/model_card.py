@@ -15,7 +15,7 @@ from torch import nn
 from prefopt.data import DataReport, DataSource
 from prefopt.objective import Objective
 from prefopt.scoring import PreferenceModel
-from prefopt.training.card_file import marked
+from prefopt.training.card_file import MARK, marked
 from prefopt.training.card_sections import (
     Figures,
     citation_section,
@@ -31,6 +31,11 @@ from prefopt.training.loading import MERGED_BASE
 from prefopt.zoo.naming import rows_of
 
 _TEMPLATE = Path(__file__).with_name("model_card.jinja")
+
+_ADAPTER = re.compile(r"An adapter \((\w+)\) of a policy")
+"""How the card of an adapter begins."""
+
+_TOKENIZER = "tokenizer = AutoTokenizer.from_pretrained(name)"
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -90,6 +95,23 @@ def model_card(model: PreferenceModel, args: PreferenceConfig, facts: CardFacts)
     return marked(str(card).rstrip() + "\n")
 
 
+def merged_card(text: str, name: str) -> str:
+    """The card of an adapter's run, for the whole model of that name into which the adapter was merged."""
+    card = ModelCard(MARK.sub("", text))
+    front: Any = card.data
+    kind = next(iter(_ADAPTER.findall(card.text)), "")
+    front.library_name = "transformers"
+    front.tags = [tag for tag in front.tags or () if tag != kind.lower()]
+    if front.base_model is not None:
+        front.base_model_relation = "finetune"
+    body = _ADAPTER.sub("A policy, merged from its adapter (\\1),", card.text, count=1)
+    before, _, rest = body.partition("## Use\n")
+    after = rest.partition("## Objective\n")[2]
+    usage = "\n".join(["prefopt is not needed for this.", "", _python(_whole(f"path/to/{name}"))])
+    content = f"---\n{front.to_yaml()}\n---\n{before}## Use\n\n{usage}\n\n## Objective\n{after}"
+    return marked(f"{content.rstrip()}\n")
+
+
 def base_name(policy: nn.Module) -> str | None:
     """The name or folder of the model that a policy was trained from; of an adapter, its base's."""
     if isinstance(policy, PeftModel):
@@ -133,16 +155,21 @@ def _summary(objective: Objective, policy: nn.Module, base: str | None, adapter:
 def _usage(policy: nn.Module, base: str | None, name: str) -> str:
     """Python that loads the policy with transformers, or with PEFT."""
     if not isinstance(policy, PeftModel):
-        lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer", "", f'name = "{name}"']
-        lines += ["model = AutoModelForCausalLM.from_pretrained(name)"]
-    else:
-        lines = ["from peft import PeftModel", "from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
-        lines += [f'name = "{name}"', f"base = {_base_call(policy, base)}"]
-        active = policy.active_adapters[0]
-        options = "" if active == "default" else f', subfolder="{active}"'
-        lines += [f"model = PeftModel.from_pretrained(base, name{options})"]
-    lines += ["tokenizer = AutoTokenizer.from_pretrained(name)"]
-    return "```python\n" + "\n".join(lines) + "\n```"
+        return _python(_whole(name))
+    lines = ["from peft import PeftModel", "from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
+    lines += [f'name = "{name}"', f"base = {_base_call(policy, base)}"]
+    active = policy.active_adapters[0]
+    options = "" if active == "default" else f', subfolder="{active}"'
+    return _python([*lines, f"model = PeftModel.from_pretrained(base, name{options})", _TOKENIZER])
+
+
+def _whole(name: str) -> list[str]:
+    lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer", "", f'name = "{name}"']
+    return [*lines, "model = AutoModelForCausalLM.from_pretrained(name)", _TOKENIZER]
+
+
+def _python(lines: list[str]) -> str:
+    return "\n".join(["```python", *lines, "```"])
 
 
 def _base_call(policy: PeftModel, base: str | None) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 from prefopt import zoo
 from prefopt.cli import app
 from prefopt.training import PreferenceTrainer
+from prefopt.training.card_file import is_card
 from tests.training.test_trainer import config
 
 IDS = torch.tensor([[3, 4, 5, 6, 7]])
@@ -54,6 +56,12 @@ def test_the_whole_model_loads_by_itself_and_says_the_same(run: Path, model_fold
     assert (logits(merged) - logits(AutoModelForCausalLM.from_pretrained(model_folder))).abs().max() > 1e-3
     assert AutoTokenizer.from_pretrained(out).get_vocab() == AutoTokenizer.from_pretrained(model_folder).get_vocab()
     assert [path.name for path in out.parent.iterdir()] == ["merged"]
+    card = ModelCard.load(out / "README.md")
+    assert (card.data.library_name, card.data.tags) == ("transformers", ["prefopt", "preference-optimization", "dpo"])
+    assert "A policy, merged from its adapter (LORA), trained on preference pairs" in card.text
+    assert "PeftModel" not in card.text
+    assert card.text.count("AutoModelForCausalLM.from_pretrained(name)") == 1
+    assert is_card(out / "README.md")
     assert not list(out.glob("adapter_*"))
     before = sorted(path.read_bytes() for path in out.iterdir())
     assert "merged holds" in merge(run, out, exit_code=2)

@@ -120,7 +120,7 @@ function playground(root) {
       bar("∂loss/∂D", (result) => result.gradient[side][t].divergence, 0.5));
   };
   const response = (side) => make("section", { className: side },
-    make("h3", { textContent: side }),
+    make("h2", { textContent: side }),
     make("div", { className: "tokens" }, ...setting[side].map((_, t) => card(side, t))),
     bar(`r(${side})`, (result) => result.rewards[side], 4));
   const preset = (name) => {

@@ -34,6 +34,13 @@ def blocks(page: Path, language: str) -> list[str]:
     return ["\n" * text.count("\n", 0, match.start(1)) + match[1] for match in matches]
 
 
+def printed(page: Path) -> list[str | None]:
+    """For each block of Python the text block that follows it at once, which is what it prints; None without one."""
+    text = page.read_text(encoding="utf-8")
+    matches = re.findall(r"^```python\n.*?^```$(?:\n\n```text\n(.*?)^```$)?", text, flags=re.DOTALL | re.MULTILINE)
+    return [output or None for output in matches]
+
+
 def test_there_are_pages() -> None:
     assert len(PAGES) >= 6
     assert sum(len(blocks(page, "python")) for page in PAGES) >= 10
@@ -41,20 +48,24 @@ def test_there_are_pages() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_examples_run(
+def test_python_examples_run_and_print_what_the_page_says(
     page: Path,
     model_folder: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     if page.name in PLUGINS:
         request.getfixturevalue(PLUGINS[page.name])
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": f"docs_{page.stem}"}
-    for block in blocks(page, "python"):
+    for block, output in zip(blocks(page, "python"), printed(page), strict=True):
         code = block.replace(NAMED_MODEL, model_folder)
+        capsys.readouterr()
         exec(compile(code, str(page), "exec", dont_inherit=True), namespace)
+        if output is not None:
+            assert capsys.readouterr().out.splitlines() == output.splitlines()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

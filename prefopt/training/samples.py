@@ -59,7 +59,7 @@ class SamplesCallback(TrainerCallback):
 
     The table goes to OUTPUT/samples.jsonl, TensorBoard (as text), wandb and Trackio, as `report_to` names them. The
     reference is sampled once, unless it follows the policy. Raises ValueError without prompts, with a judge and no
-    reference, for `every` without steps, and in training where a model is spread over processes.
+    reference, for `every` without steps, and where a model is spread over processes.
     """
 
     def __init__(
@@ -76,6 +76,8 @@ class SamplesCallback(TrainerCallback):
         judge: ComparingJudge | None = None,
     ) -> None:
         args = trainer.args
+        if trainer.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            raise ValueError("samples: no process has the whole policy (FSDP, DeepSpeed); leave them out")
         if every is None and str(getattr(args.eval_strategy, "value", args.eval_strategy)) == "no":
             raise ValueError("samples are drawn at every evaluation, and there is none; give `every`, or eval_strategy")
         if every is not None and every < 1:
@@ -97,9 +99,7 @@ class SamplesCallback(TrainerCallback):
         self._reference: tuple[PreferenceModel, list[str]] | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Refuse a model in parts; drop what a run that is resumed has sampled after its checkpoint."""
-        if self._trainer.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-            raise ValueError("samples: no process has the whole policy (FSDP, DeepSpeed); leave them out")
+        """Drop what a run that is resumed has sampled after its checkpoint."""
         file = Path(args.output_dir) / SAMPLES
         if state.is_world_process_zero and file.is_file():
             lines = file.read_text(encoding="utf-8").splitlines(keepends=True)

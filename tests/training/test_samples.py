@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator, DistributedType
 from peft import LoraConfig
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers.integrations import TrackioCallback, WandbCallback
@@ -142,7 +143,12 @@ def test_tables_of_wandb_and_trackio(kind: type[Any]) -> None:
     assert (names, values) == (["prompt", "policy", "reference", "win"], [["a", "b", "c", 1.0]])
 
 
-def test_what_samples_need(made: Any) -> None:
+def test_what_samples_need(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
+        trainer = made()
+        with pytest.raises(ValueError, match="samples: no process has the whole policy"):
+            SamplesCallback(trainer, every=1)
     with pytest.raises(ValueError, match="samples are drawn at every evaluation, and there is none; give `every`"):
         SamplesCallback(made())
     with pytest.raises(ValueError, match="samples need prompts; give `prompts`, or evaluation data"):

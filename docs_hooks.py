@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from docs_site import citation, commands, formulas, heat_map, import_map, interface, trl_tables, zoo_index
+from docs_site import citation, commands, formulas, heat_map, import_map, interface, messages, trl_tables, zoo_index
 from prefopt import testing
 from prefopt.hookspecs import KINDS
 from prefopt.registry import available
@@ -43,6 +43,7 @@ def pages(repository: str = "") -> dict[str, str]:
     return {
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
         "citation.md": citation.page(ROOT / "CITATION.cff"),
+        "messages.md": messages.page(),
         "api/index.md": interface.index(),
         **{f"api/{name}.md": interface.page(name, repository) for name in interface.TITLES},
     }

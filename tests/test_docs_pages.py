@@ -85,7 +85,10 @@ def test_the_table_of_trl_has_every_setting_and_loss() -> None:
 
 
 def test_every_option_is_on_a_page() -> None:
-    text = "\n".join((DOCS / page).read_text(encoding="utf-8") for page in ("run-file.md", "scoring.md", "trainer.md", "adapters.md", "trl.md"))
+    text = "\n".join(
+        (DOCS / page).read_text(encoding="utf-8")
+        for page in ("run-file.md", "scoring.md", "trainer.md", "adapters.md", "trl.md")
+    )
     inherited = {field.name for field in fields(TrainingArguments)}
     options = {field.name for field in fields(PreferenceConfig) if field.init} - inherited
     options |= ModelSection.model_fields.keys() | DataSection.model_fields.keys() | RunFile.model_fields.keys()

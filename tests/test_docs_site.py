@@ -14,7 +14,7 @@ import pytest
 
 import docs_hooks
 import prefopt
-from docs_site import formulas, heat_map, interface
+from docs_site import formulas, heat_map, interface, messages
 from docs_site.signatures import signature
 from prefopt import zoo
 from prefopt.registry import installed
@@ -109,3 +109,22 @@ def test_signatures() -> None:
     )
     source = "class C(B):\n    x: int = 1\n    _y: int = 2\n    def __init__(self, z): ..."
     assert signature(ast.parse(source).body[0]) == "class C(B)\n    x: int = 1\n    def __init__(z)"
+
+
+def test_messages_are_read_off_the_code() -> None:
+    source = """
+def check(row, value, name):
+    if value is None:
+        raise row.bad("chosen", f"found {value!r} here", "give text" " or messages")
+    _LOG.warning("%d of %.2f steps were left out" if name else "no step was left out", 1, 2)
+    raise ValueError(name)
+"""
+    assert sorted(messages.spoken(ast.parse(source))) == [
+        "found … here; give text or messages",
+        "no step was left out",
+        "… of … steps were left out",
+    ]
+    page = docs_hooks.pages()["messages.md"]
+    assert page.count("\n- ") > 400
+    for text in ("the policy has no parameter that trains", "two equal responses say nothing about what is preferred"):
+        assert text in page

@@ -109,7 +109,7 @@ ARGUMENTS: Mapping[str, Argument] = {
     "average_tokens_across_devices": Argument(
         Treatment.NO_EFFECT, "losses are means over the pairs of the whole step, over all processes"
     ),
-    "use_cache": Argument(Treatment.NO_EFFECT, "nothing is generated"),
+    "use_cache": Argument(Treatment.NO_EFFECT, "a step generates nothing, and samples take a cache in any case"),
     "label_names": Argument(Treatment.NO_EFFECT, "pairs have no labels"),
     **dict.fromkeys(
         ("do_train", "do_eval", "do_predict"),

@@ -26,7 +26,8 @@ SECTIONS = {
     "fuzz": "Inputs that hypothesis spoils, one to three changes in each: a value, a key, a cut, a bit. "
     "Each is used as it is, or refused in lines that name the file; nothing else is raised, what is "
     "read is written and read again the same, and no changed byte of a checkpoint or of a "
-    "comparison's log is taken for what was written.",
+    "comparison's log is taken for what was written. What failed has been mended since, and is an example of "
+    "`make test`.",
     "rows": "Preparing data: bytes that no file backs, over those before. Up to 64 MiB of token ids are "
     "held in memory, and more are in a mapped file.",
     "soak": "One process that trains on: bytes that no file backs, sampled every 100 steps, and their slope "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -113,20 +114,19 @@ def _print_notes(error: Exception) -> None:
         error_console.print(escape(note))
 
 
-class _PrintableFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
+class _ProgressHandler(logging.Handler):
+    """Prints records to what standard error is at the time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(printable(self.format(record)), file=sys.stderr, flush=True)
 
 
 def show_progress() -> None:
     """Print prefopt's log from level INFO; other libraries print warnings only."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(_PrintableFormatter("%(message)s"))
     logger = logging.getLogger("prefopt")
     logger.setLevel(logging.INFO)
-    for earlier in [other for other in logger.handlers if isinstance(other.formatter, _PrintableFormatter)]:
-        logger.removeHandler(earlier)  # or every line is there twice
-    logger.addHandler(handler)
+    if not any(isinstance(handler, _ProgressHandler) for handler in logger.handlers):  # or every line is there twice
+        logger.addHandler(_ProgressHandler())
 
 
 def kind_name(component: type[Named]) -> str:

@@ -107,7 +107,7 @@ def library(setting: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def draws() -> list[dict[str, Any]]:
     draw = random.Random(0)
-    return [drawn(draw) for _ in range(200)]
+    return [drawn(draw) for _ in range(120)]
 
 
 @pytest.fixture(scope="module")

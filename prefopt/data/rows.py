@@ -7,13 +7,13 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from operator import length_hint
 from pathlib import Path
-from typing import IO, Any, cast, final
+from typing import IO, Any, cast
 
 import datasets
 
+from prefopt.data.counted import Counted, number_of_lines
 from prefopt.data.json_values import DoubledKeyError, describe, json_value
 from prefopt.validation import in_line, one_line
 
@@ -23,9 +23,6 @@ _SAVED = ("dataset_dict.json", "state.json")
 
 _LINES = (".jsonl", ".csv")
 """Suffixes of files that have a row on a line, or nearly so."""
-
-_BLOCK = 2**20
-"""Bytes of a file that are read at a time."""
 
 
 class DataError(ValueError):
@@ -115,37 +112,18 @@ def read_rows(
         raise DataError(f"{source}: it has no splits, so that nobody would read the split {split!r}; leave it out")
     if path.is_dir():
         folder = _folder(path, split, options, streaming)
-        return _Rows(rows_of(folder, name=str(source)), length_hint(folder))
+        return Counted(rows_of(folder, name=str(source)), length_hint(folder))
     reader = next((reader for suffix, reader in _READERS.items() if path.name.lower().endswith(suffix)), None)
     if path.is_file():
         if reader is None:
             raise DataError(f"{source}: cannot tell the format from the name; give a file in {', '.join(_READERS)}")
-        return _Rows(reader(path), _number_of_lines(path) if path.name.lower().endswith(_LINES) else 0)
+        return Counted(reader(path), number_of_lines(path) if path.name.lower().endswith(_LINES) else 0)
     # A mistyped file name must not become a request to the hub, whose error would be about accounts and tokens.
     name = str(source)
     if isinstance(source, Path) or reader is not None or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise DataError(f"{source}: no such file or folder; it was looked for at {path.absolute()}")
     loaded = _load(name, split, options, streaming)
-    return _Rows(rows_of(loaded, name=name), length_hint(loaded))
-
-
-@final
-class _Rows(Iterator[SourceRow | BadRow]):
-    """Rows with a hint at how many they are, for the time that is left; 0 where it is not known."""
-
-    def __init__(self, rows: Iterator[SourceRow | BadRow], hint: int) -> None:
-        self._rows, self._hint = rows, hint
-
-    def __next__(self) -> SourceRow | BadRow:
-        return next(self._rows)
-
-    def __length_hint__(self) -> int:
-        return self._hint
-
-
-def _number_of_lines(path: Path) -> int:
-    with path.open("rb") as file:
-        return sum(block.count(b"\n") for block in iter(partial(file.read, _BLOCK), b""))
+    return Counted(rows_of(loaded, name=name), length_hint(loaded))
 
 
 def has_splits(source: str | Path) -> bool:

@@ -13,6 +13,8 @@ from accelerate.utils import get_int_from_env, parse_flag_from_env
 from transformers import TrainingArguments
 from transformers.integrations.integration_utils import is_trackio_available
 
+from prefopt.training.processes import MPI
+
 
 class Condition(NamedTuple):
     """What a field needs, to be read.
@@ -31,8 +33,6 @@ class Condition(NamedTuple):
         """The need and the remedy."""
         return f"it needs {self.needs}{self.remedy and '; '}{self.remedy}"
 
-
-_MPI = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 _ANOTHER_STEP = ("galore", "apollo", "lomo", "adalomo")
 """Beginnings of the names of optimizers that take another way to a step than gradients of groups of parameters."""
@@ -67,7 +67,7 @@ def _on_accelerator(arguments: TrainingArguments) -> bool:
 
 
 def _in_several_processes(arguments: TrainingArguments) -> bool:
-    return "LOCAL_RANK" in os.environ or get_int_from_env(_MPI, 1) > 1
+    return "LOCAL_RANK" in os.environ or get_int_from_env(MPI, 1) > 1
 
 
 def _uses_ddp(arguments: TrainingArguments) -> bool:

@@ -17,9 +17,9 @@ from prefopt.scoring.lm_head.token_statistics import DEFAULT_BUDGET
 from prefopt.training.argument_trials import reject_unusable
 from prefopt.training.arguments import settle
 from prefopt.training.model_options import reject_unknown_options
+from prefopt.training.processes import reject_lone_processes, settle_zero
 from prefopt.training.ranges import reject_out_of_range
 from prefopt.training.references import without_tokens
-from prefopt.training.zero import settle_zero
 from prefopt.validation import did_you_mean, explain, reject_bool
 
 
@@ -123,6 +123,7 @@ class PreferenceConfig(TrainingArguments):
         except json.JSONDecodeError as error:
             raise ValueError(f"an argument that is JSON cannot be read ({error}): {error.doc!r}; mend it") from error
         reject_unusable(self)
+        reject_lone_processes(self)
         settle_zero(self)
 
     @property

@@ -406,3 +406,10 @@ def test_a_reference_of_another_shape_cannot_follow_the_policy(
     ):
         PreferenceTrainer(*models, args=config(out, sync_ref_model=True), **make)
     PreferenceTrainer(*models, args=config(out), **make)
+
+
+def test_more_processes_than_train_together_are_refused(out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert PreferenceConfig(out, use_cpu=True, report_to="none").world_size == 1
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"2 processes were started, and only 1 would train together, .*use_cpu: true"):
+        PreferenceConfig(out, use_cpu=True, report_to="none")

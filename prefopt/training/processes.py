@@ -1,10 +1,28 @@
-"""What a run under DeepSpeed ZeRO-3 needs of its arguments."""
+"""What a run in several processes needs of its arguments."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from accelerate.utils import get_int_from_env
+
+MPI = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+"""Variables in which launchers say how many processes they started."""
+
 _WHOLE_POLICY = "stage3_gather_16bit_weights_on_model_save"
+
+
+def reject_lone_processes(args: Any) -> None:
+    """Raise ValueError where more processes were started than train together: each would train a run of its own.
+
+    args  PreferenceConfig, after Trainer's own checks
+    """
+    started, together = get_int_from_env(MPI, 1), args.world_size
+    if started > together:
+        raise ValueError(
+            f"{started} processes were started, and only {together} would train together, so that several runs would "
+            "write to one folder; without accelerators give use_cpu: true (and ddp_backend: gloo), or start one process"
+        )
 
 
 def settle_zero(args: Any) -> None:

@@ -17,8 +17,8 @@ def reject_lone_processes(args: Any) -> None:
 
     args  PreferenceConfig, after Trainer's own checks
     """
-    started, together = get_int_from_env(MPI, 1), args.world_size
-    if started > together:
+    started = get_int_from_env(MPI, 1)
+    if started > 1 and (together := args.world_size) < started:
         raise ValueError(
             f"{started} processes were started, and only {together} would train together, so that several runs would "
             "write to one folder; without accelerators give use_cpu: true (and ddp_backend: gloo), or start one process"

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from prefopt.training import PreferenceConfig, PreferenceTrainer
 from prefopt.training.argument_conditions import CONDITIONS
 from prefopt.training.arguments import ARGUMENTS, Treatment, markdown
 from prefopt.training.migration import Outcome, migrate
+from prefopt.training.processes import reject_lone_processes
 from tests.training.test_trainer import config
 
 REFUSED: dict[str, Any] = {
@@ -408,8 +410,8 @@ def test_a_reference_of_another_shape_cannot_follow_the_policy(
     PreferenceTrainer(*models, args=config(out), **make)
 
 
-def test_more_processes_than_train_together_are_refused(out: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert PreferenceConfig(out, use_cpu=True, report_to="none").world_size == 1
+def test_more_processes_than_train_together_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
+    reject_lone_processes(SimpleNamespace(world_size=2))
     with pytest.raises(ValueError, match=r"2 processes were started, and only 1 would train together, .*use_cpu: true"):
-        PreferenceConfig(out, use_cpu=True, report_to="none")
+        reject_lone_processes(SimpleNamespace(world_size=1))

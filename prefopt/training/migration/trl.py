@@ -9,6 +9,7 @@ from typing import Any
 from prefopt.training.arguments import ARGUMENTS, objection
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.migration import data, trl_objective
+from prefopt.training.migration.kinds import reject_other_kinds
 from prefopt.training.migration.notes import Notes, Settings
 
 _FORMER = {
@@ -88,6 +89,7 @@ _WITHOUT_COUNTERPART = {
 def run_file(settings: Settings, notes: Notes, *, method: str | None, source: str) -> dict[str, Any]:
     """The run file as a mapping, not yet validated. Raises ValueError where a loss has no equivalent."""
     settings = _current_names(settings, notes)
+    reject_other_kinds(settings)
     objective = trl_objective.migrate_objective(settings, notes, method=method, source=source)
     run: dict[str, Any] = {"model": {}, "data": {}, "objective": objective, "training": {}}
     evaluates = settings.get("eval_strategy", "no") not in ("no", False)

@@ -401,6 +401,9 @@ def test_data_that_a_registry_describes(tmp_path: Path) -> None:
         ({"learning_rate": "fast"}, r"training: learning_rate: .*valid number"),
         ({"cpo_alpha": 1.0, "loss_type": "ipo"}, "of CPO has no row here"),
         ({"simpo_gamma": 1.0, "alpha": 0.1}, "AlphaPO"),
+        ({"loss_weights": 0.5}, "loss_weights: .*valid list, got 0.5"),
+        ({"model_init_kwargs": True}, "model_init_kwargs: .*valid dictionary, got True"),
+        ({"beta": "much"}, "beta: .*valid number"),
     ],
 )
 def test_what_cannot_be_migrated_is_refused_in_a_line(settings: dict[str, Any], line: str) -> None:

@@ -12,6 +12,7 @@ from prefopt.comparison.runner import compare
 from prefopt.registry import installed
 
 
+@pytest.mark.slow
 def test_a_weighting_is_in_the_table_by_being_installed() -> None:
     trained, left_out = token_weights.weightings()
     assert {"entropy", "low_confidence", "sparse", "transport", token_weights.ORACLE} <= trained.keys()

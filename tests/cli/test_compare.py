@@ -79,6 +79,7 @@ def test_a_comparison_is_not_mixed_with_what_is_not_its_own(suite: str, tmp_path
     assert [(path.name, path.read_bytes()) for path in out.iterdir()] == [("suite.yaml", b"weights")]
 
 
+@pytest.mark.slow
 def test_another_suite_is_refused_and_one_with_more_runs_adds_them(suite: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ("compare", suite, "--out", str(out))
@@ -103,6 +104,7 @@ def test_another_suite_is_refused_and_one_with_more_runs_adds_them(suite: str, t
     assert (out / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_a_comparison_at_which_a_process_works_is_not_removed(suite: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ("compare", suite, "training.max_steps=1", "--objective", "dpo", "--out", str(out))

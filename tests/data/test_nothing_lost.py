@@ -1,5 +1,6 @@
 """Nothing is lost in silence: what a row holds is in the token ids, or the report or an error names it."""
 
+import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
@@ -88,6 +89,7 @@ def leaves(value, path=()):
     return [leaf for item in value for leaf in leaves(item, path)] if isinstance(value, list) else []
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
 @given(fields=rows(), template=st.sampled_from(TEMPLATES))
 def test_every_text_of_a_row_is_read_or_named(make_tokenizer, fields, template):

@@ -52,6 +52,7 @@ def problems(inputs: list[BadInput], room: Room, folder: Path) -> dict[str, list
     return results
 
 
+@pytest.mark.slow
 def test_thirty_bad_inputs(room: Room, tmp_path: Path) -> None:
     inputs = list(bad_inputs())
     kinds = Counter(given.kind for given in inputs)

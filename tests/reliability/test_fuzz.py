@@ -58,6 +58,7 @@ def raise_all(failures: dict[str, Exception]) -> None:
         raise ExceptionGroup(", ".join(failures), list(failures.values()))
 
 
+@pytest.mark.slow
 def test_a_few_examples_of_each_kind(all_properties: list[Property]) -> None:
     settings = hypothesis.settings(
         max_examples=_FEW, derandomize=True, deadline=None, database=None, suppress_health_check=_QUIET

@@ -61,6 +61,7 @@ def body(table: Table) -> Iterator[tuple[dict[str, Any], list[str]]]:
     yield from (row for row in table.rows if row[1])
 
 
+@pytest.mark.slow
 def test_what_is_compared_with_its_control_alone_has_a_line(folder: Path) -> None:
     results = Results.load(folder)
     plane = results.planes[0]

@@ -57,6 +57,7 @@ def with_defaults() -> list[Component]:
     return [cls() for cls in plain if cls not in APART]
 
 
+@pytest.mark.slow
 @conformance(*with_defaults())
 def test_every_component_with_its_defaults(check: Run) -> None:
     check()

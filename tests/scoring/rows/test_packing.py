@@ -112,6 +112,7 @@ def test_a_step_is_that_of_two_rows(tiny, agree_with_two_rows, mixed, architectu
     assert rows == [2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_to_the_last_digits(tiny, agree_with_two_rows, mixed, attention, objective):

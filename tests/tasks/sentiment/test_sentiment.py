@@ -72,6 +72,7 @@ def test_pairs_are_samples_of_which_the_scorer_prefers_the_chosen(material: Mate
         assert row["chosen"][0] in " .<"  # a word with its space, or what ends a sentence
 
 
+@pytest.mark.slow
 def test_odpo_reads_the_scores(material: Material) -> None:
     tokenizer = AutoTokenizer.from_pretrained(material.model)
     source, extra = read_rows(material.train), zoo.odpo().columns

@@ -41,6 +41,10 @@ def migrate_data(settings: Settings, notes: Notes, *, evaluates: bool) -> dict[s
         )
         data.pop("eval", None)
         data.pop("test_split_size", None)
+    told = {note.setting for note in notes}
+    for name in sorted(SETTINGS & settings.keys()):
+        if settings[name] and notes.names.get(name, name) not in told:
+            notes.no_counterpart(name, "not read beside the setting that names the data")
     return data
 
 

@@ -391,6 +391,13 @@ def test_data_that_a_registry_describes(tmp_path: Path) -> None:
         migrate(settings_of(LLAMA_FACTORY) | {"stage": "ppo"})
 
 
+def test_settings_of_data_that_others_overrule_are_told() -> None:
+    settings = {"model_name_or_path": "m", "dataset_name": "json", "datasets": [{"path": "pairs.jsonl"}]}
+    notes = {note.setting: note for note in migrate(settings).notes}
+    assert notes["datasets"].outcome == Outcome.CARRIED_OVER
+    assert notes["dataset_name"].outcome == Outcome.NO_COUNTERPART
+
+
 @pytest.mark.parametrize(
     ("settings", "line"),
     [

@@ -11,11 +11,15 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import shlex
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from types import MappingProxyType
 from typing import Any
+
+from torch import nn
 
 from benchmarks.machine import hardware, versions
 from benchmarks.markdown import table
@@ -104,7 +108,7 @@ def _shuffled(name: str) -> str:
 
 def _learns(weighting: Any) -> bool:
     function = resolve(TokenWeighting, weighting).build(num_layers=1, hidden_size=4)
-    return any(True for _ in getattr(function, "parameters", tuple)())
+    return isinstance(function, nn.Module) and any(True for _ in function.parameters())
 
 
 def lines(folders: Mapping[str, Path], command: str) -> Iterator[str]:
@@ -188,12 +192,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--page", type=Path, help="Write the page here.")
     given = parser.parse_args(arguments)
+    command = shlex.join([*str(parser.prog).split(), *(sys.argv[1:] if arguments is None else arguments)])
     settings = given.setting or list(SETTINGS)
     for setting in settings:
         compare(suite_of(setting, range(given.seeds)), _folder(given.folder, setting), processes=given.processes)
     finished = {s: _folder(given.folder, s) for s in SETTINGS if (_folder(given.folder, s) / SUITE).exists()}
     if given.page:
-        given.page.write_text("\n".join(lines(finished, parser.prog)) + "\n", encoding="utf-8")
+        given.page.write_text(
+            "\n".join(lines(finished, command)) + "\n",
+            encoding="utf-8",
+        )
 
 
 def _folder(folder: Path, setting: str) -> Path:

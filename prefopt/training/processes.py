@@ -20,8 +20,9 @@ def reject_lone_processes(args: Any) -> None:
     started = get_int_from_env(MPI, 1)
     if started > 1 and (together := args.world_size) < started:
         raise ValueError(
-            f"{started} processes were started, and only {together} would train together, so that several runs would "
-            "write to one folder; without accelerators give use_cpu: true (and ddp_backend: gloo), or start one process"
+            f"{started} processes were started, as WORLD_SIZE or its like says, and only {together} would train "
+            "together, so that several runs would write to one folder; without accelerators give use_cpu: true (and "
+            "ddp_backend: gloo), or start one process"
         )
 
 
@@ -36,7 +37,7 @@ def settle_zero(args: Any) -> None:
     if args.reference_cache is not None:
         raise ValueError(
             "reference_cache: ZeRO-3 gathers the reference only in steps of training, and a cache is filled before; "
-            "leave it out, or use ZeRO-2 or FSDP2"
+            "leave it out, or use ZeRO-2"
         )
     settings = plugin.deepspeed_config["zero_optimization"]
     if settings.setdefault(_WHOLE_POLICY, True) is False:

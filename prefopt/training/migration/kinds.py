@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from prefopt.validation import explain
 
@@ -13,12 +13,22 @@ _Number = float | None
 _Text = str | None
 
 
+def _listed(value: object) -> object:
+    """One loss is a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
+def _whole(value: object) -> object:
+    """One data set is the whole mixture."""
+    return {value: 1.0} if isinstance(value, str) else value
+
+
 class _Kinds(BaseModel):
     """TRL's settings, and the alignment-handbook's."""
 
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
 
-    loss_type: str | list[str] | None = None
+    loss_type: Annotated[list[str] | None, BeforeValidator(_listed)] = None
     loss_weights: list[float] | None = None
     beta: _Number = None
     label_smoothing: _Number = None
@@ -37,7 +47,7 @@ class _Kinds(BaseModel):
     dataset_config: _Text = None
     dataset_train_split: _Text = None
     dataset_test_split: _Text = None
-    dataset_mixer: str | dict[str, float] | None = None
+    dataset_mixer: Annotated[dict[str, float] | None, BeforeValidator(_whole)] = None
     dataset_splits: list[str] | None = None
     datasets: list[dict[str, Any]] | None = None
 
@@ -47,4 +57,4 @@ def reject_other_kinds(settings: dict[str, Any]) -> None:
     try:
         _Kinds.model_validate(settings)
     except ValidationError as error:
-        raise ValueError("\n".join(dict.fromkeys(explain(error, _Kinds)))) from error
+        raise ValueError("\n".join(explain(error, _Kinds))) from error

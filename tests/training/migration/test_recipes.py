@@ -411,6 +411,7 @@ def test_settings_of_data_that_others_overrule_are_told() -> None:
         ({"loss_weights": 0.5}, "loss_weights: .*valid list, got 0.5"),
         ({"model_init_kwargs": True}, "model_init_kwargs: .*valid dictionary, got True"),
         ({"beta": "much"}, "beta: .*valid number"),
+        ({"loss_type": 3}, "loss_type: .*valid list, got 3"),
     ],
 )
 def test_what_cannot_be_migrated_is_refused_in_a_line(settings: dict[str, Any], line: str) -> None:

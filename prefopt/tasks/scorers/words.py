@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, final
 
@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError, field_validator, model_validator
 
 from prefopt.tasks.optional import needed
-from prefopt.tasks.scorers.base import Scorer
+from prefopt.tasks.scorers.base import LexicalScorer, Span
 from prefopt.tasks.scorers.corpus import sentiment_words
 from prefopt.validation import Settings, explain
 
@@ -60,24 +60,17 @@ class Lexicon(Settings):
 
     def score(self, text: str) -> float:
         """The net share of positive words, in [-1, 1]."""
-        signs = [sign for _, _, sign in self.spans(text)]
+        signs = [span.value for span in self.spans(text)]
         return sum(signs) / len(signs) if signs else 0.0
 
-    def spans(self, text: str) -> list[tuple[int, int, int]]:
-        """(start, end, sign) of every listed word of the text; sign is +1 or -1."""
-        words = ((match.start(), match.end(), match.group().lower()) for match in _WORD.finditer(text))
-        signed = ((start, end, (word in self.positive) - (word in self.negative)) for start, end, word in words)
-        return [span for span in signed if span[2]]
+    def spans(self, text: str) -> list[Span]:
+        """Every listed word of the text; its value is +1 or -1."""
+        return [
+            Span(*place, 1.0 if word in self.positive else -1.0) for word, place in _words(text) if self._lists(word)
+        ]
 
-    def marks(self, tokens: Sequence[str]) -> list[bool]:
-        """Whether a token, given as text, has a letter of a listed word; `"".join(tokens)` is the text."""
-        spans, marks, position = self.spans("".join(tokens)), [], 0
-        for token in tokens:
-            end = position + len(token)
-            start = end - len(token.lstrip())
-            marks.append(any(first < end and start < last for first, last, _ in spans))
-            position = end
-        return marks
+    def _lists(self, word: str) -> bool:
+        return word in self.positive or word in self.negative
 
 
 WORDS = Lexicon(positive=sentiment_words(1), negative=sentiment_words(-1))
@@ -85,7 +78,7 @@ WORDS = Lexicon(positive=sentiment_words(1), negative=sentiment_words(-1))
 
 
 @final
-class WordsScorer(Scorer):
+class WordsScorer(LexicalScorer):
     """(positive - negative) / (positive + negative) of the listed words in the response, in [-1, 1]; 0 where none
     occurs. The prompt is not read.
 
@@ -123,9 +116,12 @@ class WordsScorer(Scorer):
         lexicon = self.lexicon
         return [lexicon.score(text) for text in responses]
 
+    def spans(self, response: str) -> list[Span]:
+        return self.lexicon.spans(response)
+
 
 @final
-class VaderScorer(Scorer):
+class VaderScorer(LexicalScorer):
     """VADER's compound score of the response, from -1 (negative) to 1 (positive). The prompt is not read.
 
     Hutto and Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text", ICWSM 2014.
@@ -139,6 +135,16 @@ class VaderScorer(Scorer):
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
         analyzer = _analyzer()
         return [float(analyzer.polarity_scores(text)["compound"]) for text in responses]
+
+    def spans(self, response: str) -> list[Span]:
+        """Words of VADER's lexicon with their valence, -4 to 4; what turns or strengthens them is not among them."""
+        valences = _analyzer().lexicon
+        return [Span(*characters, float(valences[word])) for word, characters in _words(response) if word in valences]
+
+
+def _words(text: str) -> Iterator[tuple[str, tuple[int, int]]]:
+    """The words of a text in lower case, and their (start, end) in characters."""
+    return ((match.group().lower(), match.span()) for match in _WORD.finditer(text))
 
 
 @functools.lru_cache(maxsize=8)

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from prefopt.data.quiet import quiet
 from prefopt.sampling import Generation, sample_texts
 from prefopt.tasks.preference_data.texts import rows_with
-from prefopt.tasks.scorers.base import Scorer
+from prefopt.tasks.scorers.base import LexicalScorer, Scorer
 from prefopt.validation import Settings
 
 _NO_SPACE_BEFORE = ".,;:!?')"
@@ -67,8 +67,11 @@ class Pairing(Settings):
     most: int = Field(default=4, ge=1)
     min_gap: float = Field(default=0.0, ge=0)
 
-    def rows(self, prompt: str, responses: Iterable[Scored]) -> Iterator[dict[str, Any]]:
-        """The pairs of a prompt as rows, with the scores that `odpo` reads. Blank responses are left out."""
+    def rows(self, prompt: str, responses: Iterable[Scored], scorer: Scorer | None = None) -> Iterator[dict[str, Any]]:
+        """The pairs of a prompt as rows, with the scores that `odpo` reads. Blank responses are left out.
+
+        Where the scores come from words that the scorer lists, their sizes are the token column `weights`.
+        """
         ranked = sorted((response for response in responses if response.text.strip()), key=lambda r: -r.score)
         for better, worse in zip(ranked[: min(self.most, len(ranked) // 2)], reversed(ranked), strict=False):
             if better.score > worse.score and better.score - worse.score >= self.min_gap:
@@ -78,11 +81,13 @@ class Pairing(Settings):
                     "rejected": worse.text + worse.end,
                     "score_chosen": better.score,
                     "score_rejected": worse.score,
-                }
+                } | _weights(scorer, chosen=better.text, rejected=worse.text)
 
-    def all_rows(self, responses: Mapping[str, Sequence[Scored]], description: str) -> list[dict[str, Any]]:
+    def all_rows(
+        self, responses: Mapping[str, Sequence[Scored]], description: str, scorer: Scorer | None = None
+    ) -> list[dict[str, Any]]:
         """The pairs of all prompts. Raises ValueError if there is none."""
-        rows = [row for prompt, scored in responses.items() for row in self.rows(prompt, scored)]
+        rows = [row for prompt, scored in responses.items() for row in self.rows(prompt, scored, scorer)]
         if not rows:
             raise ValueError(
                 f"sentiment: {len(responses)} {description} gave no pair: no two responses of one prompt have scores "
@@ -90,6 +95,16 @@ class Pairing(Settings):
                 "or take another `scorer`"
             )
         return rows
+
+
+def _weights(scorer: Scorer | None, **responses: str) -> dict[str, list[dict[str, Any]]]:
+    """The fields of the column `weights`: spans of the responses, with the sizes of what they add to the scores."""
+    if not isinstance(scorer, LexicalScorer):
+        return {}
+    return {
+        f"{side}_weights": [span._asdict() | {"value": abs(span.value)} for span in scorer.spans(text)]
+        for side, text in responses.items()
+    }
 
 
 def split(prompts: Sequence[str], *, held_out: int, train: int, seed: int) -> tuple[list[str], list[str]]:

@@ -22,7 +22,7 @@ from prefopt.tasks.preference_data.forms import QUARANTINE, Template, read_compa
 from prefopt.tasks.preference_data.sources import Rows, Source
 from prefopt.tasks.preference_data.split import split_by_prompt
 from prefopt.tasks.preference_data.texts import SomeTexts, TextsOrTemplates
-from prefopt.tasks.scorers.base import Scorer
+from prefopt.tasks.scorers.base import LexicalScorer, Scorer
 from prefopt.tasks.scorers.corpus import corpus_prompts, corpus_reviews
 from prefopt.tasks.scorers.registry import AnyScorer
 from prefopt.tasks.scorers.words import VaderScorer, WordsScorer
@@ -129,7 +129,7 @@ class SentimentTask(Task):
     @property
     def marks(self) -> Callable[[Sequence[str]], list[bool]] | None:
         """Tokens of the words by which `scorer` scores, if it has such words."""
-        return self.ranking.lexicon.marks if isinstance(self.ranking, WordsScorer) else None
+        return self.ranking.marks if isinstance(self.ranking, LexicalScorer) else None
 
     def make(self, folder: Path, seed: int) -> str:
         for scorer in filter(None, (self.ranking, self.judging)):
@@ -153,7 +153,9 @@ class SentimentTask(Task):
                 responses = scored_samples(reference, part, self.ranking, generation, end=end, seed=sample_seed)
             else:
                 responses = {prompt: rated[prompt] for prompt in part}
-            write_jsonl(folder / name, self.pairing.all_rows(responses, what))
+            write_jsonl(
+                folder / name, self.pairing.all_rows(responses, what, None if rated is not None else self.ranking)
+            )
         write_jsonl(folder / PROMPTS, ({"prompt": prompt} for prompt in held_out))
         return str(reference)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from prefopt.tasks.scorers.words import Lexicon
+from prefopt.tasks.scorers.words import Lexicon, WordsScorer
 
 FEW = Lexicon(positive={"good", "Fine"}, negative={"bad", "so-so"})
 
@@ -28,7 +28,8 @@ def test_the_score_is_the_net_share_of_sentiment_words(text: str, score: float) 
 
 
 def test_a_word_of_several_tokens_is_marked_whole() -> None:
-    assert FEW.marks([" so", " go", "od", ",", " good", "ness", "</s>"]) == [0, 1, 1, 0, 0, 0, 0]
+    tokens = [" so", " go", "od", ",", " good", "ness", "</s>"]
+    assert WordsScorer(positive=("good",), negative=("bad",)).marks(tokens) == [0, 1, 1, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from pathlib import Path
@@ -12,7 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefopt import zoo
 from prefopt.data import EncodingConfig, prepare, read_rows
+from prefopt.data.pairs import SIDES
 from prefopt.data.quiet import quiet
+from prefopt.data.token_texts import response_token_texts
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.sampling import end_token_ids
 from prefopt.scoring import PreferenceModel
@@ -73,13 +76,19 @@ def test_pairs_are_samples_of_which_the_scorer_prefers_the_chosen(material: Mate
 
 
 @pytest.mark.slow
-def test_odpo_reads_the_scores(material: Material) -> None:
+def test_odpo_reads_the_scores_and_an_oracle_the_words(material: Material) -> None:
+    """Oracle: the token column `weights` is 1 on the tokens that the task marks, and nowhere else."""
     tokenizer = AutoTokenizer.from_pretrained(material.model)
-    source, extra = read_rows(material.train), zoo.odpo().columns
+    oracle = ObjectiveConfig.model_validate({"weighting": {"name": "column", "default": 0.0}})
+    source, extra = read_rows(material.train), [*zoo.odpo().columns, *oracle.columns]
     data, report = prepare(source, tokenizer, EncodingConfig(), description="pairs", extra=extra)
     gaps = [row["pair:score_chosen"] - row["pair:score_rejected"] for row in data]
     assert min(gaps) > 0
     assert report.left_out == {}
+    marks = SentimentTask().marks
+    assert marks is not None
+    for row, side in itertools.product(data, SIDES):
+        assert row[f"{side}:weights"] == marks(response_token_texts(row, side, tokenizer))
 
 
 def test_a_sample_that_was_cut_is_given_no_ending(material: Material) -> None:
@@ -274,4 +283,14 @@ def test_fields_that_are_not_set_are_not_written_down() -> None:
 
 def test_the_scorers_words_are_marked() -> None:
     assert SentimentTask().marks([" The", " film", " was", " dull", "."]) == [False, False, False, True, False]
-    assert SentimentTask(model="m", prompts="p", second="words").marks is None
+    rated_by_classifier = SentimentTask(
+        model="m", prompts="p", scorer={"name": "reviews", "reviews": "r"}, second="words"
+    )
+    assert rated_by_classifier.marks is None
+
+
+def test_vader_marks_the_words_of_its_lexicon() -> None:
+    task = SentimentTask(model="m", prompts="p", second="words")
+    assert task.marks is not None
+    assert task.marks([" A", " very", " sad", " d", "og", "."]) == [False, False, True, False, False, False]
+    assert [span.value for span in VaderScorer().spans(" a sad, happy dog")] == [-2.1, 2.7]

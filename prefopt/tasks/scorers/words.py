@@ -66,7 +66,9 @@ class Lexicon(Settings):
     def spans(self, text: str) -> list[Span]:
         """Every listed word of the text; its value is +1 or -1."""
         return [
-            Span(*place, 1.0 if word in self.positive else -1.0) for word, place in _words(text) if self._lists(word)
+            Span(*characters, 1.0 if word in self.positive else -1.0)
+            for word, characters in _words(text)
+            if self._lists(word)
         ]
 
     def _lists(self, word: str) -> bool:

@@ -13,6 +13,7 @@ from prefopt.weightings import (
     difference,
     importance,
     lengths,
+    mixed,
     position,
     transport,
     uniform,
@@ -25,6 +26,7 @@ from prefopt.weightings.column import *
 from prefopt.weightings.difference import *
 from prefopt.weightings.importance import *
 from prefopt.weightings.lengths import *
+from prefopt.weightings.mixed import *
 from prefopt.weightings.position import *
 from prefopt.weightings.sparse import *
 from prefopt.weightings.sparse import config as sparse_config
@@ -41,6 +43,7 @@ _WEIGHTINGS = concrete_classes(
     difference,
     importance,
     lengths,
+    mixed,
     position,
     sparse_config,
     transport,

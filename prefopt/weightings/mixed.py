@@ -17,8 +17,8 @@ from prefopt.weightings.composed import ComposedWeighting
 class MixedWeighting(ComposedWeighting):
     """w_t = 1 - s + s w'_t, w' another weighting's weights and s the `share`.
 
-    No token weighs less than 1 - s, so that none drifts unpenalised; where w' has mean one, so has w. The gradient of w'
-    is s times as large, and penalties of w' are as they were.
+    No token weighs less than 1 - s, so that none drifts unpenalised; where w' has mean one, so has w. Gradients through
+    w' are s times as large, and its penalties are as they were.
     Source: this package.
 
     >>> from prefopt import TokenWeighting, resolve

@@ -36,6 +36,7 @@ from prefopt.testing import conformance
 from prefopt.units import NumberedUnits, SeparatedUnits, TokenUnits
 from prefopt.weightings import (
     ActivationWeighting,
+    MixedWeighting,
     PositionWeighting,
     ScaledWeighting,
     ShuffledWeighting,
@@ -72,6 +73,7 @@ def test_every_component_with_its_defaults(check: Run) -> None:
     PositionWeighting(values=(2.0, 0.0), learned=False),
     ShuffledWeighting(weighting=SparseWeighting(init="near_one", gate="hard_concrete", l0=0.1)),
     ScaledWeighting(weighting=SparseWeighting(init="near_one", gate="hard_concrete", l0=0.1), to="mean_one"),
+    MixedWeighting(weighting=SparseWeighting(init="near_one"), share=0.3),
     ScaledWeighting(weighting=UniformWeighting(value=0.5), to="sum_one"),
     ScaledWeighting(weighting=ActivationWeighting(), to="selected_mean"),
     ScaledWeighting(weighting=PositionWeighting(), to="pair_min"),

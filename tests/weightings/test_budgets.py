@@ -14,6 +14,7 @@ from prefopt.component import Signal, TokenWeighting, weights_and_penalty
 from prefopt.tokens import masked_mean
 from prefopt.weightings import (
     ColumnWeighting,
+    MixedWeighting,
     PositionWeighting,
     ScaledWeighting,
     ShuffledWeighting,
@@ -32,6 +33,8 @@ def matched(weights: list[Tensor], ratios: list[Tensor], shorter: int) -> Tensor
     ratio = (sum(ratios) / sum(w / mean * r for w, r in zip(weights, ratios, strict=True))).detach()
     return torch.where(ratio > 0, ratio.clamp(0.1, 10), 1) / mean
 
+
+CURVE = PositionWeighting(values=(0.4, 2.0, 1.1))
 
 FACTORS: dict[str, Budget] = {
     "mean_one": lambda w, r, b: len(w) / sum(w),
@@ -59,12 +62,21 @@ def by_hand(case: Case, weights: Tensor, budget: Budget) -> Tensor:
 @pytest.mark.parametrize("to", FACTORS)
 def test_values_and_gradients_of_every_budget(to: str, seed: int) -> None:
     """Gradient reaches what learns through the normalisers, and none through reward_match's factor."""
+    _compare(ScaledWeighting(weighting=CURVE, to=to), seed, lambda plain: plain, FACTORS[to])
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_values_and_gradients_of_a_mixture(share: float) -> None:
+    """1 - share + share w under DPO."""
+    mixed = MixedWeighting(weighting=CURVE, share=share)
+    _compare(mixed, 0, lambda plain: 1 - share + share * plain, lambda w, r, b: torch.tensor(1.0))
+
+
+def _compare(weighting: TokenWeighting, seed: int, change: Callable[[Tensor], Tensor], budget: Budget) -> None:
+    """Losses and gradients of DPO with the weighting against those by hand of the changed weights that it holds."""
     case = random_case(seed)
-    curve = PositionWeighting(values=(0.4, 2.0, 1.1))
-    config = ObjectiveConfig(beta=0.6, weighting=ScaledWeighting(weighting=curve, to=to))
-    objective = Objective(config, num_layers=3, hidden_size=5).double()
-    plain = objective.weighting.function(case.tokens())
-    expected = by_hand(case, plain, FACTORS[to])
+    objective = Objective(ObjectiveConfig(beta=0.6, weighting=weighting), num_layers=3, hidden_size=5).double()
+    expected = by_hand(case, change(objective.weighting.function(case.tokens())), budget)
     output = objective(case.tokens())
     torch.testing.assert_close(output.losses, expected, **EXACT)
     leaves = [case.logits, *objective.parameters()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, final
 
@@ -75,6 +75,11 @@ class Component(Named):
         """The extra columns of the data that this component reads, as configured. None unless it says so."""
         return frozenset()
 
+    @property
+    def expected_failures(self) -> Mapping[str, str]:
+        """The conformance checks that it fails by design, as configured -> the reason. None unless it says so."""
+        return {}
+
 
 def _itself(component: Component) -> Callable[..., Tensor]:
     if not callable(component):
@@ -133,20 +138,16 @@ class Divergence(Component):
 
 
 class SampledDivergence(Divergence):
-    """An estimate from the log-probabilities of the response's own token: (logps, ref_logps: [...]) -> [...].
-
-    It costs no pass over the vocabulary. Its name begins with "sampled_".
-    """
+    """An estimate from the log-probabilities of the response's own token: (logps, ref_logps: [...]) -> [...]. It costs
+    no pass over the vocabulary. Its name begins with "sampled_"."""
 
 
 class ExactDivergence(Divergence):
     """A function of both log-probabilities over the vocabulary: (logps, ref_logps: [..., V]) -> [...]."""
 
     def logit_gradient(self, logps: Tensor, ref_logps: Tensor, value: Tensor) -> Tensor:
-        """dD/dlogits of the policy, [..., V], where `value` [...] is D.
-
-        By default autograd through `__call__`. A closed form saves memory and time.
-        """
+        """dD/dlogits of the policy, [..., V], where `value` [...] is D. By default autograd through `__call__`; a
+        closed form saves memory and time."""
         with torch.enable_grad():
             logits = logps.detach().requires_grad_()
             divergence = self(logits.log_softmax(-1), ref_logps)

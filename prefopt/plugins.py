@@ -15,6 +15,7 @@ import pluggy
 
 from prefopt import hookspecs
 from prefopt.hookspecs import INTERFACE, PROJECT
+from prefopt.origins import origin_in
 from prefopt.plugin_imports import ImportStoppedError, limited_import, time_limit
 from prefopt.validation import did_you_mean, one_line
 
@@ -150,9 +151,10 @@ def _register(manager: pluggy.PluginManager, name: str, entry_point: importlib.m
         with limited_import():
             module = entry_point.load()
     except (Exception, SystemExit, ImportStoppedError) as error:
-        problem = (
-            one_line(error) if isinstance(error, ImportStoppedError) else f"{type(error).__name__}: {one_line(error)}"
-        )
+        problem = one_line(error)
+        if not isinstance(error, ImportStoppedError):
+            origin = origin_in(error, (entry_point.module.partition(".")[0],))
+            problem = f"{type(error).__name__}: {problem}{origin and f'; {origin}'}"
         raise PluginError(
             f"plugin {name} cannot be imported ({problem}). Mend {entry_point.value}, or uninstall {distribution}.",
             name,

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from prefopt import divergences, losses, regularizers, shapings, units, weightings
 from prefopt.component import Component, Named
 from prefopt.hookspecs import KINDS
+from prefopt.origins import origin_in
 from prefopt.plugins import TEMPORARY, WITHOUT, PluginError, excluded, plugin_manager, plugins
 from prefopt.validation import did_you_mean, explain
 
@@ -227,9 +228,9 @@ def _collect(manager: pluggy.PluginManager, kind: type[N]) -> Mapping[str, tuple
         try:
             returned = list(implementation.function())
         except Exception as error:
-            fault = (
-                f"must return a list of subclasses of {kind.__name__}, but it failed ({type(error).__name__}: {error})"
-            )
+            origin = origin_in(error, (str(implementation.function.__module__),))
+            problem = f"{type(error).__name__}: {error}{origin and f'; {origin}'}"
+            fault = f"must return a list of subclasses of {kind.__name__}, but it failed ({problem})"
             raise PluginError(f"plugin {plugin}: {kind.hook} {fault}.", plugin) from error
         for cls in returned:
             if not (isinstance(cls, type) and issubclass(cls, kind)):

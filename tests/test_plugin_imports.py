@@ -18,13 +18,13 @@ from tests.cli.test_cli import run as typed
 from tests.little_plugins import Install
 
 ENDS = {
-    "import sys; sys.exit(3)": r"\(SystemExit: 3\)",
+    "import sys; sys.exit(3)": r"\(SystemExit: 3; .*__init__\.py:1, in <module>\)",
     "import os; os._exit(0)": r"\(it ends the process \(os\._exit\(0\)\)\)",
     "import os\ntry:\n    os._exit(0)\nexcept Exception:\n    pass": "it ends the process",
     "import time; time.sleep(60)": r"\(it takes more than 0\.2 seconds, at .*__init__\.py:1; PREFOPT_PLUGIN_TIME",
     "while True:\n    try: pass\n    except Exception: pass": r"takes more than 0\.2 seconds, at .*__init__\.py:[123]",
     "def deeper(): deeper()\ndeeper()": r"\(RecursionError: maximum recursion depth exceeded",
-    "raise ValueError('two\\nlines')": r"\(ValueError: two lines\)",
+    "raise ValueError('two\\nlines')": r"\(ValueError: two lines; .*__init__\.py:1, in <module>\)",
 }
 
 

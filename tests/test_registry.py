@@ -117,13 +117,14 @@ def test_a_distribution_seen_twice_on_the_path_counts_once(
     assert owner(available(TokenWeighting)["halving"]).distribution == "halving-plugin"
 
 
-def test_a_plugin_that_does_not_import_is_named(install: Install) -> None:
+def test_a_plugin_that_does_not_import_is_named(install: Install, tmp_path: Path) -> None:
     install("broken-plugin", "import a_module_that_is_not_there", entry_point="weights")
     with pytest.raises(PluginError) as error:
         available(TokenWeighting)
     assert str(error.value) == (
         "plugin broken-plugin:weights cannot be imported (ModuleNotFoundError: No module named "
-        "'a_module_that_is_not_there'). Mend broken_plugin, or uninstall broken-plugin. To run without "
+        f"'a_module_that_is_not_there'; {tmp_path}/broken_plugin/__init__.py:1, in <module>). "
+        "Mend broken_plugin, or uninstall broken-plugin. To run without "
         "broken-plugin:weights: prefopt --without-plugin broken-plugin:weights, or set "
         "PREFOPT_WITHOUT_PLUGINS=broken-plugin:weights."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from prefopt.cli.console import component_kinds, console, exit_on, kind_name, re
 
 if TYPE_CHECKING:
     from prefopt.component import Component
+    from prefopt.testing import Result
 
 _STYLES = {"pass": "green", "fail": "red", "expected failure": "yellow"}
 
@@ -34,7 +36,7 @@ def check(
         list[str] | None, typer.Option(help="A check that it is expected to fail; if it passes, the suite fails.")
     ] = None,
 ) -> None:
-    """Run the conformance suite on an installed component. Exit code 1 where a check fails."""
+    """Run the conformance suite on an installed component. Exit code 1 where a check fails that is not expected to."""
     from prefopt.registry import PluginError
     from prefopt.testing import examine
     from prefopt.testing.check import label
@@ -44,15 +46,29 @@ def check(
         results = examine(component, dict.fromkeys(expect or (), "named by --expect"))
     columns = (Column("check", no_wrap=True), Column("result", no_wrap=True), "detail")
     table = Table(*columns, box=None, padding=(0, 2, 0, 0))
+    stopped = {name for result in results for name in result.stops}
     for result in results:
-        style = _STYLES[result.status]
-        table.add_row(result.check.name, f"[{style}]{result.status}", escape(result.text))
+        if result.check.name not in stopped:
+            style = _STYLES[result.status]
+            table.add_row(result.check.name, f"[{style}]{result.status}", escape(_detail(result)))
     console.print(f"[bold]{escape(label(component))}[/], a {component.kind}\n")
     console.print(table)
-    failures = sum(result.status == "fail" for result in results)
-    console.print(f"\n{len(results)} checks, {failures or 'none'} failed.")
+    counts = Counter(result.status for result in results)
+    failures, expected = counts["fail"], counts["expected failure"]
+    causes = failures - len(stopped)
+    by_causes = f" by {causes} {'cause' if causes == 1 else 'causes'}" if stopped else ""
+    as_expected = f", {expected} failed as expected" if expected else ""
+    console.print(f"\n{len(results)} checks, {failures or 'none'} failed{by_causes}{as_expected}.")
     if failures:
         raise typer.Exit(1)
+
+
+def _detail(result: Result) -> str:
+    """What is said of a check; of an exception that stops others too, those in place of why this one matters."""
+    if not result.stops or result.fault is None:
+        return result.text
+    on = f"\non: {result.fault.on}" if result.fault.on else ""
+    return f"{result.fault.fault}{on}\nstops {len(result.stops)} more checks: {', '.join(result.stops)}"
 
 
 def _component(name: str, kind: str | None, fields: Sequence[str]) -> Component:

@@ -16,6 +16,7 @@ import typer
 from rich.markup import escape
 from typer.core import TyperGroup
 
+from prefopt.origins import origin_in_plugins
 from prefopt.printing import PrintableConsole, printable
 
 if TYPE_CHECKING:
@@ -42,8 +43,6 @@ error_console = PrintableConsole(stderr=True, soft_wrap=True, highlight=False)
 DEBUG = ContextVar("debug", default=False)
 """Whether errors are raised, for their traceback."""
 
-_HINT = "`prefopt --debug` and the command show the traceback"
-
 _MOST = 500
 """Characters of the one line that is printed of an error that no command expects."""
 
@@ -56,7 +55,7 @@ def exit_on(*errors: type[Exception]) -> Iterator[None]:
     except errors as error:
         if DEBUG.get():
             raise
-        hint = "" if _is_raised_here(error) else f" ({_HINT})"
+        hint = "" if _is_raised_here(error) else _hint(error)
         for line in _lines_of(error):
             error_console.print(f"[red]error:[/] {escape(line + hint)}")
         _print_notes(error)
@@ -71,6 +70,12 @@ def _lines_of(error: Exception) -> list[str]:
         message = f"{error.filename}: {error.strerror}"  # which str puts behind the number of the error
     lines = message.splitlines() if is_own else [" ".join(message.split())]
     return [line for line in lines if line] or [type(error).__name__]
+
+
+def _hint(error: BaseException) -> str:
+    """Where to look: the line of the plugin that it comes from, if any, and how to see the traceback."""
+    parts = (origin_in_plugins(error), "`prefopt --debug` and the command show the traceback")
+    return f" ({'; '.join(filter(None, parts))})"
 
 
 def _is_raised_here(error: Exception) -> bool:
@@ -100,7 +105,7 @@ class PlainErrors(TyperGroup):
                 raise
             message = " ".join(str(error).split())
             cut = f"{message[:_MOST]} ..." if len(message) > _MOST else message
-            error_console.print(f"[red]error:[/] {escape(f'{type(error).__name__}: {cut}')} ({_HINT})")
+            error_console.print(f"[red]error:[/] {escape(f'{type(error).__name__}: {cut}{_hint(error)}')}")
             _print_notes(error)
             raise typer.Exit(UNUSABLE) from None
 

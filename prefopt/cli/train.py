@@ -11,6 +11,7 @@ from rich.table import Table
 
 from prefopt.cli import completion
 from prefopt.cli.console import console, exit_on, show_progress
+from prefopt.origins import origin_in_plugins
 
 if TYPE_CHECKING:
     from prefopt.training import RunPlan
@@ -55,7 +56,8 @@ def train(
     except UnknownPlanError as error:
         console.print(f"No plan: {escape(str(error))}")
     except Exception as error:  # a plan traces the models; modelling code that cannot be traced may still train
-        console.print(f"No plan: {type(error).__name__}: {escape(str(error))}")
+        origin = origin_in_plugins(error)
+        console.print(f"No plan: {type(error).__name__}: {escape(str(error) + (origin and f' ({origin})'))}")
         if dry_run:
             raise typer.Exit(1) from error
     if dry_run:

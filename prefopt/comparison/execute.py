@@ -21,6 +21,7 @@ from prefopt.comparison.run import MATERIAL, Run
 from prefopt.data import DataError, SourceRow, read_rows
 from prefopt.data.quiet import quiet
 from prefopt.objective_config import ObjectiveConfig
+from prefopt.origins import origin_in_plugins
 from prefopt.registry import provenance
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import Material
@@ -44,7 +45,8 @@ def execute(run: Run, folder: Path) -> dict[str, Any]:
         return _empty_record(run) | train_and_measure(run, folder)
     except Exception as error:  # in the record, on the console and in the exit code: other runs may be fine
         reject_full_disk(error, run, folder)
-        return failure(run, f"{type(error).__name__}: {error}", traceback.format_exc())
+        origin = origin_in_plugins(error)
+        return failure(run, f"{type(error).__name__}: {error}{origin and f' ({origin})'}", traceback.format_exc())
 
 
 def reject_full_disk(error: Exception, run: Run, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import log, log1p
 from typing import Literal, final
 
@@ -68,6 +69,11 @@ class RobustLoss(PreferenceLoss):
 
     name: Literal["robust"] = "robust"
     label_smoothing: float = Field(default=0.1, ge=0, lt=0.5)
+
+    @property
+    def expected_failures(self) -> Mapping[str, str]:
+        reason = "unbiased under flipped labels, which takes a negative part"
+        return {"loss_is_bounded_below": reason} if self.label_smoothing else {}
 
     def __call__(self, chosen: Tensor, rejected: Tensor, tokens: TokenBatch) -> Tensor:
         """chosen, rejected [B] -> [B]."""
@@ -148,6 +154,11 @@ class DiscoPopLoss(PreferenceLoss):
     name: Literal["discopop"] = "discopop"
     tau: float = Field(default=0.05, gt=0, lt=1)
 
+    @property
+    def expected_failures(self) -> Mapping[str, str]:
+        reason = "found by search: it rises near 0, where its two parts change"
+        return {"loss_falls_as_the_margin_grows": reason}
+
     def __call__(self, chosen: Tensor, rejected: Tensor, tokens: TokenBatch) -> Tensor:
         """chosen, rejected [B] -> [B]."""
         d = chosen - rejected
@@ -171,6 +182,10 @@ class ScaledBasuLoss(PreferenceLoss):
     name: Literal["scaled_basu"] = "scaled_basu"
     lam: float = Field(default=0.0, ge=0)
     s: float = Field(default=4.0, gt=0)
+
+    @property
+    def expected_failures(self) -> Mapping[str, str]:
+        return {"loss_is_bounded_below": "as published: its slope does not level off"}
 
     def __call__(self, chosen: Tensor, rejected: Tensor, tokens: TokenBatch) -> Tensor:
         """chosen, rejected [B] -> [B]."""

@@ -22,8 +22,8 @@ from prefopt.component import (
 from prefopt.divergences import ForwardKL
 from prefopt.objective import Objective
 from prefopt.objective_config import DivergenceTerm, ObjectiveConfig
-from prefopt.testing.cases import HIDDEN, LAYERS, Case
-from prefopt.testing.check import ConformanceError
+from prefopt.testing.cases import HIDDEN, LAYERS, Case, case_for
+from prefopt.testing.check import ConformanceError, raised_by
 
 Function = Callable[..., Tensor]
 
@@ -81,11 +81,26 @@ def arguments(component: Component, case: Case, *, withheld: Collection[str] = (
 
 def call(component: Component, case: Case, function: Function | None = None) -> Tensor:
     """The component's result on the case. Raises ConformanceError, which names the case, where it raises anything."""
+    __tracebackhide__ = True
     function = build(component, case.dtype) if function is None else function
     try:
         return function(*arguments(component, case))
     except Exception as error:
-        raise ConformanceError(f"it raised {type(error).__name__}: {error}", on=case.words) from error
+        raise raised_by(component, error, case.words) from error
+
+
+def fails_in_double_alone(component: Component) -> bool:
+    """Whether it raises on inputs in float64, and on the same ones in float32 does not."""
+
+    def raises(case: Case) -> bool:
+        try:
+            call(component, case)
+        except Exception:
+            return True
+        return False
+
+    case = case_for(component)
+    return raises(case) and not raises(case.to(torch.float32))
 
 
 def config_with(component: Component) -> ObjectiveConfig:

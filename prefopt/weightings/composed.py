@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Mapping
 
 from pydantic import SerializeAsAny
 
@@ -26,3 +27,7 @@ class ComposedWeighting(TokenWeighting, ABC):
     @property
     def columns(self) -> frozenset[Column]:
         return self.weighting.columns
+
+    @property
+    def expected_failures(self) -> Mapping[str, str]:
+        return self.weighting.expected_failures

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor
 
 from prefopt.columns import Column, TokenColumn
-from prefopt.component import Divergence, PreferenceLoss, TokenWeighting
+from prefopt.component import Divergence, PreferenceLoss, Signal, TokenWeighting
 from prefopt.divergences import ForwardKL, SampledK1
 from prefopt.hookspecs import hookimpl
 from prefopt.losses import BcoLoss, LogisticLoss, MixtureLoss, RobustLoss
@@ -49,11 +51,43 @@ class Crashing(TokenWeighting):
         raise ZeroDivisionError("of its own")
 
 
+class Endless(PreferenceLoss):
+    """loss = -d.
+
+    Source: these tests.
+    """
+
+    name: Literal["endless"] = "endless"
+
+    def __call__(self, chosen: Tensor, rejected: Tensor, tokens: TokenBatch) -> Tensor:
+        return rejected - chosen
+
+
+class SinglePrecision(TokenWeighting):
+    """w_t = relu(a h_t), a a constant in float32.
+
+    Source: these tests.
+    """
+
+    name: Literal["single_precision"] = "single_precision"
+
+    @property
+    def requires(self) -> frozenset[Signal]:
+        return frozenset({Signal.REF_HIDDEN_STATES})
+
+    def __call__(self, tokens: TokenBatch) -> Tensor:
+        assert tokens.ref_hidden_states is not None
+        states = tokens.ref_hidden_states[-1]
+        return torch.where(tokens.mask, (states @ torch.ones(states.shape[-1])).relu(), 0)
+
+
 def names(component: TokenWeighting | PreferenceLoss | Divergence) -> set[str]:
     return {check.name for check in checks_of(component)}
 
 
-def marks_of(*components: TokenWeighting | PreferenceLoss, **options: dict[str, str]) -> dict[str, list[pytest.Mark]]:
+def marks_of(
+    *components: TokenWeighting | PreferenceLoss, **options: dict[str, str] | None
+) -> dict[str, list[pytest.Mark]]:
     """The marks of every test that the decorator makes, by the test's id."""
 
     @conformance(*components, **options)
@@ -81,9 +115,11 @@ def test_ids_say_which_component_and_which_check() -> None:
     assert label(mixture) == "mixture(losses=[logistic(margin=1.0), bco], weights=[1.0, 2.0])"
 
 
-def test_expected_failures_are_strict() -> None:
-    reason = "negative part"
-    marked = marks_of(RobustLoss(), expected_failures={"loss_is_bounded_below": reason})
+@pytest.mark.parametrize("expected", [None, {"loss_is_bounded_below": "negative part"}])
+def test_expected_failures_are_strict(expected: dict[str, str] | None) -> None:
+    """Whether the component names them or the test."""
+    reason = (expected or RobustLoss().expected_failures)["loss_is_bounded_below"]
+    marked = marks_of(RobustLoss(), expected_failures=expected)
     (mark,) = marked["robust-loss_is_bounded_below"]
     assert mark.name == "xfail"
     assert mark.kwargs == {"reason": reason, "raises": ConformanceError, "strict": True}
@@ -102,16 +138,17 @@ def test_an_expected_failure_that_no_check_is_called_is_an_error(name: str) -> N
 
 @pytest.mark.slow
 def test_examine_tells_pass_fail_and_expected_failure() -> None:
-    by_name = {result.check.name: result for result in examine(RobustLoss())}
+    by_name = {result.check.name: result for result in examine(Endless())}
     failed = by_name.pop("loss_is_bounded_below")
-    assert {result.status for result in by_name.values()} == {"pass"}
+    assert {result.status for name, result in by_name.items() if name != "is_registered"} == {"pass"}
     assert failed.status == "fail"
     message, on, why = failed.text.splitlines()
     assert message.startswith("its lowest value goes from ")
     assert on == "on: rewards up to 1e3, then 1e6"
     assert why == f"why: {failed.check.why}"
-    expected = examine(RobustLoss(), {"loss_is_bounded_below": "negative part"})
-    assert [result.text for result in expected if result.status == "expected failure"] == ["negative part"]
+    expected = examine(RobustLoss())
+    (text,) = [result.text for result in expected if result.status == "expected failure"]
+    assert text.startswith("unbiased under flipped labels, which takes a negative part\nfound: its lowest value goes")
     assert not [result for result in expected if result.status == "fail"]
     unexpected = examine(LogisticLoss(), {"loss_is_bounded_below": "negative part"})
     (result,) = [result for result in unexpected if result.status == "fail"]
@@ -123,6 +160,40 @@ def test_a_component_that_raises_fails_with_its_own_words() -> None:
     with pytest.raises(ConformanceError, match="it raised ZeroDivisionError: of its own") as error:
         check(Crashing())
     assert "6 responses of 4, 2, 6, 3, 5, 2 tokens (chosen first), seed 0" in str(error.value)
+    assert f"at: {line_of(Crashing, 'raise ZeroDivisionError')}, in __call__" in str(error.value)
+
+
+def line_of(component: type[TokenWeighting], text: str) -> str:
+    """`FILE:LINE` of the one line of the class that holds the text."""
+    lines, first = inspect.getsourcelines(component)
+    (number,) = [number for number, line in enumerate(lines, first) if text in line]
+    return f"{Path(inspect.getfile(component)).relative_to(Path.cwd())}:{number}"
+
+
+@pytest.mark.parametrize("component", [Crashing(), SinglePrecision()])
+def test_one_cause_is_told_once_with_the_checks_that_it_stops(component: TokenWeighting) -> None:
+    failed = [result for result in examine(component) if result.status == "fail" and result.fault.cause]
+    first, *others = failed
+    assert len(others) > 15
+    assert first.stops == tuple(result.check.name for result in others)
+    assert all(result.text.startswith(f"it raised as in {first.check.name}: ") for result in others)
+    assert not any("why: " in result.text or result.stops for result in others)
+    assert ("use the parameter's dtype" in first.text) == isinstance(component, SinglePrecision)
+
+
+def test_one_cause_is_told_once_in_pytest() -> None:
+    @conformance(Crashing())
+    def test(check: object) -> None:
+        """Run below."""
+
+    texts = []
+    for case in test.pytestmark[0].args[1]:
+        try:
+            case.values[0]()
+        except ConformanceError as error:
+            texts += [str(error)] if error.cause else []
+    assert sum("as in" not in text for text in texts) == 1
+    assert len(texts) > 15
 
 
 def test_a_component_that_cannot_be_called_fails_and_does_not_stop_the_run() -> None:

@@ -76,6 +76,13 @@ class SparseWeighting(TokenWeighting):
     def requires(self) -> frozenset[Signal]:
         return frozenset({_STATES[self.position]})
 
+    @property
+    def expected_failures(self) -> Mapping[str, str]:
+        if (self.gate, self.init, self.floor) != ("relu", "published", 0) or self.layers == "last":
+            return {}
+        reason = "as published: where every mixer weight c_l is negative, the outer relu is zero everywhere"
+        return {"no_dead_start": f"{reason}; init near_one or a floor starts alive"}
+
     def build(self, *, num_layers: int, hidden_size: int) -> SparseMask:
         """The learned mask for a reference of that many layers and that hidden size.
 

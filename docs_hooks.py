@@ -5,6 +5,7 @@ code and from numbers that are kept, so that no page can be stale.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from prefopt.tokens import TokenBatch
 from prefopt.training import arguments
 
 ROOT = Path(__file__).parent
+_FOR_TESTS = re.compile(r"^<!-- (?:not run|exit code): .* -->\n\n", re.MULTILINE)
+"""Why a block is not run, or with which code its commands exit."""
 _WORDS = 48
 """The column of TokenBatch's docstring at which a field is put in words."""
 
@@ -50,7 +53,8 @@ def pages(repository: str = "") -> dict[str, str]:
 
 
 def on_page_markdown(text: str, **_: Any) -> str:
-    """Replace the markers of a page by what the code says."""
+    """Replace the markers of a page by what the code says, and leave out what the tests read."""
+    text = _FOR_TESTS.sub("", text)
     for marker, made in MARKERS.items():
         if marker in text:
             text = text.replace(marker, made())

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 import yaml
+from transformers import AutoTokenizer
 
 import docs_hooks
 from prefopt import zoo
@@ -15,79 +22,138 @@ from prefopt.cli import app
 from prefopt.cli.console import EXIT_CODES
 from prefopt.comparison.suite import Suite
 from prefopt.signals import SIGNALS
+from prefopt.tasks.judges import resolve_judge
+from prefopt.tasks.registry import resolve_task
 from prefopt.testing import CHECKS
-from prefopt.training import RunFile
+from prefopt.training import RunFile, start
+from prefopt.training.run_sections import SamplesSection
+from tests.blocks import PAGES, ROOT, Block, blocks, commands
+from tests.cli.test_cli import run as typed
 
-ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("**/*.md")])
 PLUGINS = {"code.md": "code_plugin"}
 """Pages of a plugin -> the fixture that installs it."""
 EXTRAS = {"lm-eval.md": "lm_eval"}
 """Pages whose suites can be read only with an optional library -> that library."""
 NAMED_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+RUN_FILES = {"troubleshooting.md": "model: a-model\ndata: pairs.jsonl\nobjective: {weighting: uniform}\n"}
+"""Pages whose commands take any run file -> that which a reader has."""
+TEMPLATE = "{% for message in messages %}{{ message['content'] + ' ' }}{% endfor %}"
 
 
-def blocks(page: Path, language: str) -> list[str]:
-    """The fenced blocks of a language, with as many blank lines before them as bring errors to the page's own lines."""
-    text = page.read_text(encoding="utf-8")
-    matches = re.finditer(rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
-    return ["\n" * text.count("\n", 0, match.start(1)) + match[1] for match in matches]
+@pytest.fixture
+def folder(rows: list[dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory of a reader, with files that pages name and do not make."""
+    pairs = "".join(json.dumps(row) + "\n" for row in rows[:4])
+    for name in ("pairs.jsonl", "held-out.jsonl"):
+        (tmp_path / name).write_text(pairs)
+    recipe = tmp_path / "recipes" / "zephyr" / "dpo" / "config_qlora.yaml"
+    recipe.parent.mkdir(parents=True)
+    for file in (recipe, tmp_path / "dpo_config.yaml"):
+        file.write_text("model_name_or_path: a-model\ndataset_name: pairs.jsonl\nbeta: 0.1\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-def printed(page: Path) -> list[str | None]:
-    """For each block of Python the text block that follows it at once, which is what it prints; None without one."""
-    text = page.read_text(encoding="utf-8")
-    matches = re.findall(r"^```python\n.*?^```$(?:\n\n```text\n(.*?)^```$)?", text, flags=re.DOTALL | re.MULTILINE)
-    return [output or None for output in matches]
+@pytest.fixture
+def model(model_folder: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The tiny model, with a chat template, as that which pages name has one."""
+    folder = tmp_path_factory.mktemp("chat") / "model"
+    shutil.copytree(model_folder, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@dataclass
+class Reader:
+    """Does what the blocks of a page say, in the working directory, with a small model in place of the named one."""
+
+    model: str
+    namespace: dict[str, object]
+    capsys: pytest.CaptureFixture[str]
+
+    def python(self, block: Block) -> str:
+        self.capsys.readouterr()
+        code = compile(block.code.replace(NAMED_MODEL, self.model), str(block.page), "exec", dont_inherit=True)
+        exec(code, self.namespace)
+        return self.capsys.readouterr().out
+
+    def bash(self, block: Block) -> str:
+        lines = [[word.replace(NAMED_MODEL, self.model) for word in words] for words in commands(block.text)]
+        return "".join(typed(*words[1:], exit_code=block.exit_code) for words in lines)
+
+    def yaml(self, block: Block) -> str:
+        """A run file, which is tried where its model and data are here, a suite or an objective, whole or a part."""
+        text = block.text.replace(NAMED_MODEL, self.model)
+        fields = yaml.safe_load(text)
+        if "model" in fields:
+            Path("run.yaml").write_text(text)
+            run = RunFile.load("run.yaml")
+            if run.model.name == self.model and all(Path(file).is_file() for file in files_of(fields["data"])):
+                start(run, dry_run=True, judges=resolve_judge)
+        elif "task" in fields:
+            Path("suite.yaml").write_text(text)
+            Suite.load("suite.yaml")
+        elif fields.keys() <= PARTS.keys():
+            for field, part in fields.items():
+                PARTS[field](part)
+        else:
+            zoo.build(fields)
+        return ""
+
+
+SENTIMENT = {"name": "sentiment", "model": "a-model", "second": {"name": "classifier", "model": "m", "label": "l"}}
+
+
+def files_of(data: object) -> list[str]:
+    """The data sources that a section names."""
+    sources = [data.get("train"), data.get("eval")] if isinstance(data, dict) else [data]
+    return [source if isinstance(source, str) else "" for source in sources if source is not None]
+
+
+PARTS: dict[str, Callable[[Any], object]] = {
+    "samples": SamplesSection.model_validate,
+    "judge": resolve_judge,
+    "prompts": lambda prompts: resolve_task({**SENTIMENT, "prompts": prompts}),
+}
+"""Sections that stand alone on a page -> what reads them."""
+
+
+def agree(printed: str, expected: str) -> bool:
+    """Line by line; a line of the page may end early, in " ..."."""
+    lines, wanted = printed.splitlines(), expected.splitlines()
+    return len(lines) == len(wanted) and all(
+        line.startswith(want.removesuffix("...")) if want.endswith(" ...") else line == want
+        for line, want in zip(lines, wanted, strict=True)
+    )
 
 
 def test_there_are_pages() -> None:
     assert len(PAGES) >= 6
-    assert sum(len(blocks(page, "python")) for page in PAGES) >= 10
+    assert agree("a b\nc", "a ...\nc")
+    assert not agree("a b\nc", "a\nc")
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_examples_run_and_print_what_the_page_says(
-    page: Path,
-    model_folder: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    request: pytest.FixtureRequest,
-    capsys: pytest.CaptureFixture[str],
+def test_a_page_can_be_followed_and_prints_what_it_says(
+    page: Path, model: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if page.name in PLUGINS:
         request.getfixturevalue(PLUGINS[page.name])
-    monkeypatch.chdir(tmp_path)
-    namespace: dict[str, object] = {"__name__": f"docs_{page.stem}"}
-    for block, output in zip(blocks(page, "python"), printed(page), strict=True):
-        code = block.replace(NAMED_MODEL, model_folder)
-        capsys.readouterr()
-        exec(compile(code, str(page), "exec", dont_inherit=True), namespace)
-        if output is not None:
-            assert capsys.readouterr().out.splitlines() == output.splitlines()
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_yaml_examples_are_run_files_suites_or_objectives(
-    page: Path, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    if page.name in PLUGINS:
-        request.getfixturevalue(PLUGINS[page.name])
+    if page.name in RUN_FILES:
+        Path("run.yaml").write_text(RUN_FILES[page.name])
     if page.name in EXTRAS:
         pytest.importorskip(EXTRAS[page.name], reason=f"{page.name} is of an optional extra that is not installed")
-    for block in blocks(page, "yaml"):
-        fields = yaml.safe_load(block)
-        if "model" in fields:
-            file = tmp_path / "run.yaml"
-            file.write_text(block)
-            RunFile.load(file)
-        elif "task" in fields:
-            file = tmp_path / "suite.yaml"
-            file.write_text(block)
-            Suite.load(file)
-        else:
-            zoo.build(fields)
+    reader = Reader(model, {"__name__": f"docs_{page.stem}"}, capsys)
+    for block, after in pairwise([*blocks(page), None]):
+        action = getattr(reader, block.language, None)
+        if action is not None and not block.not_run:
+            printed = action(block)
+            if after is not None and after.language == "text" and after.follows and not after.not_run:
+                assert agree(printed, after.text), f"{after}: {printed}"
 
 
 @pytest.mark.slow

@@ -14,16 +14,16 @@ from transformers import TrainingArguments
 from docs_site import trl_tables
 from prefopt import Objective, TokenBatch, zoo
 from prefopt.training import DataSection, ModelSection, PreferenceConfig, RunFile
+from tests.blocks import Block, blocks
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 HOLE = "\0"
 
 
-def blocks(page: str, language: str) -> list[str]:
-    return re.findall(
-        rf"^```{language}\n(.*?)\n^```$", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
-    )
+def is_quoted(block: Block) -> bool:
+    """Whether it is a message, and not what a command in front of it prints."""
+    return block.language == "text" and not block.text.startswith("error: ")
 
 
 def messages() -> list[str]:
@@ -39,7 +39,7 @@ def messages() -> list[str]:
     return texts
 
 
-QUOTED = [" ".join(block.split()) for block in blocks("troubleshooting.md", "text")]
+QUOTED = [" ".join(block.text.split()) for block in blocks(DOCS / "troubleshooting.md") if is_quoted(block)]
 TEXTS = messages()
 
 

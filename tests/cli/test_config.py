@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 from prefopt import zoo
 from prefopt.cli import app
 from prefopt.training import RunFile
+from tests.blocks import PAGES, blocks
 from tests.json_schema import violations
 from tests.little_plugins import HALVING, Install
-from tests.test_docs import PAGES, blocks
+from tests.test_docs import PARTS
 
 ROOT = Path(__file__).parents[2]
 SUITES = sorted([*ROOT.glob("prefopt/suites/*.yaml"), *ROOT.glob("benchmarks/suites/*.yaml")])
@@ -35,10 +36,11 @@ def run_schema() -> dict[str, Any]:
 
 
 def documents() -> Iterator[tuple[str, Any]]:
-    """(where, what is read) of every YAML block of the pages, and every suite."""
-    for page in PAGES:
-        for number, block in enumerate(blocks(page, "yaml")):
-            yield f"{page.name}, block {number}", OmegaConf.to_container(OmegaConf.create(block))
+    """(where, what is read) of every whole YAML block of the pages, and every suite."""
+    for block in (block for page in PAGES for block in blocks(page) if block.language == "yaml" and not block.not_run):
+        document = OmegaConf.to_container(OmegaConf.create(block.text))
+        if not document.keys() <= PARTS.keys():
+            yield str(block), document
     for suite in SUITES:
         yield suite.name, OmegaConf.to_container(OmegaConf.load(suite))
 

@@ -1,0 +1,1 @@
+"""Every token weighting, learned or not, on planted tokens and on real text."""

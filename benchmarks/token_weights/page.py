@@ -1,0 +1,96 @@
+"""The page of all settings: does a weighting find the tokens, does its aim pay, and what does it cost?"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+
+from benchmarks.machine import hardware, versions
+from benchmarks.markdown import table
+from benchmarks.token_weights.settings import BASELINE, SETTINGS, shuffled, weightings
+from prefopt.comparison.differences import Difference, differences
+from prefopt.comparison.frontier import Measure
+from prefopt.comparison.results import Results
+from prefopt.report.format import shown
+
+__all__ = ["lines"]
+
+
+def lines(folders: Mapping[str, Path], command: str) -> Iterator[str]:
+    """The page, from the folder of each setting."""
+    trained, left_out = weightings()
+    yield "# Every token weighting"
+    yield ""
+    used = ", ".join(f"{name} {number}" for name, number in versions().items())
+    yield f"{datetime.date.today()}. {hardware()}. {used}. `{command}`."
+    yield ""
+    yield (
+        "DPO with the token weights of each weighting, scaled to mean one in every response. AUROC and average "
+        "precision: of the weights against the tokens that bear worth, on held-out pairs (0.5 and the tokens' share "
+        "know nothing), with the least and the largest over betas; of sentiment, the tokens of VADER's words, which "
+        "ranked the pairs. Rewards of samples at the same sequence KL, less that of the same weights on shuffled "
+        "tokens, and less that of DPO, which is the uniform weighting of the same budget: the true reward of planted "
+        "text; of sentiment, `proxy_reward` by VADER and `reward` by a classifier of film reviews, which ranked no "
+        "pair. Paired by seed, 95% intervals, adjusted p < 0.05 in bold; -: not at this distance, or not measured. "
+        "Seconds: a run's training over that of DPO."
+    )
+    for setting, folder in folders.items():
+        yield from _table(setting, Results.load(folder), list(trained))
+    yield ""
+    yield "Not trained: " + "; ".join(f"`{name}` {why}" for name, why in left_out.items()) + "."
+
+
+def _table(setting: str, results: Results, names: Sequence[str]) -> Iterator[str]:
+    measures = {reward: _matched(results, reward) for reward in SETTINGS[setting].rewards}
+    at = "; ".join(_words(reward, measure) for reward, measure in measures.items())
+    yield from ("", f"## {setting.capitalize()}", "", f"{len(results.suite.seeds)} seeds; {at}.", "")
+    figures = {"AUROC": "auroc_w", "average precision": "ap_w"}
+    columns = [{name: _figure(results, name, metric) for name in names} for metric in figures.values()]
+    head = ["weighting", *figures]
+    for reward, measure in measures.items():
+        aims = [] if measure is None else differences(measure.values, {name: shuffled(name) for name in names})
+        gains = [] if measure is None else measure.differences
+        head += [f"{reward} over shuffled", f"{reward} over DPO"]
+        columns += [{d.name: _difference(d) for d in several} for several in (aims, gains)]
+    cost = _seconds(results)
+    head.append("seconds, of DPO's")
+    columns.append({name: f"{seconds / cost[BASELINE]:.2f}" for name, seconds in cost.items()})
+    yield from table(head, ([f"`{name}`", *(column.get(name, "-") for column in columns)] for name in names))
+
+
+def _matched(results: Results, reward: str) -> Measure | None:
+    """The reward at the distance that most objectives reach; None where there is no common one."""
+    plane = results.suite.plane.model_copy(update={"reward": reward})
+    suite = results.suite.model_copy(update={"frontier": plane})
+    matched = replace(results, suite=suite).planes[0].matched
+    return matched[0] if matched else None
+
+
+def _words(reward: str, measure: Measure | None) -> str:
+    if measure is None:
+        return f"{reward} at no common distance"
+    return f"{reward} at {measure.distance:.3g} nats, {measure.seeds} seeds"
+
+
+def _difference(difference: Difference) -> str:
+    text = shown(difference.estimate, "+")
+    return f"**{text}**" if difference.told else text
+
+
+def _figure(results: Results, name: str, metric: str) -> str:
+    """The mean over the betas, and the least and the largest of them."""
+    means = [row.metrics[metric].mean for row in results.rows if row.name == name and metric in row.metrics]
+    return f"{fmean(means):.3f} ({min(means):.3f} to {max(means):.3f})" if means else "-"
+
+
+def _seconds(results: Results) -> dict[str, float]:
+    """The mean of an objective's runs' training."""
+    seconds: dict[str, list[float]] = {}
+    for row in results.rows:
+        for record in row.finished.values():
+            if "training" in record["seconds"]:
+                seconds.setdefault(row.name, []).append(record["seconds"]["training"])
+    return {name: fmean(values) for name, values in seconds.items()}

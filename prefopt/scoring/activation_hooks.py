@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from prefopt.scoring.lm_head.head import Head, wide
+from prefopt.scoring.lm_head.head import Head
+from prefopt.scoring.lm_head.precision import wide
 
 _LOGITS = "logits"
 """The one site that is not a module's: it is computed from the head (see `logit_activations`)."""

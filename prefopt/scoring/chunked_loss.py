@@ -38,7 +38,7 @@ def statistics_for_objective(
     ref_head: Head | None,
     labels: Tensor,
     *,
-    budget: int,
+    budget: int | None,
     buffers: BufferPool,
     head_gradient: HeadGradient | None = None,
 ) -> TokenStatistics:

@@ -17,7 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring.adapters import reject_shared_weights, reject_task_adapters
 from prefopt.scoring.forward import causal_lm, forward_hidden_states, without_gradients
-from prefopt.scoring.lm_head.head import wide
+from prefopt.scoring.lm_head.precision import wide
 from prefopt.scoring.lm_head.token_statistics import require_one_vocabulary
 from prefopt.scoring.proof import Role
 from prefopt.scoring.rows.layout import Layout

@@ -16,7 +16,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from prefopt.scoring.activation_hooks import logit_activations, record
 from prefopt.scoring.fsdp import call_in_forward
-from prefopt.scoring.lm_head.head import Head, wide
+from prefopt.scoring.lm_head.head import Head
+from prefopt.scoring.lm_head.precision import wide
 from prefopt.scoring.lm_head.token_statistics import TokenStatistics
 from prefopt.scoring.rows.layout import Layout
 from prefopt.scoring.rows.rotary import longest_unscaled_row, rows_at_their_lengths

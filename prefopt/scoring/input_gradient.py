@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 
 from prefopt.scoring.forward import ModelStates, backbone, causal_lm, forward_hidden_states, not_compiled
 from prefopt.scoring.fsdp import is_sharded
-from prefopt.scoring.lm_head.head import Head, wide
+from prefopt.scoring.lm_head.head import Head
+from prefopt.scoring.lm_head.precision import wide
 from prefopt.scoring.rows.layout import Layout
 from prefopt.signals import SIGNALS, Signal
 

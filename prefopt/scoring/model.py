@@ -30,8 +30,9 @@ from prefopt.scoring.forward import (
 from prefopt.scoring.input_gradient import states_and_gradients
 from prefopt.scoring.layout_choice import LayoutChoice
 from prefopt.scoring.lm_head.buffer_pool import BufferPool
+from prefopt.scoring.lm_head.chunk_sizes import max_saved_tokens
 from prefopt.scoring.lm_head.head import Head, HeadGradient
-from prefopt.scoring.lm_head.token_statistics import DEFAULT_BUDGET, TokenStatistics, max_saved_tokens
+from prefopt.scoring.lm_head.token_statistics import TokenStatistics
 from prefopt.scoring.mask_metrics import MaskMetrics
 from prefopt.scoring.reference.cache import ReferenceCache
 from prefopt.scoring.reference.scorer import ReferenceScorer
@@ -50,7 +51,7 @@ class PreferenceModel(nn.Module):
                        reference-free objective needs none; otherwise ValueError is raised. The reference is frozen.
                        Dropout and other noise are off in both, so that equal models agree
     objective          a configuration, or an Objective that was loaded
-    logits_budget      bytes of logits that are saved for backward; the rest are computed again
+    logits_budget      bytes of logits that are saved for backward; None: 256 MiB on a CPU, by its memory elsewhere
     shared_prefix      whether the responses of a pair may share a row, in which the prompt is computed once
     max_length         tokens of the longest prompt and response to come, for which the fast path is proven at once;
                        None: those of the first batch, and again where a batch has longer ones
@@ -74,7 +75,7 @@ class PreferenceModel(nn.Module):
         reference: nn.Module | None = None,
         objective: ObjectiveConfig | Objective | None = None,
         *,
-        logits_budget: int = DEFAULT_BUDGET,
+        logits_budget: int | None = None,
         shared_prefix: bool = True,
         max_length: int | None = None,
         reference_cache: str | Path | None = None,

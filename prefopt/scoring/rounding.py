@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prefopt.scoring.lm_head.head import Head, wide
+from prefopt.scoring.lm_head.head import Head
+from prefopt.scoring.lm_head.precision import wide
 
 _UNITS = {
     torch.float64: 2.0**-23,

@@ -20,8 +20,8 @@ from prefopt.component import StreamedDivergence
 from prefopt.scoring.chunked_loss import group_pairs
 from prefopt.scoring.forward import backbone, causal_lm
 from prefopt.scoring.input_gradient import embeddings_as_leaf
+from prefopt.scoring.lm_head.chunk_sizes import max_chunk_tokens, max_saved_tokens
 from prefopt.scoring.lm_head.online_softmax import BLOCK_BYTES
-from prefopt.scoring.lm_head.token_statistics import max_chunk_tokens, max_saved_tokens
 from prefopt.scoring.model import PreferenceModel
 from prefopt.scoring.rows.layout import Layout
 from prefopt.scoring.rows.limits import RowLimits, best_layout
@@ -109,7 +109,13 @@ def _head(model: PreferenceModel, layout: Layout) -> Part:
         groups = [tokens]
     recomputed = sum(max(0, count - max_saved) for count in groups)
     blockwise = exact is None or isinstance(exact, StreamedDivergence)
-    temporary = BLOCK_BYTES * (2 * models - 1) if blockwise else 2 * models * max_chunk_tokens(width) * width
+    chunk = min(max(groups), max_chunk_tokens(model.logits_budget, weight, exact)) * width
+    if not blockwise:
+        temporary = 2 * models * chunk
+    elif weight.device.type == "cpu":
+        temporary = BLOCK_BYTES * (2 * models - 1)
+    else:  # one block of all: log-ratios, then the gradient in the head's precision; and logits beyond the budget
+        temporary = chunk * max(models - 1, weight.element_size() / 4) + (models * chunk if recomputed else 0)
     runs_reference = not model.reference_free and model.reference_scorer.cache_folder is None
     product = 2.0 * hidden * vocabulary
     forward = product * tokens * (2 if exact or runs_reference else 1)
@@ -118,7 +124,7 @@ def _head(model: PreferenceModel, layout: Layout) -> Part:
     backward = product * tokens * (2 if weight.requires_grad else 1)
     gradient = weight.numel() * 4 if weight.requires_grad else 0
     saved = models * min(max(groups), max_saved) * width + 2 * tokens * hidden * weight.element_size()
-    return Part("head", forward + models * product * recomputed + backward, saved + temporary + gradient)
+    return Part("head", forward + models * product * recomputed + backward, saved + int(temporary) + gradient)
 
 
 def _signals(model: PreferenceModel, layout: Layout, tokens: int) -> Part:

@@ -13,7 +13,6 @@ from pydantic import TypeAdapter, ValidationError
 from transformers import TrainingArguments
 
 from prefopt.data import EncodingConfig, OnBadRows, OnTooLong
-from prefopt.scoring.lm_head.token_statistics import DEFAULT_BUDGET
 from prefopt.training.argument_trials import reject_unusable
 from prefopt.training.arguments import settle
 from prefopt.training.model_options import reject_unknown_options
@@ -41,7 +40,7 @@ class PreferenceConfig(TrainingArguments):
     mask_weight_decay              of the objective's weight matrices; biases and norms have none
     sync_ref_model                 TR-DPO: every ref_model_sync_steps steps the reference becomes ref_model_mixup_alpha
                                    of the policy plus the rest of itself (see `ReferenceUpdate`)
-    logits_budget_mb               MiB of logits saved for backward; the others are recomputed
+    logits_budget_mb               MiB of logits saved for backward; None: 256 on a CPU, on an accelerator by its memory
     reference_cache                folder for the reference's outputs, which are then computed once
     shared_prefix                  the two responses of a pair may share a row, so that its prompt is computed once
     router_aux_loss_coef           weight of a mixture-of-experts policy's auxiliary loss; None: its configuration's
@@ -73,7 +72,7 @@ class PreferenceConfig(TrainingArguments):
     sync_ref_model: bool = field(default=False, metadata={"help": "Let the reference follow the policy (TR-DPO)."})
     ref_model_mixup_alpha: float = field(default=0.6, metadata={"help": "The policy's share in an updated reference."})
     ref_model_sync_steps: int = field(default=512, metadata={"help": "Steps between updates of the reference."})
-    logits_budget_mb: int = field(default=DEFAULT_BUDGET // 2**20, metadata={"help": "MiB of logits that are saved."})
+    logits_budget_mb: int | None = field(default=None, metadata={"help": "MiB of logits that are saved."})
     reference_cache: str | None = field(default=None, metadata={"help": "Folder for the reference's outputs."})
     shared_prefix: bool = field(default=True, metadata={"help": "Compute the prompt of a pair once."})
     router_aux_loss_coef: float | None = field(

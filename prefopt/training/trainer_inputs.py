@@ -90,7 +90,7 @@ def preference_model(
         policy,
         reference,
         objective,
-        logits_budget=args.logits_budget_mb * 2**20,
+        logits_budget=None if args.logits_budget_mb is None else args.logits_budget_mb * 2**20,
         shared_prefix=args.shared_prefix,
         reference_cache=args.reference_cache,
         router_aux_loss_coef=args.router_aux_loss_coef,

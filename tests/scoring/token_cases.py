@@ -81,10 +81,10 @@ def dense(at, divergence):
 def chunks_of(size):
     """A context in which token_statistics takes chunks of so many tokens; its own with None."""
 
-    def slices(tokens, logit_bytes):
+    def slices(tokens, most):
         return [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]
 
-    return patch("prefopt.scoring.lm_head.token_statistics._chunks", slices) if size else nullcontext()
+    return patch("prefopt.scoring.lm_head.token_statistics.chunks", slices) if size else nullcontext()
 
 
 def fused(at, divergence, *, chunk_size=None, **options):

@@ -8,7 +8,7 @@ from typing import Self, final
 import torch
 from torch import Tensor
 
-from prefopt.scoring.lm_head.head import wide
+from prefopt.scoring.lm_head.precision import wide
 
 
 @final

@@ -13,7 +13,8 @@ from torch.autograd.function import once_differentiable
 
 from prefopt.component import ExactDivergence
 from prefopt.scoring.lm_head.buffer_pool import BufferPool
-from prefopt.scoring.lm_head.head import Head, HeadGradient, wide
+from prefopt.scoring.lm_head.head import Head, HeadGradient
+from prefopt.scoring.lm_head.precision import wide
 from prefopt.signals import log_collision_probability
 
 Saved = TypeVar("Saved")

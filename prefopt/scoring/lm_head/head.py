@@ -12,16 +12,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from prefopt.scoring.fsdp import full_tensor, unwrapped_type
+from prefopt.scoring.lm_head.precision import add_product, multiply, wide
 from prefopt.scoring.zero import is_partitioned
 
 _SCALES = ("logit_scale", "lm_head_multiplier", "output_multiplier")
 _SOFTCAPS = ("final_logit_softcapping", "output_logit_soft_cap")
 """The names in configurations of what models multiply logits by, and of their softcap."""
-
-
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """The precision of statistics over the vocabulary: float32, or the dtype itself where it is wider."""
-    return torch.promote_types(dtype, torch.float32)
 
 
 @final
@@ -84,11 +80,9 @@ class Head:
 
     def logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
         """hidden [C, H] -> z [C, V], in float32 or wider; written to `out` where given."""
-        if out is not None and out.dtype == hidden.dtype:
-            product = torch.mm(hidden, self.weight.T, out=out)
-        else:
-            narrow = hidden @ self.weight.T
-            product = out.copy_(narrow) if out is not None else narrow.to(wide(narrow.dtype))
+        if out is None:
+            out = hidden.new_empty(len(hidden), len(self.weight), dtype=wide(hidden.dtype))
+        product = multiply(hidden, self.weight.T, out)
         if self.bias is not None:
             product = product.add_(self.bias)
         if self.scale != 1.0:
@@ -150,11 +144,7 @@ class HeadGradient:
         """Add the gradients of C tokens in a block of the vocabulary, from hidden [C, H] and dL/d(W h + b) [C, V'] in
         the precision of the product (`d_product`) and of the sum (`d_logits`)."""
         if self.weight is not None:
-            total = self.weight[block]
-            if total.dtype == d_product.dtype:
-                total.addmm_(d_product.T, hidden)
-            else:
-                total += d_product.T @ hidden
+            add_product(self.weight[block], d_product.T, hidden)
         if self.bias is not None:
             self.bias[block] += d_logits.sum(0)
 

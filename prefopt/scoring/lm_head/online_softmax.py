@@ -17,7 +17,8 @@ from torch import Tensor
 from prefopt.component import BackwardBlock, StreamedDivergence
 from prefopt.scoring.lm_head.buffer_pool import BufferPool
 from prefopt.scoring.lm_head.chunked_pass import ChunkKernel, ChunkStatistics, HeadInputs
-from prefopt.scoring.lm_head.head import Head, HeadGradient, wide
+from prefopt.scoring.lm_head.head import Head, HeadGradient
+from prefopt.scoring.lm_head.precision import LogNormaliser, add_product, wide
 
 BLOCK_BYTES = 4 * 2**20
 """Size of a block of logits on a CPU: those of both models and their differences fit its cache."""
@@ -28,11 +29,17 @@ _BLOCK_MULTIPLE = 64
 
 @final
 class _Blocks:
-    """Slices of the vocabulary, and for each the tokens of the chunk whose label is in it, with the label's row."""
+    """Slices of the vocabulary, and for each the tokens of the chunk whose label is in it, with the label's row.
+
+    Raises IndexError for a label that is no token id, on a CPU; elsewhere the device does, when it comes to it.
+    """
 
     def __init__(self, labels: Tensor, vocabulary: int, rows: int) -> None:
         starts = range(0, vocabulary, rows)
         self.slices = [slice(start, min(start + rows, vocabulary)) for start in starts]
+        if labels.device.type != "cpu":  # all is one block, and nothing here waits for the device
+            self.tokens, self.rows = [torch.arange(len(labels), device=labels.device)], [labels]
+            return
         ordered, order = labels.sort()
         bounds = torch.searchsorted(ordered, torch.tensor([*starts, vocabulary], device=labels.device)).tolist()
         if bounds[-1] - bounds[0] < len(labels):
@@ -80,14 +87,13 @@ class OnlineSoftmax:
         return exps
 
     @property
-    def log_normaliser(self) -> Tensor:
-        """log Z [C] in float64, since divergences depend on small differences of it."""
-        dtype = self.block_sum.dtype if self.block_sum.device.type == "mps" else torch.float64  # MPS has no float64
-        return (self.block_max.to(dtype) + self.block_sum.to(dtype).log()).logsumexp(0)
+    def log_normaliser(self) -> LogNormaliser:
+        """log Z [C], of which divergences depend on small differences."""
+        return LogNormaliser.from_blocks(self.block_max, self.block_sum)
 
-    def scale(self, log_normaliser: Tensor) -> Tensor:
+    def scale(self, log_normaliser: LogNormaliser) -> Tensor:
         """exp(a) / Z, [blocks, C]."""
-        return (self.block_max - log_normaliser).exp().to(self.block_max.dtype)
+        return log_normaliser.subtracted_from(self.block_max).exp().to(self.block_max.dtype)
 
     def release(self) -> None:
         """Return the buffer to the pool; backward computes its content again."""
@@ -98,12 +104,12 @@ class OnlineSoftmax:
 @final
 @dataclass(frozen=True, eq=False)
 class _Saved:
-    """Both models' softmax; the policy's log Z, log Z - log R and the divergence, [C] each."""
+    """Both models' softmax, their log Z and log R, and the divergence [C]; the reference's with a divergence."""
 
     policy: OnlineSoftmax
+    log_normaliser: LogNormaliser
     reference: OnlineSoftmax | None
-    log_normaliser: Tensor
-    log_normaliser_ratio: Tensor
+    ref_log_normaliser: LogNormaliser | None
     divergence: Tensor | None
 
 
@@ -140,20 +146,22 @@ class OnlineSoftmaxKernel(ChunkKernel[_Saved]):
         if reference is not None and alike is None:
             for index in range(len(blocks.slices)):
                 reference.exponentiate(index, reference.logits(index))
-        log_z, ref_logps, value, log_ratio = policy.log_normaliser, None, None, torch.zeros_like(policy.block_max[0])
+        log_z, ref_log_z, ref_logps, value, collision = policy.log_normaliser, None, None, None, None
         if reference is not None:
             ref_log_z = reference.log_normaliser
-            ref_logps, log_ratio = reference.label_logits - ref_log_z, log_z - ref_log_z
+            ref_logps = ref_log_z.subtracted_from(reference.label_logits)
             if divergence is not None:
                 scales = policy.scale(log_z), reference.scale(ref_log_z)
-                value = divergence.combine(partial_sums, *scales, log_ratio).to(partial_sums.dtype)
-        collision = (2 * (policy.block_max - log_z) + squares.log()).logsumexp(0) if inputs.log_collision else None
+                value = divergence.combine(partial_sums, *scales, log_z.ratio(ref_log_z)).to(partial_sums.dtype)
+        if inputs.log_collision:
+            collision = (2 * log_z.subtracted_from(policy.block_max) + squares.log()).logsumexp(0)
         inputs.buffers.give(None if scratch is None else scratch.T)
         for softmax in (policy, reference):
             if softmax is not None and not softmax.keep:
                 softmax.release()
-        saved = _Saved(policy, reference if divergence is not None else None, log_z, log_ratio, value)
-        return ChunkStatistics(policy.label_logits - log_z, ref_logps, value, collision), saved
+        of_reference = (None, None) if divergence is None else (reference, ref_log_z)
+        saved = _Saved(policy, log_z, *of_reference, value)
+        return ChunkStatistics(log_z.subtracted_from(policy.label_logits), ref_logps, value, collision), saved
 
     def backward(
         self, hidden: Tensor, chunk: slice, saved: _Saved, g_logps: Tensor, g_divergence: Tensor, total: HeadGradient
@@ -163,8 +171,10 @@ class OnlineSoftmaxKernel(ChunkKernel[_Saved]):
         d_label = head.product_gradient(g_logps.clone(), head.slope(policy.label_logits))
         total.add_labels(labels, d_label, hidden)
         scale = policy.scale(saved.log_normaliser)
-        ref_scale = None if reference is None else reference.scale(saved.log_normaliser - saved.log_normaliser_ratio)
-        log_ratio = saved.log_normaliser_ratio.to(scale.dtype)
+        ref_scale, log_ratio = None, torch.zeros_like(scale[0])
+        if reference is not None and saved.ref_log_normaliser is not None:
+            ref_scale = reference.scale(saved.ref_log_normaliser)
+            log_ratio = saved.log_normaliser.ratio(saved.ref_log_normaliser).to(scale.dtype)
         scratch = None if policy.keep else self._scratch(policy)
         d_hidden = head.weight[labels].to(wide(hidden.dtype)) * d_label[:, None]
         for index, block in enumerate(policy.blocks.slices):
@@ -181,10 +191,7 @@ class OnlineSoftmaxKernel(ChunkKernel[_Saved]):
                 )
             d_logits = head.product_gradient(d_logits, slope).T
             d_product = d_logits.to(hidden.dtype)
-            if d_hidden.dtype == d_product.dtype:
-                d_hidden.addmm_(d_product, head.weight[block])
-            else:
-                d_hidden += d_product @ head.weight[block]
+            add_product(d_hidden, d_product, head.weight[block])
             total.add(block, d_product, hidden, d_logits)
         self.inputs.buffers.give(None if scratch is None else scratch.T)
         for softmax in (policy, reference):

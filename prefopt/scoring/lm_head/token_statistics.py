@@ -19,24 +19,12 @@ from torch import Tensor
 
 from prefopt.component import ExactDivergence, StreamedDivergence
 from prefopt.scoring.lm_head.buffer_pool import BufferPool
-from prefopt.scoring.lm_head.chunked_pass import (
-    ChunkedPass,
-    ChunkKernel,
-    DenseKernel,
-    HeadInputs,
-)
-from prefopt.scoring.lm_head.head import Head, HeadGradient, wide
+from prefopt.scoring.lm_head.chunk_sizes import chunks, max_chunk_tokens, max_saved_tokens
+from prefopt.scoring.lm_head.chunked_pass import ChunkedPass, ChunkKernel, DenseKernel, HeadInputs
+from prefopt.scoring.lm_head.head import Head, HeadGradient
 from prefopt.scoring.lm_head.online_softmax import OnlineSoftmaxKernel
+from prefopt.scoring.lm_head.precision import wide
 from prefopt.signals import log_collision_probability
-
-DEFAULT_BUDGET = 256 * 2**20
-"""Bytes of logits that are saved for backward by default."""
-
-_CHUNK_BYTES = 64 * 2**20
-"""Most of a chunk's logits: enough tokens for fast matrix products."""
-
-_CHUNK_MULTIPLE = 32
-"""Chunks are multiples of so many tokens: products of odd heights run at two thirds of the speed."""
 
 
 class TokenStatistics(NamedTuple):
@@ -46,17 +34,6 @@ class TokenStatistics(NamedTuple):
     ref_logps: Tensor
     divergence: Tensor | None
     log_collision: Tensor | None = None
-
-
-def max_chunk_tokens(logit_bytes: int) -> int:
-    """The tokens of a chunk, where the logits of one token take `logit_bytes`."""
-    return max(1, _CHUNK_BYTES // (_CHUNK_MULTIPLE * logit_bytes)) * _CHUNK_MULTIPLE
-
-
-def max_saved_tokens(budget: int, weight: Tensor, divergence: ExactDivergence | None) -> int:
-    """The tokens whose logits fit a budget in bytes, with a head of weight [V, H]: those of the policy and, with a
-    divergence, of the reference."""
-    return budget // (_logit_bytes(weight) * (1 if divergence is None else 2))
 
 
 def require_one_vocabulary(divergence: ExactDivergence | None, policy: int, reference: int | None) -> None:
@@ -70,17 +47,6 @@ def require_one_vocabulary(divergence: ExactDivergence | None, policy: int, refe
         )
 
 
-def _logit_bytes(weight: Tensor) -> int:
-    return len(weight) * torch.finfo(wide(weight.dtype)).bits // 8
-
-
-def _chunks(tokens: int, logit_bytes: int) -> list[slice]:
-    """The fewest chunks, of nearly equal size, so that none is small and slow."""
-    number = -(-tokens // max_chunk_tokens(logit_bytes))
-    size = -(-tokens // (number * _CHUNK_MULTIPLE)) * _CHUNK_MULTIPLE if number > 1 else max(1, tokens)
-    return [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]
-
-
 def token_statistics(
     hidden: Tensor,
     head: Head,
@@ -90,7 +56,7 @@ def token_statistics(
     divergence: ExactDivergence | None = None,
     *,
     log_collision: bool = False,
-    budget: int = DEFAULT_BUDGET,
+    budget: int | None = None,
     buffers: BufferPool | None = None,
     head_gradient: HeadGradient | None = None,
 ) -> TokenStatistics:
@@ -100,7 +66,7 @@ def token_statistics(
     hidden, ref_hidden [M, H]  last hidden states at the positions that predict the labels
     labels [M]                 int64
     log_collision              also log sum_v p_v^2, without gradient
-    budget                     bytes of logits that are saved for backward
+    budget                     bytes of logits that are saved for backward; None: `default_budget`
     head_gradient              backward adds the head's gradient here and returns none
 
     Without a reference `ref_logps` are zero. Under autocast the products have its precision; the statistics are float32
@@ -126,9 +92,10 @@ def token_statistics(
     )
     blockwise = divergence is None or isinstance(divergence, StreamedDivergence)
     kernel: ChunkKernel[Any] = OnlineSoftmaxKernel(inputs) if blockwise else DenseKernel(inputs)
-    chunks = [(chunk, chunk.stop <= max_saved) for chunk in _chunks(len(labels), _logit_bytes(head.weight))]
+    slices = chunks(len(labels), max_chunk_tokens(budget, head.weight, divergence))
+    kept = [(chunk, chunk.stop <= max_saved) for chunk in slices]
     with torch.autocast(device, enabled=False):
-        statistics = TokenStatistics(*ChunkedPass.apply(hidden, *head.parameters, kernel, chunks))  # type: ignore[no-untyped-call]
+        statistics = TokenStatistics(*ChunkedPass.apply(hidden, *head.parameters, kernel, kept))  # type: ignore[no-untyped-call]
     return statistics._replace(
         divergence=None if divergence is None else statistics.divergence,
         log_collision=statistics.log_collision if log_collision else None,

@@ -6,13 +6,16 @@ gradients stay,
 
     dL/dh of its tokens,   dL/dW and those of the objective's parameters, accumulated over the groups
 
-until autograd's backward reaches the loss. No logits are computed twice, and none outlive their group.
+until autograd's backward reaches the loss. No logits are computed twice, and none outlive their group. A pair whose
+logits exceed the budget by themselves goes through the head chunk by chunk, forward and backward, where its gradients
+are foreseen (`foreseen`); otherwise what does not fit is computed again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -22,9 +25,13 @@ from torch.autograd.function import once_differentiable
 from prefopt.component import Signal
 from prefopt.objective import Mean, Objective, ObjectiveOutput
 from prefopt.objective_config import ObjectiveConfig
+from prefopt.scoring.foreseen import foreseen_gradients
 from prefopt.scoring.forward import ModelStates, token_batch
 from prefopt.scoring.lm_head.buffer_pool import BufferPool
+from prefopt.scoring.lm_head.chunk_sizes import default_budget, max_saved_tokens
+from prefopt.scoring.lm_head.foreseen import Foreseen
 from prefopt.scoring.lm_head.head import Head, HeadGradient
+from prefopt.scoring.lm_head.precision import wide
 from prefopt.scoring.lm_head.token_statistics import TokenStatistics, dense_statistics, token_statistics
 from prefopt.scoring.rows.layout import Layout
 from prefopt.tokens import TokenBatch
@@ -41,11 +48,12 @@ def statistics_for_objective(
     budget: int | None,
     buffers: BufferPool,
     head_gradient: HeadGradient | None = None,
+    foreseen: Foreseen | None = None,
 ) -> TokenStatistics:
     """The statistics that an objective reads, from both models' states at labels [M]: last hidden states and heads, or
     logits after the plain forward pass. The reference's log-probabilities may be known, as from a cache.
 
-    `budget`, `buffers` and `head_gradient` are those of `token_statistics`.
+    `budget`, `buffers`, `head_gradient` and `foreseen` are those of `token_statistics`.
     """
     exact, log_collision = config.exact_divergence, Signal.LOG_COLLISION in config.requires
     if policy.logits is not None:
@@ -64,13 +72,18 @@ def statistics_for_objective(
             budget=budget,
             buffers=buffers,
             head_gradient=head_gradient,
+            foreseen=foreseen,
         )
     if reference is not None and reference.logps is not None:
         statistics = statistics._replace(ref_logps=reference.logps)
-    if config.divergence is not None and exact is None:
-        sampled = config.divergence.measure(statistics.logps, statistics.ref_logps)
-        statistics = statistics._replace(divergence=sampled)
-    return statistics
+    return with_sampled_divergence(config, statistics)
+
+
+def with_sampled_divergence(config: ObjectiveConfig, statistics: TokenStatistics) -> TokenStatistics:
+    """The statistics with the divergence that an objective takes of log-probabilities, if it does."""
+    if config.divergence is None or config.exact_divergence is not None:
+        return statistics
+    return statistics._replace(divergence=config.divergence.measure(statistics.logps, statistics.ref_logps))
 
 
 @final
@@ -81,11 +94,13 @@ class Group:
     pairs         b, their number
     rows [2 b]    their responses among all N, chosen first
     tokens [m]    their response tokens among all M, in the order of the rows
+    exceeds       whether it is one pair, whose logits exceed the budget
     """
 
     pairs: int
     rows: Tensor
     tokens: Tensor
+    exceeds: bool
 
     def narrow(self, layout: Layout) -> Layout:
         """The layout with the responses of this group alone, in the models' full rows."""
@@ -117,8 +132,18 @@ def group_pairs(mask: Tensor, max_tokens: int) -> list[Group]:
     groups = []
     for start, stop in zip(starts, [*starts[1:], pairs], strict=True):
         in_group = (rows % pairs >= start) & (rows % pairs < stop)
-        groups.append(Group(stop - start, rows[in_group], in_group[row_of_token].nonzero()[:, 0]))
+        tokens_of_group = in_group[row_of_token].nonzero()[:, 0]
+        groups.append(Group(stop - start, rows[in_group], tokens_of_group, len(tokens_of_group) > max_tokens))
     return groups
+
+
+def groups_for_budget(objective: Objective, mask: Tensor, weight: Tensor, budget: int | None) -> list[Group]:
+    """The pairs of mask [N, T] in groups whose logits fit the budget in bytes, with a head of weight [V, H]; none where
+    those of all do, or pairs depend on each other."""
+    if not torch.is_grad_enabled() or not objective.takes_pairs_apart:
+        return []
+    groups = group_pairs(mask, max_saved_tokens(budget, weight, objective.config.exact_divergence))
+    return groups if len(groups) > 1 or groups[0].exceeds else []
 
 
 def chunked_loss(
@@ -128,23 +153,31 @@ def chunked_loss(
     head: Head,
     reference: ModelStates | None,
     layout: Layout,
-    statistics: Callable[[ModelStates, Head, ModelStates | None, Tensor, HeadGradient], TokenStatistics],
+    statistics: Callable[
+        [ModelStates, Head, ModelStates | None, Tensor, HeadGradient, Foreseen | None], TokenStatistics
+    ],
+    budget: int | None,
 ) -> ObjectiveOutput:
     """The objective's output for the whole batch, in which `loss` alone carries gradient.
 
     hidden [M, H] are the policy's. `statistics` takes the policy's states of a group, its head, the reference's states,
-    labels [m], and the HeadGradient to which its backward adds.
+    labels [m], the HeadGradient to which its backward adds, and the gradients that are foreseen of a pair beyond the
+    budget, where the head's gradient fits it: it is held twice then.
     """
     learned = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     d_hidden = torch.empty_like(hidden)
     head_gradient, frozen = HeadGradient.zeros(head), head.map(torch.detach)
     d_learned = [torch.zeros_like(parameter) for parameter in learned]
     outputs, all_statistics = [], []
+    add_divergence = partial(with_sampled_divergence, objective.config)
     for group in groups:
         ref_states = None if reference is None else reference.select(group.rows, group.tokens)
         group_hidden = hidden.detach()[group.tokens].requires_grad_()
         narrowed = group.narrow(layout)
-        of_group = statistics(ModelStates(group_hidden), frozen, ref_states, narrowed.labels, head_gradient)
+        foreseen = None
+        if group.exceeds and head_gradient.bytes <= (default_budget(head.weight) if budget is None else budget):
+            foreseen = foreseen_gradients(objective, narrowed, ref_states, add_divergence, wide(hidden.dtype))
+        of_group = statistics(ModelStates(group_hidden), frozen, ref_states, narrowed.labels, head_gradient, foreseen)
         output = objective(token_batch(narrowed, of_group, ref_states))
         gradients = torch.autograd.grad(
             output.losses.sum() / layout.pairs, [group_hidden, *learned], materialize_grads=True

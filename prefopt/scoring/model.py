@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from prefopt.objective import Objective, ObjectiveOutput
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring.adapters import keep_draws_off
-from prefopt.scoring.chunked_loss import Group, chunked_loss, group_pairs, statistics_for_objective
+from prefopt.scoring.chunked_loss import chunked_loss, groups_for_budget, statistics_for_objective
 from prefopt.scoring.compatibility import Compatibility, require_compatible
 from prefopt.scoring.finite import all_finite, raise_non_finite
 from prefopt.scoring.forward import (
@@ -30,7 +30,7 @@ from prefopt.scoring.forward import (
 from prefopt.scoring.input_gradient import states_and_gradients
 from prefopt.scoring.layout_choice import LayoutChoice
 from prefopt.scoring.lm_head.buffer_pool import BufferPool
-from prefopt.scoring.lm_head.chunk_sizes import max_saved_tokens
+from prefopt.scoring.lm_head.foreseen import Foreseen
 from prefopt.scoring.lm_head.head import Head, HeadGradient
 from prefopt.scoring.lm_head.token_statistics import TokenStatistics
 from prefopt.scoring.mask_metrics import MaskMetrics
@@ -212,8 +212,11 @@ class PreferenceModel(nn.Module):
 
     def _output(self, layout: Layout, batch: PreferenceBatch) -> ObjectiveOutput:
         """The objective's output, in groups of pairs where the logits of all exceed the budget."""
-        groups = self._groups(layout)
-        if len(groups) < 2:
+        lm = causal_lm(self.policy)
+        weight, plain_forward = lm.get_output_embeddings().weight, self.uses_plain_forward
+        mask, budget = layout.mask, self.logits_budget
+        groups = [] if plain_forward else groups_for_budget(self.objective, mask, weight, budget)
+        if not groups:
             tokens, router_loss = self._score(layout, batch)
             output: ObjectiveOutput = self.objective(tokens)
             output = replace(output, losses=output.losses.detach())
@@ -222,21 +225,11 @@ class PreferenceModel(nn.Module):
 
             def policy_output() -> tuple[ObjectiveOutput, Tensor | None]:
                 states, router_loss = self._policy_states(layout)
-                head = Head.from_model(causal_lm(self.policy))
-                signals = states.added_to(reference)
-                output = chunked_loss(self.objective, groups, states.hidden, head, signals, layout, self._statistics)
-                return output, router_loss
+                given = Head.from_model(lm), states.added_to(reference), layout, self._statistics, budget
+                return chunked_loss(self.objective, groups, states.hidden, *given), router_loss
 
             output, router_loss = in_fsdp_forward(self.policy, policy_output)
         return output if self.router_loss is None else self.router_loss.added_to(output, router_loss)
-
-    def _groups(self, layout: Layout) -> list[Group]:
-        """The pairs in groups whose logits fit the budget; none where pairs depend on each other."""
-        if self.uses_plain_forward or not torch.is_grad_enabled() or not self.objective.takes_pairs_apart:
-            return []
-        weight = causal_lm(self.policy).get_output_embeddings().weight
-        exact = self.objective.config.exact_divergence
-        return group_pairs(layout.mask, max_saved_tokens(self.logits_budget, weight, exact))
 
     def compile(self, *, backend: str | Callable[..., Any] = "inductor", mode: str | None = None) -> None:
         """Compile both models and the objective with torch.compile, with symbolic sizes: batches of other lengths do
@@ -259,11 +252,15 @@ class PreferenceModel(nn.Module):
         reference: ModelStates | None,
         labels: Tensor,
         head_gradient: HeadGradient | None = None,
+        foreseen: Foreseen | None = None,
     ) -> TokenStatistics:
         needs_head = reference is not None and reference.last_hidden_state is not None
         ref_head = self.reference_scorer.head(self.policy) if needs_head else None
-        scored = partial(statistics_for_objective, budget=self.logits_budget, buffers=self._buffer_pool)
-        return scored(self.objective.config, policy, head, reference, ref_head, labels, head_gradient=head_gradient)
+        config, budget, buffers = self.objective.config, self.logits_budget, self._buffer_pool
+        given = config, policy, head, reference, ref_head, labels
+        return statistics_for_objective(
+            *given, budget=budget, buffers=buffers, head_gradient=head_gradient, foreseen=foreseen
+        )
 
     def _reference_states(self, layout: Layout, batch: PreferenceBatch) -> ModelStates | None:
         """None for a reference-free objective."""

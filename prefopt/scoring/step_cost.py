@@ -95,7 +95,8 @@ def _layout(model: PreferenceModel, batch: PreferenceBatch) -> Layout:
 
 
 def _head(model: PreferenceModel, layout: Layout) -> Part:
-    """Products over the vocabulary: forward, again where logits are not saved, and for both gradients."""
+    """Products over the vocabulary: forward, again where logits are not saved, and for both gradients. Of a pair beyond
+    the budget, those of gradients that are not foreseen: no less."""
     weight = causal_lm(model.policy).get_output_embeddings().weight
     vocabulary, hidden = weight.shape
     config = model.objective.config

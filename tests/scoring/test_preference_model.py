@@ -13,7 +13,7 @@ from torch import nn
 
 from prefopt import zoo
 from prefopt.scoring import BufferPool, PreferenceModel
-from prefopt.scoring.lm_head import token_statistics as statistics
+from prefopt.scoring.lm_head import chunk_sizes
 
 BETA, ALPHA = 0.4, 0.7
 TDPO2 = zoo.tdpo2(BETA, ALPHA)
@@ -70,8 +70,9 @@ def test_small_batches(models, make_batch, tdpo2_by_hand, few):
 @pytest.mark.slow
 @pytest.mark.parametrize("budget", [0, 100_000, 2**30])
 def test_very_long_responses(tiny, moved, make_batch, tdpo2_by_hand, same_gradients, monkeypatch, budget):
-    """Over 19 chunks of 64 tokens, of which the budget lets backward keep none, one or all."""
-    monkeypatch.setattr(statistics, "_CHUNK_BYTES", 1)
+    """Over many chunks of 32 tokens, of which the budget lets backward keep none, those of the gradients that are
+    foreseen, or all."""
+    monkeypatch.setattr(chunk_sizes, "_CHUNK_BYTES", 1)
     draw = random.Random(1)
     long = [tuple([draw.randrange(64) for _ in range(length)] for length in (40, 600, 590))]
     reference = tiny("gpt2", max_position_embeddings=700)

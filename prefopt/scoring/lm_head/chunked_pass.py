@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from prefopt.component import ExactDivergence
 from prefopt.scoring.lm_head.buffer_pool import BufferPool
+from prefopt.scoring.lm_head.foreseen import Ahead, Foreseen
 from prefopt.scoring.lm_head.head import Head, HeadGradient
 from prefopt.scoring.lm_head.precision import wide
 from prefopt.signals import log_collision_probability
@@ -25,7 +26,8 @@ Saved = TypeVar("Saved")
 class HeadInputs:
     """The inputs of a pass over the vocabulary that take no gradient, for M tokens.
 
-    ref_hidden [M, H], labels [M]. `head` takes gradient; where `head_gradient` is given, backward adds it there.
+    ref_hidden [M, H], labels [M]. `head` takes gradient; where `head_gradient` is given, backward adds it there. With
+    `foreseen` gradients, backward through the head is taken chunk by chunk in forward.
     """
 
     head: Head
@@ -36,6 +38,7 @@ class HeadInputs:
     log_collision: bool
     buffers: BufferPool
     head_gradient: HeadGradient | None
+    foreseen: Foreseen | None
 
 
 class ChunkStatistics(NamedTuple):
@@ -72,10 +75,16 @@ class ChunkedPass(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> tuple[Tensor, ...]:
         """-> statistics, zero where not asked for."""
         kernel, chunks = args
-        ctx.kernel, ctx.chunks = kernel, []
+        inputs: HeadInputs = kernel.inputs
+        ctx.kernel, ctx.chunks, ctx.ahead = kernel, [], None
+        if inputs.foreseen is not None and inputs.head_gradient is not None:
+            ctx.ahead = Ahead.begin(inputs.foreseen, hidden, inputs.head_gradient)
         totals = [hidden.new_zeros(len(hidden), dtype=wide(hidden.dtype)) for _ in ChunkStatistics._fields]
         for chunk, keep_logits in chunks:
-            statistics, saved = kernel.forward(hidden[chunk], chunk, keep_logits)
+            statistics, saved = kernel.forward(hidden[chunk], chunk, keep_logits or ctx.ahead is not None)
+            if (ahead := ctx.ahead) is not None:
+                upstream = ahead.foreseen.d_logps[chunk], ahead.foreseen.d_divergence[chunk]
+                ahead.d_hidden[chunk] = kernel.backward(hidden[chunk], chunk, saved, *upstream, ahead.gradient)
             for total, values in zip(totals, statistics, strict=True):
                 if values is not None:
                     total[chunk] = values
@@ -94,6 +103,8 @@ class ChunkedPass(torch.autograd.Function):
         _, weight, bias, *_ = ctx.needs_input_grad
         gradient = HeadGradient.zeros(inputs.head, weight=weight, bias=bias)
         total = gradient if inputs.head_gradient is None else inputs.head_gradient
+        if ctx.ahead is not None and (ready := ctx.ahead.taken(g_logps, g_divergence, total)) is not None:
+            return (ready, *gradient.in_precision_of(inputs.head), None, None)
         d_hidden = torch.empty_like(hidden)
         for chunk, saved in ctx.chunks:
             d_hidden[chunk] = kernel.backward(hidden[chunk], chunk, saved, g_logps[chunk], g_divergence[chunk], total)

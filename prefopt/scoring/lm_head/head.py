@@ -129,6 +129,11 @@ class HeadGradient:
     weight: Tensor | None
     bias: Tensor | None
 
+    @property
+    def bytes(self) -> int:
+        """The memory that they take."""
+        return sum(0 if tensor is None else tensor.nbytes for tensor in (self.weight, self.bias))
+
     @classmethod
     def zeros(cls, head: Head, *, weight: bool = True, bias: bool = True) -> Self:
         """Zeros in float32 or wider, for the parameters that require gradient and are selected."""
@@ -147,6 +152,16 @@ class HeadGradient:
             add_product(self.weight[block], d_product.T, hidden)
         if self.bias is not None:
             self.bias[block] += d_logits.sum(0)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> HeadGradient:
+        """The gradients with a function applied to them."""
+        return HeadGradient(*(None if tensor is None else function(tensor) for tensor in (self.weight, self.bias)))
+
+    def add_scaled(self, other: HeadGradient, factor: Tensor) -> None:
+        """Add the other's gradients, of the same parameters, times a factor []."""
+        for total, gradient in ((self.weight, other.weight), (self.bias, other.bias)):
+            if total is not None and gradient is not None:
+                total.addcmul_(gradient, factor)
 
     def add_labels(self, labels: Tensor, d_labels: Tensor, hidden: Tensor) -> None:
         """Add the gradients of C tokens at one entry each: labels, d_labels [C], hidden [C, H]."""

@@ -21,6 +21,7 @@ from prefopt.component import ExactDivergence, StreamedDivergence
 from prefopt.scoring.lm_head.buffer_pool import BufferPool
 from prefopt.scoring.lm_head.chunk_sizes import chunks, max_chunk_tokens, max_saved_tokens
 from prefopt.scoring.lm_head.chunked_pass import ChunkedPass, ChunkKernel, DenseKernel, HeadInputs
+from prefopt.scoring.lm_head.foreseen import Foreseen
 from prefopt.scoring.lm_head.head import Head, HeadGradient
 from prefopt.scoring.lm_head.online_softmax import OnlineSoftmaxKernel
 from prefopt.scoring.lm_head.precision import wide
@@ -59,6 +60,7 @@ def token_statistics(
     budget: int | None = None,
     buffers: BufferPool | None = None,
     head_gradient: HeadGradient | None = None,
+    foreseen: Foreseen | None = None,
 ) -> TokenStatistics:
     """Label log-probabilities of both models and the exact divergence at M tokens, once differentiable in `hidden` and
     `head`; the reference is constant.
@@ -68,6 +70,8 @@ def token_statistics(
     log_collision              also log sum_v p_v^2, without gradient
     budget                     bytes of logits that are saved for backward; None: `default_budget`
     head_gradient              backward adds the head's gradient here and returns none
+    foreseen                   with `head_gradient`: gradients for which backward is taken before they are known, so
+                               that no logits are saved
 
     Without a reference `ref_logps` are zero. Under autocast the products have its precision; the statistics are float32
     or wider in any case. Raises ValueError for a divergence without a reference or between unlike vocabularies.
@@ -89,6 +93,7 @@ def token_statistics(
         log_collision=log_collision,
         buffers=buffers or BufferPool(),
         head_gradient=head_gradient,
+        foreseen=foreseen,
     )
     blockwise = divergence is None or isinstance(divergence, StreamedDivergence)
     kernel: ChunkKernel[Any] = OnlineSoftmaxKernel(inputs) if blockwise else DenseKernel(inputs)

@@ -46,8 +46,7 @@ def migrate(
         parts = [OmegaConf.load(file) for file in files]
         if any(not OmegaConf.is_dict(part) for part in parts):
             raise ValueError(f"{', '.join(files)}: TRL's configuration is a mapping of settings")
-        flags = OmegaConf.from_dotlist(_flags(words[len(files) :]))
-        settings: Any = OmegaConf.to_container(OmegaConf.merge(*parts, flags))
+        settings: Any = OmegaConf.to_container(OmegaConf.merge(*parts, _flags(words[len(files) :])))
         migration = convert(settings, method=method, source=" ".join(files))
     text = yaml.safe_dump(migration.run, sort_keys=False)
     if out is None:
@@ -63,25 +62,49 @@ def migrate(
 
 
 def _without_config(words: list[str]) -> list[str]:
-    """`--config FILE`, as `trl dpo` takes it, as FILE before the flags."""
-    for index, word in enumerate(words):
-        if word == "--config" and index + 1 < len(words):
-            return [words[index + 1], *words[:index], *words[index + 2 :]]
-        if word.startswith("--config="):
-            return [word.partition("=")[2], *words[:index], *words[index + 1 :]]
-    return words
+    """`--config FILE`, as `trl dpo` takes it, as FILE before the flags. Raises ValueError for none and for two."""
+    rest: list[str] = []
+    files: list[str] = []
+    words = [*words]
+    while words:
+        name, equals, file = words.pop(0).partition("=")
+        if name != "--config":
+            rest.append(f"{name}{equals}{file}")
+        elif equals or (words and not words[0].startswith("--")):
+            files.append(file if equals else words.pop(0))
+        else:
+            raise ValueError("--config: a file is needed")
+    if len(files) > 1:
+        raise ValueError(f"--config is given {len(files)} times; put the settings in one file")
+    return [*files, *rest]
 
 
-def _flags(words: list[str]) -> list[str]:
-    """`--name value...`, `--name=value` and a bare `--name` as name=value; several values become a list."""
+def _flags(words: list[str]) -> Any:
+    """Settings of flags as `trl dpo` reads them: `--name value...`, `--name=value`, `--name` for true, `--no_name` for
+    false, hyphens for underscores, and dots between the keys of a mapping. Several values are a list."""
+    from omegaconf import OmegaConf
+    from yaml import YAMLError
+
+    from prefopt.training.migration.kinds import FLAGS, TEXTS
+    from prefopt.validation import one_line
+
     pairs: list[tuple[str, list[str]]] = []
     for word in words:
         if word.startswith("--"):
-            name, _, value = word[2:].partition("=")
-            pairs.append((name, [value] if value else []))
+            name, equals, value = word[2:].partition("=")
+            pairs.append((name.replace("-", "_"), [value] if equals else []))
         else:
             pairs[-1][1].append(word)
-    return [
-        f"{name}=[{','.join(values)}]" if len(values) > 1 else f"{name}={(values or ['true'])[0]}"
-        for name, values in pairs
-    ]
+    settings: Any = OmegaConf.create()
+    for name, values in pairs:
+        if not values and name.startswith("no_") and name.removeprefix("no_") in FLAGS:
+            settings[name.removeprefix("no_")] = False
+        elif name in TEXTS and len(values) == 1 and values[0].lower() not in ("null", "none"):
+            settings[name] = values[0]
+        else:
+            value = f"[{','.join(values)}]" if len(values) > 1 else (values or ["true"])[0]
+            try:
+                settings.merge_with_dotlist([f"{name}={value}"])
+            except YAMLError as error:
+                raise ValueError(f"--{name}: {value} is no YAML: {one_line(error)}") from error
+    return settings

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from prefopt.training.migration import axolotl, llama_factory
 from prefopt.training.migration.notes import Note, Notes, Outcome
-from prefopt.training.migration.trl import run_file
+from prefopt.training.migration.trl import note_defaults, run_file
 from prefopt.training.run_file import RunFile
-from prefopt.validation import explain
+from prefopt.validation import MistakesError, explain
 
 __all__ = ["Migration", "Note", "Outcome", "migrate"]
 
@@ -38,16 +38,23 @@ def migrate(settings: Mapping[str, Any], *, method: str | None = None, source: s
     Raises ValueError, a line for each problem, where a loss has no equivalent or the run file would not be valid.
     """
     notes = Notes()
-    settings = dict(settings)
+    settings = {name: _bool_of_text(value) for name, value in settings.items()}
     for mark, translate in _DIALECTS.items():
         if mark in settings:
-            settings = translate(settings, notes)
+            settings = translate({name: value for name, value in settings.items() if value is not None}, notes)
             method = method or settings.pop("method", None)
             break
+    else:
+        note_defaults(settings, notes)
     settings.pop("method", None)
     run = run_file(settings, notes, method=method, source=source)
     try:
         RunFile.model_validate(run)
     except ValidationError as error:
-        raise ValueError("\n".join(explain(error, RunFile))) from error
+        raise MistakesError(explain(error, RunFile)) from error
     return Migration(run, tuple(notes))
+
+
+def _bool_of_text(value: Any) -> Any:
+    """Text that says true or false, as YAML in quotes does: no setting has that for a name."""
+    return {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value

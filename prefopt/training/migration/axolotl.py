@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from prefopt.training.migration.notes import Notes, Settings
+from prefopt.training.migration.kinds import typed_of_axolotl
+from prefopt.training.migration.notes import Notes, Settings, with_defaults
 
 _NAMES = {
     "base_model": "model_name_or_path",
@@ -11,6 +12,11 @@ _NAMES = {
     "dpo_beta": "beta",
     "dpo_label_smoothing": "label_smoothing",
     "dpo_use_weighting": "use_weighting",
+    "dpo_loss_type": "loss_type",
+    "dpo_loss_weights": "loss_weights",
+    "dpo_padding_free": "padding_free",
+    "dpo_use_liger_kernel": "use_liger_kernel",
+    "dpo_generate_during_eval": "generate_during_eval",
     "rpo_alpha": "rpo_alpha",
     "sequence_len": "max_length",
     "micro_batch_size": "per_device_train_batch_size",
@@ -27,6 +33,23 @@ _NAMES = {
 
 _LOSSES = {"dpo": "sigmoid", "ipo": "ipo"}
 _METHODS = ("orpo", "simpo")
+_ALL = (*_LOSSES, *_METHODS)
+
+_DEFAULTS: Settings = {
+    "max_length": 512,
+    "per_device_train_batch_size": 1,
+    "num_train_epochs": 1.0,
+    "lr_scheduler_type": "cosine",
+    "warmup_ratio": 0.03,
+}
+"""Axolotl's defaults that are others than those of a run file, by TRL's names."""
+
+_COLUMNS = {
+    "argilla": {"prompt": "instruction", "chosen": "chosen_response", "rejected": "rejected_response"},
+    "icr": {"prompt": "input"},
+    "intel": {"prompt": "question"},
+}
+"""The end of a type, such as chatml.intel -> the columns of its rows of text."""
 
 _WITHOUT_COUNTERPART = {
     "model_type": "policies are loaded by AutoModelForCausalLM",
@@ -45,10 +68,13 @@ _WITHOUT_COUNTERPART = {
 
 def translate(settings: Settings, notes: Notes) -> Settings:
     """The settings in TRL's names. Raises ValueError where they are not those of preference training."""
+    settings = typed_of_axolotl(settings)
     method = settings.get("rl")
-    if method not in (*_LOSSES, *_METHODS):
-        raise ValueError(f"rl: {method!r} has no counterpart here; those that have: {', '.join((*_LOSSES, *_METHODS))}")
-    translated: Settings = {"loss_type": _LOSSES[method]} if method in _LOSSES else {}
+    if method is None:
+        raise ValueError(f"rl is not set, so that this is no preference training; it is {', '.join(_ALL)}")
+    if method not in _ALL:
+        raise ValueError(f"rl: {method!r} has no counterpart here; those that have: {', '.join(_ALL)}")
+    translated: Settings = {"loss_type": _LOSSES[method], "method": "dpo"} if method in _LOSSES else {}
     notes.names["loss_type"] = "rl"
     for name, value in settings.items():
         if name in ("rl", "orpo_alpha", "datasets", "test_datasets", *_READ_BELOW):
@@ -62,21 +88,25 @@ def translate(settings: Settings, notes: Notes) -> Settings:
         if target != name:
             notes.names[target] = name
     if method in _METHODS:  # which TRL tells apart by the trainer
-        translated |= _reference_free(method, settings)
+        translated |= _reference_free(method, settings, notes)
     translated |= _data(settings, notes)
     translated |= _model(settings, notes)
     translated |= _schedule(settings, notes)
-    return translated
+    defaults = {
+        name: _DEFAULTS[name] for name in _DEFAULTS if name != "warmup_ratio" or "warmup_steps" not in translated
+    }
+    return with_defaults(translated, defaults, "axolotl's default", notes, _NAMES)
 
 
 _READ_BELOW = """adapter lora_model_dir lora_target_linear flash_attention sdp_attention xformers_attention
 evals_per_epoch saves_per_epoch wandb_project wandb_mode wandb_entity bf16 fp16""".split()
 
 
-def _reference_free(method: str, settings: Settings) -> Settings:
+def _reference_free(method: str, settings: Settings, notes: Notes) -> Settings:
     if method == "orpo":
+        notes.names["beta"] = "orpo_alpha"
         return {"method": "orpo"} | ({"beta": settings["orpo_alpha"]} if "orpo_alpha" in settings else {})
-    return {"loss_type": "simpo", "cpo_alpha": settings.get("cpo_alpha", 0.0)}
+    return {"method": "simpo", "loss_type": "simpo", "cpo_alpha": settings.get("cpo_alpha", 0.0)}
 
 
 def _data(settings: Settings, notes: Notes) -> Settings:
@@ -90,11 +120,15 @@ def _data(settings: Settings, notes: Notes) -> Settings:
             for role, theirs in {"prompt": "messages", "chosen": "chosen", "rejected": "rejected"}.items()
             if source.get(f"field_{theirs}", role) != role
         }
-        if columns:
+        kind = source.get("type")
+        form, _, end = str(kind).rpartition(".")
+        if columns := ({} if form == "chat_template" else _COLUMNS.get(end, {})) | columns:
             fields["columns"] = columns
-        if kind := source.get("type"):
+        if kind is not None:
             notes.changed(
-                f"type {kind!r} of {source.get('path')}", "the form of rows is recognised; see `prefopt data check`"
+                f"type {kind!r} of {source.get('path')}",
+                "the form of rows is recognised, and rows of text are read as they are, without a chat template; see "
+                "`prefopt data check`",
             )
         if read := source.keys() - {*fields, "type", "ds_type", "field_messages", "field_chosen", "field_rejected"}:
             notes.no_counterpart(f"{', '.join(sorted(read))} of {source.get('path')}", "no such field of a source here")
@@ -137,11 +171,17 @@ def _schedule(settings: Settings, notes: Notes) -> Settings:
     translated: Settings = {}
     epochs = settings.get("num_epochs", 1)
     for kind, steps in {"evals_per_epoch": "eval", "saves_per_epoch": "save"}.items():
-        if number := settings.get(kind):
+        if not (number := settings.get(kind)):
+            continue
+        if number * epochs <= 1:  # a share of 1 would be every step
+            translated[f"{steps}_strategy"] = "epoch"
+            notes.changed(kind, f"training.{steps}_strategy: epoch")
+        else:
             translated |= {f"{steps}_strategy": "steps", f"{steps}_steps": round(1 / (number * epochs), 6)}
             notes.changed(kind, f"training.{steps}_steps, a share of all steps")
-    if not settings.get("val_set_size") and "evals_per_epoch" in settings:
-        del translated["eval_strategy"], translated["eval_steps"]
+    if not settings.get("val_set_size") and settings.get("evals_per_epoch"):
+        translated = {name: value for name, value in translated.items() if not name.startswith("eval_")}
+        notes.no_counterpart("evals_per_epoch", "read only where there is an evaluation (val_set_size)")
     if settings.get("wandb_project"):
         translated["report_to"] = "wandb"
         notes.changed("wandb_project", "training.report_to: wandb, which reads WANDB_PROJECT of the environment")

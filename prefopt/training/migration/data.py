@@ -9,9 +9,9 @@ from prefopt.training.migration.notes import Notes, Settings
 
 SETTINGS = frozenset(
     """dataset_name dataset_config dataset_train_split dataset_test_split dataset_mixer dataset_splits dataset_configs
-dataset_mixture datasets test_split_size dataset_streaming streaming""".split()
+dataset_mixture datasets test_split_size dataset_streaming streaming interleaved""".split()
 )
-"""The settings that `migrate_data` reads."""
+"""The settings that `migrate_data` reads; `interleaved`, of LLaMA-Factory's, has fields of `data` and `weights`."""
 
 _FIELDS = {"id": "path", "config": "name", "weight": "fraction"}
 """The alignment-handbook's fields of a source -> those of a run file, where they differ."""
@@ -32,6 +32,13 @@ def migrate_data(settings: Settings, notes: Notes, *, evaluates: bool) -> dict[s
         data = _single(name, settings, notes)
     else:
         raise ValueError("no data: give dataset_name, datasets or dataset_mixer")
+    if interleaved := dict(settings.get("interleaved") or {}):
+        weights = interleaved.pop("weights")
+        sources = [source if isinstance(source, dict) else {"path": source} for source in data["train"]]
+        weighted = [
+            source | {"weight": weight} for source, weight in zip(sources, weights or [1.0] * len(sources), strict=True)
+        ]
+        data |= {"train": weighted, **interleaved}
     if settings.get("dataset_streaming") or settings.get("streaming"):
         _stream(data, settings, notes)
     if not evaluates and ({"eval", "test_split_size"} & data.keys()):
@@ -93,6 +100,8 @@ def _mixture(mixture: Mapping[str, Any], settings: Settings, notes: Notes) -> di
         raise ValueError(f"{setting}: a list of data sets under `datasets` is needed, each with its path")
     sources = []
     for fields in mixture["datasets"]:
+        if not isinstance(fields, Mapping):
+            raise ValueError(f"{setting}: a data set is a mapping with its path, not {fields!r}")
         named: dict[str, Any] = {
             _FIELDS.get(key) or key: value for key, value in dict(fields).items() if value is not None
         }
@@ -107,6 +116,8 @@ def _mixture(mixture: Mapping[str, Any], settings: Settings, notes: Notes) -> di
                 )
         if named.get("fraction") == 1.0:
             del named["fraction"]
+        if isinstance(files := named.get("data_files"), Mapping):
+            named["data_files"] = _files_of(named.pop("split", "train"), files, setting)
         if unknown := named.keys() - {*_TAKEN, "columns"}:
             notes.no_counterpart(f"{', '.join(sorted(unknown))} of {named['path']}", "no such field of a source here")
         sources.append({key: value for key, value in named.items() if key not in unknown})
@@ -118,6 +129,13 @@ def _mixture(mixture: Mapping[str, Any], settings: Settings, notes: Notes) -> di
     if mixture.get("seed") is not None:
         notes.no_counterpart("seed of the mixture", "pairs are drawn by training.data_seed, or seed")
     return data
+
+
+def _files_of(split: str, files: Mapping[str, Any], setting: str) -> Any:
+    """The files of a split, which are then a data set of one split."""
+    if split not in files:
+        raise ValueError(f"{setting}: data_files has {', '.join(files) or 'nothing'}, and not the split {split!r}")
+    return files[split]
 
 
 def _mixer(mixer: Any, settings: Settings, notes: Notes) -> dict[str, Any]:
@@ -149,9 +167,18 @@ def _mixer(mixer: Any, settings: Settings, notes: Notes) -> dict[str, Any]:
     if len(sources["eval"]) == 1:
         data["eval"] = _short(sources["eval"][0])
     elif sources["eval"]:
-        data["eval"] = {source["path"].rpartition("/")[2]: source for source in sources["eval"]}
+        data["eval"] = dict(zip(_names_of(sources["eval"]), sources["eval"], strict=True))
         notes.changed("dataset_splits", "the evaluation sets are measured each by itself, where TRL joins them to one")
     return data
+
+
+def _names_of(sources: list[dict[str, Any]]) -> list[str]:
+    """A name for each source: the last part of its path, or as much more as tells them apart."""
+    short = [source["path"].rpartition("/")[2] for source in sources]
+    with_split = [f"{name}-{source.get('split', 'test')}" for name, source in zip(short, sources, strict=True)]
+    whole = [source["path"].strip("/").replace("/", "-") for source in sources]
+    both = [f"{name}-{source.get('split', 'test')}" for name, source in zip(whole, sources, strict=True)]
+    return next((names for names in (short, with_split, whole) if len(set(names)) == len(sources)), both)
 
 
 def _split(split: str, default: str) -> dict[str, str]:

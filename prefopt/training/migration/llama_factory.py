@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from prefopt.training.migration.notes import Notes, Settings
+from prefopt.training.migration.kinds import typed_of_llama_factory
+from prefopt.training.migration.notes import Notes, Settings, with_defaults
 
 _NAMES = {
     "pref_beta": "beta",
@@ -19,10 +20,23 @@ _NAMES = {
     "val_size": "test_split_size",
     "preprocessing_num_workers": "dataset_num_proc",
     "flash_attn": "attn_implementation",
+    "double_quantization": "use_bnb_nested_quant",
 }
 """LLaMA-Factory's setting -> TRL's, where the names differ."""
 
+_LORA = {"lora_rank": "lora_r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout"}
 _LOSSES = ("sigmoid", "hinge", "ipo", "orpo", "simpo")
+
+_DEFAULTS: Settings = {"beta": 0.1, "learning_rate": 5e-5, "max_length": 2048, "gradient_checkpointing": True}
+"""LLaMA-Factory's defaults that are others than those of a run file, by TRL's names."""
+_WHOSE = "LLaMA-Factory's default"
+
+_MIXTURES: dict[str, Settings] = {
+    "concat": {},
+    "interleave_under": {"mixture": "interleave"},
+    "interleave_over": {"mixture": "interleave", "stopping_strategy": "all_exhausted"},
+}
+"""mix_strategy -> fields of `data`."""
 
 _ATTENTION = {"fa2": "flash_attention_2", "sdpa": "sdpa", "disabled": "eager"}
 
@@ -37,11 +51,13 @@ _WITHOUT_COUNTERPART = {
 }
 
 _READ_BELOW = """stage do_train finetuning_type pref_loss simpo_gamma dataset dataset_dir eval_dataset max_samples
-quantization_bit adapter_name_or_path ref_model lora_target""".split()
+quantization_bit adapter_name_or_path ref_model lora_target mix_strategy interleave_probs
+disable_gradient_checkpointing enable_thinking""".split()
 
 
 def translate(settings: Settings, notes: Notes) -> Settings:
     """The settings in TRL's names. Raises ValueError where they are not those of preference training."""
+    settings = typed_of_llama_factory(settings)
     if settings["stage"] != "dpo":
         raise ValueError(f"stage: {settings['stage']!r} is no preference training by pairs; dpo is")
     loss = settings.get("pref_loss", "sigmoid")
@@ -62,16 +78,23 @@ def translate(settings: Settings, notes: Notes) -> Settings:
             notes.names[target] = name
     if translated.get("attn_implementation") == "auto":
         del translated["attn_implementation"]
-    translated.setdefault("beta", 0.1)
+    if settings.get("disable_gradient_checkpointing"):
+        translated["gradient_checkpointing"] = False
+        notes.names["gradient_checkpointing"] = "disable_gradient_checkpointing"
+    if "enable_thinking" in settings:
+        translated["chat_template_kwargs"] = {"enable_thinking": settings["enable_thinking"]}
+        notes.names["chat_template_kwargs"] = "enable_thinking"
     if loss == "orpo":
         translated["method"] = "orpo"
     elif loss == "simpo":
-        translated |= {"loss_type": "simpo", "simpo_gamma": settings.get("simpo_gamma", 0.5)}
+        translated |= {"method": "simpo", "loss_type": "simpo", "simpo_gamma": settings.get("simpo_gamma", 0.5)}
         translated["cpo_alpha"] = translated.pop("rpo_alpha", 0.0)
         notes.names["cpo_alpha"] = "pref_ftx"
     else:
-        translated["loss_type"] = loss
-    return translated | _model(settings, notes) | _data(settings, notes)
+        translated |= {"method": "dpo", "loss_type": loss}
+    translated |= _data(settings, notes)
+    defaults = _DEFAULTS | ({"use_bnb_nested_quant": True} if settings.get("quantization_bit") == 4 else {})
+    return with_defaults(translated | _model(settings, notes), defaults, _WHOSE, notes, _NAMES)
 
 
 def _model(settings: Settings, notes: Notes) -> Settings:
@@ -84,13 +107,11 @@ def _model(settings: Settings, notes: Notes) -> Settings:
         notes.names |= {"use_peft": "finetuning_type", "lora_target_modules": "lora_target"}
         names = [name.strip() for name in target.split(",")] if isinstance(target, str) else list(target)
         rank = settings.get("lora_rank", 8)
-        translated |= {
-            "use_peft": True,
-            "lora_r": rank,
-            "lora_alpha": settings.get("lora_alpha", 2 * rank),
-            "lora_dropout": settings.get("lora_dropout", 0.0),
-            "lora_target_modules": "all-linear" if names == ["all"] else names,
-        }
+        translated |= {"use_peft": True, "lora_target_modules": "all-linear" if names == ["all"] else names}
+        given = {theirs: settings[name] for name, theirs in _LORA.items() if name in settings}
+        translated |= with_defaults(
+            given, {"lora_r": 8, "lora_alpha": 2 * rank, "lora_dropout": 0.0}, _WHOSE, notes, _NAMES
+        )
     if (bits := settings.get("quantization_bit")) is not None:
         if bits not in (4, 8):
             raise ValueError(f"quantization_bit: {bits!r} has no counterpart here; 4 and 8 have one")
@@ -124,7 +145,27 @@ def _data(settings: Settings, notes: Notes) -> Settings:
     if settings.get("eval_dataset"):
         notes.no_counterpart("eval_dataset", f"name it as data.eval: {settings['eval_dataset']}")
     notes.names["datasets"] = "dataset"
-    return {"datasets": sources}
+    return {"datasets": sources} | _mixture(settings, sources, notes)
+
+
+def _mixture(settings: Settings, sources: list[dict[str, Any]], notes: Notes) -> Settings:
+    """How the sources are put together; their weights, which are probabilities there."""
+    strategy = settings.get("mix_strategy", "concat")
+    if strategy not in _MIXTURES:
+        raise ValueError(f"mix_strategy: {strategy!r} has no counterpart here; those that have: {', '.join(_MIXTURES)}")
+    if strategy == "concat" or len(sources) == 1:
+        for name in ("mix_strategy", "interleave_probs"):
+            if settings.get(name):
+                notes.carried_over(name, "the sources of data.train, one after the other")
+        return {}
+    weights = settings.get("interleave_probs")
+    if weights is not None:
+        if len(weights) != len(sources):
+            raise ValueError(f"interleave_probs: {len(weights)} are not as many as the data sets, {len(sources)}")
+        notes.carried_over("interleave_probs", "weight of each source of data.train")
+    notes.carried_over("mix_strategy", "data.mixture")
+    notes.names["interleaved"] = "mix_strategy"
+    return {"interleaved": {"weights": weights, **_MIXTURES[strategy]}}
 
 
 def _source(description: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from prefopt.training.migration.notes import Notes, Settings
+from prefopt.training.migration.notes import Notes
 
 TELLING = {"simpo_gamma": "cpo", "cpo_alpha": "cpo", "gamma_beta_ratio": "simpo", "alpha": "cpo"}
 """Settings that only one method has -> the method."""
@@ -13,7 +13,7 @@ TELLING = {"simpo_gamma": "cpo", "cpo_alpha": "cpo", "gamma_beta_ratio": "simpo"
 _NLL = "TRL's likelihood is a mean over all chosen tokens of the batch, here over a response, then over pairs"
 
 
-def _orpo(settings: Settings, notes: Notes) -> dict[str, Any]:
+def _orpo(settings: Mapping[str, Any], notes: Notes) -> dict[str, Any]:
     notes.changed(
         "beta",
         "it weighs the odds ratio, objective.lam here; TRL's likelihood takes in the prompt, here the response alone",
@@ -21,7 +21,7 @@ def _orpo(settings: Settings, notes: Notes) -> dict[str, Any]:
     return {"zoo": "orpo", "lam": settings.get("beta", 0.1)}
 
 
-def _cpo(settings: Settings, notes: Notes) -> dict[str, Any]:
+def _cpo(settings: Mapping[str, Any], notes: Notes) -> dict[str, Any]:
     loss, beta = settings.get("loss_type", "sigmoid"), settings.get("beta", 0.1)
     loss = loss[0] if isinstance(loss, list) and len(loss) == 1 else loss
     if loss == "simpo":
@@ -39,7 +39,7 @@ def _cpo(settings: Settings, notes: Notes) -> dict[str, Any]:
     return objective
 
 
-def _simpo(settings: Settings, notes: Notes) -> dict[str, Any]:
+def _simpo(settings: Mapping[str, Any], notes: Notes) -> dict[str, Any]:
     """TRL's CPO with loss_type simpo, and SimPO's own code, whose margin is a ratio to beta."""
     if settings.get("alpha"):
         raise ValueError("alpha: AlphaPO's transformed rewards have no row here; leave alpha out")
@@ -49,7 +49,7 @@ def _simpo(settings: Settings, notes: Notes) -> dict[str, Any]:
         gamma = ratio * beta
         notes.changed("gamma_beta_ratio", f"objective.gamma, which is the ratio times beta: {gamma:g}")
     else:
-        gamma = settings.get("simpo_gamma", 0.5)
+        gamma = settings.get("simpo_gamma", 0.5 if of_trl else 0.25 * beta)
     objective: dict[str, Any] = {"zoo": "simpo", "beta": beta, "gamma": gamma}
     if weight := settings.get("cpo_alpha", 1.0 if of_trl else 0.0):
         objective |= {"zoo": "cpo_simpo", "nll_weight": weight}
@@ -59,5 +59,9 @@ def _simpo(settings: Settings, notes: Notes) -> dict[str, Any]:
     return objective
 
 
-METHODS: Mapping[str, Callable[[Settings, Notes], dict[str, Any]]] = {"orpo": _orpo, "cpo": _cpo, "simpo": _simpo}
+METHODS: Mapping[str, Callable[[Mapping[str, Any], Notes], dict[str, Any]]] = {
+    "orpo": _orpo,
+    "cpo": _cpo,
+    "simpo": _simpo,
+}
 """Methods without a reference -> their objective."""

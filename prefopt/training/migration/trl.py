@@ -9,8 +9,10 @@ from typing import Any
 from prefopt.training.arguments import ARGUMENTS, objection
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.migration import data, trl_objective
-from prefopt.training.migration.kinds import reject_other_kinds
+from prefopt.training.migration.kinds import typed
 from prefopt.training.migration.notes import Notes, Settings
+from prefopt.training.migration.trl_model import BNB, migrate_adapter, migrate_quantisation
+from prefopt.validation import did_you_mean
 
 _FORMER = {
     "evaluation_strategy": "eval_strategy",
@@ -51,16 +53,12 @@ _PATHS = {
 }
 """TRL's setting -> its path in a run file, where that is not training.NAME."""
 
-_BNB = {
-    "bnb_4bit_quant_type": "bnb_4bit_quant_type",
-    "use_bnb_nested_quant": "bnb_4bit_use_double_quant",
-    "bnb_4bit_quant_storage": "bnb_4bit_quant_storage",
-    "bnb_4bit_compute_dtype": "bnb_4bit_compute_dtype",
+_DEFAULTS = {
+    "gradient_checkpointing": "True, here it is transformers'",
+    "bf16": "True, here it is transformers'",
+    "dtype": "float32, here it is the checkpoint's",
 }
-"""TRL's settings of a model in 4 bits -> the fields of BitsAndBytesConfig."""
-
-_TRL_LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05}
-_TRL_TRAINING = {"gradient_checkpointing": True, "bf16": True}
+"""Settings whose default is another one in TRL's trainers."""
 
 _OFF = "off, as it is here"
 
@@ -82,27 +80,37 @@ _WITHOUT_COUNTERPART = {
     "truncation_side": "the prompt is cut from the left first, then the responses from the right",
     "bf16_full_eval": "",
     "push_to_hub_revision": "training.push_to_hub uploads to training.hub_revision",
+    "accelerate_config": "`accelerate launch --config_file FILE -m prefopt train run.yaml` takes one",
+    "env": "set the environment of the command",
+    **dict.fromkeys(("wandb_project", "wandb_entity"), "set WANDB_PROJECT and WANDB_ENTITY in the environment"),
     **dict.fromkeys(("do_train", "do_eval", "do_predict"), "`prefopt train` trains; eval_strategy evaluates"),
 }
+
+
+PATHS = {field.name: ("training", field.name) for field in fields(PreferenceConfig)} | _PATHS
+"""A setting -> its path in a run file."""
+
+_ELSEWHERE = (
+    data.SETTINGS
+    | trl_objective.SETTINGS
+    | BNB.keys()
+    | {*("use_peft", "precompute_ref_log_probs", "generate_during_eval")}
+)
+"""Settings that more than a path is made of."""
 
 
 def run_file(settings: Settings, notes: Notes, *, method: str | None, source: str) -> dict[str, Any]:
     """The run file as a mapping, not yet validated. Raises ValueError where a loss has no equivalent."""
     settings = _current_names(settings, notes)
-    reject_other_kinds(settings)
+    settings = typed(settings)
+    if not settings.get("model_name_or_path"):
+        raise ValueError("no model: give model_name_or_path")
     objective = trl_objective.migrate_objective(settings, notes, method=method, source=source)
     run: dict[str, Any] = {"model": {}, "data": {}, "objective": objective, "training": {}}
     evaluates = settings.get("eval_strategy", "no") not in ("no", False)
     run["data"] |= data.migrate_data(settings, notes, evaluates=evaluates)
-    paths = {field.name: ("training", field.name) for field in fields(PreferenceConfig)} | _PATHS
-    elsewhere = (
-        data.SETTINGS
-        | trl_objective.SETTINGS
-        | _BNB.keys()
-        | {*("use_peft", "precompute_ref_log_probs", "generate_during_eval")}
-    )
     for name, value in settings.items():
-        if name in elsewhere or value is None:
+        if name in _ELSEWHERE or (value is None and name != "max_length"):
             continue
         if (switch := _switch(name)) is not None and not settings.get(switch):
             notes.no_counterpart(name, f"read only with {switch}, which is not set")
@@ -114,19 +122,18 @@ def run_file(settings: Settings, notes: Notes, *, method: str | None, source: st
                 notes.carried_over(name, _OFF)
         elif name in ARGUMENTS and objection(name, value):
             notes.no_counterpart(name, _remark(name, value))
-        elif name in paths:
-            _place(run, paths[name], value)
-            notes.carried_over(name, ".".join(paths[name]))
+        elif name == "hub_token" and not str(value).startswith("${"):
+            notes.no_counterpart(name, "no token is written to a file; set training.hub_token: ${oc.env:HF_TOKEN}")
+        elif name in PATHS:
+            _place(run, PATHS[name], value)
+            notes.carried_over(name, ".".join(PATHS[name]))
         else:
-            notes.no_counterpart(name, "no such setting is known here")
-    _migrate_adapter(run, settings, notes)
-    _migrate_quantisation(run, settings, notes)
+            options = PATHS.keys() | _ELSEWHERE | _WITHOUT_COUNTERPART.keys()
+            notes.no_counterpart(name, f"no such setting is known here.{did_you_mean(name, options)}".removesuffix("."))
+    migrate_adapter(run, settings, notes)
+    migrate_quantisation(run, settings, notes)
     _migrate_reference_cache(run, settings, notes)
     _migrate_samples(run, settings, notes)
-    for name, default in _TRL_TRAINING.items():
-        if name not in settings:
-            path = ".".join(paths[name])
-            notes.changed(name, f"TRL's default is {default}, here it is transformers'; set {path}")
     return {section: content for section, content in run.items() if content}
 
 
@@ -143,9 +150,16 @@ def _current_names(settings: Settings, notes: Notes) -> Settings:
             notes.names.setdefault(_FORMER[name], notes.names.get(name, name))
         else:
             current[name] = value
-    if current.get("eval_strategy") is False:  # YAML's `no`
-        current["eval_strategy"] = "no"
-    return current
+    no = [name for name in ("eval_strategy", "save_strategy", "logging_strategy") if current.get(name) is False]
+    return current | dict.fromkeys(no, "no")  # YAML's `no` is false
+
+
+def note_defaults(settings: Settings, notes: Notes) -> None:
+    """Notes on TRL's defaults that are others than ours, where the settings leave them out."""
+    present = {_FORMER.get(name, name) for name in settings}
+    for name, default in _DEFAULTS.items():
+        if name not in present:
+            notes.changed(name, f"TRL's default is {default}; set {'.'.join(PATHS[name])}")
 
 
 def _place(run: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
@@ -171,34 +185,6 @@ def _switch(name: str) -> str | None:
     if name in ("ref_model_mixup_alpha", "ref_model_sync_steps"):
         return "sync_ref_model"
     return "push_to_hub" if name.startswith("hub_") else None
-
-
-def _migrate_adapter(run: dict[str, Any], settings: Settings, notes: Notes) -> None:
-    adapter = run["model"].pop("peft", {})
-    if settings.get("use_peft"):
-        run["model"]["peft"] = _TRL_LORA | adapter
-        notes.carried_over("use_peft", "model.peft")
-        if adapter.get("lora_dropout", _TRL_LORA["lora_dropout"]):
-            notes.changed("lora_dropout", "dropout is always off here, in the adapter too")
-
-
-def _migrate_quantisation(run: dict[str, Any], settings: Settings, notes: Notes) -> None:
-    """BitsAndBytesConfig's fields, which only a model in 4 bits has."""
-    config = run["model"].get("init", {}).get("quantization_config")
-    if config is None:
-        return
-    if not (config.get("load_in_4bit") or config.get("load_in_8bit")):
-        del run["model"]["init"]["quantization_config"]
-    for name, field in _BNB.items():
-        if name not in settings:
-            continue
-        if config.get("load_in_4bit"):
-            config[field] = settings[name]
-            notes.carried_over(name, f"model.init.quantization_config.{field}")
-        else:
-            notes.no_counterpart(name, "read only with load_in_4bit")
-    if config.get("load_in_4bit"):
-        config.setdefault("bnb_4bit_quant_type", "nf4")  # TRL's default, which is not bitsandbytes'
 
 
 def _migrate_samples(run: dict[str, Any], settings: Settings, notes: Notes) -> None:

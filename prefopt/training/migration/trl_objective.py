@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import PurePath
-from typing import Any
+from typing import Any, final
 
 from prefopt import zoo
 from prefopt.objective_config import ObjectiveConfig
@@ -18,6 +19,16 @@ use_weighting rpo_alpha reference_free""".split()
     | TELLING.keys()
 )
 """The settings that `migrate_objective` reads."""
+
+_OF_OTHERS = {
+    **dict.fromkeys(("desirable_weight", "undesirable_weight"), "KTO"),
+    **dict.fromkeys(("num_generations", "reward_funcs", "scale_rewards"), "GRPO"),
+    **dict.fromkeys(("packing", "max_seq_length", "assistant_only_loss", "completion_only_loss"), "SFT"),
+    **dict.fromkeys(("num_ppo_epochs", "reward_model_path"), "PPO"),
+    "center_rewards_coefficient": "reward modelling",
+}
+"""Settings of trainers that do not train on pairs alone -> the trainer."""
+_NAMES_OF_OTHERS = ("kto", "sft", "grpo", "ppo", "rloo")
 
 _ROWS = {
     "sigmoid": "dpo",
@@ -63,16 +74,47 @@ def migrate_objective(settings: Settings, notes: Notes, *, method: str | None, s
     method = method or _method(settings, notes, source)
     if method not in ("dpo", *METHODS):
         raise ValueError(f"method {method!r} is none of dpo, {', '.join(METHODS)}")
-    objective = _dpo(settings, notes) if method == "dpo" else METHODS[method](settings, notes)
+    read_settings = _Recorded(settings)
+    objective = _dpo(read_settings, notes) if method == "dpo" else METHODS[method](read_settings, notes)
     row = objective.get("zoo", "a mixture")
     for name in sorted(SETTINGS & settings.keys()):
-        if settings[name] is not None and not any(note.setting == notes.names.get(name, name) for note in notes):
+        if settings[name] is None or notes.named(name):
+            continue
+        if name in read_settings.read or not settings[name]:
             notes.carried_over(name, f"objective ({row})")
+        else:
+            notes.no_counterpart(name, f"nothing of this loss ({row}) reads it")
     return objective
 
 
+@final
+class _Recorded(Mapping[str, Any]):
+    """Settings that know which of them were `read`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Any:
+        self.read.add(name)
+        return self._settings[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._settings)
+
+    def __len__(self) -> int:
+        return len(self._settings)
+
+
 def _method(settings: Settings, notes: Notes, source: str) -> str:
-    """What the settings tell, or else the names of their file, folder and model."""
+    """What the settings tell, or else the names of their file, folder and model. Raises ValueError where it is a
+    trainer that does not train on pairs."""
+    for name, trainer in _OF_OTHERS.items():
+        if settings.get(name):
+            raise ValueError(
+                f"{name} is a setting of {trainer}, which has no counterpart: a run trains on preference pairs; leave "
+                "it out, or give --method dpo"
+            )
     for name, method in TELLING.items():
         if settings.get(name) is not None:
             return "simpo" if settings.get("loss_type") == "simpo" else method
@@ -87,10 +129,15 @@ def _method(settings: Settings, notes: Notes, source: str) -> str:
             "the trainer", f"read as {named[0].upper()}'s, which is in its names; if not so, give --method dpo"
         )
         return named[0]
+    if not words & {"dpo", "ipo", "pref"} and (others := [other for other in _NAMES_OF_OTHERS if other in words]):
+        raise ValueError(
+            f"{others[0].upper()} is in the names of these settings, and has no counterpart: a run trains on "
+            "preference pairs; if they are of a preference trainer, give --method dpo"
+        )
     return "dpo"
 
 
-def _dpo(settings: Settings, notes: Notes) -> dict[str, Any]:
+def _dpo(settings: Mapping[str, Any], notes: Notes) -> dict[str, Any]:
     losses = settings.get("loss_type", "sigmoid")
     losses = [losses] if isinstance(losses, str) else list(losses)
     weights = [float(weight) for weight in settings.get("loss_weights") or [1.0] * len(losses)]
@@ -127,7 +174,7 @@ def _dpo(settings: Settings, notes: Notes) -> dict[str, Any]:
     return objective
 
 
-def _zoo_row(loss: str, settings: Settings, notes: Notes) -> dict[str, Any]:
+def _zoo_row(loss: str, settings: Mapping[str, Any], notes: Notes) -> dict[str, Any]:
     if loss not in _ROWS:
         raise ValueError(f"loss_type {loss!r} has no row here. Those that have: {', '.join(_ROWS)}.")
     fields = {"zoo": _ROWS[loss], "beta": settings.get("beta", 0.1)}
@@ -140,7 +187,9 @@ def _zoo_row(loss: str, settings: Settings, notes: Notes) -> dict[str, Any]:
     return fields
 
 
-def _mixture(rows: list[dict[str, Any]], weighted: list[tuple[str, float]], settings: Settings) -> dict[str, Any]:
+def _mixture(
+    rows: list[dict[str, Any]], weighted: list[tuple[str, float]], settings: Mapping[str, Any]
+) -> dict[str, Any]:
     """Rows of the zoo as one objective, all at TRL's beta."""
     configs = [zoo.build(row) for row in rows]
     if any(config.shaping != configs[0].shaping for config in configs):
@@ -166,7 +215,7 @@ def _rescaled(beta: float, config: ObjectiveConfig, weight: float) -> tuple[dict
     return fields | {target: fields[target] * beta}, weight / beta**2
 
 
-def _shaping(settings: Settings, losses: list[str]) -> dict[str, Any]:
+def _shaping(settings: Mapping[str, Any], losses: list[str]) -> dict[str, Any]:
     divergence = settings["f_divergence_type"]
     if divergence not in _F_DIVERGENCES:
         raise ValueError(f"f_divergence_type {divergence!r} is none of reverse_kl, {', '.join(_F_DIVERGENCES)}")

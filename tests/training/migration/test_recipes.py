@@ -364,6 +364,8 @@ def test_evaluations_in_an_epoch_are_shares_of_the_run() -> None:
     assert outcome(migration, "special_tokens") is Outcome.NO_COUNTERPART
     orpo = migrate(settings_of(AXOLOTL) | {"rl": "orpo", "orpo_alpha": 0.2})
     assert RunFile.model_validate(orpo.run).objective == zoo.orpo(lam=0.2)
+    assert outcome(orpo, "orpo_alpha") is Outcome.CHANGED
+    assert outcome(migrate(settings_of(AXOLOTL) | {"val_set_size": None}), "evals_per_epoch") is Outcome.NO_COUNTERPART
     with pytest.raises(ValueError, match="rl: 'kto' has no counterpart here"):
         migrate(settings_of(AXOLOTL) | {"rl": "kto"})
 

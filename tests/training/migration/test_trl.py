@@ -155,7 +155,7 @@ def test_every_setting_is_told(settings: dict[str, Any], outcome: Outcome, setti
 def test_defaults_that_trl_sets_otherwise_are_listed() -> None:
     notes = migrate({"model_name_or_path": "m", "dataset_name": "d"}).notes
     changed = [note.setting for note in notes if note.outcome is Outcome.CHANGED]
-    assert changed == ["gradient_checkpointing", "bf16"]
+    assert changed == ["gradient_checkpointing", "bf16", "dtype"]
 
 
 def test_from_the_command_line(tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
-"""Every error and warning of the package, in its own words, with signs where a run puts in names and numbers."""
+"""Every error, warning and notice of the package, in its own words, with a sign for what a run puts in."""
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from itertools import product
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 from docs_site.import_map import PACKAGE
 
 HOLE = "…"
+Variables = Mapping[str, Sequence[str]]
 _SHORTEST = 25
 """Characters of a message; shorter ones are parts of others."""
 
@@ -21,8 +22,8 @@ def page() -> str:
     lines = [
         "# Messages",
         "",
-        f"Every error and warning, read off the code; {HOLE} is what depends on your run. Search for yours; the",
-        "file is the one that says it. [Troubleshooting](troubleshooting.md) has what mends the common ones, and",
+        f"Every error, warning and notice, read off the code; {HOLE} is what depends on your run. Search for yours;",
+        "the file is the one that says it. [Troubleshooting](troubleshooting.md) has what mends the common ones, and",
         "[Data](data.md#errors) how rows that cannot be used are reported.",
         "",
     ]
@@ -47,40 +48,74 @@ def messages() -> dict[str, set[tuple[str, str]]]:
 
 
 def spoken(tree: ast.AST) -> Iterator[str]:
-    """The texts that are raised, logged or warned of. What is wrong with a row and its remedy are one message."""
-    for node in ast.walk(tree):
+    """The texts that are raised, logged, warned of or reported of data. What is wrong with a row and its remedy are one
+    message."""
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    yield from _said_in(tree, {})
+    for function in functions:
+        yield from _said_in(function, variables(function))
+
+
+def _said_in(scope: ast.AST, names: Variables) -> Iterator[str]:
+    for node in ast.walk(scope):
         match node:
             case ast.Raise(exc=ast.Call(args=arguments)):
-                yield from _joined(arguments)
-            case ast.Call(func=ast.Name(id="BadRow"), args=arguments):
-                yield from _joined(arguments)
+                yield from _joined(arguments, names)
+            case ast.Call(func=ast.Name(id=name), args=arguments) if name == "BadRow" or name.endswith("Error"):
+                yield from _joined(arguments, names)
+            case ast.Call(func=ast.Name(id="require"), args=[_, fault, *_]):
+                yield from texts([fault], names)
             case ast.Call(func=ast.Attribute(attr="warning" | "warn" | "error"), args=arguments):
-                yield from _texts(arguments)
+                yield from texts(arguments, names)
+            case (
+                ast.Call(
+                    func=ast.Attribute(value=ast.Attribute(attr="guessed" | "left_out"), attr="add"), args=arguments
+                )
+                | ast.Call(func=ast.Attribute(value=ast.Name(id="guessed"), attr="add"), args=arguments)
+            ):
+                yield from texts(arguments, names)
             case ast.Assign(targets=[ast.Attribute(attr="args")], value=value):
-                yield from _texts([value])
+                yield from texts([value], names)
+            case ast.FunctionDef(name="notices"):
+                keys = [key for part in ast.walk(node) if isinstance(part, ast.Dict) for key in part.keys if key]
+                yield from texts(keys, names)
 
 
-def _joined(arguments: list[ast.expr]) -> Iterator[str]:
+def variables(function: ast.FunctionDef) -> Variables:
+    """The texts that the variables of a function may hold."""
+    held: dict[str, list[str]] = {}
+    for node in ast.walk(function):
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                held.setdefault(name, []).extend(texts([value], {}))
+            case ast.AugAssign(target=ast.Name(id=name), value=value):
+                held.setdefault(name, []).extend(texts([value], {}))
+    return held
+
+
+def _joined(arguments: list[ast.expr], names: Variables) -> Iterator[str]:
     """The texts of several arguments, such as a problem and its remedy, as one; names of fields are left out."""
-    texts = [[text for text in _texts([argument]) if " " in text] for argument in arguments]
-    if any(texts):
-        yield from map("; ".join, product(*filter(None, texts)))
+    parts = [[text for text in texts([argument], names) if " " in text] for argument in arguments]
+    if any(parts):
+        yield from map("; ".join, product(*filter(None, parts)))
 
 
-def _texts(nodes: list[ast.expr]) -> Iterator[str]:
+def texts(nodes: Iterable[ast.expr], names: Variables) -> Iterator[str]:
     """The texts of arguments, those that are chosen between too."""
     for node in nodes:
         match node:
             case ast.Constant(value=str(text)):
                 yield _plain(re.sub(r"%[-+#.\d]*[a-z]", HOLE, text))
             case ast.JoinedStr(values=parts):
-                yield _plain("".join(part.value if isinstance(part, ast.Constant) else HOLE for part in parts))
+                yield _plain("".join(str(part.value) if isinstance(part, ast.Constant) else HOLE for part in parts))
+            case ast.Name(id=name):
+                yield from names.get(name, ())
             case ast.BinOp(left=left, right=right):
-                yield from _texts([left, right])
+                yield from texts([left, right], names)
             case ast.IfExp(body=body, orelse=orelse):
-                yield from _texts([body, orelse])
-            case ast.Tuple(elts=elements):
-                yield from _texts(elements)
+                yield from texts([body, orelse], names)
+            case ast.Tuple(elts=elements) | ast.List(elts=elements):
+                yield from texts(elements, names)
 
 
 def _plain(text: str) -> str:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-__all__ = ["PAGES", "ROOT", "Block", "blocks", "commands"]
+import docs_hooks
+
+__all__ = ["PAGES", "ROOT", "Block", "blocks", "commands", "generated_pages"]
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("**/*.md")])
@@ -80,6 +84,12 @@ def blocks(page: Path) -> list[Block]:
         )
         index, before = end + 1, []
     return result
+
+
+@cache
+def generated_pages() -> Mapping[str, str]:
+    """The pages that are made of the code, by address."""
+    return docs_hooks.pages()
 
 
 def _in_list(before: list[str]) -> bool:

@@ -8,11 +8,10 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-import torch
 from transformers import TrainingArguments
 
 from docs_site import trl_tables
-from prefopt import Objective, TokenBatch, zoo
+from prefopt import zoo
 from prefopt.training import DataSection, ModelSection, PreferenceConfig, RunFile
 from tests.blocks import Block, blocks
 
@@ -93,24 +92,6 @@ def test_every_option_is_on_a_page() -> None:
     options = {field.name for field in fields(PreferenceConfig) if field.init} - inherited
     options |= ModelSection.model_fields.keys() | DataSection.model_fields.keys() | RunFile.model_fields.keys()
     assert [name for name in sorted(options) if not re.search(rf"\b{name}\b", text)] == []
-
-
-@pytest.mark.parametrize("name", ["dpo", "tdpo1", "sparsepo", "tbpo_a", "simpo"])
-def test_every_metric_of_an_objective_is_on_a_page(name: str) -> None:
-    tokens = TokenBatch(
-        logps=-torch.ones(2, 3),
-        ref_logps=-torch.ones(2, 3),
-        mask=torch.ones(2, 3, dtype=torch.bool),
-        token_ids=torch.ones(2, 3, dtype=torch.long),
-        divergence=torch.ones(2, 3),
-        ref_hidden_states=torch.ones(2, 2, 3, 4),
-    )
-    metrics = Objective(zoo.ZOO[name](), num_layers=2, hidden_size=4)(tokens).metrics
-    text = (DOCS / "metrics.md").read_text(encoding="utf-8")
-    documented = set(re.findall(r"`([\w/]+)`", text))
-    documented |= {f"divergence_{metric}" for metric in documented if metric.startswith("weights/")}
-    assert len(metrics) > 8
-    assert metrics.keys() - documented == set()
 
 
 def test_the_readme_is_a_screen_whose_links_lead_somewhere() -> None:

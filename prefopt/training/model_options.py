@@ -36,7 +36,7 @@ def reject_unknown_options(options: Mapping[str, Any]) -> None:
     for value in _values(options.get("attn_implementation")):
         is_kernel = isinstance(value, str) and ("/" in value or value.startswith("paged|"))  # of the hub
         if value not in implementations and not is_kernel:
-            raise ValueError(_wrong("attn_implementation", value, implementations))
+            raise _wrong("attn_implementation", value, implementations)
         is_here, package = _PACKAGES.get(value, (lambda: True, ""))
         if not (is_here() or is_kernels_available()):
             raise ValueError(
@@ -55,7 +55,7 @@ def _check_device(value: object) -> None:
     except RuntimeError:
         device = None
     if device is None:
-        raise ValueError(_wrong("device_map", value, ("cpu", "cuda:0", *_PLACEMENTS)))
+        raise _wrong("device_map", value, ("cpu", "cuda:0", *_PLACEMENTS))
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if device.type not in ("cpu", "meta", accelerator and accelerator.type):
         raise ValueError(f"device_map {_WHERE}: there is no device {str(device)!r} here; leave it out, or take cpu")
@@ -64,7 +64,7 @@ def _check_device(value: object) -> None:
 def _check_dtype(name: str, value: object) -> None:
     dtype = getattr(torch, value, None) if isinstance(value, str) else value
     if value != "auto" and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise ValueError(_wrong(name, value, _DTYPES))
+        raise _wrong(name, value, _DTYPES)
 
 
 def _values(option: object) -> Iterable[object]:
@@ -73,6 +73,6 @@ def _values(option: object) -> Iterable[object]:
     return [part for part in parts if part is not None]
 
 
-def _wrong(name: str, value: object, options: Iterable[str]) -> str:
+def _wrong(name: str, value: object, options: Iterable[str]) -> ValueError:
     names = list(options)
-    return f"{name} {_WHERE}: {value!r} is none of {', '.join(names)}.{did_you_mean(str(value), names)}"
+    return ValueError(f"{name} {_WHERE}: {value!r} is none of {', '.join(names)}.{did_you_mean(str(value), names)}")

@@ -19,12 +19,11 @@ def browser() -> str:
     return path
 
 
-def opened(browser: str, page: Path, *, dark: bool = False) -> tuple[str, list[str]]:
+def opened(browser: str, page: Path, *, dark: bool = False, query: str = "") -> tuple[str, list[str]]:
     """The document once its scripts have run, and the lines of the console."""
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
     flags += [f"--user-data-dir={page.parent / 'profile'}", "--window-size=1280,1000", "--enable-logging=stderr"]
     flags += [f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--virtual-time-budget=2000", "--dump-dom"]
-    done = subprocess.run(
-        [browser, *flags, page.as_uri()], capture_output=True, text=True, encoding="utf-8", timeout=120, check=True
-    )
+    command = [browser, *flags, f"{page.as_uri()}{query}"]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120, check=True)
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from prefopt import zoo
+from tests.chromium import browser, opened
+
+__all__ = ["browser"]  # a fixture
 
 pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("ignore")]
 
@@ -77,3 +80,11 @@ def test_the_landing_page_shows_the_heat_map_and_the_equation(site: Path) -> Non
     assert text.count('class="token') > 40
     assert text.count('role="math"') == 3
     assert "<math>" in (site / "zoo.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", ["index.html", "api/prefopt.html"])
+def test_search_works_where_a_page_is_opened_as_a_file(browser: str, site: Path, page: str) -> None:
+    document, console = opened(browser, site / page, query="?q=all_zero")
+    assert console == []
+    results = re.findall(r'<a href="([^"]+)" class="md-search-result__link"', document)
+    assert any("metrics.html" in result for result in results), results

@@ -10,7 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from docs_site import citation, commands, formulas, heat_map, import_map, interface, messages, trl_tables, zoo_index
+from docs_site import (
+    citation,
+    commands,
+    formulas,
+    heat_map,
+    import_map,
+    interface,
+    messages,
+    roofline,
+    trl_tables,
+    zoo_index,
+)
 from prefopt import testing
 from prefopt.hookspecs import KINDS
 from prefopt.registry import available
@@ -98,6 +109,9 @@ MARKERS: dict[str, Callable[[], str]] = {
     "<!-- exit codes -->": commands.exit_codes,
     "<!-- settings of TRL -->": trl_tables.settings,
     "<!-- losses of TRL -->": trl_tables.losses,
+    "<!-- roofline: cards -->": roofline.cards,
+    "<!-- roofline: models -->": roofline.comparison,
+    "<!-- roofline: passes -->": roofline.each_pass,
     "<!-- map of imports -->": lambda: import_map.picture(import_map.rooms()),
     "<!-- heat map -->": lambda: heat_map.html(heat_map.stored()),
     **{f"<!-- examples/{file.name} -->": _code(file) for file in sorted((ROOT / "docs" / "examples").glob("*.py"))},

@@ -225,8 +225,10 @@ class OnlineSoftmaxKernel(ChunkKernel[_Saved]):
         self.inputs.buffers.give(None if both is None else both.T)
 
     def _logits_of_both(self, policy: OnlineSoftmax, reference: OnlineSoftmax, index: int) -> Tensor | None:
-        """Logits of a block for both models, [V', 2 C], in one product; None where their heads or dtypes differ."""
-        if not policy.head.is_tied_to(reference.head) or policy.hidden.dtype != reference.hidden.dtype:
+        """Logits of a block for both models, [V', 2 C], in one product; None where their heads or dtypes differ, and on
+        an accelerator, where a block is the whole vocabulary and a chunk high enough for products of its own."""
+        is_tied = policy.head.is_tied_to(reference.head) and policy.hidden.dtype == reference.hidden.dtype
+        if not is_tied or policy.hidden.device.type != "cpu":
             return None
         block = policy.blocks.slices[index]
         hidden = torch.cat([policy.hidden, reference.hidden])

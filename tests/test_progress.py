@@ -76,14 +76,24 @@ def test_an_error_leaves_no_bar(monkeypatch: pytest.MonkeyPatch, reports: Report
     assert reports[-1] == ("letters", 1, 1)
 
 
-def test_a_run_of_a_comparison_shows_which_part_is_under_way(capsys: pytest.CaptureFixture[str]) -> None:
-    with Board(Console(force_terminal=True, width=100)) as board, reporting_to(board.begin("[dpo], seed 0")):
-        list(tracked(range(3), "sampling"))
-        current_report()("training", 5, 10)
+def test_a_run_of_a_comparison_shows_which_part_is_under_way(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "key.json"
+    with Board(Console(force_terminal=True, width=100), tmp_path) as board:
+        for report in ('["[dpo], seed 0", "sampling", 3, 9]', '["[dpo], seed 0", "training", 5, 10]', '["[dpo], se'):
+            file.write_text(report)
+            board.refresh()
         board._progress.refresh()
         out = capsys.readouterr().out
+        file.unlink()
+        board.refresh()
+        board._progress.refresh()
+        over = capsys.readouterr().out
     assert "[dpo], seed 0: training" in out
     assert "5/10" in out
+    assert "runs" in over
+    assert "dpo" not in over.rpartition("runs")[2]
 
 
 @pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.csv"])

@@ -31,25 +31,30 @@ def compare(
         int | None,
         typer.Option(min=1, help="So many processes, a run each at a time. Default: one for each accelerator, else 1."),
     ] = None,
+    engine: Annotated[
+        str, typer.Option(help="What carries out runs: local, ray, slurm, or a YAML file with the name and its fields.")
+    ] = "local",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Remove the comparison that the folder holds, once this one can begin.")
     ] = False,
 ) -> None:
     """Train and measure every objective of a suite, at every setting and seed, and write a report.
 
-    Runs that the folder holds are not repeated, and several calls, on several machines too, may be at one folder. Exit
-    code 1 where a run failed; it is tried again the next time.
+    Runs that the folder holds are not repeated. Exit code 1 where a run failed; it is tried again the next time.
     """
+    from concurrent.futures import BrokenExecutor
+
+    from prefopt.comparison.engines import load_engine
     from prefopt.comparison.runner import compare as run_suite
     from prefopt.comparison.suite import Suite, SuiteError
-    from prefopt.comparison.worker import WorkerError
     from prefopt.plugins import PluginError
     from prefopt.report import report as write
 
     folder = out or Path("runs/compare") / suite.stem
-    with exit_on(SuiteError, PluginError, WorkerError, ValueError, OSError):
+    with exit_on(SuiteError, PluginError, BrokenExecutor, ImportError, ValueError, OSError):
+        carries_out = load_engine(engine, {} if processes is None else {"processes": processes})
         read = Suite.load(suite, overrides or (), objective or ())
-        failed = run_suite(read, folder, console=console, processes=processes, overwrite=overwrite)
+        failed = run_suite(read, folder, console=console, executor=carries_out, overwrite=overwrite)
         written = write(folder)
     _say(written)
     if failed:

@@ -26,6 +26,8 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
         "summarization": "ROUGE and BLEU: the task summarization",
         "bert-score": "BERTScore, in the task summarization",
         "lm-eval": "EleutherAI's evaluation harness: the task lm-eval",
+        "ray": "comparisons on a Ray cluster",
+        "slurm": "comparisons on a SLURM cluster, by submitit",
         "docs": "the site of the documentation",
         "test": "the tests",
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from itertools import islice
 from pathlib import Path
@@ -11,16 +12,17 @@ from typing import Any, final
 
 from filelock import FileLock, Timeout
 
+from prefopt.comparison.call import OUTPUT, RUNNING
 from prefopt.comparison.controls import controls
 from prefopt.comparison.run import as_text
-from prefopt.comparison.run_log import LOCKS, RUNS, RunLog
+from prefopt.comparison.run_log import RUNS, RunLog
 from prefopt.comparison.suite import SUITE, Suite, SuiteError
 from prefopt.training.output_folder import OutputFolderError, listing, reject_mixing
 from prefopt.validation import one_line
 from prefopt.whole_files import publish_text
 
 WRITTEN = (
-    *(SUITE, RUNS, LOCKS, "training", "workers", "tensorboard", "report.html", "summary.csv"),
+    *(SUITE, RUNS, RUNNING, OUTPUT, "training", "tensorboard", "report.html", "summary.csv"),
     *(f"{plot}.{suffix}" for plot in ("frontier", "sparsity", "divergence", "curves") for suffix in ("csv", "png")),
 )
 """Names that a comparison and its report write, and that would outlive it beside those of the next one. Material and
@@ -46,16 +48,28 @@ class ComparisonFolder:
         self._text = suite.to_yaml()
         self._overwrite = overwrite
 
-    def begin(self, log: RunLog) -> None:
-        """Remove the comparison that may be overwritten, and write the suite. Raises OutputFolderError as
-        `reject_occupied` does."""
-        with FileLock(self.path / f".{SUITE}.lock"):
+    @contextmanager
+    def claimed(self, log: RunLog) -> Iterator[None]:
+        """Keep other calls out, with a lock that ends with the process. Raises OutputFolderError where another call has
+        the folder, and as `reject_occupied` does."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = FileLock(self.path / ".comparison.lock").acquire(timeout=0)
+        except Timeout:
+            raise OutputFolderError(
+                f"{self.path}: another call carries out a comparison there; wait until it ends, or end it"
+            ) from None
+        with lock:
             log.refresh()
             self.reject_occupied(log)
-            if self._overwrite:
-                self._clear()
-            (self.path / LOCKS).mkdir(exist_ok=True)
-            publish_text(self._text, self.path / SUITE)
+            yield
+
+    def begin(self) -> None:
+        """Remove the comparison that may be overwritten, and write the suite."""
+        if self._overwrite:
+            self._clear()
+        (self.path / OUTPUT).mkdir(exist_ok=True)
+        publish_text(self._text, self.path / SUITE)
 
     def reject_occupied(self, log: RunLog) -> None:
         """Raise OutputFolderError where the folder holds something else than a comparison, or that of a suite with
@@ -66,17 +80,16 @@ class ComparisonFolder:
         """
         reject_mixing(self.path, "a comparison")
         held = self.path / SUITE
-        begun = log.path.exists() or (self.path / LOCKS).exists()
+        begun = log.path.exists() or (self.path / OUTPUT).exists()
         text = held.read_text(encoding="utf-8", errors="replace") if held.is_file() else None
         if not begun and text != self._text and (foreign := sorted(_written(self.path))):
             raise OutputFolderError(
                 f"{self.path} holds {listing(foreign)}, and none is that of a comparison, for none has begun there; "
                 "they would be written over: choose another folder with --out"
             )
-        if self._overwrite:
-            if busy := self._claimed():
-                raise OutputFolderError(f"{self.path}: a process carries out a run there ({busy}); end it first")
-        elif text not in (None, self._text) and (problem := self._problem(held, log)) is not None:
+        if self._overwrite or text in (None, self._text):
+            return
+        if (problem := self._problem(held, log)) is not None:
             raise OutputFolderError(
                 f"{self.path} holds the comparison of another suite, {problem}; the suite that is there goes on with "
                 "it, another --out keeps it, and --overwrite removes it"
@@ -91,7 +104,7 @@ class ComparisonFolder:
             return f"which cannot be read ({one_line(error)})" if finished else None
         runs = {run.key for run in (*earlier.runs(), *controls(earlier, log.records))}
         kept = {run.key for run in (*self._suite.runs(), *controls(self._suite, log.records))}
-        if not (runs & finished) - kept and (runs <= kept or not self._claimed()):
+        if not (runs & finished) - kept:
             return None
         old, new = (suite.model_dump(mode="json") for suite in (earlier, self._suite))
         differences = list(islice(_differences(old, new), _SHOWN + 1))
@@ -100,16 +113,6 @@ class ComparisonFolder:
             f"on {earlier.task.name} with {', '.join(earlier.objectives)} and {len(runs & finished)} runs finished: "
             + "; ".join([*differences[:_SHOWN], *more])
         )
-
-    def _claimed(self) -> str | None:
-        """The name of a lock that a process holds."""
-        for path in sorted((self.path / LOCKS).glob("*.lock")):
-            try:
-                with FileLock(path, timeout=0):
-                    pass
-            except Timeout:
-                return f"{LOCKS}/{path.name}"
-        return None
 
     def _clear(self) -> None:
         for path in _written(self.path):

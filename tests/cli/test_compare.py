@@ -104,15 +104,28 @@ def test_another_suite_is_refused_and_one_with_more_runs_adds_them(suite: str, t
     assert (out / "notes.txt").read_text() == "mine"
 
 
-@pytest.mark.slow
-def test_a_comparison_at_which_a_process_works_is_not_removed(suite: str, tmp_path: Path) -> None:
+def test_one_call_at_a_time_has_a_folder(suite: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    arguments = ("compare", suite, "training.max_steps=1", "--objective", "dpo", "--out", str(out))
-    run(*arguments)
-    lock = next((out / "locks").glob("*.lock"))
-    with FileLock(lock):
-        assert f"a process carries out a run there (locks/{lock.name})" in run(*arguments, "--overwrite", exit_code=2)
-    assert len((out / "runs.jsonl").read_text().splitlines()) == 2
+    out.mkdir()
+    with FileLock(out / ".comparison.lock"):
+        for more in ((), ("--overwrite",)):
+            refused = run("compare", suite, "--out", str(out), *more, exit_code=2)
+            assert len(refused.splitlines()) == 1
+            assert "another call carries out a comparison there; wait until it ends, or end it" in refused
+    assert {path.suffix for path in out.iterdir()} <= {".lock"}
+
+
+def test_an_engine_that_cannot_be_used_is_a_line(suite: str, tmp_path: Path) -> None:
+    file = tmp_path / "cluster.yaml"
+    file.write_text("name: slurm\njobs: 0\n")
+    for given, line in {
+        "rya": "rya: no engine named 'rya'. Did you mean 'ray'? Engines: local, ray, slurm; or a YAML file",
+        str(tmp_path / "no.yaml"): "no.yaml: not a readable engine: ",
+        str(file): f"{file}: jobs: Input should be greater than or equal to 1",
+    }.items():
+        assert line in run("compare", suite, "--engine", given, exit_code=2)
+    refused = run("compare", suite, "--engine", "ray", "--processes", "2", exit_code=2)
+    assert "ray: processes: no such field in RayEngine" in refused
 
 
 @pytest.mark.parametrize("name", ["report.html", "tensorboard", "curves.png"])

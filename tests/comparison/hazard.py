@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prefopt.tasks import Evaluation, Metric, Task
+from prefopt.tasks.base import Material
 from prefopt.tasks.planted import PlantedTask
 
-EXITS, KILLED, RAISES, SLOW, SLOWER = 0.2, 0.3, 0.4, 0.5, 0.6
+EXITS, KILLED, RAISES, SLOW, SLOWER, WAITS = 0.2, 0.3, 0.4, 0.5, 0.6, 0.7
 """Values of beta."""
+
+WAITED = "waited"
+"""The file, in the comparison's folder, that a run writes which then waits; another attempt at it goes on."""
 
 
 class Hazard(Task):
@@ -26,7 +30,7 @@ class Hazard(Task):
     def make(self, folder: Path, seed: int) -> str:
         return self.planted.make(folder, seed)
 
-    def evaluate(self, model: Any, *args: Any) -> Evaluation:
+    def evaluate(self, model: Any, reference: Any, tokenizer: Any, material: Material) -> Evaluation:
         beta = model.objective.config.beta
         if beta == EXITS:
             print("some last words", flush=True)
@@ -35,6 +39,8 @@ class Hazard(Task):
             os.kill(os.getpid(), signal.SIGKILL)
         if beta == RAISES:
             raise RuntimeError("no")
-        if beta in (SLOW, SLOWER):
+        waited = material.folder.parents[1] / WAITED
+        if beta in (SLOW, SLOWER) or (beta == WAITS and not waited.exists()):
+            waited.write_text(str(os.getppid()))
             time.sleep(600)
-        return self.planted.evaluate(model, *args)
+        return self.planted.evaluate(model, reference, tokenizer, material)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from prefopt.comparison.run_log import RunLog, RunQueue
+from prefopt.comparison.run_log import RunLog
+from prefopt.comparison.run_queue import RunQueue
 from prefopt.comparison.runner import _controls_to_come, compare
 from prefopt.comparison.suite import Suite, SuiteError
 
@@ -52,8 +53,7 @@ def test_controls_are_counted_before_their_runs_are_finished(tmp_path: Path) -> 
     objectives = {"dpo": "dpo", "sparsepo": "sparsepo"}
     suite = Suite.model_validate({"task": {"name": "planted"}, "objectives": objectives, "seeds": [0, 1]})
     grid = suite.runs()
-    queue = RunQueue(
-        RunLog(tmp_path / "runs.jsonl"), tmp_path, lambda: grid, brings=lambda run: _controls_to_come(suite, run)
-    )
+    log = RunLog(tmp_path / "runs.jsonl")
+    queue = RunQueue(log, lambda: grid, brings=lambda run: _controls_to_come(suite, run))
     assert queue.count() == (0, len(grid) + 2)
     assert len(grid) == 6

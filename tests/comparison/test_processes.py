@@ -8,6 +8,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,13 @@ import psutil
 import pytest
 import torch
 
-from prefopt.comparison import executors, runner
-from prefopt.comparison.run_log import RunLog, RunQueue
+from prefopt.comparison.engines import EngineError, local
+from prefopt.comparison.processes import ProcessesExecutor
+from prefopt.comparison.run_log import RunLog
 from prefopt.comparison.runner import compare
 from prefopt.comparison.suite import Suite
-from prefopt.comparison.worker import WorkerError
 from prefopt.tasks.planted import PlantedTask
+from prefopt.training.output_folder import OutputFolderError
 from tests.comparison.hazard import EXITS, KILLED, SLOW, SLOWER, Hazard
 from tests.comparison.test_suite import QUIET, SUITE, TASK, measured
 
@@ -39,6 +42,7 @@ def children(process: psutil.Process) -> set[psutil.Process]:
 
 @pytest.fixture(autouse=True)
 def _no_process_is_left() -> Iterator[None]:
+    resource_tracker.ensure_running()  # the standard library's, one for all that is spawned
     before = children(psutil.Process())
     yield
     assert children(psutil.Process()) <= before
@@ -66,9 +70,8 @@ def _interruptible() -> Iterator[None]:
 def test_two_processes_measure_what_one_does_a_death_fails_its_run_alone_and_an_interrupt_ends_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on two accelerators: through accelerate's launcher, which does not mind that they are not there. The run of
-    each process that is left is interrupted."""
-    monkeypatch.setattr(runner, "accelerators", lambda runs: 2)
+    """As on two accelerators, which are not there. The run of each process that is left is interrupted."""
+    monkeypatch.setattr(local, "device_environments", lambda runs: [{"ITS_DEVICE": "0"}, {"ITS_DEVICE": "1"}])
     suite, two = suite_of(EXITS, KILLED, 0.1, SLOW, SLOWER), tmp_path / "two"
     before = children(psutil.Process())
     workers: set[psutil.Process] = set()
@@ -91,45 +94,65 @@ def test_two_processes_measure_what_one_does_a_death_fails_its_run_alone_and_an_
     assert deaths[EXITS]["error"] == "WorkerDied: the run's process ended with exit code 3"
     assert "some last words" in deaths[EXITS]["traceback"]
     assert deaths[KILLED]["error"].startswith("WorkerDied: the run's process was ended by SIGKILL")
-    with RunQueue(log, two, suite.runs) as queue:  # the claims are released
-        claimed = [run.setting["objective.beta"] for _ in range(4) if (run := queue.claim()) is not None]
-        assert set(claimed) == {EXITS, KILLED, SLOW, SLOWER}
     assert compare(suite_of(0.1), tmp_path / "one", console=QUIET, processes=1) == []
     alone, together = measured(tmp_path / "one"), measured(two)
     assert len(alone) == 2
     assert {key: together[key] for key in alone} == alone
 
 
-def test_a_process_that_does_not_start_ends_the_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    command = ([sys.executable, "-c", "raise SystemExit('nothing here')"], {**os.environ})
-    monkeypatch.setattr(executors, "worker_command", lambda *args: command)
-    with pytest.raises(WorkerError, match=r"does not start \(exit code 1\):\nnothing here"):
-        compare(suite_of(0.1), tmp_path, console=QUIET, processes=2)
-    assert RunLog(tmp_path / "runs.jsonl").records == {}
+CALLER = """
+from pathlib import Path
+from prefopt.comparison.runner import compare
+from tests.comparison.test_processes import QUIET, SLOW, SLOWER, suite_of
+compare(suite_of(0.1, SLOW, SLOWER), Path({folder!r}), console=QUIET, processes=2)
+"""
 
 
-def test_a_task_of_the_script_itself_is_for_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    suite = suite_of(0.1)
-    monkeypatch.setattr(Hazard, "__module__", "__main__")
-    with pytest.raises(WorkerError, match=r"Hazard is defined in the script .* processes=1"):
-        compare(suite, tmp_path, console=QUIET, processes=2)
+@pytest.mark.long
+def test_processes_end_with_a_caller_that_is_killed_and_the_next_call_goes_on(tmp_path: Path) -> None:
+    log = tmp_path / "runs.jsonl"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    caller = psutil.Popen([sys.executable, "-c", CALLER.format(folder=str(tmp_path))], env=environment)
+    while len(RunLog(log).records) < 2 or len([*tmp_path.glob("running/*/*.json")]) < 2:
+        assert caller.poll() is None
+        time.sleep(0.1)
+    workers = children(caller)
+    assert len(workers) >= 2
+    with pytest.raises(OutputFolderError, match="another call carries out a comparison there"):
+        compare(suite_of(0.1), tmp_path, console=QUIET)
+    caller.kill()
+    caller.wait()
+    assert psutil.wait_procs(workers, timeout=60)[1] == []
+    whole = log.read_bytes()
+    assert compare(suite_of(0.1), tmp_path, console=QUIET) == []
+    assert log.read_bytes() == whole
+    assert not (tmp_path / "running").exists()
 
 
-def test_each_process_has_an_accelerator_and_its_share_of_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_does_not_start_breaks_the_executor() -> None:
+    """Without torch, which is imported after this fails."""
+    with ProcessesExecutor([{"OMP_NUM_THREADS": "none"}], spoils=bool) as executor:
+        error = executor.submit(os.getpid).exception()
+        assert isinstance(error, BrokenExecutor)
+        assert str(error).startswith("a process for runs does not start: it ended with exit code ")
+
+
+def test_each_process_has_an_accelerator_and_its_share_of_the_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[dict[str, str]] = []
+    monkeypatch.setattr(local, "ProcessesExecutor", lambda environments, **_: started.extend(environments))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    environments = [executors.worker_command(number, 3, 2)[1] for number in range(3)]
-    assert [env["CUDA_VISIBLE_DEVICES"] for env in environments] == ["0", "1", "0"]
-    assert {env["OMP_NUM_THREADS"] for env in environments} == {"2"}
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5, GPU-b1")
-    assert executors.worker_command(1, 2, 2)[1]["CUDA_VISIBLE_DEVICES"] == "GPU-b1"
-    arguments, env = executors.worker_command(0, 2, 0)
-    assert arguments == executors.worker_command(0, 2, 2)[0]
-    assert env["CUDA_VISIBLE_DEVICES"] == "5, GPU-b1"
-    assert env["OMP_NUM_THREADS"] == "4"
-
-
-def test_runs_on_the_cpu_have_no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
-    assert executors.accelerators(suite_of(0.1).runs()) == 0
-    assert executors.accelerators(suite_of(0.1, training={"max_steps": 2}).runs()) == 2
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    runs = suite_of(0.1, training={"max_steps": 2}).runs()
+    local.LocalEngine(processes=3).start(runs, tmp_path)
+    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in started] == ["0", "1", "0"]
+    assert {environment["OMP_NUM_THREADS"] for environment in started} == {"2"}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5, GPU-b1")
+    assert local.device_environments(runs)[1] == {"CUDA_VISIBLE_DEVICES": "GPU-b1"}
+    assert local.device_environments(suite_of(0.1).runs()) == []  # all use the CPU
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("vulkan"))
+    with pytest.raises(EngineError, match="cannot show a process one vulkan of 2; --processes 1 takes one"):
+        local.device_environments(runs)

@@ -136,9 +136,10 @@ def _remove(running: Path) -> None:
 
 def _direct(output: int, errors: int) -> None:
     """Have standard output and error go to these files."""
-    for stream, target, number in ((sys.stdout, output, 1), (sys.stderr, errors, 2)):
-        stream.flush()
-        os.dup2(target, number)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(output, 1)
+    os.dup2(errors, 2)
 
 
 def _this_process() -> tuple[str, int]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from prefopt.comparison.engines import Engine, EngineError, RayEngine, SlurmEngine
+from prefopt.comparison.engines import Engine, EngineError, RayEngine, SlurmEngine, load_engine
 from prefopt.comparison.run_log import RunLog
 from prefopt.comparison.runner import compare
 from tests.comparison.hazard import EXITS, WAITED, WAITS
@@ -95,3 +95,12 @@ def test_parameters_of_jobs_are_those_of_submitit(tmp_path: Path) -> None:
     pytest.importorskip("submitit", reason="submitit is not installed: pip install 'prefopt[slurm]'")
     with pytest.raises(EngineError, match=r"^engine slurm: .*gpu_per_node"):
         SlurmEngine(cluster="local", timeout_min=1, gpu_per_node=1).start([], tmp_path)
+
+
+@pytest.mark.parametrize(
+    "file", sorted((Path(__file__).parents[2] / "benchmarks/engines").iterdir()), ids=lambda file: file.name
+)
+def test_the_files_of_the_documentation_are_engines(file: Path) -> None:
+    assert load_engine(str(file)).name == file.stem
+    with pytest.raises(EngineError, match="timeout_min: Field required"):
+        load_engine("slurm")

@@ -36,11 +36,11 @@ TITLES = {
     "training": "prefopt.training",
     "tasks": "prefopt.tasks",
     "testing": "prefopt.testing",
-    "pages": "Inspection and reports",
+    "pages": "Comparisons, inspection and reports",
 }
 """The pages, by the last part of their address."""
 _PAGES = dict.fromkeys(("weightings", "divergences", "losses"), "components")
-_PAGES |= {"hookspecs": "prefopt", "inspection": "pages", "report": "pages"}
+_PAGES |= {"hookspecs": "prefopt", "comparison": "pages", "inspection": "pages", "report": "pages"}
 """The room of the package -> the page, where they differ."""
 _ELSEWHERE = {"prefopt.cli"}
 """Packages whose pages are others: the command line has its own."""

@@ -19,6 +19,7 @@ from prefopt.validation import did_you_mean, explain, one_line
 __all__ = ["ENGINES", "Engine", "EngineError", "LocalEngine", "RayEngine", "SlurmEngine", "load_engine"]
 
 ENGINES: Mapping[str, type[Engine]] = MappingProxyType({"local": LocalEngine, "ray": RayEngine, "slurm": SlurmEngine})
+"""Name -> what checks the fields of an engine and starts its executor."""
 
 
 def load_engine(name: str, fields: Mapping[str, Any] | None = None) -> Engine:

@@ -1,6 +1,7 @@
 """Compares a training step of the contenders, or profiles that of one.
 
 python -m benchmarks.speed --quick
+python -m benchmarks.speed --device cuda
 python -m benchmarks.speed --profile sparsepo --shape 32+224
 """
 
@@ -9,18 +10,19 @@ from __future__ import annotations
 import datetime
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from transformers import LlamaForCausalLM
 
 from benchmarks.machine import hardware, versions
 from benchmarks.speed.contenders import CONTENDERS, GROWTH, SAME, TARGETS
-from benchmarks.speed.measure import compare, hire
+from benchmarks.speed.measure import TOLERANCES, compare, hire
 from benchmarks.speed.profiling import costs
 from benchmarks.speed.ratios import against_targets
 from benchmarks.speed.report import tell
@@ -49,11 +51,19 @@ def speed(
     layers: Annotated[int, typer.Option(help="Layers.")] = _DEFAULT.layers,
     vocabulary: Annotated[int, typer.Option(help="Token ids.")] = _DEFAULT.vocabulary,
     memory_limit: Annotated[float, typer.Option(help="GiB; what would need more is not run, and said so.")] = 16,
+    device: Annotated[str, typer.Option(help="cpu, or cuda where there is a card.")] = _DEFAULT.device,
+    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; by default as is usual there.")] = None,
     date: Annotated[str, typer.Option(help="Of the results.")] = datetime.date.today().isoformat(),
 ) -> None:
     """Compare a step of every contender, in turn; or profile one."""
     names = _names(contender or CONTENDERS, CONTENDERS)
-    base = replace(_DEFAULT, pairs=1 if quick else pairs, hidden=hidden, layers=layers, vocabulary=vocabulary)
+    dtype = dtype or ("bfloat16" if device == "cuda" else "float32")
+    _names([device], ("cpu", "cuda"))
+    _names([dtype], TOLERANCES)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("benchmarks.speed: --device cuda: torch sees no CUDA device here; --device cpu is measured")
+    sizes = {"hidden": hidden, "layers": layers, "vocabulary": vocabulary}
+    base = replace(_DEFAULT, pairs=1 if quick else pairs, device=device, dtype=dtype, **sizes)
     settings = {
         name: replace(base, prompt=LENGTHS[name][0], response=LENGTHS[name][1])
         for name in _names(shape or LENGTHS, LENGTHS)
@@ -66,11 +76,12 @@ def speed(
     facts: dict[str, Any] = {
         "date": date,
         "command": " ".join(["python -m benchmarks.speed", *_without_paths(sys.argv[1:])]),
-        "hardware": hardware(),
+        "hardware": hardware() if device == "cpu" else f"{torch.cuda.get_device_name()}, {hardware()}",
         "versions": versions(),
         "model": {
             "hidden": hidden,
             "layers": layers,
+            "dtype": dtype,
             "parameters": sum(parameter.numel() for parameter in LlamaForCausalLM(base.config).parameters()),
         },
         "contenders": {name: CONTENDERS[name].words for name in names},
@@ -102,7 +113,7 @@ def speed(
     print(f"Written: {stem}.md, .json and .png")
 
 
-def _names(given: Iterable[str], table: Mapping[str, object]) -> list[str]:
+def _names(given: Iterable[str], table: Collection[str]) -> list[str]:
     names = list(given)
     if unknown := [name for name in names if name not in table]:
         raise typer.BadParameter(f"no {unknown[0]!r} here, but {', '.join(table)}")

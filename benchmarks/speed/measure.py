@@ -20,10 +20,9 @@ from benchmarks.speed.workers import Worker
 
 __all__ = ["agreement", "compare", "hire"]
 
-LOSS_TOLERANCE = 1e-4
-GRADIENT_TOLERANCE = 1e-4
-"""Relative differences that float32 rounding explains: of sums of thousands of nats, where a contender adds up the
-policy's log-probabilities before it subtracts those of the reference."""
+TOLERANCES = {"float32": 1e-4, "bfloat16": 0.05}
+"""Relative differences of losses and gradients that rounding explains: of sums of thousands of nats, where a contender
+adds up the policy's log-probabilities before it subtracts those of the reference."""
 
 
 def hire(stack: ExitStack, names: Iterable[str]) -> dict[str, Worker]:
@@ -61,7 +60,13 @@ def compare(
         first = {name: asdict(workers[name].step(0, files.get(name))) for name in ready}
         agreements = [
             {"one": one, "other": other}
-            | agreement(first[one]["loss"], first[other]["loss"], load_file(files[one]), load_file(files[other]))
+            | agreement(
+                first[one]["loss"],
+                first[other]["loss"],
+                load_file(files[one]),
+                load_file(files[other]),
+                tolerance=TOLERANCES[setting.dtype],
+            )
             for one, other in pairs
         ]
     steps: dict[str, list[dict[str, float]]] = {name: [] for name in ready}
@@ -81,14 +86,19 @@ def compare(
 
 
 def agreement(
-    loss: float, other_loss: float, gradients: Mapping[str, Tensor], others: Mapping[str, Tensor]
+    loss: float,
+    other_loss: float,
+    gradients: Mapping[str, Tensor],
+    others: Mapping[str, Tensor],
+    *,
+    tolerance: float = TOLERANCES["float32"],
 ) -> dict[str, Any]:
     """Relative differences of a loss and its gradients from the other: the norm of the difference of all gradients, and
     the worst of a single parameter's, each over the norm itself."""
     if gradients.keys() != others.keys():
         raise ValueError(f"gradients of different parameters: {sorted(gradients.keys() ^ others.keys())}")
-    norms = {name: float(gradient.norm()) for name, gradient in others.items()}
-    apart = {name: float((gradients[name] - others[name]).norm()) for name in norms}
+    norms = {name: float(gradient.float().norm()) for name, gradient in others.items()}
+    apart = {name: float((gradients[name].float() - others[name].float()).norm()) for name in norms}
     loss_difference = abs(loss - other_loss) / abs(other_loss)
     gradient_difference = math.hypot(*apart.values()) / math.hypot(*norms.values())
     return {
@@ -97,5 +107,5 @@ def agreement(
         "loss_difference": loss_difference,
         "gradient_difference": gradient_difference,
         "worst_gradient_difference": max(apart[name] / norm for name, norm in norms.items() if norm),
-        "agree": loss_difference <= LOSS_TOLERANCE and gradient_difference <= GRADIENT_TOLERANCE,
+        "agree": max(loss_difference, gradient_difference) <= tolerance,
     }

@@ -33,7 +33,7 @@ def naive(setting: Setting) -> Contender:
     for batch in batches(setting):
         chosen, rejected = (torch.cat([batch.prompt_ids, ids], 1) for ids in (batch.chosen_ids, batch.rejected_ids))
         input_ids = torch.cat([chosen, rejected])
-        loss_mask = (torch.arange(input_ids.shape[1]) >= setting.prompt).expand_as(input_ids)
+        loss_mask = (torch.arange(input_ids.shape[1], device=setting.device) >= setting.prompt).expand_as(input_ids)
         given.append((input_ids, loss_mask))
 
     def loss(number: int) -> Tensor:
@@ -43,8 +43,8 @@ def naive(setting: Setting) -> Contender:
         with torch.no_grad():
             ref_output = reference(input_ids, attention_mask=everything, use_cache=False, output_hidden_states=True)
         labels, kept = input_ids[:, 1:], loss_mask[:, 1:]
-        vocab_logps = logits[:, :-1].log_softmax(-1)
-        reference_vocab_ps = ref_output.logits[:, :-1].softmax(-1)
+        vocab_logps = logits[:, :-1].float().log_softmax(-1)
+        reference_vocab_ps = ref_output.logits[:, :-1].float().softmax(-1)
         reference_vocab_logps = reference_vocab_ps.log()
         per_position_kl = (reference_vocab_ps * (reference_vocab_logps - vocab_logps)).sum(-1)
         logps = vocab_logps.gather(2, labels.unsqueeze(2)).squeeze(2)
@@ -64,7 +64,7 @@ def naive(setting: Setting) -> Contender:
 def _mask(parameters: SparseMask, states: list[Tensor]) -> Tensor:
     """Each layer through its own row, then the layers through one: [2B, T]."""
     scores = [
-        F.relu(parameters.norm(layer) @ row + bias)
+        F.relu(parameters.norm(layer.to(row.dtype)) @ row + bias)
         for layer, row, bias in zip(states, parameters.weight, parameters.bias, strict=True)
     ]
     return F.relu(torch.stack(scores, -1) @ parameters.mixer)

@@ -18,22 +18,24 @@ from benchmarks.speed.ratios import highest, middle
 __all__ = ["tell"]
 
 _BY_HAND = "## What it shows"
+_BYTES = {"float32": 4, "bfloat16": 2}
 
 
 def tell(facts: dict[str, Any], path: Path) -> None:
     """The page, in Markdown."""
     by_hand = path.read_text(encoding="utf-8").partition(_BY_HAND)[2] if path.exists() else ""
     model, versions = facts["model"], ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    dtype = model.get("dtype", "float32")  # before there was a choice
     lines = [
         "# Speed and memory of a training step",
         "",
         f"{facts['date']}. {facts['hardware']}. {versions}. `{facts['command']}`.",
         "",
-        f"A Llama with random weights in float32, tied embeddings: hidden size {model['hidden']}, {model['layers']} "
+        f"A Llama with random weights in {dtype}, tied embeddings: hidden size {model['hidden']}, {model['layers']} "
         f"layers, {model['parameters'] / 1e6:.1f}M parameters. Random token ids, exact lengths. What a step is, and "
         "how it is measured, is in `benchmarks/speed/README.md`. Times are medians of the rounds; memory is the "
         "highest of all steps, in MiB added to the state with models and batches loaded, gradients included "
-        f"({model['parameters'] * 4 / 2**20:.0f} MiB); 'first' is that of the very first step.",
+        f"({model['parameters'] * _BYTES[dtype] / 2**20:.0f} MiB); 'first' is that of the very first step.",
         "",
         "## Ratios",
         "",

@@ -33,7 +33,7 @@ Row = dict[str, list[int]]
 @dataclass(frozen=True)
 class Setting:
     """A batch of `pairs` pairs, whose prompts have `prompt` tokens and whose responses have `response` each, for a
-    Llama with tied embeddings."""
+    Llama with tied embeddings, on a device of torch and in one of its dtypes."""
 
     prompt: int
     response: int
@@ -41,6 +41,8 @@ class Setting:
     vocabulary: int = 50_257
     hidden: int = 256
     layers: int = 8
+    device: str = "cpu"
+    dtype: str = "float32"
 
     @property
     def tokens(self) -> int:
@@ -72,12 +74,14 @@ class Setting:
 
 
 def models(setting: Setting) -> tuple[LlamaForCausalLM, LlamaForCausalLM]:
-    """The policy and the reference in float32, whose weights differ by noise."""
+    """The policy and the reference, whose weights differ by noise."""
     torch.manual_seed(0)
     policy, reference = (LlamaForCausalLM(setting.config).to(torch.float32) for _ in range(2))
     reference.load_state_dict(policy.state_dict())
     reference.requires_grad_(False)
     _move(policy, 0.005)
+    for model in (policy, reference):
+        model.to(setting.device, getattr(torch, setting.dtype))
     return policy, reference
 
 
@@ -86,7 +90,7 @@ def objective(config: ObjectiveConfig, setting: Setting) -> Objective:
     torch.manual_seed(1)
     built = Objective(config, num_layers=setting.layers, hidden_size=setting.hidden)
     _move(built, 0.3)
-    return built
+    return built.to(setting.device)
 
 
 def rows(setting: Setting) -> list[list[Row]]:
@@ -113,7 +117,9 @@ def batches(setting: Setting) -> list[PreferenceBatch]:
     """The same as batches of prefopt's."""
     fields = ("prompt_ids", "chosen_ids", "rejected_ids")
     return [
-        PreferenceBatch.from_ids(*([row[field] for row in batch] for field in fields), pad_token_id=PAD)
+        PreferenceBatch.from_ids(*([row[field] for row in batch] for field in fields), pad_token_id=PAD).to(
+            setting.device
+        )
         for batch in rows(setting)
     ]
 

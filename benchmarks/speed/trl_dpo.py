@@ -42,11 +42,14 @@ def _build(setting: Setting, *, precomputed: bool) -> Contender:
             max_length=None,
             bf16=False,  # no hardware for it here: several times slower
             activation_checkpointing=False,
-            use_cpu=True,
+            use_cpu=setting.device == "cpu",
             report_to="none",
         )
         trainer = trl.DPOTrainer(policy, reference, arguments, None, text, None, tokenizer)
-    given = [trainer.data_collator(batch) for batch in rows(setting)]
+    given = [
+        {name: values.to(setting.device) for name, values in trainer.data_collator(batch).items()}
+        for batch in rows(setting)
+    ]
     if precomputed:
         for batch in given:
             chosen, rejected = trainer.compute_ref_log_probs(reference, batch)

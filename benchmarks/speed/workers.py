@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, final
 
+import torch
 from safetensors.torch import save_file
 
 from benchmarks.machine import memory_mib, reset_peak_memory
@@ -25,8 +26,9 @@ __all__ = ["Step", "Worker"]
 @final
 @dataclass(frozen=True)
 class Step:
-    """What a step took: wall and CPU seconds (all threads); the highest resident memory during it, in MiB, as such and
-    over the state in which the models are loaded and the batches made."""
+    """What a step took: wall and CPU seconds (all threads); the highest resident memory during it, or the highest
+    allocated on the accelerator, in MiB, as such and over the state in which the models are loaded and the batches
+    made."""
 
     seconds: float
     cpu_seconds: float
@@ -107,22 +109,30 @@ class _Bench:
 
     def release(self) -> None:
         self._contender: Any = None
+        self._on_cuda = False
         _give_memory_back()
 
     def prepare(self, setting: Setting) -> float:
         self.release()
+        self._on_cuda = setting.device == "cuda"
         self._contender = self._entry.build(setting)
         _give_memory_back()
-        self._ready = memory_mib("VmRSS")
+        self._ready = torch.cuda.memory_allocated() / 2**20 if self._on_cuda else memory_mib("VmRSS")
         return self._ready
 
     def step(self, batch: int, gradients: Path | None) -> Step:
         contender = self._contender
-        reset_peak_memory()
+        if self._on_cuda:
+            torch.cuda.reset_peak_memory_stats()
+            torch.cuda.synchronize()
+        else:
+            reset_peak_memory()
         seconds, cpu_seconds = time.perf_counter(), time.process_time()
         loss = contender.step(batch)
+        if self._on_cuda:
+            torch.cuda.synchronize()
         seconds, cpu_seconds = time.perf_counter() - seconds, time.process_time() - cpu_seconds
-        peak = memory_mib("VmHWM")
+        peak = torch.cuda.max_memory_allocated() / 2**20 if self._on_cuda else memory_mib("VmHWM")
         if gradients is not None:
             by_name = {
                 name: parameter.grad for name, parameter in contender.parameters.items() if parameter.grad is not None
@@ -133,7 +143,9 @@ class _Bench:
 
 
 def _give_memory_back() -> None:
-    """Collect garbage, and return what the C allocator holds to the system, so that it is not taken for loaded."""
+    """Collect garbage, and return what the allocators hold to the system, so that it is not taken for loaded."""
     gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
     if os.name == "posix":
         getattr(ctypes.CDLL(None), "malloc_trim", int)(0)

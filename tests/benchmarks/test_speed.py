@@ -7,15 +7,17 @@ import json
 import multiprocessing
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.speed.__main__ import speed
 from benchmarks.speed.contender import Contender, UnavailableError
 from benchmarks.speed.contenders import CONTENDERS, GROWTH, SAME, TARGETS, Target
-from benchmarks.speed.measure import agreement, compare, hire
+from benchmarks.speed.measure import TOLERANCES, agreement, compare, hire
 from benchmarks.speed.profiling import costs
 from benchmarks.speed.ratios import against_targets
 from benchmarks.speed.report import tell
@@ -126,3 +128,33 @@ def test_tables_name_contenders_and_shapes_that_exist() -> None:
     named |= {name for target in TARGETS for name in (target.contender, target.against)}
     assert named <= CONTENDERS.keys()
     assert {target.shape for target in TARGETS} <= {None, *LENGTHS}
+
+
+def test_a_card_is_measured_where_there_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here, which the next test measures")
+    with pytest.raises(SystemExit, match=r"--device cuda: torch sees no CUDA device here; .* is measured$"):
+        speed(out=tmp_path, device="cuda")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
+def test_contenders_agree_on_a_card(dtype: str) -> None:
+    names = ("dpo", "sparsepo", "naive", "floor")
+    with ExitStack() as stack:
+        workers = hire(stack, names)
+        result = compare(workers, CONTENDERS, replace(TOY, device="cuda", dtype=dtype), rounds=1, same=SAME)
+    assert [pair["agree"] for pair in result["agreements"]] == [True]
+    assert all(run["steps"][0]["added_mib"] > 0 for run in result["runs"].values())
+
+
+def test_contenders_agree_in_bfloat16() -> None:
+    results = [
+        taken(CONTENDERS[name].build(replace(TOY, dtype="bfloat16")), 0) for name in ("sparsepo", "naive", "floor")
+    ]
+    for _, gradients in results:
+        policy = {gradient.dtype for name, gradient in gradients.items() if not name.startswith("objective")}
+        assert policy == {torch.bfloat16}
+    (loss, gradients), (other_loss, others), _ = results
+    assert agreement(loss, other_loss, gradients, others, tolerance=TOLERANCES["bfloat16"])["agree"]

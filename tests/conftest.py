@@ -46,7 +46,8 @@ def _what_is_imported_need_not_be_collected_again() -> None:
 def _made_up_pairs_are_for_scoring(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above scoring, whose tests try the proof on made-up pairs, models are compared on the pairs of their data alone:
     the proof takes longer than the few steps of these tests. Processes of their own go through it."""
-    if request.path.parent.name in {"cli", "comparison", "inspection", "report", "tasks", "training"}:
+    above = {"cli", "comparison", "inspection", "report", "tasks", "training", "test_docs.py"}
+    if above & {request.path.parent.name, request.path.name}:
         monkeypatch.setattr(
             LayoutChoice, "_compare_made_up", lambda choice, _, longest: setattr(choice, "_longest", longest)
         )

@@ -12,19 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 import yaml
 from transformers import AutoTokenizer
 
-import docs_hooks
 from prefopt import zoo
-from prefopt.cli import app
-from prefopt.cli.console import EXIT_CODES
 from prefopt.comparison.suite import Suite
-from prefopt.signals import SIGNALS
 from prefopt.tasks.judges import resolve_judge
 from prefopt.tasks.registry import resolve_task
-from prefopt.testing import CHECKS
 from prefopt.training import RunFile, start
 from prefopt.training.run_sections import SamplesSection
 from tests.blocks import PAGES, ROOT, Block, blocks, commands
@@ -154,33 +148,6 @@ def test_a_page_can_be_followed_and_prints_what_it_says(
             printed = action(block)
             if after is not None and after.language == "text" and after.follows and not after.not_run:
                 assert agree(printed, after.text), f"{after}: {printed}"
-
-
-@pytest.mark.slow
-def test_generated_pages_hold_every_row_and_every_check() -> None:
-    pages = {page.name: docs_hooks.on_page_markdown(page.read_text(encoding="utf-8")) for page in PAGES}
-    assert not [name for name, text in pages.items() if "<!--" in text]
-    assert all(f"## {name}\n" in pages["zoo.md"] and f"(#{name})" in pages["zoo.md"] for name in zoo.ZOO)
-    assert all(f"`{check.name}`" in pages["conformance.md"] for check in CHECKS)
-    assert all(
-        f"| `{signal}` | [{', '.join(spec.shape)}] | " in pages["scoring.md"] for signal, spec in SIGNALS.items()
-    )
-
-
-def test_every_command_and_option_is_described() -> None:
-    text = docs_hooks.on_page_markdown((ROOT / "docs" / "command-line.md").read_text(encoding="utf-8"))
-    assert "<!--" not in text
-    commands = [typer.main.get_command(app)]
-    for command in commands:
-        commands += getattr(command, "commands", {}).values()
-        assert f"## prefopt {command.name}\n" in text or f" {command.name}\n" in text
-        for parameter in command.params:
-            if parameter.param_type_name == "option" and not parameter.hidden:
-                assert f"`{parameter.opts[0]}`" in text
-                assert parameter.help
-                assert f"| {parameter.help.replace('|', chr(92) + '|')} |" in text
-    assert len(commands) > 10
-    assert all(f"| {code} | {meaning} |" in text for code, meaning in EXIT_CODES.items())
 
 
 def test_journeys_name_files_that_are_there_and_not_too_many() -> None:

@@ -1,4 +1,4 @@
-"""What the library has is on a page: options, metrics, hooks, environment variables and messages."""
+"""What the library has is on a page: rows, checks, symbols, options, metrics, hooks, variables and messages."""
 
 from __future__ import annotations
 
@@ -6,20 +6,27 @@ import ast
 import re
 from collections.abc import Iterator
 from functools import cache
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import typer
 from pydantic import BaseModel
 
 import docs_hooks
 import prefopt
-from docs_site import messages
+from docs_site import interface, messages
 from prefopt import Objective, hookspecs, zoo
+from prefopt.cli import app
+from prefopt.cli.console import EXIT_CODES
 from prefopt.comparison.suite import Suite
 from prefopt.registry import installed
+from prefopt.signals import SIGNALS
 from prefopt.tasks.judges import EndpointJudge, ScorerJudge
 from prefopt.tasks.registry import available_tasks
 from prefopt.tasks.scorers.registry import available_scorers
+from prefopt.testing import CHECKS
 from prefopt.testing.cases import HIDDEN, LAYERS, case_for
 from prefopt.training import RunFile, run_sections
 from tests.blocks import PAGES, generated_pages
@@ -33,15 +40,66 @@ TREES = {
 
 
 @cache
+def built_pages() -> dict[str, str]:
+    """The pages as they are built, by name."""
+    return {page.name: docs_hooks.on_page_markdown(page.read_text(encoding="utf-8")) for page in PAGES}
+
+
+@cache
 def text_of_pages() -> str:
-    """All pages as built, without the changelog."""
-    written = (docs_hooks.on_page_markdown(page.read_text(encoding="utf-8")) for page in PAGES)
+    """All pages, without the changelog."""
     generated = (text for name, text in generated_pages().items() if name != "changelog.md")
-    return "\n".join((*written, *generated))
+    return "\n".join((*built_pages().values(), *generated))
 
 
 def absent(names: set[str], text: str, *, end: str = "") -> list[str]:
     return [name for name in sorted(names) if not re.search(rf"(?<![\w/]){re.escape(name)}{end}\b", text)]
+
+
+def test_generated_pages_hold_every_row_and_every_check() -> None:
+    pages = built_pages()
+    assert not [name for name, text in pages.items() if "<!--" in text]
+    assert all(f"## {name}\n" in pages["zoo.md"] and f"(#{name})" in pages["zoo.md"] for name in zoo.ZOO)
+    assert all(f"`{check.name}`" in pages["conformance.md"] for check in CHECKS)
+    assert all(
+        f"| `{signal}` | [{', '.join(spec.shape)}] | " in pages["scoring.md"] for signal, spec in SIGNALS.items()
+    )
+
+
+def test_every_command_and_option_is_described() -> None:
+    text = built_pages()["command-line.md"]
+    assert "<!--" not in text
+    commands = [typer.main.get_command(app)]
+    for command in commands:
+        commands += getattr(command, "commands", {}).values()
+        assert f"## prefopt {command.name}\n" in text or f" {command.name}\n" in text
+        for parameter in command.params:
+            if parameter.param_type_name == "option" and not parameter.hidden:
+                assert f"`{parameter.opts[0]}`" in text
+                assert parameter.help
+                assert f"| {parameter.help.replace('|', chr(92) + '|')} |" in text
+    assert len(commands) > 10
+    assert all(f"| {code} | {meaning} |" in text for code, meaning in EXIT_CODES.items())
+
+
+PUBLIC = {
+    (module.__name__, name)
+    for module in (import_module(package) for package in interface.packages())
+    for name in module.__all__
+    if not isinstance(getattr(module, name), ModuleType)
+}
+
+
+def test_every_public_symbol_and_component_is_on_a_page() -> None:
+    generated = generated_pages()
+    text = "\n".join(text for name, text in generated.items() if name.startswith("api/"))
+    names = {name for _, name in PUBLIC} | {
+        cls.__name__ for cls, owner in installed() if owner.distribution == "prefopt"
+    }
+    assert [name for name in sorted(names) if f"### {name} {{ #prefopt" not in text] == []
+    assert len(names) > 200
+    assert "tokens.py`, line " in generated["api/prefopt.md"]
+    assert "](https://host/tree/blob/main/prefopt/tokens.py#L" in interface.page("prefopt", "https://host/tree")
 
 
 def constants(pattern: str, *rooms: str) -> set[str]:
@@ -145,7 +203,10 @@ def test_every_error_is_on_the_page_of_messages(file: str) -> None:
 
 def test_messages_of_data_and_checks_are_there() -> None:
     page = generated_pages()["messages.md"].replace("&#x27;", "'")
+    assert page.count("\n- ") > 400
     for text in (
+        "the policy has no parameter that trains",
+        "two equal responses say nothing about what is preferred",
         "found an empty response; write one, or remove the row",
         "pairs dropped: both responses are the same tokens",
         "prompts taken from what both responses begin with",

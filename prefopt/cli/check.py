@@ -33,7 +33,11 @@ def check(
         ),
     ] = None,
     expect: Annotated[
-        list[str] | None, typer.Option(help="A check that it is expected to fail; if it passes, the suite fails.")
+        list[str] | None,
+        typer.Option(
+            help="A check that it is expected to fail; if it passes, the suite fails.",
+            autocompletion=completion.checks,
+        ),
     ] = None,
 ) -> None:
     """Run the conformance suite on an installed component. Exit code 1 where a check fails that is not expected to."""

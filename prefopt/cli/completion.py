@@ -57,6 +57,17 @@ def components(incomplete: str) -> Completions:
     return _beginning(names, incomplete)
 
 
+def checks(incomplete: str) -> Completions:
+    """The checks of the conformance suite."""
+    names = [
+        (node.name, _summary(node))
+        for file in sorted((_PACKAGE / "testing" / "checks").glob("[a-z]*.py"))
+        for node in _tree(file).body
+        if isinstance(node, ast.FunctionDef) and node.decorator_list
+    ]
+    return _beginning(names, incomplete)
+
+
 def tasks(incomplete: str) -> Completions:
     """The tasks of comparisons."""
     return _beginning([(name, about) for kind, name, about in _installed() if kind == "task"], incomplete)

@@ -12,6 +12,7 @@ from prefopt.cli.console import component_kinds, kind_name
 from prefopt.registry import installed
 from prefopt.tasks import Scorer, Task
 from prefopt.tasks.registry import available_tasks
+from prefopt.testing import CHECKS
 from prefopt.zoo import ZOO
 from prefopt.zoo.cards import equation_of
 from tests.little_plugins import HALVING, Install
@@ -33,6 +34,7 @@ def test_names_are_those_that_are_installed() -> None:
     assert set(completion.components("")) == rows
     assert set(names(completion.tasks(""))) == set(available_tasks())
     assert names(completion.component_kinds("")) == list(component_kinds())
+    assert set(names(completion.checks(""))) == {check.name for check in CHECKS}
     assert names(completion.kinds(""))[-2:] == [kind_name(Task), kind_name(Scorer)]
 
 
@@ -51,6 +53,7 @@ def test_names_of_plugins_are_completed_without_an_import(install: Install, tmp_
         ("prefopt zoo sparsepo", ["sparsepo", "sparsepo_token"]),
         ("prefopt components ta", ["task"]),
         ("prefopt check forward", ["forward_kl"]),
+        ("prefopt check robust --expect loss_is_b", ["loss_is_bounded_below"]),
         ("prefopt check sum --kind re", ["reward-shaping", "regularizer"]),
         ("prefopt train run.yaml obj", ["objective="]),
         ("prefopt train run.yaml objective=tdpo", ["objective=tdpo1", "objective=tdpo2"]),

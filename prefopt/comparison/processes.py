@@ -37,8 +37,8 @@ class ProcessesExecutor(Executor):
 
     def __init__(self, environments: Sequence[Mapping[str, str]], *, spoils: Callable[[Any], bool]) -> None:
         self._slots = [_Slot(environment, spoils) for environment in environments]
-        self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
-        for slot in self._slots:
+        self._free: queue.LifoQueue[_Slot] = queue.LifoQueue()  # a process that has started comes first
+        for slot in reversed(self._slots):
             self._free.put(slot)
         self._threads = ThreadPoolExecutor(len(environments))
 

@@ -73,12 +73,10 @@ class Board:
             except (OSError, ValueError):  # it is over, or just being written
                 continue
             text = f"{run}: {what}" if what else run
-            if key not in self._bars:
-                self._bars[key] = (self._progress.add_task("", total=None), "")
-            bar, shown = self._bars[key]
+            bar, shown = self._bars.get(key) or (self._progress.add_task(escape(text), total=total), text)
             if text != shown:  # the time that is left is that of this part
                 self._progress.reset(bar, total=total, description=escape(text))
-                self._bars[key] = (bar, text)
+            self._bars[key] = (bar, text)
             self._progress.update(bar, completed=done, total=total)
 
     def _refresh_until_the_end(self) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -73,9 +73,13 @@ def compare(
         if not overwrite:
             reject_unusable(queue.pending(), folder)
             output.begin()
-        with Call.begin(folder) as call, Board(console, call.progress) as board:
+        with (
+            Call.begin(folder) as call,
+            Board(console, call.progress) as board,
+            closing(_carry_out(queue, started, call)) as over,
+        ):
             board.count(finished, total)
-            for run, record in _carry_out(queue, started, call):
+            for run, record in over:
                 queue.finish(run, record)
                 failed = record["error"] is not None
                 if not failed:
@@ -94,7 +98,7 @@ def _started(executor: Executor | Engine, runs: list[Run], folder: Path) -> Iter
             yield started
 
 
-def _carry_out(queue: RunQueue, executor: Executor, call: Call) -> Iterator[tuple[Run, Record]]:
+def _carry_out(queue: RunQueue, executor: Executor, call: Call) -> Generator[tuple[Run, Record]]:
     """Each run of the queue with its record, as it ends."""
     submitted: set[str] = set()
     under_way: dict[Outcome, Run] = {}

@@ -5,13 +5,17 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from prefopt.comparison.engines import Engine, EngineError, RayEngine, SlurmEngine, load_engine
+from prefopt.comparison.engines.slurm import JobsExecutor
 from prefopt.comparison.run_log import RunLog
 from prefopt.comparison.runner import compare
 from tests.comparison.hazard import EXITS, WAITED, WAITS
@@ -97,10 +101,44 @@ def test_parameters_of_jobs_are_those_of_submitit(tmp_path: Path) -> None:
         SlurmEngine(cluster="local", timeout_min=1, gpu_per_node=1).start([], tmp_path)
 
 
-@pytest.mark.parametrize(
-    "file", sorted((Path(__file__).parents[2] / "benchmarks/engines").iterdir()), ids=lambda file: file.name
-)
-def test_the_files_of_the_documentation_are_engines(file: Path) -> None:
-    assert load_engine(str(file)).name == file.stem
+class _Job:
+    """A job that is over when it is cancelled."""
+
+    def __init__(self) -> None:
+        self.is_cancelled = False
+
+    def done(self) -> bool:
+        return self.is_cancelled
+
+    def cancel(self, *, check: bool) -> None:
+        self.is_cancelled = True
+
+
+def test_an_error_cancels_jobs_and_none_begins_after_it() -> None:
+    jobs: list[_Job] = []
+    futures: list[Future[Any]] = []
+
+    def submit(function: Callable[..., Any], *args: Any) -> _Job:
+        jobs.append(_Job())
+        return jobs[-1]
+
+    executor = JobsExecutor(SimpleNamespace(submit=submit), 2)
+
+    def interrupted() -> None:
+        with executor:
+            futures.extend(executor.submit(int) for _ in range(3))
+            while len(jobs) < 2:
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [job.is_cancelled for job in jobs] == [True, True]
+    assert all(future.cancelled() or isinstance(future.exception(), CancelledError) for future in futures)
+
+
+def test_the_files_of_the_documentation_are_engines() -> None:
+    files = [*(Path(__file__).parents[2] / "benchmarks" / "engines").iterdir()]
+    assert {load_engine(str(file)).name for file in files} == {file.stem for file in files} == {"ray", "slurm"}
     with pytest.raises(EngineError, match="timeout_min: Field required"):
         load_engine("slurm")

@@ -7,6 +7,7 @@ import json
 import re
 import tomllib
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import pytest
 import typer
@@ -76,6 +77,16 @@ def parse_accelerate(words: list[str]) -> None:
     parsed = launch_command_parser().parse_args(words[1:])
     assert (ROOT / parsed.config_file).is_file()
     parse_python(["-m", parsed.training_script, *parsed.training_script_args])
+
+
+def parse_ray(words: list[str]) -> None:
+    """By its own parser where it is installed."""
+    if find_spec("ray") is not None:
+        from ray.scripts.scripts import cli
+
+        name, command, rest = cli.resolve_command(cli.context_class(cli), words)
+        command.make_context(name, rest)
+    assert words[0] == "start"
 
 
 def parse_sbatch(words: list[str]) -> None:

@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 
 from benchmarks.machine import hardware, versions
 from benchmarks.markdown import table
@@ -87,10 +87,10 @@ def _figure(results: Results, name: str, metric: str) -> str:
 
 
 def _seconds(results: Results) -> dict[str, float]:
-    """The mean of an objective's runs' training."""
+    """The median of an objective's runs' training."""
     seconds: dict[str, list[float]] = {}
     for row in results.rows:
         for record in row.finished.values():
             if "training" in record["seconds"]:
                 seconds.setdefault(row.name, []).append(record["seconds"]["training"])
-    return {name: fmean(values) for name, values in seconds.items()}
+    return {name: median(values) for name, values in seconds.items()}

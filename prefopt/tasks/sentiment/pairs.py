@@ -67,10 +67,12 @@ class Pairing(Settings):
     most: int = Field(default=4, ge=1)
     min_gap: float = Field(default=0.0, ge=0)
 
-    def rows(self, prompt: str, responses: Iterable[Scored], scorer: Scorer | None = None) -> Iterator[dict[str, Any]]:
+    def rows(
+        self, prompt: str, responses: Iterable[Scored], lexicon: LexicalScorer | None = None
+    ) -> Iterator[dict[str, Any]]:
         """The pairs of a prompt as rows, with the scores that `odpo` reads. Blank responses are left out.
 
-        Where the scores come from words that the scorer lists, their sizes are the token column `weights`.
+        The sizes of the lexicon's words are the token column `weights`.
         """
         ranked = sorted((response for response in responses if response.text.strip()), key=lambda r: -r.score)
         for better, worse in zip(ranked[: min(self.most, len(ranked) // 2)], reversed(ranked), strict=False):
@@ -81,13 +83,13 @@ class Pairing(Settings):
                     "rejected": worse.text + worse.end,
                     "score_chosen": better.score,
                     "score_rejected": worse.score,
-                } | _weights(scorer, chosen=better.text, rejected=worse.text)
+                } | _weights(lexicon, chosen=better.text, rejected=worse.text)
 
     def all_rows(
-        self, responses: Mapping[str, Sequence[Scored]], description: str, scorer: Scorer | None = None
+        self, responses: Mapping[str, Sequence[Scored]], description: str, lexicon: LexicalScorer | None = None
     ) -> list[dict[str, Any]]:
         """The pairs of all prompts. Raises ValueError if there is none."""
-        rows = [row for prompt, scored in responses.items() for row in self.rows(prompt, scored, scorer)]
+        rows = [row for prompt, scored in responses.items() for row in self.rows(prompt, scored, lexicon)]
         if not rows:
             raise ValueError(
                 f"sentiment: {len(responses)} {description} gave no pair: no two responses of one prompt have scores "
@@ -97,12 +99,12 @@ class Pairing(Settings):
         return rows
 
 
-def _weights(scorer: Scorer | None, **responses: str) -> dict[str, list[dict[str, Any]]]:
-    """The fields of the column `weights`: spans of the responses, with the sizes of what they add to the scores."""
-    if not isinstance(scorer, LexicalScorer):
+def _weights(lexicon: LexicalScorer | None, **responses: str) -> dict[str, list[dict[str, Any]]]:
+    """The fields of the column `weights`: spans of the responses, with the sizes of what they add to scores."""
+    if lexicon is None:
         return {}
     return {
-        f"{side}_weights": [span._asdict() | {"value": abs(span.value)} for span in scorer.spans(text)]
+        f"{side}_weights": [span._asdict() | {"value": abs(span.value)} for span in lexicon.spans(text)]
         for side, text in responses.items()
     }
 

@@ -44,6 +44,7 @@ class SentimentTask(Task):
     rated             rated responses in place of prompts and samples (see `Rated`)
     scorer            ranks the samples; null: `words` on the generated corpus, else `vader`, which rank no given pairs
     second            judges what policies write and ranks no pair; null: `vader` on the generated corpus
+    lexicon           scorer whose words are the pairs' token column `weights`; null: `scorer`, if it has words
     scorer_judges     `scorer` judges too, in place of `second`: for one that is the truth, such as a list of words
     train_prompts, held_out   prompts that train, at most, and held-out prompts
     samples           per prompt, from which pairs are made
@@ -74,6 +75,7 @@ class SentimentTask(Task):
     generation: Generation = Generation(samples=4, max_new_tokens=48)
     # Written down only if set, so that runs without them keep their digests.
     pairs: Rows | None = Field(default=None, exclude_if=lambda value: value is None)
+    lexicon: AnyScorer | None = Field(default=None, exclude_if=lambda value: value is None)
     scorer_judges: bool = Field(default=False, exclude_if=lambda value: not value)
 
     @model_validator(mode="after")
@@ -87,6 +89,11 @@ class SentimentTask(Task):
                     )
         elif sum(getattr(self, field) is not None for field in _PROMPT_SOURCES) != 1:
             raise ValueError("`model` is set: set one of `prompts`, `pairs` and `rated`, which give its prompts")
+        if self.lexicon is not None and (self.pairs is not None or not isinstance(self.lexicon, LexicalScorer)):
+            raise ValueError(
+                "`lexicon` is a scorer with words, `words` or `vader`, and marks samples and rated responses; your own "
+                "`pairs` have their marks in a column"
+            )
         if (self.sft is None) != (self.sft_texts is None):
             raise ValueError("set `sft` and `sft_texts` both, or neither")
         if self.scorer_judges:
@@ -107,6 +114,12 @@ class SentimentTask(Task):
         if self.scorer is not None or self.rated is not None or self.pairs is not None:
             return self.scorer
         return WordsScorer() if self.model is None else VaderScorer()
+
+    @property
+    def _lexicon(self) -> LexicalScorer | None:
+        """Whose words are the column `weights`: without `lexicon`, what ranked the samples, if it has words."""
+        scorer = self.lexicon or (None if self.rated is not None else self.ranking)
+        return scorer if isinstance(scorer, LexicalScorer) else None
 
     @property
     def judging(self) -> Scorer:

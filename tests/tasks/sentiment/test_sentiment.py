@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefopt import zoo
@@ -287,6 +288,19 @@ def test_the_scorers_words_are_marked() -> None:
         model="m", prompts="p", scorer={"name": "reviews", "reviews": "r"}, second="words"
     )
     assert rated_by_classifier.marks is None
+
+
+def test_a_lexicon_of_its_own_marks_the_pairs() -> None:
+    lexicon = {"name": "words", "positive": ["fine"], "negative": ["sad"]}
+    task = SentimentTask(model="m", prompts="p", lexicon=lexicon, second="words")
+    responses = [Scored(" so fine", 1.0), Scored(" sad, fine", 0.0)]
+    (row,) = task.pairing.rows("It was", responses, task.lexicon)
+    assert row["chosen_weights"] == [{"start": 4, "end": 8, "value": 1.0}]
+    assert [span["start"] for span in row["rejected_weights"]] == [1, 6]
+    with pytest.raises(ValidationError, match="a scorer with words, `words` or `vader`"):
+        SentimentTask(model="m", prompts="p", lexicon={"name": "reviews", "reviews": "r"}, second="words")
+    with pytest.raises(ValidationError, match="your own `pairs` have their marks in a column"):
+        SentimentTask(model="m", pairs="p", lexicon=lexicon, second="words")
 
 
 def test_vader_marks_the_words_of_its_lexicon() -> None:

@@ -18,7 +18,6 @@ from pydantic import (
     PrivateAttr,
     SerializeAsAny,
     ValidationError,
-    field_validator,
     model_validator,
 )
 
@@ -26,7 +25,17 @@ from prefopt import zoo
 from prefopt.comparison.paths import missing_paths
 from prefopt.comparison.run import REFERENCE, Run, control_name
 from prefopt.comparison.statistics import SEEDS_TO_TELL
-from prefopt.comparison.suite_fields import Entrant, Plane, Sweeps, as_mapping, nest, select_objectives, set_path
+from prefopt.comparison.suite_fields import (
+    Entrant,
+    Plane,
+    Sweeps,
+    as_mapping,
+    mistakes_of,
+    nest,
+    select_objectives,
+    set_path,
+    without_mistakes,
+)
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.tasks.base import Metric, Task
 from prefopt.tasks.held_out import COMMON
@@ -130,18 +139,12 @@ class Suite(Settings):
             suite = cls.model_validate(select_objectives(fields, only))
         except ValueError as error:
             lines = explain(error, cls) if isinstance(error, ValidationError) else [str(error)]
+            if isinstance(error, ValidationError) and (rest := without_mistakes(fields, error, only)):
+                lines += mistakes_of(cls, rest)
             lines += missing_paths(fields.get("task")).values()
             raise SuiteError("\n".join(f"{path}: {line}" for line in lines)) from error
         suite._references = references
         return suite
-
-    @field_validator("seeds", "sweeps")
-    @classmethod
-    def _distinct(cls, values: Any) -> Any:
-        for name, listed in values.items() if isinstance(values, dict) else (("seeds", values),):
-            if any(value in listed[:index] for index, value in enumerate(listed)):
-                raise ValueError(f"{name} names a value twice: {listed}")
-        return values
 
     @model_validator(mode="after")
     def _holds_together(self) -> Self:
@@ -159,6 +162,9 @@ class Suite(Settings):
         if self.baseline is not None and self.baseline not in self.objectives:
             near = did_you_mean(self.baseline, self.objectives)
             yield f"baseline: no objective named {self.baseline!r} here.{near}"
+        for name, listed in {"seeds: seeds": self.seeds, **{f"sweeps: {f}": v for f, v in self.sweeps.items()}}.items():
+            if any(value in listed[:index] for index, value in enumerate(listed)):
+                yield f"{name} names a value twice: {listed}"
         swept = [field for field in self.sweeps if field.startswith(("objective.", "training.")) and field[-1] != "."]
         for field in self.sweeps.keys() - swept:
             yield f"sweeps: {field!r} is neither objective.FIELD nor training.FIELD"

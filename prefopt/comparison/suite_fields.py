@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from prefopt.validation import Settings, did_you_mean
+from prefopt.validation import Settings, did_you_mean, explain
 
 
 def as_mapping(value: object) -> object:
@@ -105,3 +105,33 @@ def select_objectives(fields: dict[str, Any], only: Sequence[str]) -> dict[str, 
     kept = {name: spec for name, spec in objectives.items() if name in only}
     baseline = fields.get("baseline")
     return {**fields, "objectives": kept, "baseline": baseline if baseline in kept else None}
+
+
+def without_mistakes(fields: dict[str, Any], error: ValidationError, only: Sequence[str]) -> dict[str, Any]:
+    """A suite's fields without those that the error is about, which hide what is wrong between the others.
+
+    A task that cannot be read has a small one in its place, and no frontier, whose metrics are the task's. Nothing
+    where too little is left: a suite that holds together already, or no objective or sweep that can be read.
+    """
+    places = [mistake["loc"] for mistake in error.errors() if mistake["loc"]]
+    mistaken = {place[0] for place in places}
+    objectives = select_objectives(fields, only).get("objectives")
+    if not mistaken or "sweeps" in mistaken or not isinstance(objectives, dict):
+        return {}
+    wrong = {place[1] for place in places if place[0] == "objectives" and len(place) > 1}
+    sound = {name: entrant for name, entrant in objectives.items() if name not in wrong}
+    rest = {field: value for field, value in fields.items() if field not in mistaken} | {"objectives": sound}
+    if rest.get("baseline") in wrong:
+        del rest["baseline"]
+    if "task" in mistaken:
+        rest = {field: value for field, value in rest.items() if field != "frontier"} | {"task": "planted"}
+    return rest if sound else {}
+
+
+def mistakes_of(suite: type[BaseModel], fields: Mapping[str, Any]) -> list[str]:
+    """The lines of what is wrong with the fields of a suite."""
+    try:
+        suite.model_validate(fields)
+    except ValidationError as error:
+        return explain(error, suite)
+    return []

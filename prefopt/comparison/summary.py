@@ -5,6 +5,7 @@ The frame has a line for each finished run, metric and held-out item; its column
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -87,12 +88,18 @@ def rows(suite: Suite, records: Mapping[str, Record]) -> tuple[list[Row], pd.Dat
         for metric in suite.metrics
         for row in sorted(table, key=lambda row: settings.index(row.setting))
         for seed, record in row.finished.items()
+        if is_finite(record, metric.name)
         for item, value in record["values"].get(metric.name, {}).items()
     )
     metrics: dict[tuple[Setting, str], dict[str, Estimate]] = {}
     for (metric_name, setting, name), figure in estimates(values, basis(values)).items():
         metrics.setdefault((setting, name), {})[metric_name] = figure
     return [replace(row, metrics=metrics.get((row.setting, row.name), {})) for row in table], values
+
+
+def is_finite(record: Record, metric: str) -> bool:
+    """Whether the run's figure is finite on all items; if not, the run is as one that lacks the metric."""
+    return all(map(math.isfinite, record["values"].get(metric, {}).values()))
 
 
 def frame(lines: Iterable[tuple[str, Setting, str, int, str, float]]) -> pd.DataFrame:

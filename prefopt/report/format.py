@@ -24,7 +24,8 @@ def p_value(p: float | None) -> str:
 def rounded(estimate: Estimate, sign: str = "") -> tuple[str, str, str]:
     """The mean and the ends of its interval, in the digits that the interval makes certain; empty ends without one.
 
-    The last digit is that of the first digit of half the interval, or of its second where the first is 1 or 2.
+    The last digit is that of the first digit of half the interval, or of its second where the first is 1 or 2; further
+    digits where an interval without 0 would otherwise end at 0.
     """
     if estimate.low is None or estimate.high is None:
         return number(estimate.mean, sign), "", ""
@@ -35,6 +36,9 @@ def rounded(estimate: Estimate, sign: str = "") -> tuple[str, str, str]:
     decimals += half * 10**decimals < 3
     largest = max(abs(estimate.mean), half)
     decimals = min(decimals, _LONGEST - 1 - math.floor(math.log10(largest)))
+    if estimate.low * estimate.high > 0:
+        nearest = min(abs(estimate.low), abs(estimate.high))
+        decimals = max(decimals, math.ceil(-math.log10(2 * nearest)))
     mean, low, high = (_fixed(value, decimals, sign) for value in (estimate.mean, estimate.low, estimate.high))
     return mean, low, high
 

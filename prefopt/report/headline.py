@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from prefopt.comparison.results import Results
 from prefopt.comparison.statistics import LEVEL, SEEDS_TO_TELL, least_p
+from prefopt.comparison.summary import is_finite
 from prefopt.comparison.verdict import Verdict, verdict
 from prefopt.report.format import at, counted, listed, number, p_value, rounded, shown, spaced
 
@@ -106,7 +107,21 @@ def notes(results: Results) -> Iterator[str]:
         yield from _frontiers(results, judged)
         settings = len(results.planes) - 1
         yield from [f"The other {counted(settings, 'setting')} of the sweeps are below."] if settings else []
+    yield from _not_finite(results)
     yield from _against_controls(results, judged)
+
+
+def _not_finite(results: Results) -> Iterator[str]:
+    """The runs whose figures are left out."""
+    for metric in results.suite.metrics:
+        runs = [
+            f"{row.name}{at(row.setting)}, seed {seed}"
+            for row in results.rows
+            for seed, record in row.finished.items()
+            if not is_finite(record, metric.name)
+        ]
+        if runs:
+            yield f"Without a figure in {spaced(metric.name)}, as theirs is not finite: {'; '.join(runs)}."
 
 
 def _frontiers(results: Results, judged: Verdict) -> Iterator[str]:

@@ -295,6 +295,30 @@ def test_all_mistakes_of_a_suite_are_told_at_once(tmp_path: Path) -> None:
     ]
 
 
+def test_mistakes_of_types_do_not_hide_those_of_other_sections(tmp_path: Path) -> None:
+    path = written(
+        tmp_path / "bad.yaml",
+        task={"name": "dialogue", "model": "./absent", "data": "pairs", "judge": {"scorer": "nosuch"}},
+        objectives={"dpo": "dpo", "tdpo1": {"zoo": "tdpo9"}, "x": {"zoo": "dpo", "betta": 3}, "y": {"sweeps": 3}},
+        sweeps={"objective.beta": [0.1, 0.1]},
+        seeds=[0, 0],
+        training={"learning_rat": 1},
+    )
+    with pytest.raises(SuiteError) as caught:
+        Suite.load(path)
+    lines = [line.removeprefix(f"{path}: ") for line in str(caught.value).splitlines()]
+    assert [line.split(": ")[0].split(" at ")[0] for line in lines] == [
+        "task",
+        "objectives.y.sweeps",
+        "seeds",
+        "sweeps",
+        "training",
+        "objectives.tdpo1",
+        "objectives.x",
+        "task.model",
+    ]
+
+
 def test_a_file_that_is_no_suite(tmp_path: Path) -> None:
     with pytest.raises(SuiteError, match=r"no.yaml: there is no such file"):
         Suite.load(tmp_path / "no.yaml")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from prefopt.comparison.suite import Suite
 from prefopt.comparison.suite_fields import Plane
 from prefopt.comparison.summary import Setting, basis, estimate, estimates, frame
 from prefopt.report.further import sentences, size
+from prefopt.report.headline import headline, notes
+from tests.comparison.made import made
 
 
 def test_an_interval_is_over_seeds_or_over_the_items_of_one() -> None:
@@ -62,6 +65,26 @@ def test_of_one_seed_differences_are_judged_over_items() -> None:
     ]
     (difference,) = differences(frame(lines), {"better": "base"})
     assert (difference.estimate.over, difference.p, difference.told) == ("items", 2 / 2**7, True)  # one item is equal
+
+
+def test_a_figure_that_is_not_finite_is_left_out_and_named(tmp_path: Path) -> None:
+    suite = made(tmp_path)
+    whole = Results.load(tmp_path)
+    name = suite.against
+    records = {key: {**record} for key, record in whole.records.items()}
+    lacking = next(record for record in records.values() if record["name"] == name and record["seed"] == suite.seeds[0])
+    metric = suite.plane.reward
+    item = next(iter(lacking["values"][metric]))
+    lacking["values"] = lacking["values"] | {metric: lacking["values"][metric] | {item: math.nan}}
+    results = Results.compute(suite, records)
+    assert results.values["value"].notna().all()
+    assert len(results.values) == len(whole.values) - len(lacking["values"][metric])
+    assert "nan" not in headline(results)
+    told = [note for note in notes(results) if "not finite" in note]
+    assert len(told) == 1
+    assert f"{name}, " in told[0]
+    assert f", seed {suite.seeds[0]}" in told[0]
+    assert not [note for note in notes(whole) if "not finite" in note]
 
 
 def test_one_objective_that_misses_seeds_is_not_compared() -> None:

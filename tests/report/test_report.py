@@ -331,6 +331,8 @@ def test_figures_have_the_digits_that_their_interval_makes_certain() -> None:
         (0.25, 0.0): "0.25",
         (0.25, None): "0.25",
         (12.345678, 1e-9): "12.35 [12.35, 12.35]",
+        (-0.037, 0.0355): "-0.037 [-0.072, -0.002]",  # 0 is not in it, nor in what is shown of it
+        (5.003, 5.0): "5.003 [0.003, 10.003]",
     }
     assert {key: shown(estimate(*key)) for key in expected} == expected
     assert shown(estimate(0.5, 0.1), "+") == "+0.50 [+0.40, +0.60]"

@@ -171,7 +171,7 @@ def chunk_before(model: Model) -> int:
 def chunk_after(model: Model, card: Card) -> int:
     """Tokens of a chunk under the rule for accelerators."""
     weight = torch.empty(model.vocabulary, model.hidden, dtype=torch.bfloat16, device="meta")
-    with patch.object(chunk_sizes, "_memory", lambda device: card.memory):
+    with patch.object(chunk_sizes, "accelerator_memory", lambda device: card.memory):
         return max_chunk_tokens(None, weight, ForwardKL())
 
 

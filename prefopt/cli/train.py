@@ -52,7 +52,10 @@ def train(
     if dry_run:
         console.print(run.to_yaml(), markup=False, highlight=False, soft_wrap=True)
     try:
-        console.print(_plan_table(plan_run(trainer)))
+        plan = plan_run(trainer)
+        console.print(_plan_table(plan))
+        if plan.advice:
+            console.print(plan.advice, markup=False, highlight=False, soft_wrap=True)
     except UnknownPlanError as error:
         console.print(f"No plan: {escape(str(error))}")
     except Exception as error:  # a plan traces the models; modelling code that cannot be traced may still train

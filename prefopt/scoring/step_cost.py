@@ -14,7 +14,10 @@ from typing import final
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from prefopt.component import StreamedDivergence
 from prefopt.scoring.chunked_loss import group_pairs
@@ -163,5 +166,16 @@ def _traced(model: nn.Module, layout: Layout, *, trains: bool, of_inputs: bool =
         with FlopCounterMode(display=False) as backward:
             if leaves:
                 torch.autograd.grad(states.sum(), leaves, allow_unused=True)
-    checkpoints = lm.config.get_text_config().num_hidden_layers * states.nbytes if lm.is_activation_checkpointing else 0
+    checkpoints = _kept_checkpoints(lm) * states.nbytes if trains else 0
     return forward.get_total_flops(), backward.get_total_flops(), sum(saved.values()) + checkpoints
+
+
+def _kept_checkpoints(lm: PreTrainedModel) -> int:
+    """The layers whose inputs are kept on the device to recompute the rest: none where they are offloaded."""
+    layers = [layer for layer in lm.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    kept = [layer for layer in layers if layer.gradient_checkpointing and layer.training]
+    if any(layer._gradient_checkpointing_func.func is not checkpoint for layer in kept):  # within save_on_cpu
+        return 0
+    if not layers and lm.is_activation_checkpointing:  # modelling code with a loop of its own
+        return int(lm.config.get_text_config().num_hidden_layers)
+    return len(kept)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -33,9 +34,7 @@ def reject_unusable(args: TrainingArguments) -> None:
         _try_schedule(args)
     for name in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):
         if options := getattr(args, name):
-            with _explained(name, options, "take keywords of torch.utils.checkpoint.checkpoint, such as use_reentrant"):
-                zero = torch.zeros((), requires_grad=True)
-                checkpoint(torch.clone, zero, **{"use_reentrant": False} | options)
+            _try_checkpointing(name, options)
     if args.torch_compile:
         _try_compiler(args)
 
@@ -92,6 +91,23 @@ def _try_schedule(args: TrainingArguments) -> None:
         for step in (0, 1, steps // 2, steps):
             if not all(math.isfinite(function(step)) for function in functions):
                 raise ValueError(f"the rate of step {step} is not finite")
+
+
+def _try_checkpointing(name: str, options: Mapping[str, Any]) -> None:
+    """transformers takes `every_n_layers` and `offload` for itself, and hands the others to torch."""
+    others = {key: value for key, value in options.items() if key not in ("every_n_layers", "offload")}
+    layers = options.get("every_n_layers", 1)
+    if type(layers) is not int or layers < 1:
+        raise ValueError(f"{name}: every_n_layers is {layers!r}; it takes a whole number from 1")
+    if options.get("offload") and not torch.accelerator.is_available():
+        raise ValueError(
+            f"{name}: offload moves activations from an accelerator to the host's memory, and there is no accelerator "
+            "here; leave it out"
+        )
+    remedy = "take every_n_layers, offload or keywords of torch.utils.checkpoint.checkpoint, such as use_reentrant"
+    with _explained(name, dict(options), remedy):
+        zero = torch.zeros((), requires_grad=True)
+        checkpoint(torch.clone, zero, **{"use_reentrant": False} | others)
 
 
 def _try_compiler(args: TrainingArguments) -> None:

@@ -41,7 +41,7 @@ def logit_bytes(weight: Tensor) -> int:
 
 def default_budget(weight: Tensor) -> int:
     """Bytes of logits that are saved for backward, where none are said, for a head of weight [V, H] where it lies."""
-    memory = _memory(weight.device)
+    memory = accelerator_memory(weight.device)
     if memory is None:
         return CPU_BUDGET
     return accelerator_budget(logit_bytes(weight), memory)
@@ -74,7 +74,7 @@ def chunks(tokens: int, most: int) -> list[slice]:
     return [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]
 
 
-def _memory(device: torch.device) -> int | None:
+def accelerator_memory(device: torch.device) -> int | None:
     """The bytes of an accelerator, all in all: what is free of them would change from run to run, and the chunks with
     it."""
     if device.type in ("cuda", "xpu"):

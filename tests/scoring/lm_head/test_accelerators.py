@@ -164,7 +164,7 @@ def test_products_stay_in_float32_where_torch_has_it(monkeypatch):
     ],
 )
 def test_chunks_are_as_large_as_memory_allows(memory, vocabulary, at_least, at_most, monkeypatch):
-    monkeypatch.setattr(chunk_sizes, "_memory", lambda device: memory if device.type == "meta" else None)
+    monkeypatch.setattr(chunk_sizes, "accelerator_memory", lambda device: memory if device.type == "meta" else None)
     weight = torch.empty(vocabulary, 8, dtype=torch.bfloat16, device="meta")
     saved = chunk_sizes.max_saved_tokens(None, weight, ForwardKL())
     chunk = chunk_sizes.max_chunk_tokens(None, weight, ForwardKL())
@@ -181,5 +181,5 @@ def test_memory_is_that_of_the_whole_device(monkeypatch):
     properties = SimpleNamespace(total_memory=24 * GIB)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 16 * GIB)
-    memories = [chunk_sizes._memory(torch.device(device)) for device in ("cuda", "mps", "cpu", "meta")]
+    memories = [chunk_sizes.accelerator_memory(torch.device(device)) for device in ("cuda", "mps", "cpu", "meta")]
     assert memories == [24 * GIB, 16 * GIB, None, None]

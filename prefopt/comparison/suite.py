@@ -42,9 +42,9 @@ from prefopt.tasks.held_out import COMMON
 from prefopt.tasks.registry import resolve_task
 from prefopt.training.config import training_arguments
 from prefopt.training.preflight import reject_mask_rate_without_mask, reject_split_step
-from prefopt.training.references import References, environment_references, with_references
+from prefopt.training.references import References, environment_references, variables, why_unreadable, with_references
 from prefopt.training.trainer_inputs import lora_config
-from prefopt.validation import MistakesError, Settings, did_you_mean, explain, one_line
+from prefopt.validation import MistakesError, Settings, did_you_mean, explain
 
 SUITE = "suite.yaml"
 """The name of the suite in the folder of a comparison."""
@@ -134,7 +134,7 @@ class Suite(Settings):
         except AssertionError:  # OmegaConf's, of a document that is a number, a date, true or false
             raise SuiteError(f"{path}: {_WHAT}") from None
         except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeError, RecursionError) as error:
-            raise SuiteError(f"{path}: not a readable suite: {one_line(error)}") from error
+            raise SuiteError(f"{path}: not a readable suite: {why_unreadable(error)}") from error
         try:
             suite = cls.model_validate(select_objectives(fields, only))
         except ValueError as error:
@@ -200,6 +200,11 @@ class Suite(Settings):
     def has_plane(self) -> bool:
         """Whether there are the metrics of the plane."""
         return {self.plane.reward, self.plane.distance} <= {metric.name for metric in self.metrics}
+
+    @property
+    def variables(self) -> list[str]:
+        """The environment's, which the suite was read with."""
+        return variables(self._references)
 
     @property
     def against(self) -> str:

@@ -16,8 +16,19 @@ def headline(results: Results) -> str:
     """The three sentences, fewer where there is less to say."""
     judged = verdict(results)
     if judged is None:
-        return "Nothing is measured yet."
+        return "Nothing is measured yet." if not results.records else _of_other_runs(results)
     return " ".join((_first(results, judged), *_difference(judged), *_certainty(judged)))
+
+
+def _of_other_runs(results: Results) -> str:
+    """What is said where no run is finished, though there are records."""
+    if any(row.failed for row in results.rows):
+        return "Nothing is measured yet."
+    variables = results.suite.variables
+    return (
+        f"Nothing is measured yet: the {counted(len(results.records), 'record')} here are of runs of other settings"
+        + (f", such as other values of the environment's {listed(variables)}." if variables else ".")
+    )
 
 
 def _first(results: Results, judged: Verdict) -> str:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
+
+from prefopt.validation import one_line
+
+_VARIABLE = re.compile(r"oc\.env:\s*(\w+)")
+_NOT_SET = re.compile(r"Environment variable '([^']+)' not found")
 
 _READS_ENVIRONMENT = "oc.env"
 
@@ -21,6 +27,19 @@ class Reference(NamedTuple):
 
 References = Mapping[Path, Reference]
 """By the path of the field."""
+
+
+def variables(references: References) -> list[str]:
+    """The names of the environment's variables that a document reads."""
+    return sorted({name for reference in references.values() for name in _VARIABLE.findall(reference.text)})
+
+
+def why_unreadable(error: Exception) -> str:
+    """Why a document cannot be read, in a line."""
+    if (unset := _NOT_SET.search(str(error))) is None:
+        return one_line(error)
+    field = getattr(error, "full_key", "") or "it"
+    return f"{field} reads the environment variable {unset[1]}, which is not set; set it, or write the value itself"
 
 
 def environment_references(document: DictConfig) -> References:

@@ -23,7 +23,7 @@ from prefopt import zoo
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.registry import provenance, with_recorded_versions
 from prefopt.training.config import PreferenceConfig, training_arguments
-from prefopt.training.references import References, environment_references, with_references
+from prefopt.training.references import References, environment_references, why_unreadable, with_references
 from prefopt.training.run_sections import DataSection, ModelSection, SamplesSection, Section
 from prefopt.validation import explain, one_line
 
@@ -121,7 +121,7 @@ class RunFile(Section):
                 f"{path}: not UTF-8 text, at byte {error.start} ({error.object[error.start]:#04x}); save it as UTF-8"
             ) from error
         except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, RecursionError) as error:
-            raise RunFileError(f"{path}: not a readable run file: {one_line(error)}") from error
+            raise RunFileError(f"{path}: not a readable run file: {why_unreadable(error)}") from error
         try:
             run = cls.model_validate(fields)
         except ValidationError as error:

@@ -166,9 +166,7 @@ class SentimentTask(Task):
                 responses = scored_samples(reference, part, self.ranking, generation, end=end, seed=sample_seed)
             else:
                 responses = {prompt: rated[prompt] for prompt in part}
-            write_jsonl(
-                folder / name, self.pairing.all_rows(responses, what, None if rated is not None else self.ranking)
-            )
+            write_jsonl(folder / name, self.pairing.all_rows(responses, what, self._lexicon))
         write_jsonl(folder / PROMPTS, ({"prompt": prompt} for prompt in held_out))
         return str(reference)
 

@@ -143,6 +143,7 @@ def test_rated_responses_take_the_place_of_samples(model_folder: str, tmp_path: 
     task = SentimentTask(
         model=model_folder,
         rated={"source": str(tmp_path / "rated.jsonl"), "words": 3},
+        lexicon={"name": "words", "positive": ["good"], "negative": ["dull"]},
         second="words",
         held_out=1,
         train_prompts=2,
@@ -154,6 +155,10 @@ def test_rated_responses_take_the_place_of_samples(model_folder: str, tmp_path: 
         for row in rows(path):
             assert {row["chosen"], row["rejected"]} <= {" good and very", " dull and bad", ", it was"}
             assert row["score_chosen"] > row["score_rejected"]
+            for side in SIDES:
+                start = max(row[side].find("good"), row[side].find("dull"))
+                marks = [{"start": start, "end": start + 4, "value": 1.0}] if start >= 0 else []
+                assert row[f"{side}_weights"] == marks
     assert [metric.name for metric in task.metrics][:2] == ["reward", "sequence_kl"]
 
 

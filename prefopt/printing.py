@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -27,7 +28,11 @@ def printable(text: str) -> str:
 
 
 class PrintableConsole(Console):
-    """A console on which texts of data and models control nothing: `printable` of all that is not rich's own."""
+    """A console on which texts of data and models control nothing: `printable` of all that is not rich's own, and
+    no emoji in place of what stands between colons."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"emoji": False, **options})
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         """rich's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, final, get_args, get_origin
@@ -10,7 +11,18 @@ from typing import Literal, final, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 
-__all__ = ["MistakesError", "Settings", "did_you_mean", "explain", "in_line", "one_line", "path_name", "reject_bool"]
+__all__ = [
+    "MistakesError",
+    "Settings",
+    "did_you_mean",
+    "explain",
+    "in_line",
+    "one_line",
+    "path_name",
+    "problem_of",
+    "reject_bool",
+    "set_name",
+]
 
 
 class Settings(BaseModel):
@@ -80,6 +92,14 @@ def path_name(name: str) -> str:
     return name
 
 
+def set_name(name: object) -> str:
+    """The name of a data set among several, which is in names of metrics and files. Raises ValueError where it cannot
+    be in a file's."""
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.@+-][\w.@+ -]*", name):
+        raise ValueError(f"{name!r} cannot name a data set: give letters, digits, and . _ - + @ between them")
+    return name
+
+
 @final
 class MistakesError(ValueError):
     """All that is wrong with a value, a line for each."""
@@ -104,6 +124,31 @@ def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
     ]
 
 
+_NEEDED = {
+    "missing": "it is needed",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number is needed"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number is needed"),
+    "finite_number": "a finite number is needed",
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false is needed"),
+    "string_type": "a text is needed",
+    **dict.fromkeys(("list_type", "tuple_type"), "a list is needed"),
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "a mapping is needed"),
+    "greater_than": "more than {gt:g} is needed",
+    "greater_than_equal": "at least {ge:g} is needed",
+    "less_than": "less than {lt:g} is needed",
+    "less_than_equal": "at most {le:g} is needed",
+    "literal_error": "{expected} is needed",
+    **dict.fromkeys(("too_short", "string_too_short"), "at least {min_length} is needed"),
+}
+"""A kind of problem -> what would be right, of its context; the others are told in pydantic's words."""
+
+
+def problem_of(detail: ErrorDetails) -> str:
+    """What is wrong, without where."""
+    needed = _NEEDED.get(detail["type"], "").format_map(detail.get("ctx", {}))
+    return needed or " ".join(detail["msg"].removeprefix("Value error, ").split())
+
+
 def _line(detail: ErrorDetails, model: type[BaseModel]) -> str:
     where = ".".join(in_line(str(part)) for part in detail["loc"])
     prefix = f"{where}: " if where else ""
@@ -112,7 +157,7 @@ def _line(detail: ErrorDetails, model: type[BaseModel]) -> str:
         fields = sorted(owner.model_fields)
         name = str(detail["loc"][-1])
         return f"{prefix}no such field in {owner.__name__}.{did_you_mean(name, fields)} Fields: {', '.join(fields)}."
-    message = " ".join(detail["msg"].removeprefix("Value error, ").split())
+    message = problem_of(detail)
     shown = "" if detail["type"] in ("value_error", "missing") else f", got {detail['input']!r}"
     return f"{prefix}{message}{shown}"
 

@@ -127,8 +127,8 @@ def test_errors_are_plain_lines() -> None:
             "divergence.alhpa: no such field in DivergenceTerm. Did you mean 'alpha'? "
             "Fields: alpha, detach_chosen, measure, weighting.",
         ),
-        ({"beta": -1}, "beta: Input should be greater than 0, got -1"),
-        ({"divergence": {}}, "divergence.measure: Field required"),
+        ({"beta": -1}, "beta: more than 0 is needed, got -1"),
+        ({"divergence": {}}, "divergence.measure: it is needed"),
         (
             {"weighting": "activation", "reference_free": True},
             "token weighting 'activation' reads signals of the reference, but `reference_free` is true",

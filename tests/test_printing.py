@@ -27,6 +27,16 @@ HARMFUL = {
 }
 
 
+def test_what_stands_between_colons_is_no_emoji() -> None:
+    file = io.StringIO()
+    table = Table()
+    table.add_row(escape("data.weight:-1:"))
+    for item in (escape("a:smile:b"), table):
+        PrintableConsole(file=file, width=80).print(item)
+    assert "a:smile:b" in file.getvalue()
+    assert "data.weight:-1:" in file.getvalue()
+
+
 @pytest.mark.parametrize("text", HARMFUL.values(), ids=HARMFUL)
 def test_control_characters_are_replaced_and_letters_kept(text: str) -> None:
     controls = set(text) - set("[31m]0;ownedk2Jtx.user")

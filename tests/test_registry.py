@@ -80,7 +80,7 @@ def test_resolve_names_the_field() -> None:
     assert str(error.value) == (
         "logistic: margni: no such field in LogisticLoss. Did you mean 'margin'? Fields: label_smoothing, margin, name."
     )
-    with pytest.raises(ComponentError, match=r"^logistic: label_smoothing: Input should be less than 0\.5, got 0\.7$"):
+    with pytest.raises(ComponentError, match=r"^logistic: label_smoothing: less than 0\.5 is needed, got 0\.7$"):
         resolve(PreferenceLoss, {"name": "logistic", "label_smoothing": 0.7})
     assert resolve(PreferenceLoss, {"name": "logistic", "margin": 1}) == LogisticLoss(margin=1)
 

@@ -89,7 +89,27 @@ def _is_raised_here(error: Exception) -> bool:
 
 class PlainErrors(TyperGroup):
     """Commands whose unexpected errors, those of libraries, are one line and the exit code UNUSABLE too, without
-    --debug. Each warning is a line."""
+    --debug; and so are words that they do not take. Each warning is a line."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        plain = {**extra, "standalone_mode": False}
+        if not extra.get("standalone_mode", True):
+            return super().main(*args, **plain)
+        try:
+            code = super().main(*args, **plain)
+        except typer.Abort:
+            error_console.print("[red]error:[/] aborted")
+            sys.exit(1)
+        except Exception as error:
+            if not hasattr(error, "format_message"):
+                raise
+            context = getattr(error, "ctx", None)
+            if not type(error).__name__.startswith("NoArgs"):  # which has printed the help
+                command = "prefopt" if context is None else context.command_path
+                message = " ".join(error.format_message().replace("Value error, ", "").split()).rstrip(".")
+                error_console.print(f"[red]error:[/] {escape(message)}; see `{command} --help`")
+            sys.exit(UNUSABLE)
+        sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -127,7 +147,10 @@ class _ProgressHandler(logging.Handler):
 
 
 def show_progress() -> None:
-    """Print prefopt's log from level INFO; other libraries print warnings only."""
+    """Print prefopt's log from level INFO; other libraries print warnings, and bars on a terminal alone."""
+    from prefopt.data.quiet import show_bars
+
+    show_bars(sys.stderr.isatty())
     logger = logging.getLogger("prefopt")
     logger.setLevel(logging.INFO)
     if not any(isinstance(handler, _ProgressHandler) for handler in logger.handlers):  # or every line is there twice

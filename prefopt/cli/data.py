@@ -110,10 +110,12 @@ def _yaml(option: str, text: str) -> Any:
 
 
 def _tokenizer(name: str | None) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer, ByT5Tokenizer
+    from transformers import ByT5Tokenizer
+
+    from prefopt.training.loading import load_tokenizer
 
     if name is not None:
-        return AutoTokenizer.from_pretrained(name)
+        return load_tokenizer(name)
     tokenizer = ByT5Tokenizer()  # its tokens are bytes, so it needs no files
     tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
     return tokenizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,6 +39,9 @@ def train(
 
     Exit code 1 of a dry run whose models cannot be traced, so that there is no plan; such a run may still train.
     """
+    from transformers import PrinterCallback
+    from transformers.trainer_callback import ProgressCallback
+
     from prefopt.registry import PluginError
     from prefopt.scoring import StoreError
     from prefopt.tasks.judges import resolve_judge
@@ -49,6 +53,8 @@ def train(
     with exit_on(ValueError, PluginError, OSError):
         run = RunFile.load(run_file, overrides or ())
         trainer = start(run, overwrite=overwrite, dry_run=dry_run, judges=resolve_judge)
+    if not sys.stderr.isatty() and trainer.pop_callback(ProgressCallback) is not None:
+        trainer.add_callback(PrinterCallback)  # the log without a bar
     if dry_run:
         console.print(run.to_yaml(), markup=False, highlight=False, soft_wrap=True)
     try:

@@ -26,3 +26,9 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
         if not no_data_bars:
             datasets.enable_progress_bars()
+
+
+def show_bars(shown: bool) -> None:
+    """Turn the progress bars of transformers and datasets on or off."""
+    (transformers.logging.enable_progress_bar if shown else transformers.logging.disable_progress_bar)()
+    (datasets.enable_progress_bars if shown else datasets.disable_progress_bars)()

@@ -19,7 +19,7 @@ from prefopt.training.model_options import reject_unknown_options
 from prefopt.training.processes import reject_lone_processes, settle_zero
 from prefopt.training.ranges import reject_out_of_range
 from prefopt.training.references import without_tokens
-from prefopt.validation import did_you_mean, explain, reject_bool
+from prefopt.validation import did_you_mean, explain, problem_of, reject_bool
 
 
 @dataclass
@@ -173,7 +173,7 @@ def training_arguments(values: Mapping[str, Any], elsewhere: Mapping[str, str]) 
         try:
             arguments[name] = _convert(TypeAdapter(hints[name]), value)
         except ValidationError as error:
-            raise ValueError(f"{name}: {error.errors()[0]['msg']}, got {value!r}") from error
+            raise ValueError(f"{name}: {problem_of(error.errors()[0])}, got {value!r}") from error
     return arguments
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, final
 
@@ -16,6 +16,7 @@ from prefopt.training.config import PreferenceConfig
 from prefopt.training.preflight import pair_check, reject_pairs_beyond_limits
 from prefopt.training.streaming import prepare_stream
 from prefopt.training.trainer_inputs import PreparedData, log_report, prepare_dataset
+from prefopt.validation import set_name
 
 _HUB_FILE = re.compile(r"hf://datasets/([^@]+)@([0-9a-f]{40})/")
 """The address of a file of a data set, at a revision."""
@@ -32,6 +33,21 @@ def hub_source(data: Any) -> DataSource | None:
     ((path, revision),) = origins
     name = None if data.info.config_name == "default" else data.info.config_name
     return DataSource(path=path, revision=revision, name=name, split=None if data.split is None else str(data.split))
+
+
+_MOST = 100_000
+"""Rows of a stream that an evaluation reads; a stream does not tell whether it ends."""
+
+
+def _ended(rows: Iterable[Any], name: str) -> Iterator[Any]:
+    """The rows of a stream. Raises DataError where they are more than `_MOST`."""
+    for number, row in enumerate(rows):
+        if number == _MOST:
+            raise DataError(
+                f"{name} data: a stream of more than {_MOST} rows, and perhaps without end, which an evaluation would "
+                "read each time; take as many as it needs, such as data.take(1000), or give the rows as a Dataset"
+            )
+        yield row
 
 
 @final
@@ -53,7 +69,7 @@ class DataSets:
         if data is None or isinstance(data, str):
             return data
         if isinstance(data, Mapping):
-            return {key: self(rows, f"{name}-{key}") for key, rows in data.items()}
+            return {set_name(key): self(rows, f"{name}-{key}") for key, rows in data.items()}
         if (source := hub_source(data)) is not None:
             self.sources[name] = source
         if name == "train" and is_stream(data):
@@ -62,6 +78,8 @@ class DataSets:
             return pairs
         if isinstance(data, PairStream):
             raise DataError(f"{name} data: it is a stream of pairs without end, and an evaluation needs all of them")
+        if name != "train" and is_stream(data):
+            data = _ended(data, name)
         dataset, report = data if isinstance(data, PreparedData) else self._prepare(data, name=name)
         if report is not None:
             self.reports[name] = report

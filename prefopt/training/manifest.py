@@ -13,7 +13,7 @@ from typing import Any, Self, final
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from prefopt.validation import one_line
+from prefopt.validation import one_line, problem_of
 from prefopt.whole_files import sha256
 
 MANIFEST = "manifest.json"
@@ -84,7 +84,7 @@ class Manifest(BaseModel):
             fields = json.loads(path.read_bytes())
             manifest = cls.model_validate(fields)
         except (ValueError, RecursionError) as error:
-            problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else one_line(error)
+            problem = problem_of(error.errors()[0]) if isinstance(error, ValidationError) else one_line(error)
             raise CheckpointError(f"{path}: cut or damaged ({problem})") from None
         if manifest.digest != _digest(fields):
             raise CheckpointError(f"{path}: not what was written, as its digest shows")

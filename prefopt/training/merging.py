@@ -16,6 +16,7 @@ from prefopt.training.disk import explained
 from prefopt.training.loading import adapter_base, load_model, load_tokenizer
 from prefopt.training.model_card import merged_card
 from prefopt.training.model_files import load_causal_lm
+from prefopt.training.model_names import reject_absent
 from prefopt.training.new_adapter import merged_model
 from prefopt.training.output_folder import OutputFolderError, listing
 from prefopt.training.saved_run import run_file_of
@@ -48,9 +49,12 @@ def merge(run: str, out: str | Path) -> Merged:
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         holds = f"holds {listing(sorted(out.iterdir()))}" if out.is_dir() else "is a file"
         raise OutputFolderError(f"{out} {holds}; name a folder that is not there")
+    reject_absent(run)
     adapter = str((saved_adapter(run) if Path(run).is_dir() else None) or run)
     base = adapter_base(adapter)
     if base is None:
+        if not Path(run).is_dir():
+            raise ValueError(f"{run}: there is no such folder, and no adapter of that name on the hub; mend the path")
         raise ValueError(f"{run}: it has no adapter, so that there is nothing to merge: its policy is a whole model")
     if getattr(AutoConfig.from_pretrained(base), "quantization_config", None) is not None:
         raise ValueError(

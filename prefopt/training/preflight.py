@@ -73,8 +73,14 @@ def reject_other_types(objective: object, **data: object) -> None:
             )
 
 
-def reject_other_arguments(compute_loss_func: object, processing_class: object) -> None:
-    """Raise ValueError for a loss beside the objective's, and TypeError for a processor of more than text."""
+def reject_other_arguments(args: object, compute_loss_func: object, processing_class: object) -> None:
+    """Raise ValueError for a loss beside the objective's, and TypeError for arguments of another trainer and for a
+    processor of more than text."""
+    if not isinstance(args, PreferenceConfig):
+        raise TypeError(
+            f"args: found {type(args).__name__}; give a PreferenceConfig, which has the fields of TrainingArguments; "
+            "fields of TRL's configuration are translated by `prefopt migrate`"
+        )
     if compute_loss_func is not None:
         raise ValueError(
             "compute_loss_func: the loss is the objective's; write it as a preference loss of your own (a component), "

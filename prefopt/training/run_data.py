@@ -46,7 +46,10 @@ def prepare_run_data(run: RunFile, args: PreferenceConfig, tokenizer: PreTrained
         if report is not None:
             reports[name] = report
             log_report(report, f"{name} ({source.path})")
-        return source.sample(dataset, seed)
+        sample = source.sample(dataset, seed)
+        if len(sample) < len(dataset):
+            _LOG.info("%s (%s): %d pairs are drawn of %d", name, source.path, len(sample), len(dataset))
+        return sample
 
     def pair_stream(source: DataSource) -> PairStream:
         def rows(number: int) -> Iterator[SourceRow | BadRow]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self, final
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_serializer, model_validator
 
 from prefopt.data import DataSource, EncodingConfig, Mixture, OnBadRows, OnTooLong, StoppingStrategy
-from prefopt.validation import Settings, path_name
+from prefopt.validation import Settings, path_name, set_name
 
 
 class Section(Settings):
@@ -75,7 +75,7 @@ def _as_named_sources(value: object) -> object:
     if value is None:
         return {}
     if isinstance(value, Mapping) and "path" not in value:
-        return {name: _as_source(source) for name, source in value.items()}
+        return {set_name(name): _as_source(source) for name, source in value.items()}
     return {"": _as_source(value)}
 
 
@@ -165,7 +165,9 @@ class DataSection(Section):
             raise ValueError("mixture is read where train is a list of sources; make it one, or leave mixture out")
         if not interleaves and self.stopping_strategy != type(self).model_fields["stopping_strategy"].default:
             raise ValueError("stopping_strategy is read only with mixture: interleave; set that, or leave it out")
-        weighted = [source.path for source in (*self.train, *self.eval.values()) if source.weight is not None]
+        if unread := [source.path for source in self.eval.values() if source.weight is not None]:
+            raise ValueError(f"the weight of {unread[0]} is read in train alone; leave it out, or give a fraction")
+        weighted = [source.path for source in self.train if source.weight is not None]
         if weighted and not interleaves:
             raise ValueError(f"the weight of {weighted[0]} is read only with mixture: interleave; or give a fraction")
         if weighted and len(weighted) < len(self.train):

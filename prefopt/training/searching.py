@@ -47,7 +47,9 @@ class SearchingTrainer(EvaluatingTrainer):
     def first_model(self, model: str | nn.Module | None, model_init: Callable[..., Any] | None) -> PreferenceModel:
         """The model that the trainer begins with: of a policy, or of what `model_init` returns. Raises ValueError
         unless there is one of the two."""
-        if (model is None) == (model_init is None):
+        if model is None and model_init is None:
+            raise ValueError("model: none was given; give a model or its name, or model_init")
+        if model is not None and model_init is not None:
             raise ValueError("model and model_init both say what the policy is; give one of them, and not both")
         self.model_init = model_init
         self._made = self._make_model(model if model_init is None else super().call_model_init())

@@ -96,8 +96,8 @@ class PreferenceTrainer(SearchingTrainer):
         compute_metrics: Callable[..., dict[str, Any]] | None = None,
         preprocess_logits_for_metrics: Callable[..., Any] | None = None,
     ) -> None:
-        args = args or PreferenceConfig()
-        reject_other_arguments(compute_loss_func, processing_class)
+        args = PreferenceConfig() if args is None else args
+        reject_other_arguments(args, compute_loss_func, processing_class)
         reject_other_types(objective, train_dataset=train_dataset, eval_dataset=eval_dataset)
         is_plain = (
             type(self).evaluate is PreferenceTrainer.evaluate and not callbacks and compute_metrics is None

@@ -32,7 +32,7 @@ from prefopt.training.adapters import (
 )
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.loading import load_model
-from prefopt.validation import reject_bool
+from prefopt.validation import problem_of, reject_bool
 
 _LOG = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ def _of_type(value: object, hint: Any, field: str) -> object:
     try:
         return TypeAdapter(int | float if hint is int else hint).validate_python(value)
     except ValidationError as error:
-        raise ValueError(f"{field}: {error.errors()[0]['msg']}, got {value!r}") from error
+        raise ValueError(f"{field}: {problem_of(error.errors()[0])}, got {value!r}") from error
 
 
 def ensure_pad_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

@@ -132,6 +132,7 @@ def test_train_end_to_end(tmp_path: Path, rows: list[dict[str, str]], model_fold
     output = run("train", str(file), "objective.beta=0.5", "training.save_strategy=no")
     assert "rewards/accuracies" in output
     assert "Saved in" in output
+    assert "it/s]" not in output  # bars are for terminals
     resolved = yaml.safe_load((tmp_path / "out" / "run.yaml").read_text())
     assert resolved["objective"]["beta"] == 0.5
     wrong = run("train", str(file), "objective.betta=1", "training.seeed=1", exit_code=2)
@@ -142,6 +143,25 @@ def test_train_end_to_end(tmp_path: Path, rows: list[dict[str, str]], model_fold
     assert "Saved in" in run(*again, "--overwrite")
     elsewhere = f"training.output_dir={tmp_path / 'other'}"
     assert "error:" in run("train", str(file), f"model={tmp_path / 'no-model'}", elsewhere, exit_code=2)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("train", "error: Missing argument 'run_file'; see `prefopt train --help`"),
+        (
+            "train x --dryrun",
+            "error: No such option: --dryrun (Possible options: --dry-run); see `prefopt train",
+        ),
+        ("migrat", "error: No such command 'migrat'. Did you mean 'migrate'?; see `prefopt --help`"),
+        ("config foo", "error: Invalid value for '[train|compare]': 'foo' is not one of 'train', 'compare'; "),
+        ("data check x.jsonl -t no-model", "error: no-model: the tokenizer cannot be used"),
+    ],
+)
+def test_words_that_a_command_does_not_take_are_one_line(words: str, line: str) -> None:
+    output = run(*words.split(), exit_code=2)
+    assert output.startswith(line)
+    assert len(output.splitlines()) == 1
 
 
 @pytest.mark.parametrize("error", [EOFError(), RuntimeError("two\nlines"), KeyError("model.embed")])

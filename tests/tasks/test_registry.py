@@ -103,7 +103,7 @@ def test_tasks_are_found_by_name() -> None:
     [
         ("plantet", "no Task named 'plantet'. Did you mean 'planted'\\? Installed: .*planted"),
         ({"name": "planted", "noize": 0.1}, "planted: noize: no such field in PlantedTask. Did you mean 'noise'"),
-        ({"name": "planted", "noise": 0.7}, "planted: noise: Input should be less than 0.5, got 0.7"),
+        ({"name": "planted", "noise": 0.7}, "planted: noise: less than 0.5 is needed, got 0.7"),
         ({"name": "planted", "longest": 9}, "`longest` is 9, which is less than `shortest`, 24"),
         ({"name": "planted", "length_bias": 0.5}, "every response has 24 words; raise `longest`"),
         ({"name": "planted", "spurious": 0.5, "spurious_share": 0}, "leaves no spurious words"),

@@ -81,6 +81,11 @@ def test_what_cannot_be_merged_is_refused_and_leaves_nothing(run: Path, model_fo
     assert not (tmp_path / "out").exists()
 
 
+def test_a_run_that_is_not_there(tmp_path: Path) -> None:
+    output = merge("nothing-here", tmp_path / "whole", exit_code=2)
+    assert output.startswith("error: nothing-here: there is no such folder, and no adapter of that name on the hub")
+
+
 def test_a_quantised_base_is_refused(model_folder: str, run: Path, tmp_path: Path) -> None:
     base = tmp_path / "base-4bit"
     model = AutoModelForCausalLM.from_pretrained(model_folder)

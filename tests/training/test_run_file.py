@@ -77,7 +77,7 @@ def test_slots_make_an_objective_without_a_name(run_file: Path) -> None:
             "objective.betta=1",
             "objective: betta: tdpo2 has no such parameter, and objectives no such slot.",
         ),
-        ("objective.beta=-1", "objective: beta: Input should be greater than 0, got -1"),
+        ("objective.beta=-1", "objective: beta: more than 0 is needed, got -1"),
         ("objective.weighting=sparce", "no TokenWeighting named 'sparce'. Did you mean 'sparse'?"),
         (
             "objective.loss.label_smothing=0.1",
@@ -86,10 +86,10 @@ def test_slots_make_an_objective_without_a_name(run_file: Path) -> None:
         ("data.trian=x", "data.trian: no such field in DataSection. Did you mean 'train'?"),
         ("trainig.seed=1", "trainig: no such field in RunFile. Did you mean 'training'?"),
         ("training.learning_rat=1", "training: learning_rat: no such training argument. Did you mean 'learning_rate'?"),
-        ("training.max_steps=many", "training: max_steps: Input should be a valid integer"),
+        ("training.max_steps=many", "training: max_steps: a whole number is needed"),
         ("training.max_length=3", "training: max_length belongs under `data`"),
-        ("data.on_bad_rows=ignore", "data.on_bad_rows: Input should be 'stop' or 'quarantine', got 'ignore'"),
-        ("model.name=null", "model.name: Input should be a valid string"),
+        ("data.on_bad_rows=ignore", "data.on_bad_rows: 'stop' or 'quarantine' is needed, got 'ignore'"),
+        ("model.name=null", "model.name: a text is needed"),
         ("loose", "write it as section.field=value"),
     ],
 )

@@ -55,6 +55,17 @@ def weights(trainer: PreferenceTrainer) -> list[torch.Tensor]:
     return [parameter.detach().clone() for parameter in trainer.model.policy.parameters()]
 
 
+def test_an_evaluation_reads_a_stream_that_ends_and_refuses_one_that_does_not(
+    made: Any, rows: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prefopt.training.data_sets._MOST", 12)
+    assert len(made(rows, eval_dataset=endless(rows).take(12)).eval_dataset) == 12
+    with pytest.raises(DataError, match=r"^eval data: a stream of more than 12 rows, and perhaps without end"):
+        made(rows, eval_dataset=endless(rows))
+    with pytest.raises(DataError, match=r"^eval-near data: a stream of more than 12 rows"):
+        made(rows, eval_dataset={"near": endless(rows)})
+
+
 def test_an_endless_stream_and_its_report(made: Any, rows: list[dict[str, str]], caplog: Any) -> None:
     trainer = made(endless(rows), eval_dataset=rows[:4], args={"eval_strategy": "steps", "eval_steps": 3})
     with caplog.at_level(logging.INFO, "prefopt"):

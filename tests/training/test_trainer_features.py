@@ -17,6 +17,7 @@ from transformers import (
     GenerationConfig,
     PreTrainedTokenizerFast,
     TrainerCallback,
+    TrainingArguments,
     hyperparameter_search,
 )
 from transformers.trainer_utils import BestRun, HPSearchBackend
@@ -142,6 +143,7 @@ def test_several_evaluation_sets(made: Any, rows: list[dict[str, str]]) -> None:
             {"args": {"include_for_metrics": ["inputs"]}},
             "include_for_metrics is refused: .*in label_ids",
         ),
+        ({"eval_dataset": {"a/b": []}}, "'a/b' cannot name a data set"),
         ({"args": {"label_smoothing_factor": 0.1}}, "Use the objective cdpo"),
         ({"args": {"neftune_noise_alpha": 5.0}}, "neftune_noise_alpha is refused: noise on"),
         (
@@ -156,8 +158,13 @@ def test_what_is_refused_before_training(changes: dict[str, Any], error: str, ma
         made(**changes)
 
 
+def test_arguments_of_another_trainer(rows: list[dict[str, str]], out: str) -> None:
+    with pytest.raises(TypeError, match="args: found TrainingArguments; give a PreferenceConfig"):
+        PreferenceTrainer("m", objective=zoo.dpo(), args=TrainingArguments(out), train_dataset=rows)  # type: ignore[arg-type]
+
+
 def test_neither_a_model_nor_a_function_that_returns_one(rows: list[dict[str, str]], out: str) -> None:
-    with pytest.raises(ValueError, match="give one of them"):
+    with pytest.raises(ValueError, match=r"^model: none was given; give a model or its name, or model_init$"):
         PreferenceTrainer(objective=zoo.dpo(), args=config(out), train_dataset=rows)
 
 

@@ -54,7 +54,7 @@ def main(
 ) -> None:
     """Write what two models say of every response token into preference data: log(pi+ / pi-), for the weightings `tis`,
     `tis_rank`, `tis_scale`, `guided` and `selective`; or its likelihood under their contrast, for `contrast`."""
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
     other = negative or positive
     column = column or ("log_ratios" if contrast is None else "likelihoods")
     try:
@@ -104,7 +104,7 @@ def main(
     except (ValueError, OSError, FloatingPointError) as error:
         console.print(f"[red]error:[/] {escape(str(error))}")
         raise typer.Exit(UNUSABLE) from None
-    Console(soft_wrap=True, highlight=False).print(escape(f"{target}: {total} rows"))
+    Console(soft_wrap=True, highlight=False, emoji=False).print(escape(f"{target}: {total} rows"))
 
 
 def _refuse_what_says_nothing(positive: str, negative: str, *templates: str) -> None:

@@ -46,7 +46,7 @@ def test_scorers_are_found_by_name_and_are_values() -> None:
     ("value", "message"),
     [
         ("vadar", "no Scorer named 'vadar'. Did you mean 'vader'\\? Installed: classifier"),
-        ({"name": "reviews"}, "reviews: reviews: Field required"),
+        ({"name": "reviews"}, "reviews: reviews: it is needed"),
         (
             {"name": "classifier", "model": "x", "labels": "y"},
             "no such field in ClassifierScorer. Did you mean 'label'",

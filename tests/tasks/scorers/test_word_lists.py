@@ -36,8 +36,8 @@ def test_a_word_of_several_tokens_is_marked_whole() -> None:
     ("content", "message"),
     [
         ("positive: [good", "neither YAML nor JSON"),
-        ("[good, bad]", "valid dictionary"),
-        ("positive: [good]", "negative: Field required"),
+        ("[good, bad]", "a mapping is needed"),
+        ("positive: [good]", "negative: it is needed"),
         ("{positive: [good], negative: [Good]}", "'good' is both"),
         ("{positive: [good], negative: []}", "negative: the list is empty"),
         ("{positive: [very good], negative: [bad]}", "'very good' is not"),

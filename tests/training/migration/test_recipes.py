@@ -405,15 +405,15 @@ def test_settings_of_data_that_others_overrule_are_told() -> None:
     [
         ({"dataset_splits": ["train", "validation"]}, "'validation' has neither train nor test in its name"),
         ({"dataset_configs": ["a", "b"]}, "not as many as the data sets"),
-        ({"dataset_mixer": {"org/feedback": 2.0}}, r"data\.train\.0\.fraction: .*less than or equal to 1, got 2"),
+        ({"dataset_mixer": {"org/feedback": 2.0}}, r"data\.train\.0\.fraction: at most 1 is needed, got 2"),
         ({"dataset_mixer": None}, "no data: give dataset_name, datasets or dataset_mixer"),
-        ({"learning_rate": "fast"}, r"training: learning_rate: .*valid number"),
+        ({"learning_rate": "fast"}, r"training: learning_rate: a number is needed"),
         ({"cpo_alpha": 1.0, "loss_type": "ipo"}, "of CPO has no row here"),
         ({"simpo_gamma": 1.0, "alpha": 0.1}, "AlphaPO"),
-        ({"loss_weights": 0.5}, "loss_weights: .*valid list, got 0.5"),
-        ({"model_init_kwargs": True}, "model_init_kwargs: .*valid dictionary, got True"),
-        ({"beta": "much"}, "beta: .*valid number"),
-        ({"loss_type": 3}, "loss_type: .*valid list, got 3"),
+        ({"loss_weights": 0.5}, "loss_weights: a list is needed, got 0.5"),
+        ({"model_init_kwargs": True}, "model_init_kwargs: a mapping is needed, got True"),
+        ({"beta": "much"}, "beta: a number is needed"),
+        ({"loss_type": 3}, "loss_type: a list is needed, got 3"),
     ],
 )
 def test_what_cannot_be_migrated_is_refused_in_a_line(settings: dict[str, Any], line: str) -> None:

@@ -113,12 +113,12 @@ def without_mistakes(fields: dict[str, Any], error: ValidationError, only: Seque
     A task that cannot be read has a small one in its place, and no frontier, whose metrics are the task's. Nothing
     where too little is left: a suite that holds together already, or no objective or sweep that can be read.
     """
-    places = [mistake["loc"] for mistake in error.errors() if mistake["loc"]]
-    mistaken = {place[0] for place in places}
+    locations = [mistake["loc"] for mistake in error.errors() if mistake["loc"]]
+    mistaken = {location[0] for location in locations}
     objectives = select_objectives(fields, only).get("objectives")
     if not mistaken or "sweeps" in mistaken or not isinstance(objectives, dict):
         return {}
-    wrong = {place[1] for place in places if place[0] == "objectives" and len(place) > 1}
+    wrong = {location[1] for location in locations if location[0] == "objectives" and len(location) > 1}
     sound = {name: entrant for name, entrant in objectives.items() if name not in wrong}
     rest = {field: value for field, value in fields.items() if field not in mistaken} | {"objectives": sound}
     if rest.get("baseline") in wrong:

@@ -121,7 +121,7 @@ def test_an_engine_that_cannot_be_used_is_a_line(suite: str, tmp_path: Path) -> 
     for given, line in {
         "rya": "rya: no engine named 'rya'. Did you mean 'ray'? Engines: local, ray, slurm; or a YAML file",
         str(tmp_path / "no.yaml"): "no.yaml: not a readable engine: ",
-        str(file): f"{file}: jobs: Input should be greater than or equal to 1",
+        str(file): f"{file}: jobs: at least 1 is needed, got 0",
     }.items():
         assert line in run("compare", suite, "--engine", given, exit_code=2)
     refused = run("compare", suite, "--engine", "ray", "--processes", "2", exit_code=2)

@@ -140,5 +140,5 @@ def test_an_error_cancels_jobs_and_none_begins_after_it() -> None:
 def test_the_files_of_the_documentation_are_engines() -> None:
     files = [*(Path(__file__).parents[2] / "benchmarks" / "engines").iterdir()]
     assert {load_engine(str(file)).name for file in files} == {file.stem for file in files} == {"ray", "slurm"}
-    with pytest.raises(EngineError, match="timeout_min: Field required"):
+    with pytest.raises(EngineError, match="timeout_min: it is needed"):
         load_engine("slurm")

@@ -13,6 +13,7 @@ import pytest
 import typer
 import yaml
 
+from benchmarks.token_weights.__main__ import arguments_parser
 from docs_site import formulas
 from prefopt.cli import app
 from prefopt.comparison.suite import Suite
@@ -60,6 +61,8 @@ def parse_python(words: list[str]) -> None:
         assert (ROOT / words[2]).exists()
     elif words[:2] == ["-m", "prefopt"]:
         parse_prefopt(words[2:])
+    elif words[:2] == ["-m", "benchmarks.token_weights"]:
+        arguments_parser().parse_args(words[2:])
     else:
         assert words == ["train.py"]  # a script of the reader's
 

@@ -20,16 +20,21 @@ from benchmarks.token_weights.settings import SETTINGS, suite_of
 from prefopt.comparison.runner import compare
 from prefopt.comparison.suite import SUITE
 
-__all__ = ["main"]
+__all__ = ["arguments_parser", "main"]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def arguments_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.token_weights", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--setting", action="append", choices=list(SETTINGS), help="Of these alone; all unless given.")
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--page", type=Path, help="Write the page here.")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = arguments_parser()
     given = parser.parse_args(arguments)
     command = shlex.join([*str(parser.prog).split(), *(sys.argv[1:] if arguments is None else arguments)])
     settings = given.setting or list(SETTINGS)

@@ -67,9 +67,9 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
         "noise": Setting(partial(_planted, task={"noise": 0.2})),
         "spurious": Setting(partial(_planted, task={"spurious": 0.8})),
         "long": Setting(partial(_planted, task={"shortest": 64, "longest": 64, "bearing": 0.04})),
-        "sentiment, 24 prompts": Setting(partial(_sentiment, 24), _REAL),
-        "sentiment, 48 prompts": Setting(partial(_sentiment, 48), _REAL),
-        "sentiment, 96 prompts": Setting(partial(_sentiment, 96), _REAL),
+        "sentiment 24 prompts": Setting(partial(_sentiment, 24), _REAL),
+        "sentiment 48 prompts": Setting(partial(_sentiment, 48), _REAL),
+        "sentiment 96 prompts": Setting(partial(_sentiment, 96), _REAL),
     }
 )
 """Five of the planted task, whose truth is known, and three of real text."""

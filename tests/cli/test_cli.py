@@ -6,6 +6,7 @@ import json
 import resource
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -158,7 +159,10 @@ def test_train_end_to_end(tmp_path: Path, rows: list[dict[str, str]], model_fold
         ("data check x.jsonl -t no-model", "error: no-model: the tokenizer cannot be used"),
     ],
 )
-def test_words_that_a_command_does_not_take_are_one_line(words: str, line: str) -> None:
+def test_words_that_a_command_does_not_take_are_one_line(
+    words: str, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     output = run(*words.split(), exit_code=2)
     assert output.startswith(line)
     assert len(output.splitlines()) == 1

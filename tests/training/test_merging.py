@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import ModelCard
@@ -81,7 +82,8 @@ def test_what_cannot_be_merged_is_refused_and_leaves_nothing(run: Path, model_fo
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_that_is_not_there(tmp_path: Path) -> None:
+def test_a_run_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     output = merge("nothing-here", tmp_path / "whole", exit_code=2)
     assert output.startswith("error: nothing-here: there is no such folder, and no adapter of that name on the hub")
 

@@ -6,9 +6,9 @@ from typing import Literal, final
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from prefopt.component import TokenWeighting, WeightFunction, weights_and_penalty
+from prefopt.component import TokenWeighting
 from prefopt.draws import uniform_draws
 from prefopt.tokens import TokenBatch
 from prefopt.weightings.composed import ComposedWeighting
@@ -51,26 +51,7 @@ class ShuffledWeighting(ComposedWeighting):
     name: Literal["shuffled"] = "shuffled"
     seed: int = Field(default=0, ge=0)
 
-    def build(self, *, num_layers: int, hidden_size: int) -> ShuffledWeights:
-        """What permutes the weights that the other's build gives."""
-        return ShuffledWeights(self.weighting.build(num_layers=num_layers, hidden_size=hidden_size), self.seed)
-
-
-@final
-class ShuffledWeights(nn.Module):
-    """(TokenBatch) -> [N, T]: the function's weights, permuted within each response; penalties are left as they are."""
-
-    def __init__(self, function: WeightFunction, seed: int) -> None:
-        super().__init__()
-        self.function = function
-        self.seed = seed
-
-    def forward(self, tokens: TokenBatch) -> Tensor:
-        """-> [N, T]."""
-        return self.weights_and_penalty(tokens)[0]
-
-    def weights_and_penalty(self, tokens: TokenBatch) -> tuple[Tensor, Tensor | None]:
-        """The permuted weights [N, T], and the penalty [N, T] or None."""
-        weights, penalty = weights_and_penalty(self.function, tokens)
+    def change(self, weights: Tensor, tokens: TokenBatch) -> Tensor:
+        """-> [N, T], permuted within each response."""
         draws = uniform_draws(tokens, self.seed).masked_fill(~tokens.mask, torch.inf)  # padding stays at the end
-        return weights.gather(-1, draws.argsort(dim=-1, stable=True)), penalty
+        return weights.gather(-1, draws.argsort(dim=-1, stable=True))

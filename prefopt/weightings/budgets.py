@@ -7,9 +7,9 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from prefopt.component import Signal, WeightFunction, weights_and_penalty
+from prefopt.component import Signal
 from prefopt.tokens import TokenBatch, masked_mean, masked_sum
 from prefopt.weightings.composed import ComposedWeighting
 
@@ -103,26 +103,6 @@ class ScaledWeighting(ComposedWeighting):
     def requires(self) -> frozenset[Signal]:
         return self.weighting.requires | _BUDGETS[self.to].requires
 
-    def build(self, *, num_layers: int, hidden_size: int) -> ScaledWeights:
-        """What rescales the weights that the other's build gives."""
-        function = self.weighting.build(num_layers=num_layers, hidden_size=hidden_size)
-        return ScaledWeights(function, _BUDGETS[self.to].rescale)
-
-
-@final
-class ScaledWeights(nn.Module):
-    """(TokenBatch) -> [N, T]: the function's weights within a budget; penalties are left as they are."""
-
-    def __init__(self, function: WeightFunction, rescale: Rescale) -> None:
-        super().__init__()
-        self.function = function
-        self.rescale = rescale
-
-    def forward(self, tokens: TokenBatch) -> Tensor:
-        """-> [N, T]."""
-        return self.weights_and_penalty(tokens)[0]
-
-    def weights_and_penalty(self, tokens: TokenBatch) -> tuple[Tensor, Tensor | None]:
-        """The rescaled weights [N, T], and the penalty [N, T] or None."""
-        weights, penalty = weights_and_penalty(self.function, tokens)
-        return self.rescale(weights, tokens), penalty
+    def change(self, weights: Tensor, tokens: TokenBatch) -> Tensor:
+        """-> [N, T], within the budget."""
+        return _BUDGETS[self.to].rescale(weights, tokens)

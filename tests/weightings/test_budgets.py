@@ -100,9 +100,9 @@ def test_weights_that_are_all_zero_stay_so_and_pass_finite_gradients(to: str) ->
         [[0.0, 0.0, 0.0, 0.0], [1.0, 3.0, 0.0, 9.0], [2.0, 0.0, 0.0, 0.0], [0.0, 9.0, 9.0, 9.0]], [4, 3, 2, 1]
     )
     given = torch.where(tokens.mask, tokens.columns["weights"], 0).requires_grad_()
-    scaled = ScaledWeighting(weighting=ColumnWeighting(), to=to).build(num_layers=1, hidden_size=1)
-    weights = scaled.rescale(given, tokens)
-    assert torch.equal(weights, scaled(tokens))
+    scaled = ScaledWeighting(weighting=ColumnWeighting(), to=to)
+    weights = scaled.change(given, tokens)
+    assert torch.equal(weights, scaled.build(num_layers=1, hidden_size=1)(tokens))
     assert not weights[0].any()
     assert not weights[3].any()
     assert not weights[~tokens.mask].any()

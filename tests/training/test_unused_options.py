@@ -30,7 +30,8 @@ BUILT_IN = [cls for cls, owner in installed() if owner.distribution == "prefopt"
 
 @pytest.mark.parametrize("component", BUILT_IN, ids=lambda cls: cls.__name__)
 def test_every_field_of_a_component_is_read(component: type[Component]) -> None:
-    source = inspect.getsource(sys.modules[component.__module__])
+    modules = {cls.__module__ for cls in component.__mro__ if issubclass(cls, Component)}
+    source = "".join(inspect.getsource(sys.modules[module]) for module in modules)
     if issubclass(component, Units):
         source += inspect.getsource(unit_pairs)
     for name in component.model_fields.keys() - {"name"}:

@@ -53,10 +53,13 @@ def _serve(serve: Callable[..., None], connection: Connection, *arguments: objec
     serve(connection, *arguments)
 
 
-def run_module(module: str, processes: int, *arguments: object) -> None:
-    """Run a module of the tests as its command line would, on that many processes of one group, to the end."""
+def run_module(module: str, processes: int, *arguments: object, launched: bool = False) -> None:
+    """Run a module of the tests as its command line would, on that many processes of one group, to the end.
+
+    launched  one process is a group too, as where a launcher starts it
+    """
     group: dict[str, object] = {}
-    if processes > 1:
+    if processes > 1 or launched:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free.getsockname()[1], "GLOO_SOCKET_IFNAME": "lo"}

@@ -22,6 +22,7 @@ from prefopt.training.finite_steps import require_finite_weights
 from prefopt.training.manifest import Manifest
 from prefopt.training.output_folder import ClearedFolder, reject_output_folder
 from prefopt.training.resume import RunSettings, changes_hyperparameters, checkpoint_to_resume, kept_hyperparameters
+from prefopt.training.spread import reject_unreadable
 from prefopt.training.writable import reject_unwritable
 from prefopt.whole_files import UNFINISHED, publish_files, publish_folder, publish_text, remove, retract
 
@@ -49,6 +50,7 @@ class SavingTrainer(Trainer):
                 self.callback_handler.callbacks.insert(0, ClearedFolder())
                 self.add_callback(RoomOnDisk())
         if checkpoint is not None:
+            reject_unreadable(checkpoint, self)
             self._settings.reject_changes(checkpoint)
         return checkpoint
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple, final
 
 import torch
@@ -50,6 +51,13 @@ class MetricSums:
             if (mean := metrics.get(name)) is not None:
                 pair = torch.stack([mean.total, mean.number]).double()
                 self.sums[name] = self.sums[name] + pair if name in self.sums else pair
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """A context in which what is added counts nothing: its names alone are kept, with sum and count 0."""
+        before = dict(self.sums)
+        yield
+        self.sums = {name: before.get(name, torch.zeros_like(pair)) for name, pair in self.sums.items()}
 
     def means(self) -> dict[str, float]:
         """The means by name: one read from the device. Metrics with count 0 are left out."""

@@ -66,6 +66,16 @@ def is_sharded(model: nn.Module) -> bool:
     return any(map(_is_fsdp, model.modules()))
 
 
+def holds_in_any(model: nn.Module, flag: bool) -> bool:
+    """Whether the flag is true in any of the processes that share the model's parameters, which all have to gather them
+    where one does; where FSDP2 has not spread the model, the flag itself."""
+    if not is_sharded(model):
+        return flag
+    flags = torch.tensor(float(flag), device=next(model.parameters()).device)
+    torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+    return bool(flags)
+
+
 def _bypassed(model: nn.Module, backbone: nn.Module, head: nn.Module) -> list[nn.Module]:
     """The FSDP2 modules around the backbone, outermost first, and the head if it is one."""
     if not _distributed():

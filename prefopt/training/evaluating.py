@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -60,16 +61,37 @@ class EvaluatingTrainer(JudgingTrainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor] | None, Tensor | None]:
         """The loss of an evaluation batch, whose metrics are accumulated; with its `pair_predictions`, and as labels
-        the pairs' numbers in the data set [B], unless the loss alone is asked for."""
+        the pairs' numbers in the data set [B], unless the loss alone is asked for.
+
+        Of several processes' last batch, the pairs that fill it up are left out: predictions have zeros in their place,
+        which Trainer drops.
+        """
         inputs = self._prepare_inputs(inputs)
-        with torch.no_grad(), self.compute_loss_context_manager():
+        rows = PreferenceBatch.from_mapping(inputs).rows
+        number = self._first_seen(len(rows))
+        with torch.no_grad(), self.compute_loss_context_manager(), ExitStack() as stack:
+            if number == 0:  # the forward pass is that of all processes
+                for sums in (self._sums["eval"], self._reference_sums):
+                    stack.enter_context(sums.unchanged())
+            elif number < len(rows):
+                inputs = {name: values[:number] for name, values in inputs.items()}
             loss, output = self.compute_loss(model, inputs, return_outputs=True)
         if prediction_loss_only:
             return loss.detach(), None, None
         predictions = {
-            name: values for name, values in pair_predictions(output).items() if name not in (ignore_keys or ())
+            name: torch.nn.functional.pad(values, (0, len(rows) - len(values)))
+            for name, values in pair_predictions(output).items()
+            if name not in (ignore_keys or ())
         }
-        return loss.detach(), predictions, PreferenceBatch.from_mapping(inputs).rows
+        return loss.detach(), predictions, rows
+
+    def _first_seen(self, pairs: int) -> int:
+        """How many of a batch's pairs are seen for the first time: accelerate fills up the last batch of all processes
+        with pairs of the first, of which this is the same share as `gather_for_metrics` takes."""
+        state, index = self.accelerator.gradient_state, self.accelerator.process_index
+        if self.accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
+            return pairs
+        return min(max(state.remainder - index * pairs, 0), pairs)
 
     def evaluation_loop(
         self, dataloader: DataLoader[Any], *args: Any, metric_key_prefix: str = "eval", **kwargs: Any

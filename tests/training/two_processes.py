@@ -31,7 +31,7 @@ if __name__ == "__main__":
             **settings,
         ),
         train_dataset=json.loads(Path(rows).read_text()),
-        eval_dataset=json.loads(Path(rows).read_text())[:8],
+        eval_dataset=json.loads(Path(rows).read_text())[:11],
     )
     spoil = Spoil(3)
     if trainer.accelerator.is_last_process:

@@ -15,6 +15,7 @@ from torch import nn
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring.adapters import as_reference
 from prefopt.scoring.forward import ModelStates, causal_lm, in_fsdp_forward
+from prefopt.scoring.fsdp import holds_in_any
 from prefopt.scoring.input_gradient import states_and_gradients
 from prefopt.scoring.lm_head.buffer_pool import BufferPool
 from prefopt.scoring.lm_head.head import Head
@@ -96,9 +97,10 @@ class ReferenceScorer(nn.Module):
         cache = self.cache or open_cache(
             self.cache_folder, self.loaded(policy), self.config, plain_forward=plain_forward
         )
-        if is_first or not all(key in cache for key in keys):
+        if self._any_process(policy, is_first or not all(key in cache for key in keys)):
             states = self._forward_with_logps(policy, layout, plain_forward)
-            if layout.prefix is not None and not bool(states.hidden.isfinite().all()):
+            finite = layout.prefix is None or bool(states.hidden.isfinite().all())
+            if self._any_process(policy, not finite):
                 layout = Layout.two_rows(batch)  # lest the NaN of one response be cached for its neighbours
                 states = self._forward_with_logps(policy, layout, plain_forward)
             if is_first:
@@ -106,6 +108,10 @@ class ReferenceScorer(nn.Module):
             cache.put(keys, layout, states)
         self.cache = cache
         return cache.read(keys, layout)
+
+    def _any_process(self, policy: nn.Module, flag: bool) -> bool:
+        """Whether the flag holds in any process with which this one runs the reference."""
+        return flag if self.unloaded is not None else holds_in_any(self.loaded(policy), flag)
 
     @torch.no_grad()
     def _forward_with_logps(self, policy: nn.Module, layout: Layout, plain_forward: bool) -> ModelStates:

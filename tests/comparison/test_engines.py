@@ -95,6 +95,38 @@ def test_an_engine_whose_library_is_not_there_says_what_to_install(
             engine.start([], tmp_path)
 
 
+@pytest.mark.parametrize("address", ["ray://127.0.0.1:1", "127.0.0.1:1", "no.such.host.invalid:6379", "nowhere"])
+def test_an_address_without_a_cluster_is_refused_at_once(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = SimpleNamespace(is_initialized=lambda: False, init=_without_port)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with pytest.raises(EngineError, match=rf"^engine ray: no cluster at {address} \(.+\); give `address` that of a"):
+        RayEngine(address=address).start([], Path())
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(EngineError, match=rf"^engine ray: no cluster at {address} "):
+        RayEngine().start([], Path())
+
+
+def _without_port(**_: object) -> None:
+    raise ValueError("Invalid address format: nowhere")
+
+
+@pytest.mark.long
+@pytest.mark.outside
+@pytest.mark.parametrize("address", ["ray://127.0.0.1:1", "127.0.0.1:1", "no.such.host.invalid:6379", "nowhere"])
+def test_ray_is_not_waited_for(address: str) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'prefopt[ray]'")
+    begin = time.monotonic()
+    with pytest.raises(EngineError, match=r"^engine ray: no cluster at"):
+        RayEngine(address=address).start([], Path())
+    assert time.monotonic() - begin < 20
+
+
+def test_a_machine_without_slurm_says_where_to_compare(tmp_path: Path) -> None:
+    pytest.importorskip("submitit", reason="submitit is not installed: pip install 'prefopt[slurm]'")
+    with pytest.raises(EngineError, match=r"^engine slurm: .*srun.*; compare on a machine of the cluster, or try the"):
+        SlurmEngine(timeout_min=1).start([], tmp_path)
+
+
 def test_parameters_of_jobs_are_those_of_submitit(tmp_path: Path) -> None:
     pytest.importorskip("submitit", reason="submitit is not installed: pip install 'prefopt[slurm]'")
     with pytest.raises(EngineError, match=r"^engine slurm: .*gpu_per_node"):

@@ -33,7 +33,10 @@ def load_engine(name: str, fields: Mapping[str, Any] | None = None) -> Engine:
         try:
             read = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
         except (OSError, UnicodeError, yaml.YAMLError) as error:
-            raise EngineError(f"{name}: not a readable engine: {one_line(error)}") from error
+            raise EngineError(
+                f"{name}: not a readable engine: {one_line(error)}; give a YAML file with the `name` of one and its "
+                f"fields, or one of {', '.join(ENGINES)}"
+            ) from error
     kind = read.get("name") if isinstance(read, dict) else None
     if not isinstance(kind, str) or kind not in ENGINES:
         near = did_you_mean(str(kind), ENGINES)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
@@ -10,9 +13,13 @@ from typing import Any, Literal, final
 
 from pydantic import Field
 
-from prefopt.comparison.engines.base import Engine, on_cpu
+from prefopt.comparison.engines.base import Engine, EngineError, on_cpu
 from prefopt.comparison.run import Run
 from prefopt.tasks.optional import needed
+from prefopt.validation import one_line
+
+_SECONDS = 5.0
+"""In which a cluster's machine takes a connection."""
 
 
 @final
@@ -32,12 +39,20 @@ class RayEngine(Engine):
     retries: int = Field(default=1, ge=0)
 
     def start(self, runs: Sequence[Run], folder: Path) -> Executor:
-        """See `Engine`. Raises OSError where there is no cluster at the address."""
+        """See `Engine`."""
         with needed("engine ray", "Ray", "ray"):
             import ray
         is_ours = not ray.is_initialized()
         if is_ours:
-            ray.init(address=self.address, log_to_driver=False, logging_level=logging.WARNING)
+            address = self.address or os.environ.get("RAY_ADDRESS", "")
+            try:
+                _reach(address)
+                ray.init(address=self.address, log_to_driver=False, logging_level=logging.WARNING)
+            except (OSError, RuntimeError, ValueError) as error:  # what Ray raises of addresses
+                raise EngineError(
+                    f"engine ray: no cluster at {address or 'the default address'} ({one_line(error)}); give `address` "
+                    "that of a running one, HOST:6379 or ray://HOST:10001, or leave it and $RAY_ADDRESS out"
+                ) from error
         accelerators = self.accelerators
         if accelerators is None:
             accelerators = 0 if on_cpu(runs) else min(1, ray.cluster_resources().get("GPU", 0))
@@ -70,6 +85,12 @@ class RayExecutor(Executor):
             import ray
 
             ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raise OSError where nothing listens at HOST:PORT or ray://HOST:PORT: Ray itself would wait for minutes."""
+    if match := re.fullmatch(r"(?:ray://)?\[?([^/\]]+?)\]?:(\d+)", address):
+        socket.create_connection((match[1], int(match[2])), timeout=_SECONDS).close()
 
 
 def _call(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
@@ -45,7 +46,9 @@ class SlurmEngine(Engine):
             jobs = AutoExecutor(folder=folder.absolute() / "workers" / "submitit", cluster=self.cluster)
             jobs.update_parameters(timeout_min=self.timeout_min, **(self.model_extra or {}))
         except (NameError, RuntimeError, TypeError, ValueError) as error:  # what submitit raises of its parameters
-            raise EngineError(f"engine slurm: {one_line(error)}") from error
+            missing = self.cluster == "slurm" and shutil.which("srun") is None
+            remedy = "; compare on a machine of the cluster, or try the file with `cluster: local`" if missing else ""
+            raise EngineError(f"engine slurm: {one_line(error)}{remedy}") from error
         return JobsExecutor(jobs, self.jobs)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +28,43 @@ from prefopt.testing.cases import HIDDEN, LAYERS, Case, case_for
 from prefopt.testing.check import ConformanceError, raised_by
 
 Function = Callable[..., Tensor]
+C = TypeVar("C", bound=Component)
+M = TypeVar("M", bound=nn.Module)
+
+_SHIFTS = (1.0, -4.0)
+"""How far parameters are moved from their start, along random numbers of deviation one: one way, and far the other."""
+
+_SHIFT: ContextVar[float] = ContextVar("_SHIFT", default=0.0)
+"""How far they are now."""
 
 
-def build(component: Component, dtype: torch.dtype = torch.float64, *, seed: int = 0) -> Any:
-    """What the component builds, in evaluation mode and that precision; the global seed is left as it was."""
+def wherever_it_learns(check: Callable[[C], str | None]) -> Callable[[C], str | None]:
+    """Of a check the one that is also made with learned parameters moved away from their start.
+
+    What starts at zero silences what it multiplies: a gate that reads padding or other pairs shows it later only.
+    """
+
+    @functools.wraps(check)
+    def both(component: C) -> str | None:
+        __tracebackhide__ = True
+        remark = check(component)
+        for shift in _SHIFTS if learns(component) else ():
+            token = _SHIFT.set(shift)
+            try:
+                check(component)
+            except ConformanceError as error:
+                on = ", ".join(filter(None, (error.on, f"what it learns moved by {abs(shift):g} from its start")))
+                raise ConformanceError(error.fault, on, error.why, error.cause) from error.__cause__
+            finally:
+                _SHIFT.reset(token)
+        return remark
+
+    return both
+
+
+def build(component: Component, dtype: torch.dtype | None = torch.float64, *, seed: int = 0) -> Any:
+    """What the component builds, in evaluation mode and that precision, or its own; the global seed is left as it
+    was."""
     if not isinstance(component, TokenWeighting | PreferenceLoss):
         return component
     state = torch.get_rng_state()
@@ -41,7 +76,17 @@ def build(component: Component, dtype: torch.dtype = torch.float64, *, seed: int
             function = component.build()
     finally:
         torch.set_rng_state(state)
-    return function.to(dtype).eval() if isinstance(function, nn.Module) else function
+    return _placed(function, seed).to(dtype).eval() if isinstance(function, nn.Module) else function
+
+
+def _placed(module: M, seed: int) -> M:
+    """The module, its parameters where the check wants them."""
+    if shift := _SHIFT.get():
+        draw = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.add_(shift * torch.randn(parameter.shape, generator=draw).to(parameter.dtype))
+    return module
 
 
 def stateful(component: Component) -> bool:
@@ -127,7 +172,7 @@ def objective_of(component: Component, dtype: torch.dtype = torch.float64, *, se
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         objective = Objective(config_with(component), num_layers=LAYERS, hidden_size=HIDDEN)
-    return objective.to(dtype).eval()
+    return _placed(objective, seed).to(dtype).eval()
 
 
 def gradient(value: Tensor, leaf: Tensor) -> Tensor:

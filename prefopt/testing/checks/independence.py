@@ -7,10 +7,11 @@ import torch
 from prefopt.component import Component, PreferenceLoss, Regularizer, RewardShaping, TokenWeighting, Units
 from prefopt.testing.cases import case_for, cases
 from prefopt.testing.check import check
-from prefopt.testing.trial import call, require_same
+from prefopt.testing.trial import call, require_same, wherever_it_learns
 
 
 @check(TokenWeighting, RewardShaping, Units, PreferenceLoss, Regularizer)
+@wherever_it_learns
 def padding_changes_nothing(component: Component) -> None:
     """More columns of padding, with other rubbish in them, change no result.
 
@@ -27,6 +28,7 @@ def padding_changes_nothing(component: Component) -> None:
 
 
 @check(TokenWeighting, Units, Regularizer)
+@wherever_it_learns
 def pairs_do_not_leak(component: Component) -> None:
     """What is said of one pair does not depend on what the other pairs say.
 
@@ -60,6 +62,7 @@ def responses_do_not_leak(component: RewardShaping) -> None:
 
 
 @check(TokenWeighting, RewardShaping, Units, Regularizer)
+@wherever_it_learns
 def cutting_the_batch_changes_nothing(component: Component) -> None:
     """The results on a batch cut into chunks of pairs are those on the whole.
 

@@ -5,15 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prefopt.component import Component, PreferenceLoss, Regularizer, Signal, TokenWeighting, Units
 from prefopt.testing.cases import case_for, cases
 from prefopt.testing.check import check
-from prefopt.testing.trial import arguments, build, call, learns, objective_of, require, require_same, same, stateful
+from prefopt.testing.trial import (
+    arguments,
+    build,
+    call,
+    learns,
+    objective_of,
+    require,
+    require_same,
+    same,
+    stateful,
+    wherever_it_learns,
+)
 
 
 @check(TokenWeighting, Units, PreferenceLoss, Regularizer)
+@wherever_it_learns
 def reads_only_what_it_declares(component: Component) -> None:
     """Without the signals and columns that the component does not declare, its result is the same.
 
@@ -25,7 +37,8 @@ def reads_only_what_it_declares(component: Component) -> None:
     undeclared = sorted(set(Signal) - component.requires)
     for signal in undeclared:
         given = arguments(component, case, withheld={signal})
-        require(_still(component, given, whole), f"it reads {signal!s}, which `requires` does not hold", case)
+        remedy = f"return Signal.{signal.name} among them"
+        require(_still(component, given, whole), f"it reads {signal!s}, which `requires` does not hold: {remedy}", case)
     given = arguments(component, case, withheld=set(undeclared))
     require(_still(component, given, whole), "it reads signals that `requires` does not hold", case)
     collected = case.with_sites_of(component.activation_kinds)
@@ -77,16 +90,28 @@ def learned_parameters_learn(component: Component) -> None:
 
 
 @check(Component, applies=stateful)
+@wherever_it_learns
 def state_dict_round_trips(component: Component) -> None:
     """Loaded into a fresh module, the state dict of one that was used in training makes it say the same.
 
-    Checkpoints hold the state dict and nothing else. What is kept in a plain attribute is lost; what is to be kept
-    belongs into a parameter or a buffer.
+    Checkpoints hold the state dict and nothing else, and optimizers move parameters alone. What is kept in a plain
+    attribute is lost, and stays as it is where it should learn; it belongs into a parameter or a buffer.
     """
     case = case_for(component)
     one, two = build(component), build(component, seed=1)
+    loose = [name for name, value in _attributes(one).items() if isinstance(value, Tensor) and value.requires_grad]
+    require(not loose, f"{', '.join(loose)} takes gradient and is no parameter: wrap it in nn.Parameter(...)", case)
     one.train()
     for used in cases(component, 3):
         one(*arguments(component, used))
     two.load_state_dict(one.state_dict())
     require_same(call(component, case, two), call(component, case, one.eval()), "in the fresh module a value", case)
+
+
+def _attributes(module: nn.Module) -> dict[str, object]:
+    """What the module and those inside it keep beside parameters, buffers and modules."""
+    return {
+        f"{path}.{name}".removeprefix("."): value
+        for path, part in module.named_modules()
+        for name, value in vars(part).items()
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prefopt.component import Component, Divergence, Regularizer, RewardShaping, TokenWeighting, Units
 from prefopt.objective import Objective, ObjectiveOutput
@@ -21,6 +21,7 @@ from prefopt.testing.trial import (
     require_finite,
     require_same,
     same,
+    wherever_it_learns,
 )
 from prefopt.tokens import TokenBatch
 
@@ -49,6 +50,7 @@ def _shape(component: Component, case: Case) -> tuple[int, ...]:
 
 
 @check(Component)
+@wherever_it_learns
 def values_are_finite(component: Component) -> None:
     """On ordinary batches every value is finite, whatever is in the padding.
 
@@ -123,16 +125,28 @@ def evaluation_is_deterministic(component: Component) -> None:
 
 @check(Component)
 def single_precision_agrees_with_double(component: Component) -> None:
-    """In float32 the results are those in float64, to about four digits.
+    """In float32 the results are those in float64, to about four digits, and in float32 too.
 
-    Training is in float32. Where the two disagree, digits cancel, and the gradient is noise.
+    Training is in float32. Where the two disagree, digits cancel, and the gradient is noise. A constant or parameter in
+    float64 makes everything after it float64, which is many times slower, and not to be had on some devices.
     """
+    module = build(component, None)
+    learned = module.named_parameters() if isinstance(module, nn.Module) else ()
+    wide = [name for name, parameter in learned if parameter.dtype == torch.float64]
+    require(not wide, f"{', '.join(wide)} is made in float64: make it in float32", "what it builds")
     for case in cases(component):
         double, single = call(component, case), call(component, case.to(torch.float32))
+        require(
+            single.dtype == torch.float32 or not single.is_floating_point(),
+            f"of inputs in float32 the result is in {str(single.dtype).removeprefix('torch.')}: let constants take the "
+            "dtype of an input, as in x.new_tensor(0.5), and cast the rest, as in x.to(self.weight.dtype)",
+            case,
+        )
         require_same(single, double, "a value", case, tolerance=2e-4)
 
 
 @check(Component)
+@wherever_it_learns
 def gradients_are_finite(component: Component) -> None:
     """In a plain objective the gradients of policy and learned parameters are finite, whatever is in the padding.
 

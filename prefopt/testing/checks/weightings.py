@@ -8,10 +8,11 @@ from prefopt.component import TokenWeighting, weights_and_penalty
 from prefopt.signals import SIGNALS
 from prefopt.testing.cases import case_for, cases
 from prefopt.testing.check import check
-from prefopt.testing.trial import build, call, gradient, require, require_finite, same
+from prefopt.testing.trial import build, call, gradient, require, require_finite, same, wherever_it_learns
 
 
 @check(TokenWeighting)
+@wherever_it_learns
 def weights_are_not_negative(component: TokenWeighting) -> str:
     """No weight is negative. The remark gives the mean weight at the start.
 
@@ -49,6 +50,7 @@ def constant_signals_give_finite_weights(component: TokenWeighting) -> None:
 
 
 @check(TokenWeighting)
+@wherever_it_learns
 def no_gradient_reaches_the_policy(component: TokenWeighting) -> None:
     """The weights pass no gradient to the policy.
 

@@ -136,7 +136,7 @@ def peak(objective: str, prompt: int, response: int, way: str) -> float:
 
 def same_lengths_row(objective: str, prompt: int, response: int) -> str:
     batch = batch_of(alike(prompt, response))
-    rule = saves_work(Layout.shared(batch), Layout.two_rows(batch), HIDDEN)
+    rule = saves_work(Layout.shared(batch).shape, Layout.two_rows(batch).shape, HIDDEN)
     times = timed(model_of(objective), batch, ("two rows", "one row"))
     peak_mib = []
     for way in times:

@@ -1,15 +1,16 @@
 """What the head's passes read, write and compute on three cards, counted on the code itself.
 
 The kernel runs on the meta device, where tensors have shapes and no numbers: each operation of torch that it calls is
-counted with the bytes of what it reads and writes, and its floating-point operations. The least time of an operation is
-the larger of what its bytes take at the card's bandwidth and its operations at its peak.
+counted with the bytes of what it reads and writes, and its floating-point operations; a pass that is compiled is one
+operation. The least time of an operation is the larger of what its bytes take at the card's bandwidth and its
+operations at its peak.
 
     python -m docs_site.roofline
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +19,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 from prefopt.divergences import ForwardKL
@@ -27,7 +28,7 @@ from prefopt.scoring.lm_head.buffer_pool import BufferPool
 from prefopt.scoring.lm_head.chunk_sizes import max_chunk_tokens
 from prefopt.scoring.lm_head.chunked_pass import HeadInputs
 from prefopt.scoring.lm_head.head import Head, HeadGradient
-from prefopt.scoring.lm_head.online_softmax import OnlineSoftmaxKernel
+from prefopt.scoring.lm_head.whole_vocabulary import WholeVocabularyKernel
 
 TOKENS = 8192
 """Response tokens of the step that is counted, such as 8 pairs of 512 tokens a response."""
@@ -109,7 +110,7 @@ class _Counter(TorchDispatchMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         name = func._schema.name.removeprefix("aten::")
-        if func.is_view or name.startswith(("empty", "detach", "set_")):
+        if func.is_view or name.startswith(("empty", "new_empty", "detach", "set_")):
             return result
         written = [argument.name for argument in func._schema.arguments if argument.is_out]
         kept = {key: value for key, value in kwargs.items() if key not in written}
@@ -123,6 +124,16 @@ class _Counter(TorchDispatchMode):
         shape = max((tuple(tensor.shape) for tensor in outputs), key=lambda size: torch.Size(size).numel(), default=())
         self.passes.append(Pass(name, shape, operations, count))
         return result
+
+    def run_fused(self, function: Callable[..., Any], *args: Any) -> Any:
+        """The pass as one that reads its tensors once and writes its results once."""
+        with _disable_current_modes():
+            results = function(*args)
+        inputs, outputs = ([leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)] for tree in (args, results))
+        count = sum(tensor.numel() * tensor.element_size() for tensor in (*inputs, *outputs))
+        shape = max((tuple(tensor.shape) for tensor in inputs), key=lambda size: torch.Size(size).numel())
+        self.passes.append(Pass(function.__name__, shape, 0, count))
+        return results
 
 
 @contextmanager
@@ -143,7 +154,7 @@ def passes(model: Model, tokens: int, *, wide: bool) -> tuple[Pass, ...]:
     head, ref_head = (Head(meta(model.vocabulary, model.hidden).requires_grad_()) for _ in range(2))
     labels, upstream = meta(tokens, dtype=torch.long), meta(tokens, dtype=torch.float32)
     gradient = HeadGradient.zeros(head)
-    kernel = OnlineSoftmaxKernel(
+    kernel = WholeVocabularyKernel(
         HeadInputs(
             head=head,
             ref_hidden=ref_hidden,
@@ -157,7 +168,9 @@ def passes(model: Model, tokens: int, *, wide: bool) -> tuple[Pass, ...]:
         )
     )
     chunk = slice(0, tokens)
-    with torch.no_grad(), _products(wide=wide), _Counter() as counter:
+    counter = _Counter()
+    fused = patch.object(WholeVocabularyKernel, "_run", lambda _, *args: counter.run_fused(*args))
+    with torch.no_grad(), _products(wide=wide), fused, counter:
         _, saved = kernel.forward(hidden, chunk, keep_logits=True)
         kernel.backward(hidden, chunk, saved, upstream, upstream, gradient)
     return tuple(counter.passes)

@@ -29,7 +29,7 @@ class Mean(NamedTuple):
     def from_values(cls, values: Tensor) -> Mean:
         """The mean of all entries."""
         values = values.detach().float()
-        return cls(values.sum(), values.new_tensor(values.numel()))
+        return cls(values.sum(), values.new_full((), values.numel()))
 
     @classmethod
     def where(cls, values: Tensor, kept: Tensor) -> Mean:
@@ -83,7 +83,7 @@ def objective_metrics(
         "rewards/rejected": Mean.from_values(rejected),
         "rewards/margins": Mean.from_values(chosen - rejected),
         "rewards/accuracies": Mean.from_values(chosen > rejected),
-        "beta/effective": Mean.from_values(beta * w[tokens.mask]),
+        "beta/effective": Mean.where(beta * w, tokens.mask),
         **_weights("weights", w, tokens.mask),
     }
     if v is not None:
@@ -108,8 +108,8 @@ def _weights(name: str, w: Tensor, mask: Tensor) -> dict[str, Mean]:
     shares = torch.where(mask, w, 0) / torch.where(total > 0, total, 1)[:, None]
     entropies = -torch.special.xlogy(shares, shares).sum(-1) / lengths.clamp(min=2).log()
     return {
-        f"{name}/mean": Mean.from_values(w[mask]),
-        f"{name}/sparsity": Mean.from_values(w[mask] == 0),
+        f"{name}/mean": Mean.where(w, mask),
+        f"{name}/sparsity": Mean.where(w == 0, mask),
         f"{name}/all_zero": Mean.where(total == 0, lengths > 0),
         f"{name}/entropy": Mean.where(entropies, (total > 0) & (lengths > 1)),
     }

@@ -164,6 +164,8 @@ class TokenBatch:
                                                     absolute values
     ref_input_gradient      [N, T]        float32   the reference's `input_gradient`
     columns                 [B] or [N, T] float32   extra columns of the data by name, as the objective declares them
+    positions               [M]           int64     where the response tokens stand in the flattened [N * T], row by
+                                                    row; None: read off the mask, for which the host waits on a device
 
     Rows 0..B-1 are the chosen responses and rows B..N-1 the rejected ones of the same pairs, in the same order. The
     fields after `token_ids` are None unless some component of the objective requires them (see `Signal`).
@@ -187,6 +189,7 @@ class TokenBatch:
     ref_input_gradient: Tensor | None = None
     activation_kinds: tuple[str, ...] = ()
     columns: Mapping[str, Tensor] = field(default_factory=dict)
+    positions: Tensor | None = None
 
     @property
     def pairs(self) -> int:
@@ -198,8 +201,15 @@ class TokenBatch:
         """[N] bool: true on the chosen rows."""
         return torch.arange(self.mask.shape[0], device=self.mask.device) < self.pairs
 
+    def at_tokens(self, values: Tensor, axis: int = 0) -> Tensor:
+        """The values of the response tokens alone, row by row: [..., N, T, ...] with N at `axis` -> [..., M, ...]."""
+        positions = self.mask.flatten().nonzero()[:, 0] if self.positions is None else self.positions
+        return values.flatten(axis, axis + 1).index_select(axis, positions)
+
     def replace(self, **fields: Tensor | None) -> Self:
-        """The same batch with some fields replaced."""
+        """The same batch with some fields replaced; positions are those of the mask."""
+        if "mask" in fields:
+            fields = {"positions": None, **fields}
         return dataclasses.replace(self, **fields)  # type: ignore[arg-type]
 
 

@@ -63,8 +63,8 @@ def compare(
             | agreement(
                 first[one]["loss"],
                 first[other]["loss"],
-                load_file(files[one]),
-                load_file(files[other]),
+                load_file(files[one], device=setting.device),
+                load_file(files[other], device=setting.device),
                 tolerance=TOLERANCES[setting.dtype],
             )
             for one, other in pairs

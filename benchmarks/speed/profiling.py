@@ -19,7 +19,9 @@ def costs(entry: Entry, setting: Setting, *, rows: int = 25) -> str:
     for batch in range(BATCHES):
         contender.step(batch)
         contender.clear()
-    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+    where = "cuda" if setting.device == "cuda" else "cpu"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if where == "cuda" else [])]
+    with profile(activities=activities, record_shapes=True) as profiler:
         for number in range(_STEPS):
             contender.step(number % BATCHES)
             contender.clear()
@@ -27,7 +29,7 @@ def costs(entry: Entry, setting: Setting, *, rows: int = 25) -> str:
     shaped = profiler.key_averages(group_by_input_shape=True)
     tables = [
         averages.table(
-            sort_by="self_cpu_time_total", row_limit=rows, max_shapes_column_width=60, max_name_column_width=45
+            sort_by=f"self_{where}_time_total", row_limit=rows, max_shapes_column_width=60, max_name_column_width=45
         )
         for averages in (plain, shaped)
     ]

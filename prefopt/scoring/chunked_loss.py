@@ -110,17 +110,25 @@ class Group:
             token_ids=layout.token_ids[self.rows],
             query_positions=layout.query_positions[self.tokens],
             label_positions=layout.label_positions[self.tokens],
+            token_positions=self._narrowed_positions(layout),
             columns={
                 name: values[self.rows if values.ndim > 1 else self.rows[: self.pairs]]
                 for name, values in layout.columns.items()
             },
         )
 
+    def _narrowed_positions(self, layout: Layout) -> Tensor:
+        """The positions of the group's tokens among its own rows."""
+        numbers = torch.arange(len(self.rows), device=self.rows.device)
+        row_number = numbers.new_zeros(len(layout.mask)).index_copy(0, self.rows, numbers)
+        positions, width = layout.token_positions[self.tokens], layout.mask.shape[1]
+        return row_number[positions // width] * width + positions % width
+
 
 def group_pairs(mask: Tensor, max_tokens: int) -> list[Group]:
     """The pairs of mask [N, T] in order, in groups of at most `max_tokens` response tokens or of one pair."""
-    rows = torch.arange(len(mask), device=mask.device)
-    lengths = mask.sum(-1)
+    device, mask = mask.device, mask.cpu()  # the host waits for the device once
+    rows, lengths = torch.arange(len(mask)), mask.sum(-1)
     row_of_token = rows.repeat_interleave(lengths)
     starts, tokens = [0], 0
     pairs = len(mask) // 2
@@ -133,17 +141,18 @@ def group_pairs(mask: Tensor, max_tokens: int) -> list[Group]:
     for start, stop in zip(starts, [*starts[1:], pairs], strict=True):
         in_group = (rows % pairs >= start) & (rows % pairs < stop)
         tokens_of_group = in_group[row_of_token].nonzero()[:, 0]
-        groups.append(Group(stop - start, rows[in_group], tokens_of_group, len(tokens_of_group) > max_tokens))
+        placed = rows[in_group].to(device), tokens_of_group.to(device)
+        groups.append(Group(stop - start, *placed, len(tokens_of_group) > max_tokens))
     return groups
 
 
-def groups_for_budget(objective: Objective, mask: Tensor, weight: Tensor, budget: int | None) -> list[Group]:
-    """The pairs of mask [N, T] in groups whose logits fit the budget in bytes, with a head of weight [V, H]; none where
+def groups_for_budget(objective: Objective, layout: Layout, weight: Tensor, budget: int | None) -> list[Group]:
+    """The pairs of a layout in groups whose logits fit the budget in bytes, with a head of weight [V, H]; none where
     those of all do, or pairs depend on each other."""
-    if not torch.is_grad_enabled() or not objective.takes_pairs_apart:
+    max_saved = max_saved_tokens(budget, weight, objective.config.exact_divergence)
+    if not torch.is_grad_enabled() or not objective.takes_pairs_apart or len(layout.token_positions) <= max_saved:
         return []
-    groups = group_pairs(mask, max_saved_tokens(budget, weight, objective.config.exact_divergence))
-    return groups if len(groups) > 1 or groups[0].exceeds else []
+    return group_pairs(layout.mask, max_saved)
 
 
 def chunked_loss(

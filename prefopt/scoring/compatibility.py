@@ -139,7 +139,8 @@ def draws_in_training(role: Role, batch: PreferenceBatch) -> bool:
     two answers in evaluation mode too.
     """
     name, model = role.name, role.model
-    layout = Layout.two_rows(_unlike_responses(batch, vocabulary(causal_lm(model))))
+    device = next(model.parameters()).device
+    layout = Layout.two_rows(_unlike_responses(batch, vocabulary(causal_lm(model)))).to(device)
     modes = {module: module.training for module in model.modules()}
     try:
         model.train()
@@ -180,7 +181,7 @@ def _unlike_responses(batch: PreferenceBatch, token_ids: int) -> PreferenceBatch
     """One pair: the chosen response of the first, and the same with other tokens."""
     prompt, chosen = batch.prompt_ids[0][batch.prompt_mask[0]], batch.chosen_ids[0][batch.chosen_mask[0]]
     sides = ([ids.tolist()] for ids in (prompt, chosen, (chosen + token_ids // 2) % token_ids))
-    return PreferenceBatch.from_ids(*sides, pad_token_id=0).to(prompt.device)
+    return PreferenceBatch.from_ids(*sides, pad_token_id=0)
 
 
 def _two_calls(model: nn.Module, layout: Layout) -> tuple[Tensor, bool, bool]:

@@ -199,7 +199,12 @@ def token_batch(layout: Layout, statistics: TokenStatistics, reference: ModelSta
         fields[name] = None if values is None else layout.scatter(values)
     kinds = reference.activation_kinds
     return TokenBatch(
-        mask=layout.mask, token_ids=layout.token_ids, activation_kinds=kinds, columns=layout.columns, **fields
+        mask=layout.mask,
+        token_ids=layout.token_ids,
+        activation_kinds=kinds,
+        columns=layout.columns,
+        positions=layout.token_positions,
+        **fields,
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from prefopt.scoring.forward import causal_lm
 from prefopt.scoring.probes import probe_batch, usable_token_ids
 from prefopt.scoring.proof import Disagreement, Role, disagreement
-from prefopt.scoring.rows.layout import Layout
+from prefopt.scoring.rows.layout import Layout, longest_row
 from prefopt.scoring.rows.limits import RowLimits, best_layout, position_table
 from prefopt.scoring.rows.packing import first_fit, two_in_a_row
 from prefopt.tokens import PreferenceBatch
@@ -44,7 +44,7 @@ class LayoutChoice:
 
     def layout(self, batch: PreferenceBatch, hidden_size: int) -> Layout:
         """The layout of least work among those that are right for the models."""
-        if not self.shares or _longest_row(batch) > self._longest:
+        if not self.shares or longest_row(batch) > self._longest:
             return Layout.two_rows(batch)
         return best_layout(batch, hidden_size, self._limits)
 
@@ -70,7 +70,7 @@ class LayoutChoice:
         """
         devices = {parameter.device for role in roles for parameter in role.model.parameters()}
         with torch.random.fork_rng(devices=[device for device in devices if device.type == "cuda"]):
-            longest = _longest_row(batch)
+            longest = longest_row(batch)
             self._is_later = self.uses_plain_forward is not None
             if self.uses_plain_forward is None:
                 models = [causal_lm(role.model) for role in roles]
@@ -93,7 +93,7 @@ class LayoutChoice:
                 self._compare(roles, _sample(batch, 1))
 
     def _is_longer(self, batch: PreferenceBatch) -> bool:
-        if not self.shares or not self._proves_longer or _longest_row(batch) <= self._longest:
+        if not self.shares or not self._proves_longer or longest_row(batch) <= self._longest:
             return False
         return int(batch.lengths.max()) <= self._model_limits.attention_window
 
@@ -140,7 +140,7 @@ class LayoutChoice:
     def _compare(self, roles: Sequence[Role], batch: PreferenceBatch) -> None:
         """Compare the pairs of a batch in the rows that they are given."""
         lengths, placement = batch.lengths.tolist(), None
-        is_proven = _longest_row(batch) <= self._longest and max(lengths) <= self._limits.attention_window
+        is_proven = longest_row(batch) <= self._longest and max(lengths) <= self._limits.attention_window
         if self.shares and (is_proven or max(lengths) > self._model_limits.attention_window):
             placement = two_in_a_row(lengths, self._limits.max_positions)
         result = disagreement(roles, batch, placement)
@@ -165,12 +165,6 @@ class LayoutChoice:
     def _warn(self, finding: str, price: str) -> None:
         when = f" This was found at batch {self._batches}, and not before." if self._is_later else ""
         warnings.warn(f"{finding} from now on: right, but {price}.{when}", stacklevel=6)
-
-
-def _longest_row(batch: PreferenceBatch) -> int:
-    """Tokens of the longest prompt and response."""
-    responses = torch.maximum(batch.chosen_mask.sum(-1), batch.rejected_mask.sum(-1))
-    return int((batch.prompt_mask.sum(-1) + responses).max())
 
 
 def _sample(batch: PreferenceBatch, pairs: int) -> PreferenceBatch:

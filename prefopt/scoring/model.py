@@ -214,8 +214,8 @@ class PreferenceModel(nn.Module):
         """The objective's output, in groups of pairs where the logits of all exceed the budget."""
         lm = causal_lm(self.policy)
         weight, plain_forward = lm.get_output_embeddings().weight, self.uses_plain_forward
-        mask, budget = layout.mask, self.logits_budget
-        groups = [] if plain_forward else groups_for_budget(self.objective, mask, weight, budget)
+        budget = self.logits_budget
+        groups = [] if plain_forward else groups_for_budget(self.objective, layout, weight, budget)
         if not groups:
             tokens, router_loss = self._score(layout, batch)
             output: ObjectiveOutput = self.objective(tokens)
@@ -269,10 +269,11 @@ class PreferenceModel(nn.Module):
         return self.reference_scorer.states(self.policy, layout, batch, plain_forward=self.uses_plain_forward)
 
     def _layout(self, batch: PreferenceBatch) -> Layout:
-        roles = partial(self.reference_scorer.roles, self.policy)
-        self._compatibility.require(roles, batch)
-        if self._choice.is_due(batch, training=self.training and torch.is_grad_enabled()):
+        roles, on_host = partial(self.reference_scorer.roles, self.policy), batch.to("cpu")
+        self._compatibility.require(roles, on_host)
+        if self._choice.is_due(on_host, training=self.training and torch.is_grad_enabled()):
             cached = self._choice.uses_plain_forward is not None and self.cache is not None  # nobody runs the reference
             self._choice.verify(batch, roles(policy_alone=cached), share=self.shared_prefix, max_length=self.max_length)
         width = self.config.get_text_config().hidden_size
-        return self._choice.layout(batch, width) if self.shared_prefix else Layout.two_rows(batch)
+        layout = self._choice.layout(on_host, width) if self.shared_prefix else Layout.two_rows(on_host)
+        return layout.to(batch.rows.device)

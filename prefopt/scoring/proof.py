@@ -192,6 +192,7 @@ def _part(layout: Layout, start: int, stop: int) -> Layout:
         token_ids=layout.token_ids[start:stop],
         query_positions=positions(layout.query_positions),
         label_positions=positions(layout.label_positions),
+        token_positions=layout.token_positions[tokens] - start * layout.mask.shape[1],
         columns={},
     )
 

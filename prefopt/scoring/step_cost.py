@@ -25,6 +25,7 @@ from prefopt.scoring.forward import backbone, causal_lm
 from prefopt.scoring.input_gradient import embeddings_as_leaf
 from prefopt.scoring.lm_head.chunk_sizes import max_chunk_tokens, max_saved_tokens
 from prefopt.scoring.lm_head.online_softmax import BLOCK_BYTES
+from prefopt.scoring.lm_head.whole_vocabulary import COMPILED
 from prefopt.scoring.model import PreferenceModel
 from prefopt.scoring.rows.layout import Layout
 from prefopt.scoring.rows.limits import RowLimits, best_layout
@@ -118,8 +119,9 @@ def _head(model: PreferenceModel, layout: Layout) -> Part:
         temporary = 2 * models * chunk
     elif weight.device.type == "cpu":
         temporary = BLOCK_BYTES * (2 * models - 1)
-    else:  # one block of all: log-ratios, then the gradient in the head's precision; and logits beyond the budget
-        temporary = chunk * max(models - 1, weight.element_size() / 4) + (models * chunk if recomputed else 0)
+    else:  # the gradient in the products' precision, what passes make that are not compiled, and logits beyond budget
+        written = 0 if weight.device.type in COMPILED else 2 * models
+        temporary = chunk * (weight.element_size() / 4 + written) + (models * chunk if recomputed else 0)
     runs_reference = not model.reference_free and model.reference_scorer.cache_folder is None
     product = 2.0 * hidden * vocabulary
     forward = product * tokens * (2 if exact or runs_reference else 1)

@@ -93,7 +93,7 @@ class Head:
 
     def slope(self, logits: Tensor) -> Tensor | None:
         """dz/d(scale (W h + b)) at logits z, of any shape; None where it is 1."""
-        return None if self.softcap is None else 1 - (logits / self.softcap).clamp(-1, 1).square()
+        return slope_of_softcap(logits, self.softcap)
 
     def product_gradient(self, gradient: Tensor, slope: Tensor | None) -> Tensor:
         """dL/d(W h + b) from dL/dz, in place, of any shape."""
@@ -113,6 +113,11 @@ class Head:
     def logit_chunks(self, hidden: Tensor) -> Iterator[Tensor]:
         """z [C, V] in float32 or wider, some of the tokens of hidden [M, H] at a time."""
         return (self.logits(chunk) for chunk in torch.split(hidden, 128))
+
+
+def slope_of_softcap(logits: Tensor, softcap: float | None) -> Tensor | None:
+    """dz/du of z = softcap tanh(u / softcap), from z; None where there is no softcap."""
+    return None if softcap is None else 1 - (logits / softcap).clamp(-1, 1).square()
 
 
 def _number(config: PreTrainedConfig, name: str) -> float | None:
@@ -147,11 +152,11 @@ class HeadGradient:
 
     def add(self, block: slice, d_product: Tensor, hidden: Tensor, d_logits: Tensor) -> None:
         """Add the gradients of C tokens in a block of the vocabulary, from hidden [C, H] and dL/d(W h + b) [C, V'] in
-        the precision of the product (`d_product`) and of the sum (`d_logits`)."""
+        the precision of the product (`d_product`) and of the sum (`d_logits`), which may be the same."""
         if self.weight is not None:
             add_product(self.weight[block], d_product.T, hidden)
         if self.bias is not None:
-            self.bias[block] += d_logits.sum(0)
+            self.bias[block] += d_logits.sum(0, dtype=self.bias.dtype)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> HeadGradient:
         """The gradients with a function applied to them."""

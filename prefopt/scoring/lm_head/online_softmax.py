@@ -1,5 +1,5 @@
-"""The kernel that takes a chunk of tokens through both heads by online softmax, one cache-sized block of the vocabulary
-at a time.
+"""The kernel for CPUs: a chunk of tokens goes through both heads by online softmax, one cache-sized block of the
+vocabulary at a time.
 
 With z [V', C] the logits of a block and a [C] their maxima, exp(z - a) is all that is stored of them. One exponential
 per entry serves the normaliser, the divergence and, times exp(a) / Z, backward.
@@ -21,7 +21,7 @@ from prefopt.scoring.lm_head.head import Head, HeadGradient
 from prefopt.scoring.lm_head.precision import LogNormaliser, add_product, wide
 
 BLOCK_BYTES = 4 * 2**20
-"""Size of a block of logits on a CPU: those of both models and their differences fit its cache."""
+"""Size of a block of logits: those of both models and their differences fit its cache."""
 
 _BLOCK_MULTIPLE = 64
 """Blocks are multiples of so many token ids: products of odd sizes are slow."""
@@ -31,17 +31,14 @@ _BLOCK_MULTIPLE = 64
 class _Blocks:
     """Slices of the vocabulary, and for each the tokens of the chunk whose label is in it, with the label's row.
 
-    Raises IndexError for a label that is no token id, on a CPU; elsewhere the device does, when it comes to it.
+    Raises IndexError for a label that is no token id.
     """
 
     def __init__(self, labels: Tensor, vocabulary: int, rows: int) -> None:
         starts = range(0, vocabulary, rows)
         self.slices = [slice(start, min(start + rows, vocabulary)) for start in starts]
-        if labels.device.type != "cpu":  # all is one block, and nothing here waits for the device
-            self.tokens, self.rows = [torch.arange(len(labels), device=labels.device)], [labels]
-            return
         ordered, order = labels.sort()
-        bounds = torch.searchsorted(ordered, torch.tensor([*starts, vocabulary], device=labels.device)).tolist()
+        bounds = torch.searchsorted(ordered, torch.tensor([*starts, vocabulary])).tolist()
         if bounds[-1] - bounds[0] < len(labels):
             raise IndexError(f"labels are {ordered[0]} to {ordered[-1]}; the head has token ids 0 to {vocabulary - 1}")
         self.tokens = [order[one:two] for one, two in pairwise(bounds)]
@@ -126,14 +123,14 @@ class OnlineSoftmaxKernel(ChunkKernel[_Saved]):
     def forward(self, hidden: Tensor, chunk: slice, keep_logits: bool) -> tuple[ChunkStatistics, _Saved]:
         """hidden [C, H]."""
         inputs, divergence = self.inputs, self.divergence
-        blocks = _Blocks(inputs.labels[chunk], len(inputs.head.weight), self._block_rows(hidden, inputs.head))
+        blocks = _Blocks(inputs.labels[chunk], len(inputs.head.weight), _block_rows(hidden))
         policy = OnlineSoftmax(inputs.head, hidden, blocks, inputs.buffers, keep=keep_logits)
         reference = alike = None  # `alike`: the reference, where its blocks of the vocabulary are the policy's
         if inputs.ref_head is not None and inputs.ref_hidden is not None:
             keep = keep_logits and divergence is not None
             ref_hidden, vocabulary = inputs.ref_hidden[chunk], len(inputs.ref_head.weight)
             if vocabulary != len(inputs.head.weight):
-                blocks = _Blocks(inputs.labels[chunk], vocabulary, self._block_rows(hidden, inputs.ref_head))
+                blocks = _Blocks(inputs.labels[chunk], vocabulary, _block_rows(hidden))
             reference = OnlineSoftmax(inputs.ref_head, ref_hidden, blocks, inputs.buffers, keep=keep)
             alike = reference if blocks is policy.blocks else None
         partial_sums, squares = torch.zeros_like(policy.block_max), torch.zeros_like(policy.block_max)
@@ -225,10 +222,8 @@ class OnlineSoftmaxKernel(ChunkKernel[_Saved]):
         self.inputs.buffers.give(None if both is None else both.T)
 
     def _logits_of_both(self, policy: OnlineSoftmax, reference: OnlineSoftmax, index: int) -> Tensor | None:
-        """Logits of a block for both models, [V', 2 C], in one product; None where their heads or dtypes differ, and on
-        an accelerator, where a block is the whole vocabulary and a chunk high enough for products of its own."""
-        is_tied = policy.head.is_tied_to(reference.head) and policy.hidden.dtype == reference.hidden.dtype
-        if not is_tied or policy.hidden.device.type != "cpu":
+        """Logits of a block for both models, [V', 2 C], in one product; None where their heads or dtypes differ."""
+        if not policy.head.is_tied_to(reference.head) or policy.hidden.dtype != reference.hidden.dtype:
             return None
         block = policy.blocks.slices[index]
         hidden = torch.cat([policy.hidden, reference.hidden])
@@ -236,15 +231,14 @@ class OnlineSoftmaxKernel(ChunkKernel[_Saved]):
         policy.head.map(lambda tensor: tensor[block]).logits(hidden, out=logits)
         return logits.T
 
-    def _block_rows(self, hidden: Tensor, head: Head) -> int:
-        """V', the token ids of a block: all on a GPU, which is fastest so."""
-        if hidden.device.type != "cpu":
-            return len(head.weight)
-        entry = torch.finfo(wide(hidden.dtype)).bits // 8
-        return max(1, BLOCK_BYTES // (entry * len(hidden) * _BLOCK_MULTIPLE)) * _BLOCK_MULTIPLE
-
     def _scratch(self, policy: OnlineSoftmax) -> Tensor | None:
         """A buffer [V', C] for log-ratios or squares; None where neither is needed."""
         if self.divergence is None and not self.inputs.log_collision:
             return None
         return self.inputs.buffers.take(len(policy.hidden), policy.blocks.slices[0].stop, policy.hidden).T
+
+
+def _block_rows(hidden: Tensor) -> int:
+    """V', the token ids of a block for hidden [C, H]."""
+    entry = torch.finfo(wide(hidden.dtype)).bits // 8
+    return max(1, BLOCK_BYTES // (entry * len(hidden) * _BLOCK_MULTIPLE)) * _BLOCK_MULTIPLE

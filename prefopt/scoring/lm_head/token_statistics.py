@@ -2,8 +2,9 @@
 
     logp_t = z_t[y_t] - logsumexp(z_t),   logq_t likewise from the reference,   D_t = D(softmax z_t, softmax r_t)
 
-z and r are the logits of policy and reference. A kernel takes them in chunks of tokens (see `chunked_pass` and
-`online_softmax`). Logits are saved for backward while they fit a budget, and computed again where they do not:
+z and r are the logits of policy and reference. A kernel takes them in chunks of tokens (`online_softmax` on a CPU,
+`whole_vocabulary` on an accelerator, see `chunked_pass`). Logits are saved for backward while they fit a budget, and
+computed again where they do not:
 
     dL/dz = g_logp (onehot(y) - softmax z) + g_D dD/dz,   dL/dh = dL/dz W,   dL/dW = sum over tokens of dL/dz^T h
 
@@ -25,6 +26,7 @@ from prefopt.scoring.lm_head.foreseen import Foreseen
 from prefopt.scoring.lm_head.head import Head, HeadGradient
 from prefopt.scoring.lm_head.online_softmax import OnlineSoftmaxKernel
 from prefopt.scoring.lm_head.precision import wide
+from prefopt.scoring.lm_head.whole_vocabulary import WholeVocabularyKernel
 from prefopt.signals import log_collision_probability
 
 
@@ -96,7 +98,8 @@ def token_statistics(
         foreseen=foreseen,
     )
     blockwise = divergence is None or isinstance(divergence, StreamedDivergence)
-    kernel: ChunkKernel[Any] = OnlineSoftmaxKernel(inputs) if blockwise else DenseKernel(inputs)
+    streamed = OnlineSoftmaxKernel if device == "cpu" else WholeVocabularyKernel
+    kernel: ChunkKernel[Any] = streamed(inputs) if blockwise else DenseKernel(inputs)
     slices = chunks(len(labels), max_chunk_tokens(budget, head.weight, divergence))
     kept = [(chunk, chunk.stop <= max_saved) for chunk in slices]
     with torch.autocast(device, enabled=False):

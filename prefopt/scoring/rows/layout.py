@@ -27,6 +27,7 @@ class Layout:
     query_positions [M]   positions in the flattened [R * S] rows that predict the response tokens, in the order of
                           `mask`
     label_positions [M]   positions of the tokens themselves
+    token_positions [M]   positions of the response tokens in the flattened [N * T]
     prefix                of shared rows; None with two rows a pair
     """
 
@@ -36,6 +37,7 @@ class Layout:
     token_ids: Tensor
     query_positions: Tensor
     label_positions: Tensor
+    token_positions: Tensor
     columns: Mapping[str, Tensor]
     prefix: Prefix | None = None
 
@@ -43,8 +45,7 @@ class Layout:
     def two_rows(cls, batch: PreferenceBatch) -> Layout:
         """A row for each response, the chosen ones first."""
         prompts = batch.prompt_mask.sum(-1)
-        lengths = torch.cat([prompts + batch.chosen_mask.sum(-1), prompts + batch.rejected_mask.sum(-1)])
-        shape = (len(lengths), int(lengths.max()))
+        shape = (2 * batch.pairs, longest_row(batch))
         starts = torch.arange(shape[0], device=prompts.device) * shape[1]
         return cls._from_starts(batch, shape, starts, starts + prompts.repeat(2), shared=False)
 
@@ -88,16 +89,32 @@ class Layout:
             return values
 
         segments = rows(no_pair, (pairs + PROMPT).repeat(2, 1), torch.cat([pairs + CHOSEN, pairs + REJECTED]))
+        kept = aligned(scored)
         return cls(
             input_ids=rows(0, batch.prompt_ids.repeat(2, 1), token_ids),
             attention_mask=(segments != no_pair).to(token_ids.dtype),
-            mask=aligned(scored),
+            mask=kept,
             token_ids=aligned(token_ids),
             query_positions=query_positions[scored],
             label_positions=positions[scored],
+            token_positions=kept.flatten().nonzero()[:, 0],
             columns={name: aligned(v) if v.dim() > 1 else v for name, v in _columns(batch.columns).items()},
             prefix=Prefix(segments, rows(0, prompt_steps, prompts + steps)) if shared else None,
         )
+
+    def to(self, device: torch.device) -> Layout:
+        """The same layout on another device; the host does not wait for it."""
+        if self.mask.device == device:
+            return self
+
+        def moved(values: Any) -> Any:
+            return values.to(device, non_blocking=True) if isinstance(values, Tensor) else values
+
+        fields = {name: moved(values) for name, values in vars(self).items()}
+        fields["columns"] = {name: moved(values) for name, values in self.columns.items()}
+        if self.prefix is not None:
+            fields["prefix"] = Prefix(moved(self.prefix.segments), moved(self.prefix.position_ids))
+        return Layout(**fields)
 
     def inputs(self, dtype: torch.dtype, attention: str | None = None) -> dict[str, Any]:
         """Keyword arguments of a model's forward, for states of this dtype and an attention implementation."""
@@ -108,6 +125,11 @@ class Layout:
             "attention_mask": self.prefix.mask(attention, dtype),
             "position_ids": self.prefix.position_ids,
         }
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """R, S."""
+        return self.input_ids.shape[0], self.width
 
     @property
     def width(self) -> int:
@@ -122,7 +144,7 @@ class Layout:
     @property
     def labels(self) -> Tensor:
         """The response tokens [M]."""
-        return self.token_ids[self.mask]
+        return self.token_ids.flatten()[self.token_positions]
 
     @property
     def responses_per_position(self) -> Tensor:
@@ -137,9 +159,14 @@ class Layout:
 
     def scatter(self, values: Tensor) -> Tensor:
         """values [M, ...] of the response tokens -> [N, T, ...], zero elsewhere."""
-        rows = values.new_zeros(*self.mask.shape, *values.shape[1:])
-        rows[self.mask] = values
-        return rows
+        rows = values.new_zeros(self.mask.numel(), *values.shape[1:])
+        return rows.index_copy(0, self.token_positions, values).view(*self.mask.shape, *values.shape[1:])
+
+
+def longest_row(batch: PreferenceBatch) -> int:
+    """Tokens of the longest prompt and response: S of two rows a pair."""
+    responses = torch.maximum(batch.chosen_mask.sum(-1), batch.rejected_mask.sum(-1))
+    return int((batch.prompt_mask.sum(-1) + responses).max())
 
 
 def _stack(chosen: Tensor, rejected: Tensor) -> Tensor:

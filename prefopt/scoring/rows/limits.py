@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, final
 
 from transformers import PreTrainedModel
 
-from prefopt.scoring.rows.layout import Layout
+from prefopt.scoring.rows.layout import Layout, longest_row
 from prefopt.scoring.rows.packing import least_work, work
 from prefopt.scoring.rows.rotary import longest_unscaled_row
 from prefopt.tokens import PreferenceBatch
@@ -59,16 +59,18 @@ class RowLimits(NamedTuple):
 
 def best_layout(batch: PreferenceBatch, hidden_size: int, limits: RowLimits) -> Layout:
     """The layout of least work within the limits: two rows a pair, one row a pair, or several pairs in a row."""
-    two_rows = Layout.two_rows(batch)
-    shared = Layout.shared(batch, least_work(batch.lengths.tolist(), hidden_size, limits.max_positions))
-    fits = shared.width <= limits.attention_window
-    return shared if fits and saves_work(shared, two_rows, hidden_size) else two_rows
+    lengths = batch.lengths.tolist()
+    placement = least_work(lengths, hidden_size, limits.max_positions)
+    shared, two_rows = placement.shape(lengths), (2 * batch.pairs, longest_row(batch))
+    if shared[1] <= limits.attention_window and saves_work(shared, two_rows, hidden_size):
+        return Layout.shared(batch, placement)
+    return Layout.two_rows(batch)
 
 
-def saves_work(shared: Layout, two_rows: Layout, hidden_size: int) -> bool:
-    """Whether a transformer layer has less work in shared rows than in two rows a pair. The head's work is equal."""
-    one, two = (work(len(layout.input_ids), layout.width, hidden_size) for layout in (shared, two_rows))
-    return one < two
+def saves_work(shared: tuple[int, int], two_rows: tuple[int, int], hidden_size: int) -> bool:
+    """Whether a transformer layer has less work in shared rows than in two rows a pair, of shapes R, S. The head's work
+    is equal."""
+    return work(*shared, hidden_size) < work(*two_rows, hidden_size)
 
 
 def _integers(values: Iterator[Any]) -> Iterator[int]:

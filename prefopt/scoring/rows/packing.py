@@ -16,6 +16,11 @@ class Placement(NamedTuple):
     rows: Sequence[int]
     starts: Sequence[int]
 
+    def shape(self, lengths: Sequence[int]) -> tuple[int, int]:
+        """R, S of the rows, for pairs of these lengths."""
+        ends = (start + length for start, length in zip(self.starts, lengths, strict=True))
+        return max(self.rows) + 1, max(ends)
+
 
 def work(rows: int, width: int, hidden_size: int) -> int:
     """Operations of a transformer layer of size H on R rows of S positions, up to a factor: R S (6 H + S).
@@ -56,7 +61,12 @@ def least_work(lengths: Sequence[int], hidden_size: int, limit: float) -> Placem
     longest = max(lengths)
     widths = (longest + longest * step // _STEPS for step in range(_STEPS + 1))
     candidates = [first_fit(lengths, width) for width in widths if width <= limit]
-    return min(candidates or [one_per_row(len(lengths))], key=lambda rows: work(*_shape(rows, lengths), hidden_size))
+
+    def work_of(placement: Placement) -> int:
+        rows, width = placement.shape(lengths)
+        return work(rows, width, hidden_size)
+
+    return min(candidates or [one_per_row(len(lengths))], key=work_of)
 
 
 def two_in_a_row(lengths: Sequence[int], limit: float) -> Placement:
@@ -64,9 +74,3 @@ def two_in_a_row(lengths: Sequence[int], limit: float) -> Placement:
     would be longer than `limit`, or there is one pair only."""
     width = max(max(lengths), sum(sorted(lengths)[:2]))
     return first_fit(lengths, width) if width <= limit else one_per_row(len(lengths))
-
-
-def _shape(placement: Placement, lengths: Sequence[int]) -> tuple[int, int]:
-    """R, S."""
-    ends = (start + length for start, length in zip(placement.starts, lengths, strict=True))
-    return max(placement.rows) + 1, max(ends)

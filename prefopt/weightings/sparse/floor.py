@@ -26,4 +26,4 @@ def raised(scores: Tensor, mask: Tensor, floor: float) -> Tensor:
         support = mask & (rows >= lowest)
     sums = torch.where(support, rows, 0).sum(-1)
     level = torch.relu((total - sums) / support.sum(-1).clamp(min=1))
-    return scores + level[:, None].expand(mask.shape)[mask]
+    return scores + level.repeat_interleave(mask.sum(-1), output_size=len(scores))

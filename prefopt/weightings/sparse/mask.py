@@ -71,7 +71,7 @@ class SparseMask(nn.Module):
             raise ValueError(
                 f"sparse mask: built for {self.num_layers} layers, but the reference gave states of {layers}"
             )
-        scores = self._scores(states.detach()[self.layers][:, tokens.mask])
+        scores = self._scores(tokens.at_tokens(states.detach()[self.layers], axis=1))
         # A layer's relu loses what the floor raises: a score that is at zero has no gradient.
         activations = self.dropout(torch.relu(scores) if self.gate.rectified and not self.floor else scores)
         mixed = activations[0] if self.mixer is None else self.mixer @ activations

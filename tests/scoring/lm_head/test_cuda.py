@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
@@ -52,7 +54,9 @@ def test_nothing_waits_for_the_device(divergence, budget):
     tensors = [torch.randn(shape, generator=draw, device="cuda", dtype=torch.bfloat16) for shape in shapes]
     hidden, weight = (tensor.requires_grad_() for tensor in tensors[:2])
     labels = torch.randint(VOCABULARY, (TOKENS,), generator=draw, device="cuda")
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Synchronization debug mode")
+        torch.cuda.set_sync_debug_mode("error")
     try:
         statistics = token_statistics(
             hidden, Head(weight), tensors[2], Head(tensors[3]), labels, divergence, budget=budget

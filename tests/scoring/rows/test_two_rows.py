@@ -44,9 +44,9 @@ def test_a_row_is_shared_where_that_is_less_work(tiny, moved, make_batch):
 @pytest.mark.parametrize(("lengths", "saves"), [([(192, 64, 64)] * 8, True), ([(32, 224, 224)] * 8, False)])
 def test_the_work_of_a_small_model(make_batch, lengths, saves):
     batch = make_batch(drawn(lengths))
-    assert saves_work(Layout.shared(batch), Layout.two_rows(batch), hidden_size=128) == saves
+    assert saves_work(Layout.shared(batch).shape, Layout.two_rows(batch).shape, hidden_size=128) == saves
     # The larger the model, the less attention over longer rows matters.
-    assert saves_work(Layout.shared(batch), Layout.two_rows(batch), hidden_size=4096)
+    assert saves_work(Layout.shared(batch).shape, Layout.two_rows(batch).shape, hidden_size=4096)
 
 
 @pytest.mark.parametrize(

@@ -97,9 +97,11 @@ def token_statistics(
         head_gradient=head_gradient,
         foreseen=foreseen,
     )
-    blockwise = divergence is None or isinstance(divergence, StreamedDivergence)
-    streamed = OnlineSoftmaxKernel if device == "cpu" else WholeVocabularyKernel
-    kernel: ChunkKernel[Any] = streamed(inputs) if blockwise else DenseKernel(inputs)
+    kernel: ChunkKernel[Any]
+    if divergence is not None and not isinstance(divergence, StreamedDivergence):
+        kernel = DenseKernel(inputs)
+    else:
+        kernel = OnlineSoftmaxKernel(inputs) if device == "cpu" else WholeVocabularyKernel(inputs)
     slices = chunks(len(labels), max_chunk_tokens(budget, head.weight, divergence))
     kept = [(chunk, chunk.stop <= max_saved) for chunk in slices]
     with torch.autocast(device, enabled=False):

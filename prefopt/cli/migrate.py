@@ -32,7 +32,7 @@ def migrate(
     import yaml
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from prefopt.training import RunFileError
     from prefopt.training.migration import Outcome
@@ -43,6 +43,12 @@ def migrate(
             raise ValueError(f"{out} exists already; choose another name, or write over it with --overwrite")
         words = _without_config(context.args)
         files = list(takewhile(lambda word: not word.startswith("--"), words))
+        if scripts := [file for file in files if file.endswith((".py", ".ipynb", ".sh"))]:
+            raise ValueError(
+                f"{scripts[0]}: a script is not read. Give its settings as flags, as after `trl dpo`, or as YAML; or "
+                "keep the script, with PreferenceConfig and PreferenceTrainer in the place of TRL's (page Coming from "
+                "TRL): PreferenceConfig names the settings that it does not have"
+            )
         parts = [OmegaConf.load(file) for file in files]
         if any(not OmegaConf.is_dict(part) for part in parts):
             raise ValueError(f"{', '.join(files)}: TRL's configuration is a mapping of settings")
@@ -54,7 +60,8 @@ def migrate(
     else:
         publish_text(text, out)
         console.print(f"Written: {out}")
-    table = Table("", "setting", "in the run file, or why not", box=None, pad_edge=False)
+    columns = [Column(name, overflow="fold") for name in ("", "setting", "in the run file, or why not")]
+    table = Table(*columns, box=None, pad_edge=False)
     for outcome in Outcome:
         for note in sorted(note for note in migration.notes if note.outcome is outcome):
             table.add_row(f"[{_COLOURS[outcome]}]{outcome}", escape(note.setting), escape(note.text))

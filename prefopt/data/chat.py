@@ -91,8 +91,8 @@ class ChatRenderer:
         if tokenizer.chat_template is None and "chat_template" not in self.options:
             raise DataError(
                 f"{pair.source.where}: found messages, but the tokenizer {tokenizer.name_or_path!r} has no chat "
-                "template; set tokenizer.chat_template, take a chat model's tokenizer, or give prompt and responses as "
-                "text"
+                "template; set tokenizer.chat_template, take a chat model's tokenizer (model.tokenizer of a run "
+                "file), or give prompt and responses as text"
             )
 
     def render(self, messages: Messages, *, add_generation_prompt: bool = False) -> str:

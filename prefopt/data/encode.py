@@ -162,9 +162,10 @@ class _Encoder:
         if response[-1] == self.eos:
             return True
         added = {*self.tokenizer.all_special_ids, *self.tokenizer.get_added_vocab().values()}
-        texts = (str(self.tokenizer.decode([token])) for token in reversed(response) if token not in added)
-        blank = next((count for count, text in enumerate(texts) if text.strip()), len(response))
-        return blank < len(response) and response[-1 - blank] in added
+        for token in reversed(response):
+            if token in added or str(self.tokenizer.decode([token])).strip():
+                return token in added
+        return False
 
     def _has_special_tokens(self, *texts: str) -> bool:
         tokens = [token for token in self.tokenizer.all_special_tokens if token.strip()]

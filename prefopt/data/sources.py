@@ -64,11 +64,15 @@ class DataSource(Settings):
         optional   whether that split may be left out for a file, which has none
         streaming  as for `read_rows`
         """
-        chosen = self.split or ("train" if optional and not has_splits(self.path) else split)
+        chosen = self.split_of(split, optional=optional)
         options = {name: value for name in _LOADED_WITH if (value := getattr(self, name)) is not None}
         if isinstance(self.data_files, tuple):
             options["data_files"] = list(self.data_files)
         return read_rows(self.path, split=chosen, options=options, streaming=streaming)
+
+    def split_of(self, split: str, *, optional: bool = False) -> str:
+        """The split that `read` reads."""
+        return self.split or ("train" if optional and not has_splits(self.path) else split)
 
     def sample(self, dataset: datasets.Dataset, seed: int) -> datasets.Dataset:
         """The pairs of a prepared data set that `fraction` or `rows` leaves."""

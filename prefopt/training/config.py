@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self, get_type_hints
@@ -85,6 +86,13 @@ class PreferenceConfig(TrainingArguments):
     max_skipped_steps: int = field(default=0, metadata={"help": "Most steps in a row left out as not finite."})
     dry_run: bool = field(init=False, default=False, metadata={"help": "Check all that can be, and write nothing."})
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Raises TypeError for names that are no fields, all at once, with where those of TRL's are told."""
+        options = [field.name for field in fields(cls) if field.init]
+        if unknown := {name: value for name, value in kwargs.items() if name not in options}:
+            raise TypeError(f"{cls.__name__}: {_no_fields(unknown, options)}")
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         for name in ("ref_model_mixup_alpha", "ref_model_sync_steps"):
             if not self.sync_ref_model and self.differs(name):
@@ -153,6 +161,25 @@ class PreferenceConfig(TrainingArguments):
             on_too_long=self.on_too_long,
             chat_template_kwargs=self.chat_template_kwargs or {},
         )
+
+
+def _no_fields(unknown: Mapping[str, Any], options: list[str]) -> str:
+    """What to do about arguments that have no field: the nearest name, or the command that tells of TRL's settings."""
+    hints = {name: did_you_mean(name, options) for name in unknown}
+    text = "no such field: " + ", ".join(f"{name} ({hint.strip()})" if hint else name for name, hint in hints.items())
+    if all(hints.values()):
+        return text
+    flags = " ".join(f"--{name} {_flag(value)}" for name, value in without_tokens(unknown, "TOKEN").items())
+    return (
+        f"{text}. A loss and its settings are the objective's: PreferenceTrainer(objective=zoo.dpo(beta=0.1)). What "
+        f"each setting of TRL's is here: `prefopt migrate --model_name_or_path MODEL --dataset_name DATA {flags}`"
+    )
+
+
+def _flag(value: object) -> str:
+    """A value as the command line has it."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return " ".join(shlex.quote(str(part).lower() if isinstance(part, bool) else str(part)) for part in values)
 
 
 def training_arguments(values: Mapping[str, Any], elsewhere: Mapping[str, str]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import wraps
 from typing import Any
 
 import torch
@@ -21,6 +22,10 @@ from prefopt.training.metrics import flush
 
 _LOG = logging.getLogger(__name__)
 
+_PREDICTIONS = (
+    "`predictions` are a mapping here, of arrays of one number a pair: rewards/chosen, rewards/rejected, logps/chosen "
+    "and logps/rejected; `label_ids` are the pairs' numbers in the data set"
+)
 _OF_COMPUTE_METRICS = ("include_for_metrics", "batch_eval_metrics")
 
 
@@ -46,6 +51,23 @@ def check_metrics_options(compute_metrics: Callable[..., Any] | None, args: Pref
     for name in _OF_COMPUTE_METRICS:
         if compute_metrics is None and getattr(args, name):
             _LOG.warning("%s has no effect: it is read with compute_metrics", name)
+
+
+def naming_predictions(compute_metrics: Callable[..., Any] | None) -> Callable[..., Any] | None:
+    """The function, whose errors get a note of what it is called with: metrics that were written for a trainer whose
+    predictions are logits fail at the first evaluation."""
+    if compute_metrics is None:
+        return None
+
+    @wraps(compute_metrics)
+    def computed(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return compute_metrics(*args, **kwargs)
+        except Exception as error:
+            error.add_note(f"compute_metrics: {_PREDICTIONS}")
+            raise
+
+    return computed
 
 
 class EvaluatingTrainer(JudgingTrainer):

@@ -80,6 +80,30 @@ def prepare_run_data(run: RunFile, args: PreferenceConfig, tokenizer: PreTrained
         name: PreparedData(prepared(source, f"eval-{name}" if name else "eval", split, optional=split == "test"), None)
         for name, source in run.data.eval.items()
     }
+    trained_on = [_whole(source, run.data.split) for source in run.data.train]
+    for name, source in run.data.eval.items():
+        if _whole(source, split, optional=split == "test") in trained_on:
+            _warn_of_shared(train, evaluation[name].dataset, f"eval-{name}" if name else "eval", source)
     one = evaluation.get("") if held_out is None else PreparedData(held_out, None)
     pairs = train if isinstance(train, PairStream) else PreparedData(train, None)
     return RunData(pairs, one or evaluation or None, reports, origins)
+
+
+def _whole(source: DataSource, split: str, *, optional: bool = False) -> DataSource:
+    """The source without what takes a part of its pairs or renames their columns."""
+    part = {"split": source.split_of(split, optional=optional), "fraction": None, "rows": None, "weight": None}
+    return source.model_copy(update={**part, "columns": {}})
+
+
+def _warn_of_shared(
+    train: datasets.Dataset | PairStream, evaluation: datasets.Dataset, name: str, source: DataSource
+) -> None:
+    """Log how many pairs of an evaluation set are those of the training data, which has the same source."""
+    pairs = set(evaluation["where"])
+    shared = pairs if isinstance(train, PairStream) else pairs & set(train["where"])
+    if shared:
+        _LOG.warning(
+            "%s (%s): %d of its %d pairs are trained on, so that its figures are not those of held-out pairs; name "
+            "other pairs, or give data.test_split_size in its place",
+            *(name, source.path, len(shared), len(pairs)),
+        )

@@ -22,7 +22,7 @@ from prefopt.training.argument_conditions import reject_unspread
 from prefopt.training.callbacks import MarginWatch, WarmupWatch, drift
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.data_sets import DataSets
-from prefopt.training.evaluating import check_metrics_options
+from prefopt.training.evaluating import check_metrics_options, naming_predictions
 from prefopt.training.finished import finished_state
 from prefopt.training.finite_steps import require_finite_weights
 from prefopt.training.loading import load_tokenizer
@@ -141,7 +141,7 @@ class PreferenceTrainer(SearchingTrainer):
             callbacks=callbacks,
             optimizers=optimizers,
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
-            compute_metrics=compute_metrics,
+            compute_metrics=naming_predictions(compute_metrics),
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
         reject_unspread(self.accelerator, args)

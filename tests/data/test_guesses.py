@@ -99,8 +99,10 @@ def test_a_thought_that_is_opened_for_generation_alone(read):
 
 
 @pytest.mark.parametrize(("end", "guessed"), [("</s>", 0), ("</s>\n", 0), ("\n", 1), ("<|end|>", 1)])
-def test_responses_without_an_end(read, end, guessed):
-    encoded = read(CHAT, PLAIN.replace("</s>", end))
+@pytest.mark.parametrize("blank", ["", " ", "\n\n"])
+def test_responses_without_an_end(read, end, guessed, blank):
+    chosen = [{"role": "assistant", "content": CHAT["chosen"][0]["content"] + blank}]
+    encoded = read(CHAT | {"chosen": chosen}, PLAIN.replace("</s>", end))
     wanted = {"chat responses that end without EOS or another special token, which would stop them"}
     assert encoded.guessed == (wanted if guessed else set())
 

@@ -275,6 +275,17 @@ def test_memory_is_pinned_where_there_is_an_accelerator(out: str, monkeypatch: p
     assert not config(out, report_to=[], dataloader_pin_memory=False).dataloader_pin_memory
 
 
+def test_names_that_are_no_fields_are_told_all_at_once_and_the_command_that_knows_those_of_trl(out: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        PreferenceConfig(out, beta=0.1, loss_type=["sigmoid", "sft"], wandb_token="x", learning_rte=1)  # type: ignore[call-arg]
+    told = str(caught.value)
+    assert told.startswith("PreferenceConfig: no such field: beta, loss_type, wandb_token (")
+    assert "DATA --beta 0.1 --loss_type sigmoid sft --wandb_token TOKEN --learning_rte 1`" in told
+    with pytest.raises(TypeError, match=r"^PreferenceConfig: no such field: learning_rte \(Did you mean .*\)$"):
+        PreferenceConfig(out, learning_rte=1)  # type: ignore[call-arg]
+    assert dataclasses.replace(config(out, seed=3)).seed == 3
+
+
 def test_a_migrated_run_leaves_out_what_would_be_refused() -> None:
     migration = migrate({"model_name_or_path": "m", "dataset_name": "d", "neftune_noise_alpha": 5.0, "do_eval": True})
     assert {"neftune_noise_alpha", "do_eval"}.isdisjoint(migration.run.get("training", {}))

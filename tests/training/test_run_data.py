@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,19 @@ def test_the_reports_are_of_each_source(run: Any, tokenizer: Any) -> None:
         "eval-near": 8,
         "eval-far": 4,
     }
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "shared"),
+    [("a.jsonl", "8 of its 8"), (B | {"rows": 3}, "3 of its 3"), ("held-out.jsonl", None)],
+)
+def test_pairs_that_are_evaluated_and_trained_on_are_counted(
+    run: Any, tokenizer: Any, evaluation: Any, shared: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    prepared(run(train=[A, B], eval=evaluation), tokenizer)
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert [shared in line for line in warnings if shared] == ([True] if shared else [])
+    assert bool(warnings) == bool(shared)
 
 
 @pytest.mark.slow

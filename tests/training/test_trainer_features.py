@@ -168,6 +168,13 @@ def test_neither_a_model_nor_a_function_that_returns_one(rows: list[dict[str, st
         PreferenceTrainer(objective=zoo.dpo(), args=config(out), train_dataset=rows)
 
 
+def test_metrics_that_are_written_for_logits_get_a_note_of_what_there_is(made: Any) -> None:
+    with pytest.raises(TypeError) as caught:
+        made(compute_metrics=lambda prediction: prediction.predictions[:1]).evaluate()
+    (note,) = caught.value.__notes__
+    assert "a mapping here, of arrays of one number a pair: rewards/chosen, rewards/rejected" in note
+
+
 def test_what_only_compute_metrics_would_read(made: Any, caplog: pytest.LogCaptureFixture) -> None:
     made(args={"include_for_metrics": ["loss"], "batch_eval_metrics": True})
     assert "include_for_metrics has no effect: it is read with compute_metrics" in caplog.text

@@ -166,6 +166,29 @@ class Both:
         tokens = output.tokens.replace(logps=output.tokens.logps.detach())
         return self.result(loss, trainer.model.policy, metrics, trainer.eval_dataset), tokens
 
+    def trained(self) -> tuple[Any, Any]:
+        """TRL's trainer and ours after three steps of two batches each, with the metrics of an evaluation."""
+        fields = ARGUMENTS | {
+            "max_steps": 3,
+            "learning_rate": 3e-3,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "seed": 7,
+        }
+        fields |= {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "per_device_eval_batch_size": 3}
+        theirs_only = {"beta": B, "bf16": False, "activation_checkpointing": False}
+        data = datasets.Dataset.from_list(self.rows)
+        args = trl.DPOConfig(str(self.out / "trl"), **fields, **theirs_only)
+        theirs = trl.DPOTrainer(self.policy(), self.reference(), args, None, data, data, self.tokenizer)
+        models = {"model": self.policy(), "ref_model": self.reference(), "processing_class": self.tokenizer}
+        args = PreferenceConfig(str(self.out / "prefopt"), **fields)
+        rows = {"train_dataset": self.rows, "eval_dataset": self.rows}
+        ours = PreferenceTrainer(objective=zoo.dpo(B), args=args, **models, **rows)
+        for trainer in (theirs, ours):
+            trainer.train()
+            trainer.evaluate()
+        return theirs, ours
+
     def reference(self) -> LlamaForCausalLM:
         return AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32)
 
@@ -215,6 +238,24 @@ def test_same_tokens_loss_gradients_and_rewards(name: str, both: Both) -> None:
     weights = case.objective.weighting(tokens)
     sums = masked_sum(weights * torch.where(tokens.mask, tokens.logps - tokens.ref_logps, 0), tokens.mask)
     assert theirs.metrics["rewards/chosen"] == pytest.approx(B * float(sums[:PAIRS].mean()), rel=1e-4)
+
+
+def test_training_is_that_of_trl_step_by_step_and_metrics_of_an_evaluation_are_means_over_pairs(both: Both) -> None:
+    """The order of pairs, the rates, the loss over accumulated batches and its gradient. TRL's metrics of an evaluation
+    are means over batches, of which the last is smaller; its loss is a mean over pairs, as all is here."""
+    their_trainer, our_trainer = both.trained()
+    theirs, ours = their_trainer.state.log_history, our_trainer.state.log_history
+    compared = ["loss", "grad_norm", "learning_rate", "logps/chosen", "logps/rejected", *METRICS]
+    for their_step, our_step in zip(theirs[:3], ours[:3], strict=True):
+        expected = {name: their_step[name] for name in compared}
+        assert {name: our_step[name] for name in compared} == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    assert abs(theirs[2]["rewards/margins"] - theirs[0]["rewards/margins"]) > 0.01
+    assert ours[-1]["eval_loss"] == pytest.approx(theirs[-1]["eval_loss"], rel=1e-4)
+    pairs = our_trainer.predict(both.rows).predictions["logps/chosen"]
+    batches = [pairs[:3].mean(), pairs[3:6].mean(), pairs[6:].mean()]
+    assert ours[-1]["eval_logps/chosen"] == pytest.approx(float(pairs.mean()), rel=1e-4)
+    assert theirs[-1]["eval_logps/chosen"] == pytest.approx(float(sum(batches)) / 3, rel=1e-4)
+    assert abs(pairs.mean() - sum(batches) / 3) > 0.05
 
 
 def test_every_loss_of_trl_is_here() -> None:

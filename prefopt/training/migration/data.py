@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from prefopt.data.rows import has_splits
 from prefopt.training.migration.notes import Notes, Settings
 
 SETTINGS = frozenset(
@@ -84,6 +85,12 @@ def _single(name: str, settings: Settings, notes: Notes) -> dict[str, Any]:
     data: dict[str, Any] = {"train": _short(source | _split(splits["train"], "train"))}
     if settings.get("eval_strategy", "no") != "no" or "dataset_test_split" in settings:
         data["eval"] = _short(source | _split(splits["eval"], "test"))
+        if not has_splits(name):
+            notes.changed(
+                "evaluation data",
+                f"{name} has no splits, so that data.eval is what is trained on: name other pairs there, or give "
+                "data.test_split_size in its place",
+            )
     return data
 
 
@@ -125,7 +132,10 @@ def _mixture(mixture: Mapping[str, Any], settings: Settings, notes: Notes) -> di
     data: dict[str, Any] = {"train": _listing(sources)}
     if size := mixture.get("test_split_size"):
         data["test_split_size"] = size
-        notes.carried_over("test_split_size", "data.test_split_size")
+        notes.changed(
+            "test_split_size",
+            "data.test_split_size; TRL draws other pairs in every run, here training.data_seed, or seed, draws them",
+        )
     if mixture.get("seed") is not None:
         notes.no_counterpart("seed of the mixture", "pairs are drawn by training.data_seed, or seed")
     return data

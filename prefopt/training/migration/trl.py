@@ -54,8 +54,8 @@ _PATHS = {
 """TRL's setting -> its path in a run file, where that is not training.NAME."""
 
 _DEFAULTS = {
-    "gradient_checkpointing": "True, here it is transformers'",
-    "bf16": "True, here it is transformers'",
+    "gradient_checkpointing": "true, here it is off",
+    "bf16": "true, here it is off",
     "dtype": "float32, here it is the checkpoint's",
 }
 """Settings whose default is another one in TRL's trainers."""

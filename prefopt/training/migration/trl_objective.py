@@ -28,6 +28,8 @@ _OF_OTHERS = {
     "center_rewards_coefficient": "reward modelling",
 }
 """Settings of trainers that do not train on pairs alone -> the trainer."""
+_NEAREST = {"kto": ". Of pairs, loss_type apo_zero is KTO's loss of both responses, with its reference point at 0"}
+"""A trainer without a counterpart -> the loss that is nearest to its own."""
 _NAMES_OF_OTHERS = ("kto", "sft", "grpo", "ppo", "rloo")
 
 _ROWS = {
@@ -73,7 +75,7 @@ def migrate_objective(settings: Settings, notes: Notes, *, method: str | None, s
     """
     method = method or _method(settings, notes, source)
     if method not in ("dpo", *METHODS):
-        raise ValueError(f"method {method!r} is none of dpo, {', '.join(METHODS)}")
+        raise ValueError(f"method {method!r} is none of dpo, {', '.join(METHODS)}{_nearest(method)}")
     read_settings = _Recorded(settings)
     objective = _dpo(read_settings, notes) if method == "dpo" else METHODS[method](read_settings, notes)
     row = objective.get("zoo", "a mixture")
@@ -113,7 +115,7 @@ def _method(settings: Settings, notes: Notes, source: str) -> str:
         if settings.get(name):
             raise ValueError(
                 f"{name} is a setting of {trainer}, which has no counterpart: a run trains on preference pairs; leave "
-                "it out, or give --method dpo"
+                f"it out, or give --method dpo{_nearest(trainer)}"
             )
     for name, method in TELLING.items():
         if settings.get(name) is not None:
@@ -132,9 +134,13 @@ def _method(settings: Settings, notes: Notes, source: str) -> str:
     if not words & {"dpo", "ipo", "pref"} and (others := [other for other in _NAMES_OF_OTHERS if other in words]):
         raise ValueError(
             f"{others[0].upper()} is in the names of these settings, and has no counterpart: a run trains on "
-            "preference pairs; if they are of a preference trainer, give --method dpo"
+            f"preference pairs; if they are of a preference trainer, give --method dpo{_nearest(others[0])}"
         )
     return "dpo"
+
+
+def _nearest(name: str) -> str:
+    return _NEAREST.get(name.lower().removesuffix("_pair"), "")
 
 
 def _dpo(settings: Mapping[str, Any], notes: Notes) -> dict[str, Any]:
@@ -176,7 +182,7 @@ def _dpo(settings: Mapping[str, Any], notes: Notes) -> dict[str, Any]:
 
 def _zoo_row(loss: str, settings: Mapping[str, Any], notes: Notes) -> dict[str, Any]:
     if loss not in _ROWS:
-        raise ValueError(f"loss_type {loss!r} has no row here. Those that have: {', '.join(_ROWS)}.")
+        raise ValueError(f"loss_type {loss!r} has no row here. Those that have: {', '.join(_ROWS)}{_nearest(loss)}")
     fields = {"zoo": _ROWS[loss], "beta": settings.get("beta", 0.1)}
     if loss == "discopop" and "discopop_tau" in settings:
         fields["tau"] = settings["discopop_tau"]

@@ -53,7 +53,8 @@ def test_each_loss_becomes_its_row(settings: dict[str, Any], expected: Any) -> N
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"loss_type": "kto_pair"}, "no row here"),
+        ({"loss_type": "kto_pair"}, "no row here.*apo_zero is KTO's loss of both responses"),
+        ({"undesirable_weight": 1.3}, "a setting of KTO.*apo_zero is KTO's loss of both responses"),
         ({"loss_type": ["sigmoid", "ipo"]}, "one reward shaping"),
         ({"loss_type": ["sigmoid", "hinge"], "loss_weights": [1.0]}, "not as many"),
         ({"loss_type": "sft"}, "no preference loss"),
@@ -141,6 +142,12 @@ def test_the_rest_lands_in_its_section() -> None:
             "something of this run needs all pairs",
         ),
         ({"max_prompt_length": 9}, Outcome.CARRIED_OVER, "max_prompt_length", "data.max_prompt_length"),
+        (
+            {"datasets": [{"path": "some/data"}], "test_split_size": 0.1, "eval_strategy": "steps"},
+            Outcome.CHANGED,
+            "test_split_size",
+            "TRL draws other pairs in every run",
+        ),
     ],
 )
 def test_every_setting_is_told(settings: dict[str, Any], outcome: Outcome, setting: str, words: str) -> None:
@@ -180,6 +187,25 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     refused = CliRunner().invoke(app, ["migrate", str(file), "--loss_type", "kto_pair"])
     assert refused.exit_code == 2
     assert "no row here" in refused.output
+
+
+def test_a_script_and_the_notes_in_full(tmp_path: Path) -> None:
+    script = tmp_path / "dpo.py"
+    script.write_text('"""A script."""\nbeta = 0.1\n')
+    refused = CliRunner().invoke(app, ["migrate", str(script)])
+    assert refused.exit_code == 2
+    assert "dpo.py: a script is not read. Give its settings as flags" in refused.output.replace("\n", " ")
+    flags = {"--model_name_or_path": "m", "--dataset_name": "d", "--gradient_accumulation_steps": "2"}
+    told = CliRunner().invoke(app, ["migrate", *(word for flag in flags.items() for word in flag)])
+    assert "training.gradient_accumulation_steps" in "".join(told.output.split())
+
+
+def test_a_file_that_is_evaluated_is_told_as_what_is_trained_on(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("{}\n")
+    notes = {note.setting: note for note in migrate(BASE | {"dataset_name": str(file), "eval_strategy": "steps"}).notes}
+    assert notes["evaluation data"].outcome is Outcome.CHANGED
+    assert "has no splits, so that data.eval is what is trained on" in notes["evaluation data"].text
 
 
 def test_settings_of_the_data_and_of_loading_go_where_they_belong() -> None:

@@ -42,6 +42,8 @@ def migrate(
         if out is not None and out.exists() and not overwrite:
             raise ValueError(f"{out} exists already; choose another name, or write over it with --overwrite")
         words = _without_config(context.args)
+        if not words:
+            raise ValueError("nothing to migrate: give a YAML file, or flags as after `trl dpo`")
         files = list(takewhile(lambda word: not word.startswith("--"), words))
         if scripts := [file for file in files if file.endswith((".py", ".ipynb", ".sh"))]:
             raise ValueError(
@@ -61,7 +63,7 @@ def migrate(
         publish_text(text, out)
         console.print(f"Written: {out}")
     columns = [Column(name, overflow="fold") for name in ("", "setting", "in the run file, or why not")]
-    table = Table(*columns, box=None, pad_edge=False)
+    table = Table(*columns, box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for outcome in Outcome:
         for note in sorted(note for note in migration.notes if note.outcome is outcome):
             table.add_row(f"[{_COLOURS[outcome]}]{outcome}", escape(note.setting), escape(note.text))

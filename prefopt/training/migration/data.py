@@ -134,7 +134,7 @@ def _mixture(mixture: Mapping[str, Any], settings: Settings, notes: Notes) -> di
         data["test_split_size"] = size
         notes.changed(
             "test_split_size",
-            "data.test_split_size; TRL draws other pairs in every run, here training.data_seed, or seed, draws them",
+            "data.test_split_size; the run's seed draws other pairs than there (TRL draws anew in every run)",
         )
     if mixture.get("seed") is not None:
         notes.no_counterpart("seed of the mixture", "pairs are drawn by training.data_seed, or seed")

@@ -175,6 +175,7 @@ def test_flags_as_their_parser_reads_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
+        ([], "error: nothing to migrate: give a YAML file, or flags"),
         (["--config"], "error: --config: a file is needed"),
         (["--config", "a.yaml", "--config=b.yaml"], "error: --config is given 2 times"),
         (["--columns", "{a:", "b"], "error: --columns: "),

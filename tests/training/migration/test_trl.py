@@ -146,7 +146,7 @@ def test_the_rest_lands_in_its_section() -> None:
             {"datasets": [{"path": "some/data"}], "test_split_size": 0.1, "eval_strategy": "steps"},
             Outcome.CHANGED,
             "test_split_size",
-            "TRL draws other pairs in every run",
+            "TRL draws anew in every run",
         ),
     ],
 )

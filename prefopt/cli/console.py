@@ -115,6 +115,8 @@ class PlainErrors(TyperGroup):
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _show_warning
+                # PEFT asks every model for it; there is nothing that a user could do.
+                warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
                 return super().invoke(ctx)
         except Exception as error:
             # Typer's own have an exit code, and it knows what to do with these and with a pipe that was closed.

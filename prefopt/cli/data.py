@@ -35,7 +35,10 @@ def check(
         typer.Option("--tokenizer", "-t", help="A model's name or folder. Without one, lengths are in bytes."),
     ] = None,
     split: Annotated[str, typer.Option(help="Of a hub data set or a saved DatasetDict.")] = "train",
-    max_length: Annotated[int | None, typer.Option(help="Most tokens of prompt and response together.")] = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option(help="Most tokens of prompt and response together; 0: no limit. Without it, training's default."),
+    ] = None,
     max_prompt_length: Annotated[int | None, typer.Option(help="Most tokens of the prompt.")] = None,
     on_too_long: Annotated[str, typer.Option(help="truncate, drop or stop.")] = "truncate",
     chat_template_kwargs: Annotated[
@@ -62,11 +65,11 @@ def check(
         encoder = _tokenizer(tokenizer)
         config = EncodingConfig.model_validate(
             {
-                "max_length": max_length,
                 "max_prompt_length": max_prompt_length,
                 "on_too_long": on_too_long,
                 "chat_template_kwargs": _yaml("--chat-template-kwargs", chat_template_kwargs),
             }
+            | _limit(max_length, in_bytes=tokenizer is None)
         )
         for source in sources:
             rows = read_rows(source, split=split)
@@ -79,6 +82,13 @@ def check(
                     console.print(f"  {escape(line.replace('tokens of', 'bytes of'))}")
             for row in dataset.select(range(min(_PAIRS_SHOWN, len(dataset)))):
                 _print_pair(row, encoder, extra)
+
+
+def _limit(max_length: int | None, *, in_bytes: bool) -> dict[str, int | None]:
+    """`max_length` of an encoding; none where it is left to the default, and that is training's."""
+    if max_length is None and not in_bytes:
+        return {}
+    return {"max_length": max_length or None}
 
 
 def parse_renaming(text: str) -> tuple[str, str]:

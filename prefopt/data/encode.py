@@ -141,7 +141,10 @@ class _Encoder:
             if self.tokenizer.chat_template and not any(
                 token in pair.prompt for token in self.tokenizer.all_special_tokens
             ):
-                self.guessed.add("text read as it is, without the tokenizer's chat template, which is for messages")
+                self.guessed.add(
+                    "text read as it is, without the tokenizer's chat template; to have that, give prompt and "
+                    "responses as messages"
+                )
             self.left_out.update(
                 f"{name!r} of chat_template_kwargs, as the row is text" for name in self.config.chat_template_kwargs
             )

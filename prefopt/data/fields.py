@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard, cast
 
@@ -13,6 +13,9 @@ from prefopt.data.rows import DataError, RowError, SourceRow
 
 TEMPLATE_FIELDS = ("tools", "documents", "chat_template_kwargs")
 """Fields of a row of messages that the chat template reads."""
+
+PAIR = ("chosen", "rejected", "prompt")
+"""The fields of a pair."""
 
 FIELDS = ("prompt", "chosen", "rejected", "system", "instruction", "input", *TEMPLATE_FIELDS)
 """What a row may have beside extra columns; `columns` maps these to its own names for them."""
@@ -85,7 +88,14 @@ class RowReader:
     def value(self, role: str) -> object:
         """The field's value, which counts as read. Raises RowError where it is absent."""
         self.usage.fields.add(self.name(role))
-        return self.row.value(role, self.name(role))
+        return self.row.value(role, self.name(role), self._absent(role))
+
+    def _absent(self, role: str) -> Iterator[str]:
+        """The other fields of a pair that a row lacks, as far as it has columns that may hold them."""
+        if role in PAIR and self.name(role) not in self.row.fields:
+            unknown = len(set(self.row.fields) - {self.name(field) for field in FIELDS})
+            absent = [field for field in PAIR if self.name(field) not in self.row.fields and field != role]
+            yield from (field for field in absent if field != "prompt" or unknown > len(absent))
 
     def text(self, role: str) -> str:
         """A field of text; "" where it is absent, null or, unless `columns` names it, no text."""

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from prefopt.data.fields import TEMPLATE_FIELDS, RowReader, Usage
 from prefopt.data.messages import OTHERS, Messages, is_empty, messages_in_text
-from prefopt.data.rows import BadRow, RowError, SourceRow
+from prefopt.data.rows import BadRow, RowError, SourceRow, renaming
 from prefopt.data.transcripts import common_length, common_prompt
 
 Side = Literal["chosen", "rejected"]
@@ -212,7 +212,7 @@ class _PairReader(RowReader):
         """The remedy for a prompt in a column of another name, where the row may have one."""
         lists = (name for name, value in self.row.fields.items() if name not in self.usage.fields and value)
         name = next((name for name in lists if isinstance(self.row.fields[name], list | tuple)), None)
-        return f", or say which column holds it with columns: {{prompt: {name}}}" if name else ""
+        return f", or say which column holds it with {renaming({'prompt': name})}" if name else ""
 
     def _no_prompt(self) -> RowError:
         responses = {self.name(side) for side in SIDES}
@@ -222,7 +222,7 @@ class _PairReader(RowReader):
         return RowError(
             self.name("chosen"),
             f"found no prompt: no field '{self.name('prompt')}', and no words that both responses begin with{unread}",
-            f"say which column is the prompt with columns: {{prompt: {which}}}, or give it as '' if there is none",
+            f"say which column is the prompt with {renaming({'prompt': which})}, or give it as '' if there is none",
         )
 
 

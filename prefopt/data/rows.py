@@ -62,15 +62,23 @@ class SourceRow:
         """This row as a BadRow."""
         return BadRow(self.where, field, problem, remedy, self.fields)
 
-    def value(self, role: str, field: str) -> object:
-        """The value of a field, which `columns` may have renamed from `role`. Raises RowError where it is absent."""
+    def value(self, role: str, field: str, absent: Iterable[str] = ()) -> object:
+        """The value of a field, which `columns` may have renamed from `role`. Raises RowError where it is absent; the
+        remedy names the other roles that are `absent`, too."""
         if field not in self.fields:
             raise RowError(
                 field,
                 f"found no such field, only {', '.join(map(in_line, sorted(self.fields))) or 'an empty row'}",
-                f"add it, or say which column holds it with columns: {{{role}: NAME}}",
+                f"add it, or say which column holds it with {renaming(dict.fromkeys((role, *absent), 'NAME'))}",
             )
         return self.fields[field]
+
+
+def renaming(columns: Mapping[str, str]) -> str:
+    """How fields are renamed, for the remedy of a message: in a run file or Python, and as options of a command."""
+    options = " ".join(f"--column {field}={column}" for field, column in columns.items())
+    fields = ", ".join(f"{field}: {column}" for field, column in columns.items())
+    return f"columns: {{{fields}}} ({options} of data check and inspect)"
 
 
 class RowError(Exception):

@@ -20,6 +20,9 @@ from prefopt.data.truncation import TooLong
 _LISTED = 10
 """Bad rows in the message of an error."""
 
+_ALIKE = 3
+"""Those of them that have one and the same fault."""
+
 FEATURES = datasets.Features(
     {
         "row": datasets.Value("int64"),
@@ -59,6 +62,17 @@ class Tally:
         self._guessed: Counter[str] = Counter()
         self._lengths = {name: Counter[int]() for name in ("prompt", "chosen", "rejected")}
         self._first_bad: list[BadRow] = []
+        self._kinds: Counter[tuple[str, str, str]] = Counter()
+        self._like_listed = 0
+
+    def _list(self, row: BadRow) -> None:
+        """Keep a row for the message, of a kind of fault the first three."""
+        kind = (row.field, row.problem, row.remedy)
+        if self._kinds[kind] < _ALIKE and self._kinds.total() < _LISTED:
+            self._kinds[kind] += 1
+            self._first_bad.append(row)
+        else:
+            self._like_listed += kind in self._kinds
 
     @property
     def kept(self) -> int:
@@ -77,8 +91,7 @@ class Tally:
             return None
         if isinstance(pair, BadRow):
             counts["too_long" if isinstance(pair, TooLong) else "quarantined"] += 1
-            if len(self._first_bad) < _LISTED:
-                self._first_bad.append(pair)
+            self._list(pair)
             return pair
         sizes = {name: len(getattr(pair, f"{name}_ids")) for name in self._lengths}
         for name, size in sizes.items():
@@ -104,12 +117,14 @@ class Tally:
         counts = self._counts
         rows, bad, identical = counts["rows"], counts["quarantined"], counts["dropped_identical"]
         too_long, dropped = counts["too_long"], counts["dropped_too_long"]
-        more = [f"... and {bad + too_long - _LISTED:,} more"] if bad + too_long > _LISTED else []
+        hidden = bad + too_long - len(self._first_bad)
+        alike = " like these" if hidden == self._like_listed else ""
+        more = [f"... and {hidden:,} more{alike}"] if hidden else []
         listing = "".join(f"\n  {line}" for line in (*self._first_bad, *more))
         if bad and quarantine is None:
             raise DataError(
-                f"{description}: {bad:,} of {rows:,} rows cannot be used; mend them, or set them aside with "
-                f"on_bad_rows = 'quarantine'{listing}"
+                f"{description}: {bad:,} of {rows:,} rows cannot be used; mend them, or have training set them "
+                f"aside with on_bad_rows: quarantine{listing}"
             )
         if too_long:
             raise DataError(

@@ -76,6 +76,15 @@ def test_data_check_counts_and_shows(tmp_path: Path, rows: list[dict[str, str]],
     assert output.count("rejected") >= 3
     assert "tokens of prompt" in output
     assert "bytes of prompt" in run("data", "check", str(file))
+    assert "prompts cut" not in output
+
+
+def test_data_check_cuts_as_training_does(tmp_path: Path, model_folder: str) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(json.dumps({"prompt": "One day " * 1024, "chosen": " she won.", "rejected": " it sat."}) + "\n")
+    assert "1 prompts cut" in run("data", "check", str(file), "-t", model_folder)
+    assert "prompts cut" not in run("data", "check", str(file), "-t", model_folder, "--max-length", "0")
+    assert "prompts cut" not in run("data", "check", str(file))
 
 
 def test_data_check_lists_what_is_unusable(tmp_path: Path) -> None:

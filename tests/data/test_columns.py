@@ -33,7 +33,7 @@ class TestPairColumns:
     def test_a_missing_field_is_named_and_may_be_renamed(self, plain):
         line = problem(plain, GOOD, extra=[MARGIN])
         assert "field 'margin': found no such field, only chosen, chosen_w, prompt, rejected, rejected_w" in line
-        assert line.endswith("with columns: {margin: NAME}")
+        assert line.endswith("with columns: {margin: NAME} (--column margin=NAME of data check and inspect)")
         dataset = prepared(plain, GOOD | {"gap": 3}, extra=[MARGIN], columns={"margin": "gap"})
         assert dataset["pair:margin"][:] == [3.0]
         assert "field 'gap'" in problem(plain, GOOD, extra=[MARGIN], columns={"margin": "gap"})

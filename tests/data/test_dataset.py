@@ -173,7 +173,9 @@ def test_what_is_guessed_is_counted(make_tokenizer):
 
 def test_text_for_a_tokenizer_with_a_chat_template(chat):
     _, report = prepare(rows(GOOD, GOOD | {"prompt": "</s>a"}), chat, EncodingConfig(), description="pairs")
-    assert report.guessed == {"text read as it is, without the tokenizer's chat template, which is for messages": 1}
+    (guess,) = report.guessed.items()
+    assert guess[0].startswith("text read as it is, without the tokenizer's chat template; to have that, give")
+    assert guess[1] == 1
 
 
 def test_characters_without_a_token():
@@ -227,11 +229,24 @@ def test_stop_reads_to_the_end_and_lists_the_first_ten(plain, tmp_path):
     with pytest.raises(DataError) as error:
         prepare(read_rows(path), plain, EncodingConfig(), description="train data")
     first, *listed = str(error.value).splitlines()
-    assert first.startswith("train data: 1,201 of 1,202 rows cannot be used; mend them, or set them aside with")
+    assert first.startswith(
+        "train data: 1,201 of 1,202 rows cannot be used; mend them, or have training set them aside"
+    )
     assert len(listed) == 11
     assert listed[0].startswith(f"  {path}:2: found a line that is not JSON (")
     assert listed[1] == f"  {path}:3: field 'chosen': found the value 0; give text or a list of messages"
     assert listed[-1] == "  ... and 1,191 more"
+
+
+def test_rows_of_one_fault_are_listed_three_times(plain):
+    bad = [{"question": "p", "better": "a", "worse": "b"}] * 60
+    with pytest.raises(DataError) as error:
+        prepare(rows(*bad), plain, EncodingConfig(), description="pairs")
+    _, *listed = str(error.value).splitlines()
+    assert [line.split(":")[0] for line in listed] == [*(f"  row {row} of pairs" for row in range(3)), listed[3]]
+    assert listed[3] == "  ... and 57 more like these"
+    with pytest.raises(DataError, match=r"(?s)row 60 of pairs: field 'chosen': found the value 3.*and 57 more like"):
+        prepare(rows(*bad, {"prompt": "p", "chosen": 3}), plain, EncodingConfig(), description="pairs")
 
 
 def test_a_bad_row_of_the_encoding_stops_too(make_tokenizer):

@@ -151,7 +151,7 @@ def test_prompts_without_text(read):
 
 def test_the_column_that_may_be_the_prompt(read):
     bad = read({"messages": [user("p")], "chosen": [assistant("a")], "rejected": [assistant("b")]})
-    assert bad.remedy.endswith("or say which column holds it with columns: {prompt: messages}")
+    assert "or say which column holds it with columns: {prompt: messages} (--column prompt=messages of" in bad.remedy
 
 
 def test_json_that_is_nested_too_deep(tmp_path):

@@ -121,6 +121,18 @@ CHAT = {"prompt": [user("p")], "chosen": [assistant("a")], "rejected": [assistan
     [
         ({"prompt": "p", "chosen": "a"}, "rejected", "no such field, only chosen, prompt", "columns: {rejected: NAME}"),
         ({}, "chosen", "no such field, only an empty row", "add it"),
+        (
+            {"question": "p", "better": "a", "worse": "b"},
+            "chosen",
+            "no such field, only better, question, worse",
+            "columns: {chosen: NAME, rejected: NAME, prompt: NAME} (--column chosen=NAME --column",
+        ),
+        (
+            {"better": "a b", "worse": "a c"},
+            "chosen",
+            "only better, worse",
+            "columns: {chosen: NAME, rejected: NAME} (",
+        ),
         (TEXT | {"chosen": 3}, "chosen", "found the value 3", "give text or a list of messages"),
         (TEXT | {"chosen": True}, "chosen", "found the value true", "give text"),
         (TEXT | {"rejected": None}, "rejected", "found nothing (null)", "give text"),

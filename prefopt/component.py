@@ -5,14 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, final
+from typing import Any, ClassVar, Literal, Self, final
 
 import torch
-from pydantic import ConfigDict
+from pydantic import ConfigDict, model_validator
 from torch import Tensor, nn
 
 from prefopt.columns import Column
-from prefopt.signals import Signal
+from prefopt.signals import Signal, reject_other_signals
 from prefopt.tokens import TokenBatch
 from prefopt.validation import Settings
 
@@ -80,11 +80,10 @@ class Component(Named):
         """The conformance checks that it fails by design, as configured -> the reason. None unless it says so."""
         return {}
 
-
-def _itself(component: Component) -> Callable[..., Tensor]:
-    if not callable(component):
-        raise TypeError(f"{type(component).__name__} neither is callable nor overrides build()")
-    return component
+    @model_validator(mode="after")
+    def _requires_signals(self) -> Self:
+        reject_other_signals(self.requires)
+        return self
 
 
 class TokenWeighting(Component):
@@ -100,7 +99,7 @@ class TokenWeighting(Component):
 
     def build(self, *, num_layers: int, hidden_size: int) -> WeightFunction:
         """The function that weighs tokens: this component itself, unless it has parameters to learn."""
-        return _itself(self)
+        return self  # type: ignore[return-value]  # what is not callable, the objective refuses
 
 
 def weights_and_penalty(function: WeightFunction, tokens: TokenBatch) -> tuple[Tensor, Tensor | None]:
@@ -263,7 +262,7 @@ class PreferenceLoss(Component):
 
     def build(self) -> LossFunction:
         """The function that takes the loss: this component itself, unless it has something to keep."""
-        return _itself(self)
+        return self  # type: ignore[return-value]  # what is not callable, the objective refuses
 
 
 class Regularizer(Component):

@@ -19,7 +19,7 @@ _COLLAPSED = 0.1
 _WORDLESS, _TIMES = 0.5, 2
 """Share of the weight on tokens without words, and how many times their share of the tokens that has to be."""
 
-_FIGURES = ("weights/all_zero", "weights/mean", "weights/wordless", "wordless/share")
+_FIGURES = ("weights/all_zero", "weights/mean", "weights/wordless", "wordless/share", "weights/negative")
 """The metrics that the figures are."""
 
 _WINDOW = 5
@@ -58,27 +58,35 @@ class MaskHealth:
     wordless         share of w's sum on special tokens, punctuation and white space: `weights/wordless`; None where
                      that is not measured, or w is zero everywhere
     wordless_tokens  the share of the tokens that these are: `wordless/share`
+    negative         share of tokens whose weight is below zero, in the batches that have any: `weights/negative`
     """
 
     all_zero: float
     mean: float
     wordless: float | None = None
     wordless_tokens: float | None = None
+    negative: float = 0.0
 
     @classmethod
     def from_metrics(cls, means: Mapping[str, float]) -> Self:
         """The figures among an objective's metrics, by the names under which they are logged."""
         optional = (means.get("weights/wordless"), means.get("wordless/share"))
-        return cls(means["weights/all_zero"], means["weights/mean"], *optional)
+        return cls(means["weights/all_zero"], means["weights/mean"], *optional, means.get("weights/negative", 0.0))
 
     def faults(self, beta: float) -> dict[str, str]:
-        """What is wrong, in words with the remedy, by its name: "dead", "collapsed" (and not dead), "wordless".
+        """What is wrong, in words with the remedy, by its name: "negative", or "dead", or "collapsed"; "wordless".
 
         >>> list(MaskHealth(all_zero=0.0, mean=0.03).faults(beta=0.1))
         ['collapsed']
         """
         faults = {}
-        if self.all_zero > _DEAD:
+        if self.negative > 0:
+            faults["negative"] = (
+                f"the mask has weights below zero, on {self.negative:.1%} of the tokens of a batch that has any: such "
+                "a token is trained against the preference. End its forward in what is never negative, such as "
+                "sigmoid or softplus"
+            )
+        elif self.all_zero > _DEAD:
             faults["dead"] = (
                 f"the mask is dead: all weights of {self.all_zero:.0%} of the responses are zero, and such responses "
                 "teach the policy nothing. A learned mask starts alive with init near_one and stays so with a floor, "

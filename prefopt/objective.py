@@ -14,10 +14,10 @@ trained.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, final
+from typing import Any, Self, final
 
 import torch
 import yaml
@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from prefopt.component import weights_and_penalty
+from prefopt.component import Component, PreferenceLoss, TokenWeighting, WeightFunction, weights_and_penalty
 from prefopt.metrics import Mean, objective_metrics
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.registry import ComponentError, provenance, with_recorded_versions
@@ -34,7 +34,19 @@ from prefopt.unit_pairs import UnitPairs
 from prefopt.validation import explain
 from prefopt.whole_files import publish_files, remove, unfinished_name
 
-__all__ = ["Mean", "Objective", "ObjectiveOutput"]
+__all__ = ["Mean", "Objective", "ObjectiveOutput", "built"]
+
+
+def built(component: TokenWeighting | PreferenceLoss, **shape: int) -> Callable[..., Any]:
+    """What the component builds, of a reference of that shape if it is a weighting. Raises TypeError where it cannot be
+    called, or is a class."""
+    function: object = component.build(**shape)
+    if function is component and not callable(function):
+        raise TypeError(f"{type(component).__name__} neither is callable nor overrides build(); write one of the two")
+    if isinstance(function, type) or not callable(function):
+        given = f"the class {function.__name__}" if isinstance(function, type) else repr(function)
+        raise TypeError(f"build() of {component.kind} {component.name!r} returns {given}; return a function or module")
+    return function
 
 
 @final
@@ -70,11 +82,19 @@ class Objective(nn.Module):
         self.config = config
         self.shape = {"num_layers": num_layers, "hidden_size": hidden_size}
         self.provenance = provenance(config.components)  # here, lest a broken plugin stop a run when it comes to save
-        self.weighting = config.weighting.build(**self.shape)
+        self.weighting = built(config.weighting, **self.shape)
         term = config.divergence
         weighting = None if term is None else term.weighting
-        self.divergence_weighting = None if weighting is None else weighting.build(**self.shape)
-        self.loss = config.loss.build()
+        self.divergence_weighting = None if weighting is None else built(weighting, **self.shape)
+        self.loss = built(config.loss)
+        self._learn = frozenset(self.learned_masks)
+
+    @property
+    def weightings(self) -> dict[str, TokenWeighting]:
+        """The token weightings that are called, by the name of their metrics."""
+        term = self.config.divergence
+        other = None if term is None else term.weighting
+        return {"weights": self.config.weighting} | ({} if other is None else {"divergence_weights": other})
 
     @property
     def learned_masks(self) -> dict[str, nn.Module]:
@@ -95,7 +115,7 @@ class Objective(nn.Module):
 
     def forward(self, tokens: TokenBatch) -> ObjectiveOutput:
         """The one equation, in float32 even under autocast. Raises ValueError where the batch lacks a column or a
-        signal."""
+        signal, a component gives a result of another shape, or weights to learn carry no gradient in training."""
         config, mask = self.config, tokens.mask
         for column in config.columns:
             if column.name not in tokens.columns:
@@ -104,7 +124,7 @@ class Objective(nn.Module):
             if getattr(tokens, signal) is None:
                 raise ValueError(f"the batch lacks the signal {signal.value!r}, which {config.requiring(signal)} reads")
         with torch.autocast(mask.device.type, enabled=False):
-            w, penalty = weights_and_penalty(self.weighting, tokens)
+            w, penalty = self._weigh("weights", self.weighting, tokens)
             penalties = [penalty]
             log_ratios = tokens.logps if config.reference_free else tokens.logps - tokens.ref_logps
             of_log_ratios = token_rewards = torch.where(mask, w * torch.where(mask, log_ratios, 0), 0)
@@ -113,7 +133,7 @@ class Objective(nn.Module):
                 assert tokens.divergence is not None
                 v = w
                 if self.divergence_weighting is not None:
-                    v, penalty = weights_and_penalty(self.divergence_weighting, tokens)
+                    v, penalty = self._weigh("divergence_weights", self.divergence_weighting, tokens)
                     penalties.append(penalty)
                 divergence = torch.where(mask, tokens.divergence, 0)
                 if config.divergence.detach_chosen:
@@ -121,14 +141,16 @@ class Objective(nn.Module):
                 token_rewards = token_rewards + config.divergence.alpha * v * divergence
             units = None if config.units is None else UnitPairs.match(config.units, tokens)
             if units is None:
-                rewards = config.beta * config.shaping(token_rewards, mask, tokens.is_chosen)
+                shaped = config.shaping(token_rewards, mask, tokens.is_chosen)
+                rewards = config.beta * _require_shape(shaped, mask.shape[:1], config.shaping)
                 chosen, rejected = rewards.chunk(2)
-                losses = self.loss(chosen, rejected, tokens)
+                losses = _require_shape(self.loss(chosen, rejected, tokens), chosen.shape, config.loss)
             else:
                 of_units = config.beta * units.rewards(config.shaping, token_rewards)
                 rewards, losses = of_units.sum(1), units.losses(self.loss, of_units)
             for regularizer in config.regularizers:
-                losses = losses + regularizer(tokens, w, torch.zeros_like(w) if v is None else v)
+                added = regularizer(tokens, w, torch.zeros_like(w) if v is None else v)
+                losses = losses + _require_shape(added, losses.shape, regularizer)
             for penalty in penalties:
                 if penalty is not None:
                     losses = losses + masked_sum(penalty, mask).view(2, -1).sum(0)
@@ -151,6 +173,28 @@ class Objective(nn.Module):
                 **({} if units is None else units.metrics()),
             },
         )
+
+    def _weigh(self, slot: str, function: WeightFunction, tokens: TokenBatch) -> tuple[Tensor, Tensor | None]:
+        """A slot's weights [N, T], and their penalty."""
+        weighting = self.weightings[slot]
+        weights, penalty = weights_and_penalty(function, tokens)
+        _require_shape(weights, tokens.mask.shape, weighting)
+        has_gradient = weights.requires_grad or (penalty is not None and penalty.requires_grad)
+        if (
+            self.training
+            and torch.is_grad_enabled()
+            and slot in self._learn
+            and not has_gradient
+            and self._trains(slot)
+        ):
+            raise ValueError(
+                f"{weighting.kind} {weighting.name!r} has parameters to learn, and its weights carry no gradient to "
+                "them; take the detach, or the no_grad, out of its forward"
+            )
+        return weights, penalty
+
+    def _trains(self, slot: str) -> bool:
+        return any(parameter.requires_grad for parameter in self.learned_masks[slot].parameters())
 
     def at_reference(self, tokens: TokenBatch) -> ObjectiveOutput:
         """What this objective says where the policy is the reference: ln 2 for the logistic loss, plus regularisers."""
@@ -191,3 +235,14 @@ class Objective(nn.Module):
         if objective.state_dict():
             objective.load_state_dict(load_file(folder / "objective.safetensors"))
         return objective
+
+
+def _require_shape(result: Tensor, shape: torch.Size, component: Component) -> Tensor:
+    """The result. Raises ValueError where it has another shape, which would be broadcast into another objective."""
+    if not isinstance(result, Tensor) or result.shape != shape:
+        given = f"of shape {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
+        raise ValueError(
+            f"{component.kind} {component.name!r} gives a result {given}, where one of shape {tuple(shape)} is needed; "
+            f"`prefopt check {component.name}` tries it"
+        )
+    return result

@@ -7,6 +7,7 @@ import importlib
 import importlib.metadata
 import logging
 import os
+import re
 from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import final
@@ -29,6 +30,7 @@ __all__ = [
     "plugin_manager",
     "plugins",
     "reload_plugins",
+    "without_entry_point",
 ]
 
 WITHOUT = "PREFOPT_WITHOUT_PLUGINS"
@@ -36,6 +38,8 @@ WITHOUT = "PREFOPT_WITHOUT_PLUGINS"
 
 TEMPORARY: dict[str, object] = {}
 """Plugins that are registered without being installed, by name (see `prefopt.testing.temporary_plugin`)."""
+
+_HOOKS = tuple(sorted(name for name in vars(hookspecs) if name.startswith(f"{PROJECT}_")))
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +65,24 @@ def plugins() -> Mapping[str, importlib.metadata.EntryPoint]:
             # setdefault: the same distribution may be seen again further down sys.path.
             entry_points.setdefault(f"{distribution.name}:{entry_point.name}", entry_point)
     return entry_points
+
+
+def without_entry_point() -> str:
+    """The sentence that names the installed distributions that require prefopt and are no plugins; empty where there
+    is none."""
+    plain = {
+        distribution.name: not distribution.entry_points.select(group=PROJECT)
+        for distribution in importlib.metadata.distributions()
+        if any(re.match(rf"{PROJECT}(?![\w.-])", requirement) for requirement in distribution.requires or ())
+    }
+    names = sorted(name for name, has_none in plain.items() if has_none)
+    if not names:
+        return ""
+    verb = "requires" if len(names) == 1 else "require"
+    return (
+        f" {', '.join(names)} {verb} {PROJECT} and {'names' if len(names) == 1 else 'name'} no module as a plugin: "
+        f"[project.entry-points.{PROJECT}] in a pyproject.toml does."
+    )
 
 
 def exclude(names: Iterable[str]) -> None:
@@ -164,6 +186,7 @@ def _register(manager: pluggy.PluginManager, name: str, entry_point: importlib.m
         manager.register(module, name=name)
     except (ValueError, pluggy.PluginValidationError) as error:
         raise PluginError(f"plugin {name} cannot be registered: {error}.", name) from error
+    _refuse_unmarked_hooks(manager, name, module)
 
 
 def _refuse_other_interfaces(name: str, stated: object) -> None:
@@ -185,6 +208,21 @@ def _refuse_other_interfaces(name: str, stated: object) -> None:
         )
 
 
+def _refuse_unmarked_hooks(manager: pluggy.PluginManager, name: str, module: object) -> None:
+    """Raise PluginError where the plugin has a function of a hook's name without @hookimpl, or no hook at all."""
+    marked = {hook.name for hook in manager.get_hookcallers(module) or []}
+    unmarked = [hook for hook in _HOOKS if callable(getattr(module, hook, None)) and hook not in marked]
+    remedy = "write @hookimpl, from prefopt, over the function"
+    if unmarked:
+        raise PluginError(f"plugin {name}: {unmarked[0]} is not marked as a hook; {remedy}.", name)
+    if not marked:
+        raise PluginError(
+            f"plugin {name} brings nothing, as it implements no hook; {remedy} that returns its classes. "
+            f"Hooks: {', '.join(_HOOKS)}.",
+            name,
+        )
+
+
 def _refuse_misspelt_hooks(manager: pluggy.PluginManager) -> None:
     try:
         manager.check_pending()
@@ -192,9 +230,8 @@ def _refuse_misspelt_hooks(manager: pluggy.PluginManager) -> None:
         plugin = manager.get_name(error.plugin) or ""
         callers = manager.get_hookcallers(error.plugin) or []
         unknown = next(hook.name for hook in callers if not hook.has_spec())
-        hooks = sorted(name for name in vars(hookspecs) if name.startswith("prefopt_"))
         raise PluginError(
             f"plugin {plugin} implements {unknown!r}, which is no hook of prefopt."
-            f"{did_you_mean(unknown, hooks)} Hooks: {', '.join(hooks)}.",
+            f"{did_you_mean(unknown, _HOOKS)} Hooks: {', '.join(_HOOKS)}.",
             plugin,
         ) from error

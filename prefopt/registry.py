@@ -18,7 +18,7 @@ from prefopt import divergences, losses, regularizers, shapings, units, weightin
 from prefopt.component import Component, Named
 from prefopt.hookspecs import KINDS
 from prefopt.origins import origin_in
-from prefopt.plugins import TEMPORARY, WITHOUT, PluginError, excluded, plugin_manager, plugins
+from prefopt.plugins import TEMPORARY, WITHOUT, PluginError, excluded, plugin_manager, plugins, without_entry_point
 from prefopt.validation import did_you_mean, explain
 
 __all__ = [
@@ -121,7 +121,7 @@ class Registry(Generic[N]):
         if distribution:
             return f" {distribution} {version} brought it when this was saved: pip install {distribution}=={version}."
         exclusions = f" Excluded by {WITHOUT}: {', '.join(left_out)}." if left_out else ""
-        return did_you_mean(name, self.available()) + exclusions
+        return did_you_mean(name, self.available()) + exclusions + without_entry_point()
 
 
 _BUILT_INS = (weightings, divergences, shapings, units, losses, regularizers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
@@ -10,7 +10,7 @@ from typing import Literal, final
 
 from torch import Tensor
 
-__all__ = ["SIGNALS", "Signal", "SignalSpec", "log_collision_probability"]
+__all__ = ["SIGNALS", "Signal", "SignalSpec", "log_collision_probability", "reject_other_signals"]
 
 
 class Signal(StrEnum):
@@ -122,3 +122,15 @@ SIGNALS: Mapping[Signal, SignalSpec] = MappingProxyType(
     }
 )
 """Every signal's specification."""
+
+
+def reject_other_signals(requires: object) -> None:
+    """Raise ValueError where what a component requires is not a set of signals."""
+    form = "@property, def requires(self): return frozenset({Signal.REF_LOGPS})"
+    if not isinstance(requires, Set):
+        kind = "a method and no property" if callable(requires) else f"of type {type(requires).__name__}"
+        raise ValueError(f"`requires` is {kind}; write it as {form}")
+    for signal in requires:
+        if not isinstance(signal, Signal):
+            members = ", ".join(member.name for member in Signal)
+            raise ValueError(f"`requires` holds {signal!r}, which is no Signal; write it as {form}. Signals: {members}")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
+from torch import Tensor
 
 from prefopt import Objective, ObjectiveConfig, TokenBatch
+from prefopt.component import TokenWeighting
 from prefopt.mask_health import MaskHealth, MaskWatch, wordless_metrics
 from prefopt.metrics import Mean, MetricSums
+from prefopt.training.first_batch import check_first_batch
 from prefopt.weightings import SparseWeighting
 from tests.batches import random_case
 
@@ -112,3 +117,27 @@ def test_a_watch_says_at_the_first_batch_what_is_dead_from_the_start_and_waits_w
 def test_a_watch_does_not_say_what_comes_and_goes() -> None:
     """Five batches are judged together."""
     assert not watched(*[figures(share, 0.2) for share in (0.9, 0.8, 0.1, 0.2, 0.3)] * 4)
+
+
+class Plain(TokenWeighting):
+    """w_t = log pi_ref(y_t) + 2."""
+
+    name: Literal["plain"] = "plain"
+
+    def __call__(self, tokens: TokenBatch) -> Tensor:
+        return torch.where(tokens.mask, tokens.ref_logps + 2, 0)
+
+
+def test_weights_below_zero_are_counted_and_the_first_batch_refuses_them() -> None:
+    tokens = random_case(6, dtype=torch.float32).tokens()
+    objective = Objective(ObjectiveConfig(weighting=Plain()), num_layers=3, hidden_size=5)
+    output = objective(tokens)
+    number = int((output.weights[tokens.mask] < 0).sum())
+    assert 0 < number < int(tokens.mask.sum())
+    share = output.metrics["weights/negative"].value
+    assert share == pytest.approx(number / int(tokens.mask.sum()))
+    with pytest.raises(
+        ValueError, match=f"'plain' gives {number} of {int(tokens.mask.sum())} response tokens a weight"
+    ):
+        check_first_batch(objective, output)
+    assert list(MaskHealth(all_zero=0, mean=0.01, negative=share).faults(beta=0.1)) == ["negative"]

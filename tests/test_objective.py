@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -10,10 +11,10 @@ import pytest
 import torch
 import yaml
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from prefopt import DivergenceTerm, Objective, ObjectiveConfig, TokenBatch, available, zoo
-from prefopt.component import Regularizer, Signal, TokenWeighting
+from prefopt.component import PreferenceLoss, Regularizer, RewardShaping, Signal, TokenWeighting
 from prefopt.divergences import AlphaDivergence, ForwardKL
 from prefopt.losses import HingeLoss
 from prefopt.regularizers import MaskL1
@@ -215,6 +216,7 @@ def test_metrics_are_those_of_the_trained_rewards(config: ObjectiveConfig) -> No
     if config.units is None:  # test_units has the losses, and the metrics, of units
         torch.testing.assert_close(output.losses, sum(added, start=losses))
     value = {name: metric.value for name, metric in output.metrics.items() if not name.startswith("units/")}
+    assert all(math.isnan(value.pop(name)) for name in list(value) if name.endswith("weights/negative"))
     summed = {
         name: torch.where(case.mask, getattr(tokens, name).detach(), 0).sum(-1) for name in ("logps", "divergence")
     }
@@ -251,3 +253,77 @@ def test_metrics_are_those_of_the_trained_rewards(config: ObjectiveConfig) -> No
         expected["rewards/margins_log_ratio"] = log_ratio_margin
         expected["rewards/margins_divergence"] = expected["rewards/margins"] - log_ratio_margin
     assert value == pytest.approx({name: float(metric) for name, metric in expected.items()}, rel=1e-5)
+
+
+class Column(TokenWeighting):
+    """w_t = 1, in another shape."""
+
+    name: Literal["column"] = "column"
+
+    def __call__(self, tokens: TokenBatch) -> Tensor:
+        return torch.ones_like(tokens.logps)[..., None]
+
+
+class Total(PreferenceLoss):
+    """One loss for all pairs."""
+
+    name: Literal["total"] = "total"
+
+    def __call__(self, chosen: Tensor, rejected: Tensor, tokens: TokenBatch) -> Tensor:
+        return (rejected - chosen).mean()
+
+
+class Forgetful(RewardShaping):
+    """No reward."""
+
+    name: Literal["forgetful"] = "forgetful"
+
+    def __call__(self, rewards: Tensor, mask: Tensor, is_chosen: Tensor) -> Tensor:
+        rewards.sum(-1)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("config", "fault"),
+    [
+        (
+            {"weighting": Column()},
+            "token weighting 'column' gives a result of shape (6, 8, 1), where one of",
+        ),
+        ({"loss": Total()}, "preference loss 'total' gives a result of shape (), where one of shape (3,) is needed"),
+        ({"shaping": Forgetful()}, "reward shaping 'forgetful' gives a result NoneType, where one of shape (6,)"),
+    ],
+)
+def test_a_result_of_another_shape_is_an_error_that_names_the_component(config: dict[str, object], fault: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(fault)):
+        build(ObjectiveConfig(**config))(random_case(6, dtype=torch.float32).tokens())
+
+
+class DetachedMask(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.level = nn.Parameter(torch.ones(()))
+
+    def forward(self, tokens: TokenBatch) -> Tensor:
+        return torch.where(tokens.mask, self.level.detach(), 0)
+
+
+class Detached(TokenWeighting):
+    """w_t = a, detached."""
+
+    name: Literal["detached"] = "detached"
+
+    def build(self, *, num_layers: int, hidden_size: int) -> DetachedMask:
+        return DetachedMask()
+
+
+def test_weights_to_learn_without_a_gradient_are_an_error_in_training_alone() -> None:
+    tokens = random_case(6, dtype=torch.float32).tokens()
+    for config in (
+        ObjectiveConfig(weighting=Detached()),
+        ObjectiveConfig(divergence={"measure": "forward_kl", "weighting": Detached()}),
+    ):
+        objective = build(config)
+        objective.eval()(tokens)
+        with pytest.raises(ValueError, match="'detached' has parameters to learn, and its weights carry no"):
+            objective.train()(tokens)
+        objective.requires_grad_(False)(tokens)

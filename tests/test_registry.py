@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
 
-from prefopt import Objective, ObjectiveConfig, available, resolve
-from prefopt.component import Divergence, PreferenceLoss, Regularizer, RewardShaping, TokenWeighting
+from prefopt import Objective, ObjectiveConfig, TokenBatch, available, resolve
+from prefopt.component import Divergence, PreferenceLoss, Regularizer, RewardShaping, Signal, TokenWeighting
 from prefopt.hookspecs import KINDS
 from prefopt.losses import LogisticLoss
 from prefopt.plugins import reload_plugins
@@ -146,6 +150,40 @@ def test_a_misspelt_hook_is_named(install: Install, hook: str, nearest: str) -> 
     )
 
 
+@pytest.mark.parametrize(
+    ("source", "fault"),
+    [
+        (HALVING.format(name="halving").replace("@hookimpl", ""), "prefopt_token_weightings is not marked as a hook"),
+        ("", "brings nothing, as it implements no hook"),
+    ],
+)
+def test_a_plugin_without_a_marked_hook_is_named(install: Install, source: str, fault: str) -> None:
+    install("plain-plugin", source)
+    with pytest.raises(PluginError) as error:
+        available(Divergence)
+    assert fault in str(error.value)
+    assert "plugin plain-plugin:components" in str(error.value)
+    assert "write @hookimpl, from prefopt, over the function" in str(error.value)
+
+
+def test_an_unknown_name_tells_of_distributions_without_an_entry_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "plain_plugin-1.0.dist-info"
+    info.mkdir()
+    metadata = "Metadata-Version: 2.1\nName: plain-plugin\nVersion: 1.0\nRequires-Dist: "
+    (info / "METADATA").write_text(f"{metadata}prefopt>=0.1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ComponentError, match=r"plain-plugin requires prefopt and names no module as a plugin"):
+        resolve(TokenWeighting, "plain")
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: plain-plugin\nVersion: 1.0\nRequires-Dist: prefopt-x\n"
+    )
+    with pytest.raises(ComponentError) as error:
+        resolve(TokenWeighting, "plain")
+    assert "plain-plugin" not in str(error.value)
+
+
 def test_a_hook_that_asks_for_arguments_is_named(install: Install) -> None:
     install("greedy-plugin", HOOK.format(signature="prefopt_divergences(config)", value="[]"))
     with pytest.raises(PluginError, match=r"(?s)^plugin greedy-plugin:components cannot be registered: .*config"):
@@ -194,3 +232,46 @@ def test_a_component_without_a_name_is_named(install: Install) -> None:
     install("nameless-plugin", source)
     with pytest.raises(PluginError, match=r"^nameless_plugin\.Halving has no name; give it"):
         available(TokenWeighting)
+
+
+class Reading(TokenWeighting):
+    name: Literal["reading"] = "reading"
+    signals: Any = ()
+
+    @property
+    def requires(self) -> Any:
+        return self.signals
+
+    def __call__(self, tokens: TokenBatch) -> Tensor:
+        return torch.where(tokens.mask, tokens.ref_logps.exp(), 0)
+
+
+@pytest.mark.parametrize(
+    ("signals", "fault"),
+    [
+        (lambda: frozenset(), "`requires` is a method and no property"),
+        ((Signal.REF_LOGPS,), "`requires` is of type tuple"),
+        (frozenset({"ref_logp"}), "`requires` holds 'ref_logp', which is no Signal; write it as"),
+    ],
+)
+def test_signals_in_another_form_are_told_with_the_right_one(signals: object, fault: str) -> None:
+    with pytest.raises(ValidationError) as error:
+        Reading(signals=signals)
+    assert fault in str(error.value)
+    assert "return frozenset({Signal.REF_LOGPS})" in str(error.value)
+    assert Reading(signals=frozenset({Signal.REF_LOGPS})).requires == {Signal.REF_LOGPS}
+
+
+class Unbuilt(TokenWeighting):
+    name: Literal["unbuilt"] = "unbuilt"
+    result: Any = None
+
+    def build(self, *, num_layers: int, hidden_size: int) -> Any:
+        return self.result
+
+
+@pytest.mark.parametrize(("result", "given"), [(None, "None"), (nn.Linear, "the class Linear")])
+def test_a_build_without_a_function_is_told(result: object, given: str) -> None:
+    fault = re.escape(f"build() of token weighting 'unbuilt' returns {given}; return a function or module")
+    with pytest.raises(TypeError, match=fault):
+        Objective(ObjectiveConfig(weighting=Unbuilt(result=result)), num_layers=1, hidden_size=2)

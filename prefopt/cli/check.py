@@ -48,7 +48,7 @@ def check(
     with exit_on(ValueError, PluginError):
         component = _component(name, kind, fields or ())
         results = examine(component, dict.fromkeys(expect or (), "named by --expect"))
-    columns = (Column("check", no_wrap=True), Column("result", no_wrap=True), "detail")
+    columns = (Column("check", no_wrap=True), Column("result", no_wrap=True), Column("detail", overflow="fold"))
     table = Table(*columns, box=None, padding=(0, 2, 0, 0))
     stopped = {name for result in results for name in result.stops}
     for result in results:
@@ -76,6 +76,7 @@ def _detail(result: Result) -> str:
 
 
 def _component(name: str, kind: str | None, fields: Sequence[str]) -> Component:
+    from prefopt.plugins import without_entry_point
     from prefopt.registry import installed, resolve
     from prefopt.validation import did_you_mean
 
@@ -86,7 +87,8 @@ def _component(name: str, kind: str | None, fields: Sequence[str]) -> Component:
     names = sorted(candidate for candidate, its_kind in candidates if kind in (None, its_kind))
     matches = [its_kind for candidate, its_kind in candidates if candidate == name and kind in (None, its_kind)]
     if not matches:
-        raise ValueError(f"no component named {name!r}.{did_you_mean(name, names)} Installed: {', '.join(names)}.")
+        remedy = did_you_mean(name, names) + without_entry_point()
+        raise ValueError(f"no component named {name!r}.{remedy} Installed: {', '.join(names)}.")
     if len(matches) > 1:
         raise ValueError(f"{name!r} is the name of several components; add --kind, one of {', '.join(matches)}")
     return resolve(kinds[matches[0]], {"name": name, **dict(_parse_field(text) for text in fields)})

@@ -41,6 +41,7 @@ from prefopt.tasks.base import Metric, Task
 from prefopt.tasks.held_out import COMMON
 from prefopt.tasks.registry import resolve_task
 from prefopt.training.config import training_arguments
+from prefopt.training.overrides import name_components, named_components
 from prefopt.training.preflight import reject_mask_rate_without_mask, reject_split_step
 from prefopt.training.references import References, environment_references, variables, why_unreadable, with_references
 from prefopt.training.trainer_inputs import lora_config
@@ -125,8 +126,11 @@ class Suite(Settings):
             read = OmegaConf.to_container(OmegaConf.load(path))
             if not isinstance(read, dict):
                 raise SuiteError(f"{path}: {_WHAT}")
-            layers = (OmegaConf.create(nest(read)), OmegaConf.from_dotlist(list(overrides)))
-            merged = OmegaConf.merge(*layers)
+            document = OmegaConf.create(nest(read))
+            changes = OmegaConf.from_dotlist(named_components(overrides, {"objectives": 2, "task": 1}))
+            for section in ("objectives", "task"):
+                name_components(document.get(section), changes.get(section))
+            merged = OmegaConf.merge(document, changes)
             references = environment_references(merged)
             fields: Any = OmegaConf.to_container(merged, resolve=True)
         except FileNotFoundError:

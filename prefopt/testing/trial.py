@@ -22,7 +22,7 @@ from prefopt.component import (
     Units,
 )
 from prefopt.divergences import ForwardKL
-from prefopt.objective import Objective
+from prefopt.objective import Objective, built
 from prefopt.objective_config import DivergenceTerm, ObjectiveConfig
 from prefopt.testing.cases import HIDDEN, LAYERS, Case, case_for
 from prefopt.testing.check import ConformanceError, raised_by
@@ -71,9 +71,9 @@ def build(component: Component, dtype: torch.dtype | None = torch.float64, *, se
     torch.manual_seed(seed)
     try:
         if isinstance(component, TokenWeighting):
-            function: Any = component.build(num_layers=LAYERS, hidden_size=HIDDEN)
+            function: Any = built(component, num_layers=LAYERS, hidden_size=HIDDEN)
         else:
-            function = component.build()
+            function = built(component)
     finally:
         torch.set_rng_state(state)
     return _placed(function, seed).to(dtype).eval() if isinstance(function, nn.Module) else function

@@ -1,9 +1,8 @@
-"""Checks before training: settings that the run cannot honour or does not read, and the loss of the first batch."""
+"""Checks before training: settings that the run cannot honour or does not read."""
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,15 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from prefopt.objective import Objective, ObjectiveOutput
+from prefopt.objective import Objective
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring import PreferenceModel
 from prefopt.scoring.compatibility import ModelLimits
-from prefopt.scoring.zero import gathered
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.evaluation_metrics import reads_metric, reject_unknown_metric
 from prefopt.validation import one_line
 
 _LOG = logging.getLogger(__name__)
-
-_TOLERANCE = 1e-4
 
 _ROWS_AT_A_TIME = 1000
 
@@ -237,40 +233,3 @@ def reject_other_tokens(tokenizer: PreTrainedTokenizerBase, reference: str | nn.
                 f"the reference {name} has another tokenizer: {token!r} is its token {other[token]}, and the policy's "
                 f"{index}. Log-ratios need one tokenizer; use a reference of the policy's family"
             )
-
-
-def check_units(objective: Objective, output: ObjectiveOutput) -> None:
-    """Warn where pairs of the first batch have no units to compare: their loss is 0 whatever the policy says."""
-    none = output.metrics.get("units/none")
-    if none is not None and none.total > 0:
-        units = objective.config.units
-        assert units is not None
-        fields = ", ".join(field for column in sorted(units.columns, key=str) for field in column.fields)
-        _LOG.warning(
-            "step 0: %d of %d pairs have no units to compare, or weights of zero alone, and train nothing; the metric "
-            "units/none counts such pairs, units/unpaired the tokens without a partner. See that units %r of both "
-            "responses have partners%s.",
-            *(int(none.total), int(none.number), units.name, f": fields {fields}" if fields else ""),
-        )
-
-
-def check_initial_loss(objective: Objective, output: ObjectiveOutput) -> None:
-    """Log whether the loss of the first batch is the one at policy = reference, and warn where it is not."""
-    loss = output.losses.mean().item()  # without the auxiliary loss of a router
-    if not math.isfinite(loss):
-        return  # which the step is judged for
-    if objective.config.reference_free:
-        _LOG.info("step 0: loss %.6f; the objective is reference-free, so no value is expected", loss)
-        return
-    with torch.no_grad(), gathered(objective):
-        expected = objective.at_reference(output.tokens).loss.item()
-    if abs(loss - expected) <= _TOLERANCE * max(1.0, abs(expected)):
-        _LOG.info("step 0: loss %.6f, as expected where the policy equals the reference", loss)
-        return
-    tokens = output.tokens
-    gap = (tokens.logps - tokens.ref_logps)[tokens.mask].detach().abs()
-    _LOG.warning(
-        "step 0: loss %.6f, but %.6f where the policy is the reference. The two differ by up to %.2g nats a token "
-        "(%.2g on average): they are different models, or were loaded in different precision.",
-        *(loss, expected, gap.max().item(), gap.mean().item()),
-    )

@@ -23,6 +23,7 @@ from prefopt import zoo
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.registry import provenance, with_recorded_versions
 from prefopt.training.config import PreferenceConfig, training_arguments
+from prefopt.training.overrides import name_components, named_components
 from prefopt.training.references import References, environment_references, why_unreadable, with_references
 from prefopt.training.run_sections import DataSection, ModelSection, SamplesSection, Section
 from prefopt.validation import explain, one_line
@@ -66,7 +67,7 @@ def _overrides(texts: Sequence[str]) -> DictConfig:
             raise RunFileError(
                 f"override {text!r}: its value is no YAML ({one_line(error)}); mend or quote it"
             ) from error
-    return OmegaConf.from_dotlist([_expand_override(text) for text in texts])
+    return OmegaConf.from_dotlist(named_components([_expand_override(text) for text in texts], {"objective": 1}))
 
 
 def _expand_override(override: str) -> str:
@@ -109,6 +110,7 @@ class RunFile(Section):
             for section, field in _SHORT_FORMS.items():
                 if isinstance(document.get(section), str):
                     document[section] = {field: document[section]}
+            name_components(document.get("objective"), changes.get("objective"))
             merged = OmegaConf.merge(document, changes)
             references = environment_references(merged)
             fields = OmegaConf.to_container(merged, resolve=True)

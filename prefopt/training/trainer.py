@@ -25,14 +25,13 @@ from prefopt.training.data_sets import DataSets
 from prefopt.training.evaluating import check_metrics_options, naming_predictions
 from prefopt.training.finished import finished_state
 from prefopt.training.finite_steps import require_finite_weights
+from prefopt.training.first_batch import check_first_batch
 from prefopt.training.loading import load_tokenizer
 from prefopt.training.metrics import batch_metrics, flush, log_histograms
 from prefopt.training.optimizer import frozen, parameter_groups
 from prefopt.training.preflight import (
-    check_initial_loss,
     check_optimizer,
     check_optimizer_class,
-    check_units,
     reject_no_step,
     reject_other_arguments,
     reject_other_tokens,
@@ -223,9 +222,7 @@ class PreferenceTrainer(SearchingTrainer):
             loss = loss * batch.pairs / num_items_in_batch * self.accelerator.num_processes
         if model.training:
             if self.state.global_step == 0 and self._last is None:
-                objective = self.accelerator.unwrap_model(self.model).objective
-                check_units(objective, output)
-                check_initial_loss(objective, output)
+                check_first_batch(self.accelerator.unwrap_model(self.model).objective, output)
             self._last = output
             self._guard.add(batch, output)
         return (loss, output) if return_outputs else loss

@@ -14,12 +14,14 @@ import pytest
 import yaml
 from rich.console import Console
 
+from prefopt import zoo
 from prefopt.comparison import execute
 from prefopt.comparison.execute import train_and_measure
 from prefopt.comparison.run import Run
 from prefopt.comparison.run_log import RunLog
 from prefopt.comparison.runner import compare
 from prefopt.comparison.suite import Suite, SuiteError
+from prefopt.losses import HingeLoss
 from prefopt.report import report
 
 pytestmark = pytest.mark.slow
@@ -208,6 +210,13 @@ def test_an_objective_may_have_values_of_its_own(tmp_path: Path) -> None:
     assert betas(Suite.load(path, ["objectives.tdpo2.sweeps.objective.beta=[5]"])) == [("dpo", 0.1), ("tdpo2", 5)]
     (tmp_path / "again.yaml").write_text(suite.to_yaml())
     assert [run.key for run in Suite.load(tmp_path / "again.yaml").runs()] == [run.key for run in suite.runs()]
+
+
+def test_an_override_of_a_field_leaves_the_component_that_a_name_gives(tmp_path: Path) -> None:
+    path = written(tmp_path / "given.yaml", objectives={"one": {"loss": "hinge"}, "two": "dpo"})
+    _, one, two = Suite.load(path, ["objectives.one.loss.margin=2", "seeds=[0]"]).runs()
+    assert one.objective.loss == HingeLoss(margin=2)  # type: ignore[union-attr]
+    assert two.objective == zoo.dpo()
 
 
 def test_sweeps_reach_objectives_and_training_one_inside_the_other_or_dotted(tmp_path: Path) -> None:

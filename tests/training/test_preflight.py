@@ -57,7 +57,10 @@ def test_the_metrics_of_an_evaluation_are_known_before(
     with pytest.raises(ValueError, match=r"gives no 'nothing'\. Metrics: (.*)\.$") as caught:
         made("nothing", eval_dataset=rows)
     names = {f"eval_{name}" for name in str(caught.value).partition("Metrics: ")[2][:-1].split(", ")}
-    assert names - metrics <= {"eval_aux_loss", "eval_weights/entropy", "eval_divergence_weights/entropy"}
+    of_weights = {
+        f"eval_{slot}/{name}" for slot in ("weights", "divergence_weights") for name in ("entropy", "negative")
+    }
+    assert names - metrics <= {"eval_aux_loss", *of_weights}
     assert metrics - names <= {"epoch", "eval_model_preparation_time"}
     with pytest.raises(ValueError, match=r"gives no 'loss'\. .*, one_loss, .*, two_loss"):
         made("loss", eval_dataset={"one": rows, "two": rows})

@@ -11,8 +11,9 @@ import yaml
 
 from prefopt import zoo
 from prefopt.data import DataError
+from prefopt.losses import HingeLoss
 from prefopt.training import RunFile, RunFileError, start, train
-from prefopt.weightings import SparseWeighting
+from prefopt.weightings import MixedWeighting, SparseWeighting
 
 pytestmark = pytest.mark.slow
 
@@ -53,6 +54,17 @@ def test_an_override_reaches_into_a_slot(run_file: Path) -> None:
     run = RunFile.load(run_file, ["objective=sparsepo", "objective.weighting.position=token"])
     assert run.objective.weighting == SparseWeighting(position="token")
     assert run.objective.regularizers == zoo.sparsepo().regularizers
+
+
+def test_an_override_of_a_field_leaves_the_component_that_a_name_gives(run_file: Path) -> None:
+    run = yaml.safe_load(run_file.read_text())
+    weighting = {"name": "mixed", "weighting": "sparse"}
+    run_file.write_text(yaml.safe_dump({**run, "objective": {"loss": "hinge", "weighting": weighting}}))
+    run = RunFile.load(run_file, ["objective.loss.margin=2", "objective.weighting.weighting.gate=softplus"])
+    assert run.objective.loss == HingeLoss(margin=2)
+    assert run.objective.weighting == MixedWeighting(weighting=SparseWeighting(gate="softplus"))
+    both = RunFile.load(run_file, ["objective.loss.margin=2", "objective.loss=hinge"])
+    assert both.objective.loss == HingeLoss(margin=2)
 
 
 def test_a_name_for_a_section_leaves_the_rest_of_it(run_file: Path) -> None:

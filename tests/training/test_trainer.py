@@ -117,7 +117,7 @@ def test_evaluation_metrics_are_means_over_pairs(model_folder: str, rows: list[d
     with torch.no_grad():
         output = trainer.model(batch)
     assert metrics["eval_loss"] == pytest.approx(output.loss.item(), rel=1e-5)
-    for name, mean in output.metrics.items():
+    for name, mean in ((name, mean) for name, mean in output.metrics.items() if mean.number):
         assert metrics[f"eval_{name}"] == pytest.approx(mean.value, rel=1e-4, abs=1e-6), name
 
 

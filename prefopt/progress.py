@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import TypeVar, final
 
-__all__ = ["Report", "current_report", "reporting_to", "shown", "tracked"]
+__all__ = ["Report", "Stopwatch", "current_report", "reporting_to", "shown", "tracked"]
 
 T = TypeVar("T")
 
@@ -41,6 +41,23 @@ def reporting_to(report: Report | None) -> Iterator[None]:
 def current_report() -> Report:
     """Where progress is reported; nowhere outside of `reporting_to`."""
     return _REPORT.get() or _nowhere
+
+
+@final
+class Stopwatch:
+    """A Report that passes on what it is told, and adds up the `seconds` of what is done, by its words."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._begun: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, what: str, done: int, total: int | None) -> None:
+        now = time.perf_counter()
+        if done:
+            self.seconds[what] = self.seconds.get(what, 0.0) + now - self._begun.get(what, now)
+        self._begun[what] = now
+        self._report(what, done, total)
 
 
 def tracked(items: Iterable[T], what: str, total: int | None = None, *, hidden: bool = False) -> Iterator[T]:

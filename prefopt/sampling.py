@@ -18,6 +18,9 @@ from prefopt.validation import Settings
 Prompt = str | Sequence[Mapping[str, Any]]
 """Text, or messages for the chat template."""
 
+SAMPLING = "sampling"
+"""What is done, where its progress is reported."""
+
 _ROWS = 256
 """Samples that are generated at a time."""
 
@@ -67,7 +70,7 @@ def sample_ids(
     prompts_at_once = max(1, _ROWS // count)
     with quiet(), torch.random.fork_rng():
         torch.manual_seed(seed)
-        for start in tracked(range(0, len(prompts), prompts_at_once), "sampling"):
+        for start in tracked(range(0, len(prompts), prompts_at_once), SAMPLING):
             part = prompts[start : start + prompts_at_once]
             ids = {"input_ids": list(map(list, part))}
             batch = tokenizer.pad(ids, padding_side="left", return_attention_mask=True, return_tensors="pt")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import count
 from operator import length_hint
 from pathlib import Path
+from time import monotonic
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from prefopt.comparison.progress import Board
 from prefopt.data import read_rows
-from prefopt.progress import current_report, reporting_to, shown, tracked
+from prefopt.progress import Stopwatch, current_report, reporting_to, shown, tracked
 
 Reports = list[tuple[str, int, int | None]]
 
@@ -20,6 +23,17 @@ def reports(monkeypatch: pytest.MonkeyPatch) -> Reports:
     """A list for reports, which then come for each item."""
     monkeypatch.setattr("prefopt.progress._SECONDS", 0)
     return []
+
+
+def test_a_stopwatch_adds_up_what_is_done_by_its_words(reports: Reports, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = count(0.0, 0.5)
+    monkeypatch.setattr("prefopt.progress.time", SimpleNamespace(perf_counter=lambda: next(now), monotonic=monotonic))
+    watch = Stopwatch(lambda *report: reports.append(report))
+    with reporting_to(watch):
+        assert list(tracked("ab", "letters")) == ["a", "b"]
+        assert list(tracked("c", "letters")) == ["c"]
+    assert watch.seconds == {"letters": 2.5}
+    assert reports[-1] == ("letters", 1, 1)
 
 
 def test_items_come_with_a_report_for_each(reports: Reports) -> None:

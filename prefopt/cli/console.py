@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -149,12 +150,13 @@ class _ProgressHandler(logging.Handler):
 
 
 def show_progress() -> None:
-    """Print prefopt's log from level INFO; other libraries print warnings, and bars on a terminal alone."""
+    """Print prefopt's log from level INFO, of several processes that of the first, and the others' warnings; other
+    libraries print warnings, and bars on a terminal alone."""
     from prefopt.data.quiet import show_bars
 
     show_bars(sys.stderr.isatty())
     logger = logging.getLogger("prefopt")
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
     if not any(isinstance(handler, _ProgressHandler) for handler in logger.handlers):  # or every line is there twice
         logger.addHandler(_ProgressHandler())
 

@@ -53,6 +53,7 @@ def train(
     with exit_on(ValueError, PluginError, OSError):
         run = RunFile.load(run_file, overrides or ())
         trainer = start(run, overwrite=overwrite, dry_run=dry_run, judges=resolve_judge)
+    console.quiet = not trainer.is_world_process_zero()  # errors are each process's own
     if not sys.stderr.isatty() and trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(PrinterCallback)  # the log without a bar
     if dry_run:

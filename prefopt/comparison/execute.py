@@ -22,7 +22,9 @@ from prefopt.data import DataError, SourceRow, read_rows
 from prefopt.data.quiet import quiet
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.origins import origin_in_plugins
+from prefopt.progress import Stopwatch, current_report, reporting_to
 from prefopt.registry import provenance
+from prefopt.sampling import SAMPLING
 from prefopt.scoring import PreferenceModel
 from prefopt.tasks.base import Material
 from prefopt.tasks.held_out import held_out
@@ -91,7 +93,8 @@ def train_and_measure(run: Run, folder: Path) -> dict[str, Any]:
     """The measured fields of a record: metrics by held-out item, samples, profiles, heat maps and faults of the mask
     (see `HeldOut`), learning curves, seconds of each part and peak memory.
 
-    Material and reference cache stay in the folder for other runs.
+    The seconds add up to all of the run: `held_out` of the pairs, `sampling`, and `judging`, which is the rest that the
+    task does with the policy. Material and reference cache stay in the folder for other runs.
     """
     _reset_peak()
     start = time.perf_counter()
@@ -108,14 +111,23 @@ def train_and_measure(run: Run, folder: Path) -> dict[str, Any]:
         else:
             model, curves = _train(run, run.objective, args, material, tokenizer)
         trained = time.perf_counter()
+        watch = Stopwatch(current_report())
         reference = _load(material, args)
         options = {"batch_size": args.per_device_eval_batch_size, "columns": args.columns, "marks": run.task.marks}
         common = held_out(model.eval(), reference, tokenizer, material, args.encoding, **options)
-        evaluation = run.task.evaluate(model.eval(), reference, tokenizer, material)
+        scored = time.perf_counter()
+        with reporting_to(watch):
+            evaluation = run.task.evaluate(model.eval(), reference, tokenizer, material)
         if model.cache is not None:
             model.cache.store.flush()  # other runs then find the held-out pairs as well
     shutil.rmtree(args.output_dir, ignore_errors=True)
-    measuring = time.perf_counter() - trained
+    seconds = {
+        "material": prepared - start,
+        "training": trained - prepared,
+        "held_out": scored - trained,
+        SAMPLING: watch.seconds.get(SAMPLING, 0.0),
+    }
+    seconds["judging"] = time.perf_counter() - start - sum(seconds.values())
     return {
         "values": common.values | dict(evaluation.values),
         "samples": evaluation.samples,
@@ -123,7 +135,7 @@ def train_and_measure(run: Run, folder: Path) -> dict[str, Any]:
         "heat_maps": common.heat_maps,
         "mask_faults": common.mask_faults,
         "curves": curves,
-        "seconds": {"material": prepared - start, "training": trained - prepared, "measuring": measuring},
+        "seconds": seconds,
         "peak_memory_mib": _peak_mib(),
     }
 

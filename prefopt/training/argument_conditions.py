@@ -166,10 +166,11 @@ def reject_optimizer_options(arguments: TrainingArguments) -> None:
 
 
 def reject_unspread(accelerator: Accelerator, args: TrainingArguments) -> None:
-    """Raise ValueError where FSDP is asked for and accelerate leaves it out, as it does without accelerators: each
-    process would train a copy of the whole model."""
+    """Raise ValueError where FSDP is asked for, by the run or by a launcher's configuration, and accelerate leaves it
+    out, as it does without accelerators: each process would train a copy of the whole model."""
     spreading = (DistributedType.FSDP, DistributedType.XLA)
-    if args.fsdp and accelerator.distributed_type not in spreading:
+    asked = args.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP")
+    if asked and accelerator.distributed_type not in spreading:
         raise ValueError(
             f"fsdp: accelerate spreads no model over processes on {accelerator.device.type} "
             f"({accelerator.distributed_type.value}), and each would train a copy of the whole in silence; train on "

@@ -17,7 +17,7 @@ from prefopt.data import EncodingConfig, OnBadRows, OnTooLong
 from prefopt.training.argument_trials import reject_unusable
 from prefopt.training.arguments import settle
 from prefopt.training.model_options import reject_unknown_options
-from prefopt.training.processes import reject_lone_processes, settle_zero
+from prefopt.training.processes import reject_lone_processes, settle_launch, settle_zero
 from prefopt.training.ranges import reject_out_of_range
 from prefopt.training.references import without_tokens
 from prefopt.validation import did_you_mean, explain, problem_of, reject_bool
@@ -114,10 +114,9 @@ class PreferenceConfig(TrainingArguments):
             self.encoding  # noqa: B018  its own checks
         except ValidationError as error:
             raise ValueError("; ".join(explain(error, EncodingConfig))) from error
-        if self.max_skipped_steps and self.deepspeed is not None:
-            raise ValueError("max_skipped_steps: DeepSpeed takes the step before its numbers are judged; leave it out")
         reports = getattr(self, "report_to", None)
         self.report_to: Any = [] if reports is None else reports
+        settle_launch(self)
         settle(self)
         # Trainer would drop the data set's columns, since the collator reads them and the model's forward does not.
         self.remove_unused_columns = False

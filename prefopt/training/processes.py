@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
-from accelerate.utils import get_int_from_env
+import torch
+from accelerate.utils import get_int_from_env, parse_flag_from_env
 
 MPI = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 """Variables in which launchers say how many processes they started."""
 
 _WHOLE_POLICY = "stage3_gather_16bit_weights_on_model_save"
+
+
+def settle_launch(args: Any) -> None:
+    """Have the arguments say in which precision a launcher's configuration has the run train, where they say nothing.
+    Raises ValueError for what DeepSpeed cannot do, whether it is asked for by the run or by that configuration.
+
+    args  PreferenceConfig, before Trainer's own checks
+    """
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if precision in ("bf16", "fp16") and not (args.bf16 or args.fp16):
+        setattr(args, precision, True)
+    if args.deepspeed is None and not parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+        return
+    if args.max_skipped_steps:
+        raise ValueError("max_skipped_steps: DeepSpeed takes the step before its numbers are judged; leave it out")
+    can_train = torch.accelerator.is_available() or args.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU")
+    if get_int_from_env(MPI, 1) > 1 and not can_train:
+        raise ValueError("deepspeed: its processes would wait for accelerators, and there are none; give use_cpu: true")
 
 
 def reject_lone_processes(args: Any) -> None:

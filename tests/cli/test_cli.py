@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from prefopt import zoo
 from prefopt.cli import app
 from prefopt.columns import PairColumn, TokenColumn
-from prefopt.training import RunFileError
+from prefopt.training import PreferenceTrainer, RunFileError
 
 RUNNER = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
 
@@ -152,6 +152,9 @@ def test_train_end_to_end(tmp_path: Path, rows: list[dict[str, str]], model_fold
     assert "--overwrite (overwrite_output_dir) removes it" in run(*again, exit_code=2)
     assert "Saved in" in run(*again, "--overwrite")
     elsewhere = f"training.output_dir={tmp_path / 'other'}"
+    with pytest.MonkeyPatch.context() as patch:  # another process than the first prints none of what they all know
+        patch.setattr(PreferenceTrainer, "is_world_process_zero", lambda _: False)
+        assert "Nothing was written" not in run("train", str(file), elsewhere, "--dry-run")
     assert "error:" in run("train", str(file), f"model={tmp_path / 'no-model'}", elsewhere, exit_code=2)
 
 

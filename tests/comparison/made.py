@@ -53,7 +53,9 @@ def _record(run: Run, *, failed: bool) -> dict[str, Any]:
         "error": "RuntimeError: out of <luck> & memory" if failed else None,
         "traceback": "Traceback ...\nRuntimeError: out of <luck> & memory" if failed else None,
         "peak_memory_mib": None if failed else 512.5,
-        "seconds": {} if failed else {"material": 1.0, "training": 60.0, "measuring": 5.5},
+        "seconds": {}
+        if failed
+        else {"material": 1.0, "training": 60.0, "held_out": 1.5, "sampling": 3.0, "judging": 1.0},
     }
     parts = ("values", "samples", "curves", "profiles")
     return record | ({**{part: {} for part in parts}, "heat_maps": []} if failed else dict(_measured(run)))

@@ -179,7 +179,8 @@ def test_records_say_what_was_run(whole: Path) -> None:
     assert record["configuration"]["objective"]["beta"] == 0.1
     assert record["versions"]["prefopt"]
     assert any(words.startswith("prefopt ") for words in record["components"].values())
-    assert record["seconds"]["training"] > 0
+    assert list(record["seconds"]) == ["material", "training", "held_out", "sampling", "judging"]
+    assert all(seconds > 0 for seconds in record["seconds"].values())
     assert len(record["curves"]["loss"]) == 2
     assert all(len(texts) == 2 for texts in record["samples"].values())
     assert list((whole / "reference-cache").iterdir())

@@ -426,3 +426,18 @@ def test_more_processes_than_train_together_are_refused(monkeypatch: pytest.Monk
     reject_lone_processes(SimpleNamespace(world_size=2))
     with pytest.raises(ValueError, match=r"2 processes were started, .*only 1 would train together, .*use_cpu: true"):
         reject_lone_processes(SimpleNamespace(world_size=1))
+
+
+def test_what_a_launchers_configuration_asks_for_is_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    args = PreferenceConfig(str(tmp_path), use_cpu=True, report_to="none")
+    assert args.bf16
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(ValueError, match=r"^max_skipped_steps: DeepSpeed takes the step before"):
+        PreferenceConfig(str(tmp_path), use_cpu=True, report_to="none", max_skipped_steps=1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    with pytest.raises(
+        ValueError, match=r"^deepspeed: its processes would wait for accelerators, and there are none; "
+    ):
+        PreferenceConfig(str(tmp_path), report_to="none")

@@ -41,6 +41,10 @@ def test_fsdp_without_accelerators_is_refused(
     monkeypatch.setattr(PreferenceConfig, "parallel_mode", ParallelMode.DISTRIBUTED)
     with pytest.raises(ValueError, match=r"^fsdp: accelerate spreads no model over processes on cpu \(NO\), and each"):
         PreferenceTrainer(model_folder, objective=zoo.dpo(), args=args, train_dataset=rows)
+    monkeypatch.undo()
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # that configuration's, of which the arguments know nothing
+    with pytest.raises(ValueError, match=r"^fsdp: accelerate spreads no model over processes on cpu \(NO\), and each"):
+        PreferenceTrainer(model_folder, objective=zoo.dpo(), args=config(out), train_dataset=rows)
 
 
 @pytest.mark.parametrize("name", ["dpo", "sparsepo", "simpo", "tbpo_a"])

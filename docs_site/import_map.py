@@ -104,11 +104,12 @@ def picture(plan: Mapping[str, Room]) -> str:
     height = 12 + len(rows) * (_HEIGHT + _GAP) - _GAP
     return "\n".join(
         [
+            '<div style="overflow-x:auto">'
             f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" style="width:100%;min-width:44rem" font-size="13" '
             'aria-label="The rooms of prefopt: arrows lead from a room to those it imports">',
             '<defs><marker id="tip" viewBox="0 0 8 8" refX="6" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
             '<path d="M0 0L8 4L0 8z" fill="currentColor" fill-opacity=".5"/></marker></defs>',
             *lines,
-            "</svg>",
+            "</svg></div>",
         ]
     )

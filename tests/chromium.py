@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -19,11 +20,16 @@ def browser() -> str:
     return path
 
 
-def opened(browser: str, page: Path, *, dark: bool = False, query: str = "") -> tuple[str, list[str]]:
-    """The document once its scripts have run, and the lines of the console."""
+def opened(
+    browser: str, page: Path | str, *, dark: bool = False, query: str = "", milliseconds: int = 2000
+) -> tuple[str, list[str]]:
+    """The document of a file or address once its scripts have run so long, and the lines of the console."""
+    address = page if isinstance(page, str) else page.as_uri()
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-    flags += [f"--user-data-dir={page.parent / 'profile'}", "--window-size=1280,1000", "--enable-logging=stderr"]
-    flags += [f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--virtual-time-budget=2000", "--dump-dom"]
-    command = [browser, *flags, f"{page.as_uri()}{query}"]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120, check=True)
+    flags += ["--window-size=1280,1000", "--enable-logging=stderr"]
+    flags += [f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--dump-dom"]
+    flags.append(f"--virtual-time-budget={milliseconds}")
+    with TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        command = [browser, *flags, f"--user-data-dir={profile}", f"{address}{query}"]
+        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=300, check=True)
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]

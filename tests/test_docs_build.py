@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
+from collections.abc import Iterator
+from functools import partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -80,6 +85,58 @@ def test_the_landing_page_shows_the_heat_map_and_the_equation(site: Path) -> Non
     assert text.count('class="token') > 40
     assert text.count('role="math"') == 3
     assert "<math>" in (site / "zoo.html").read_text(encoding="utf-8")
+
+
+_WIDTHS = (1200, 390)
+
+_EVERY_PAGE = """<!doctype html><title>every page</title><link rel="icon" href="data:,"><pre id="wide"></pre><script>
+const pages = PAGES, widths = WIDTHS, wide = [];
+(async () => {
+  for (const page of pages) for (const width of widths) {
+    const frame = document.createElement("iframe");
+    frame.style = `width: ${width}px; height: 900px; border: 0`;
+    frame.src = page;
+    const loaded = new Promise((resolve) => { frame.onload = resolve; });
+    document.body.append(frame);
+    await loaded;
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    const { scrollWidth } = frame.contentDocument.scrollingElement;
+    if (scrollWidth > width) wide.push(`${page} is ${scrollWidth} wide at ${width}`);
+    frame.remove();
+  }
+  document.getElementById("wide").textContent = JSON.stringify({ pages: pages.length, wide });
+})();
+</script>"""
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def address(site: Path) -> Iterator[str]:
+    """The site, served."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(site))) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_every_page_fits_desktop_and_phone_without_a_line_on_the_console(
+    browser: str, site: Path, address: str
+) -> None:
+    pages = sorted(str(page.relative_to(site)) for page in site.rglob("*.html"))
+    text = _EVERY_PAGE.replace("PAGES", json.dumps(pages)).replace("WIDTHS", json.dumps(_WIDTHS))
+    (site / "every-page.html").write_text(text, encoding="utf-8")
+    try:
+        document, console = opened(browser, f"{address}/every-page.html", milliseconds=600_000)
+    finally:
+        (site / "every-page.html").unlink()
+    assert console == []
+    result = re.search(r'<pre id="wide">(.+?)</pre>', document)
+    assert result is not None, "the pages were not gone through"
+    assert json.loads(html.unescape(result[1])) == {"pages": len(pages), "wide": []}
 
 
 @pytest.mark.parametrize("page", ["index.html", "api/prefopt.html"])

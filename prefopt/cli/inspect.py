@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from prefopt.cli.console import console, exit_on
+from prefopt.cli.console import console, exit_on, show_progress
 from prefopt.cli.data import parse_renaming
 
 
@@ -36,6 +36,10 @@ def inspect(
     column: Annotated[
         list[str] | None, typer.Option(help="Our field=the data set's column, such as prompt=question.")
     ] = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option(min=2, help="Most tokens of prompt and response, where it is to be another than the run's."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pairs that are scored at a time.")] = 8,
 ) -> None:
     """Show what a run's objective makes of each token: its weights, log-ratio and divergence."""
@@ -47,6 +51,7 @@ def inspect(
     from prefopt.plugins import PluginError
     from prefopt.training import SavedRun
 
+    show_progress()
     # ValueError: SavedRunError, RunFileError and ComponentError among others. OSError: from_pretrained's.
     with exit_on(DataError, ValueError, PluginError, OSError, FloatingPointError):
         if out is not None:
@@ -59,6 +64,7 @@ def inspect(
             data,
             split=split,
             columns=columns,
+            max_length=max_length,
             out=out,
             overwrite=overwrite,
             shown=max(pairs, page_pairs),

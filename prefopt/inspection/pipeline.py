@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from importlib.metadata import version
@@ -12,7 +13,7 @@ from typing import Any
 
 import datasets
 
-from prefopt.data import DataError, prepare, read_rows
+from prefopt.data import DataError, EncodingConfig, prepare, read_rows
 from prefopt.data.pairs import SIDES
 from prefopt.data.token_texts import decode, response_ids, response_token_texts
 from prefopt.inspection.layers import distinct, layer_values, layers
@@ -28,7 +29,10 @@ from prefopt.scoring.batches import scored_batches
 from prefopt.scoring.forward import causal_lm
 from prefopt.training import DataSection, SavedRun
 from prefopt.training.output_folder import OutputFolderError, reject_mixing
+from prefopt.training.trainer_inputs import log_report
 from prefopt.whole_files import naming_full_disk, publish_file
+
+_LOG = logging.getLogger(__name__)
 
 
 def score_pairs(
@@ -94,6 +98,7 @@ def inspect_run(
     *,
     split: str = "train",
     columns: Mapping[str, str] | None = None,
+    max_length: int | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     shown: int = 50,
@@ -102,7 +107,8 @@ def inspect_run(
 ) -> Inspection:
     """Score every pair of a data set by a run's objective.
 
-    The data is read as the run's training data was, but for `split` and those of `columns` that are given. The first
+    The data is read as the run's training data was, but for `split`, `max_length` and those of `columns` that are
+    given; where the run has no run.yaml that would say how, with the defaults, which is logged. The first
     `shown` pairs are kept to be read; tokens are ranked that occur at least `minimum` times in responses. `out` is a
     folder for tokens.parquet (every token of every pair), index.html and inspection.json, which are written beside
     their names and renamed at the end; `overwrite` says that it may hold an earlier inspection.
@@ -111,7 +117,7 @@ def inspect_run(
     """
     if out is not None:
         reject_inspected(Path(out), overwrite=overwrite)
-    pairs = _prepared(run, data, split, columns or {})
+    pairs = _prepared(run, data, split, columns or {}, max_length)
     reject_unknown_tokens(run, pairs)
     run_layers = layers(run.model.objective.config)
     about = _about(run, data)
@@ -168,16 +174,30 @@ def html_page(inspection: Inspection, minimum: int) -> str:
     return render("prefopt.inspection", "page.html.jinja", **context)
 
 
-def _prepared(run: SavedRun, data: str | Path, split: str, columns: Mapping[str, str]) -> datasets.Dataset:
+def _prepared(
+    run: SavedRun, data: str | Path, split: str, columns: Mapping[str, str], max_length: int | None
+) -> datasets.Dataset:
     settings = run.data or DataSection(train=str(data))
-    pairs, _ = prepare(
+    encoding = settings.encoding
+    if max_length is not None:
+        encoding = EncodingConfig(**encoding.model_dump() | {"max_length": max_length})
+    if run.data is None:
+        _LOG.warning(
+            "%s has no run.yaml that says how its pairs were read: they are now with max_length %s (--max-length) and "
+            "the columns that are given (--column)",
+            run.folder,
+            encoding.max_length,
+        )
+    sole = settings.train[0].columns if len(settings.train) == 1 else {}
+    pairs, report = prepare(
         read_rows(data, split=split),
         run.tokenizer,
-        settings.encoding,
+        encoding,
         description=str(data),
-        columns={**settings.columns, **columns},
+        columns={**settings.columns, **sole, **columns},
         extra=run.model.objective.config.columns,
     )
+    log_report(report, str(data))
     return pairs
 
 

@@ -13,7 +13,7 @@ from prefopt.training.run_sections import DataSection, ModelSection
 from prefopt.training.samples import SamplesCallback
 from prefopt.training.saved_run import SavedRun, SavedRunError
 from prefopt.training.trainer import PreferenceTrainer
-from prefopt.training.upload import UploadError, push_run
+from prefopt.training.upload import UploadError, push_run, stage_run
 
 __all__ = [
     "DataSection",
@@ -35,6 +35,7 @@ __all__ = [
     "plan_run",
     "push_run",
     "replay",
+    "stage_run",
     "start",
     "train",
 ]

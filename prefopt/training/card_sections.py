@@ -94,7 +94,7 @@ def data_section(
     for name, report in reports.items():
         lines += [f"- rows of {name}: {escape(line, quote=False)}" for line in report.lines()]
     if unreported := [name for name in pairs if not any(key.startswith(name) for key in reports)]:
-        lines.append(f"- given as token ids, without a report of the rows: {_listed(unreported)}")
+        lines.append(f"- held out of the rows of train, or given as token ids: {_listed(unreported)}")
     if digest is not None:
         lines.append(f"- number and digest of the training pairs, by their token ids: {digest}")
     return "\n".join(lines) or "Not known to the trainer that wrote this card."

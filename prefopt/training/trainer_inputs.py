@@ -32,7 +32,7 @@ from prefopt.training.adapters import (
 )
 from prefopt.training.config import PreferenceConfig
 from prefopt.training.loading import load_model
-from prefopt.validation import problem_of, reject_bool
+from prefopt.validation import did_you_mean, problem_of, reject_bool
 
 _LOG = logging.getLogger(__name__)
 
@@ -141,6 +141,9 @@ def lora_config(fields: Mapping[str, Any] | None) -> LoraConfig | None:
     if fields is None:
         return None
     hints = get_type_hints(LoraConfig)
+    if unknown := [name for name in fields if name not in hints]:
+        near = did_you_mean(unknown[0], hints)
+        raise ValueError(f"{unknown[0]}: no such field in peft's LoraConfig.{near} It has r, lora_alpha and others")
     config = LoraConfig(**{"task_type": "CAUSAL_LM"} | {k: _of_type(v, hints.get(k), k) for k, v in fields.items()})
     if not (isinstance(config.r, int) and config.r > 0):
         raise ValueError(f"r: {config.r!r} is no rank; it is 1 or more")
@@ -149,8 +152,6 @@ def lora_config(fields: Mapping[str, Any] | None) -> LoraConfig | None:
 
 def _of_type(value: object, hint: Any, field: str) -> object:
     """The value in the type that peft declares, which checks none itself; of whole numbers, alpha need not be one."""
-    if hint is None:  # no such field, as LoraConfig says
-        return value
     reject_bool(value, hint, field=field)
     try:
         return TypeAdapter(int | float if hint is int else hint).validate_python(value)

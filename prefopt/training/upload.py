@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, final
 
 import yaml
 from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 
 from prefopt.training.card_file import CARD
@@ -58,10 +59,26 @@ def create_repository(name: str, *, token: str | None, private: bool | None) -> 
     try:
         return str(HfApi().create_repo(name, token=token, private=private, exist_ok=True).repo_id)
     except Exception as error:  # of the client, of the network, or of the hub
-        raise UploadError(
-            f"hub: the repository {name} can be neither made nor used ({_reason(error)}); log in with `hf auth login`, "
-            "name another one (hub_model_id), or leave push_to_hub out"
-        ) from error
+        problem = f"hub: the repository {name} can be neither made nor used ({_reason(error)})"
+        raise UploadError(f"{problem}; {_remedy(error)}") from error
+
+
+def require_login(token: str | None) -> str:
+    """The name of who is logged in. Raises UploadError where nobody is, or the hub is not reached."""
+    try:
+        return str(HfApi().whoami(token=token)["name"])
+    except Exception as error:
+        raise UploadError(f"hub: nothing can be uploaded ({_reason(error)}); {_remedy(error)}") from error
+
+
+def _remedy(error: Exception) -> str:
+    """What to do where the hub has refused, and where it was not reached."""
+    if isinstance(error, HfHubHTTPError | HFValidationError | LocalTokenNotFoundError):
+        return "log in with `hf auth login`, name another one (hub_model_id), or leave push_to_hub out"
+    return (
+        "where the hub is not to be reached from here, leave push_to_hub out, and upload the saved folder later with "
+        "prefopt.training.push_run"
+    )
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -94,11 +111,25 @@ def push_run(
 
     options  revision and commit_message of `HfApi.upload_folder`
     """
+    folder = _with_policy(folder)
+    repository = create_repository(hub_model_id, token=token, private=private)
+    return upload_policy(folder, repository, token=token, **{"commit_message": "Upload policy"} | options)
+
+
+def stage_run(folder: str | Path, target: str | Path) -> list[str]:
+    """Write the files that `push_run` uploads of a folder, as it uploads them, into a new folder, to look at or to
+    upload from another machine. Their names. Raises ValueError where the folder holds no policy, FileExistsError."""
+    folder, target = _with_policy(folder), Path(target)
+    target.mkdir(parents=True)
+    _stage(folder, _of_policy(folder), target)
+    return sorted(str(path.relative_to(target)) for path in target.rglob("*") if path.is_file())
+
+
+def _with_policy(folder: str | Path) -> Path:
     folder = Path(folder)
     if not saved_policy(folder):
         raise ValueError(f"{folder}: it holds no policy; give the output_dir of a run that has ended, or a checkpoint")
-    repository = create_repository(hub_model_id, token=token, private=private)
-    return upload_policy(folder, repository, token=token, **{"commit_message": "Upload policy"} | options)
+    return folder
 
 
 def _of_policy(folder: Path) -> Iterator[Path]:
@@ -112,12 +143,7 @@ def _of_policy(folder: Path) -> Iterator[Path]:
 def _upload(folder: Path, repository: str, files: Any, blocking: bool, **options: Any) -> Any:
     staged = Path(tempfile.mkdtemp(prefix=_UPLOADS, dir=folder.parent if (folder / MANIFEST).is_file() else folder))
     try:
-        for path in files:
-            target = staged / path.relative_to(folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _copy(path, target)
-        if (manifest := Manifest.load(folder)) is not None and (staged / MANIFEST).is_file():
-            Manifest.write(staged, step=manifest.step, settings=manifest.settings)
+        _stage(folder, files, staged)
         upload: Any = HfApi().upload_folder
         job = upload(repo_id=repository, folder_path=str(staged), run_as_future=not blocking, **options)
     except Exception as error:  # of the disk, of the client, of the network, or of the hub
@@ -128,6 +154,16 @@ def _upload(folder: Path, repository: str, files: Any, blocking: bool, **options
     else:
         job.add_done_callback(partial(_finished, folder, repository, staged))
     return job
+
+
+def _stage(folder: Path, files: Iterable[Path], target: Path) -> None:
+    """Copy files of a folder as they are uploaded."""
+    for path in files:
+        copy = target / path.relative_to(folder)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        _copy(path, copy)
+    if (manifest := Manifest.load(folder)) is not None and (target / MANIFEST).is_file():
+        Manifest.write(target, step=manifest.step, settings=manifest.settings)
 
 
 def _finished(folder: Path, repository: str, staged: Path, job: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from prefopt import zoo
+from prefopt.inspection import inspect_run
 from prefopt.scoring.forward import causal_lm
 from prefopt.training import PreferenceConfig, PreferenceTrainer, SavedRun, SavedRunError
 from tests.inspection.conftest import SPARSE, Trained
@@ -86,7 +89,7 @@ def test_what_is_no_run(tmp_path: Path, model_folder: str) -> None:
 
 
 def test_without_a_run_file_the_reference_must_be_named(
-    model_folder: str, rows: list[dict[str, str]], tmp_path: Path
+    model_folder: str, rows: list[dict[str, str]], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     args = PreferenceConfig(str(tmp_path / "run"), max_steps=1, report_to="none", use_cpu=True, disable_tqdm=True)
     trainer = PreferenceTrainer(model_folder, objective=zoo.dpo(), args=args, train_dataset=rows)
@@ -99,6 +102,13 @@ def test_without_a_run_file_the_reference_must_be_named(
     run = SavedRun.load(tmp_path / "run", reference=model_folder)
     assert same_weights(run.model.reference, causal_lm(trainer.model.policy))
     assert run.data is None
+    pair = {"asked": rows[0]["prompt"] * 8, **{side: rows[0][side] for side in ("chosen", "rejected")}}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
+    with caplog.at_level(logging.WARNING, "prefopt"):
+        (shown,) = inspect_run(run, tmp_path / "pairs.jsonl", columns={"prompt": "asked"}, max_length=8).shown
+    assert "run has no run.yaml that says how its pairs were read: they are now with max_length 8" in caplog.text
+    assert "1 prompts cut at their beginning" in caplog.text
+    assert shown.where.endswith("pairs.jsonl:1")
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,12 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import HfApi, ModelCard
+from huggingface_hub.errors import LocalTokenNotFoundError
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefopt import zoo
-from prefopt.training import PreferenceTrainer, RunFile, SavedRun, UploadError, push_run, start, train
+from prefopt.training import PreferenceTrainer, RunFile, SavedRun, UploadError, push_run, stage_run, start, train
 from prefopt.training.manifest import reject_damaged
 from tests.training.test_trainer import config
 
@@ -42,6 +43,11 @@ class Hub:
         self.created.append({"name": name, **options})
         return type("Url", (), {"repo_id": name if "/" in name else f"someone/{name}"})
 
+    def whoami(self, _: HfApi, token: str | None = None) -> Any:
+        if token is None:
+            raise LocalTokenNotFoundError("Token is required")
+        return {"name": "someone"}
+
     def upload_folder(self, _: HfApi, *, repo_id: str, folder_path: str, run_as_future: bool, **options: Any) -> Any:
         target = self.root / repo_id / options.get("path_in_repo", "")
         shutil.copytree(folder_path, target, dirs_exist_ok=True)
@@ -56,6 +62,7 @@ class Hub:
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     hub = Hub(tmp_path / "hub")
     monkeypatch.setattr(HfApi, "create_repo", lambda *args, **options: hub.create_repo(*args, **options))
+    monkeypatch.setattr(HfApi, "whoami", lambda *args, **options: hub.whoami(*args, **options))
     monkeypatch.setattr(HfApi, "upload_folder", lambda *args, **options: hub.upload_folder(*args, **options))
     return hub
 
@@ -277,8 +284,14 @@ def test_a_run_file_that_is_pushed(
         start(RunFile(**run, training=training))
     assert "training.hub_model_id has no effect: nothing of this run is uploaded without push_to_hub" in caplog.text
     uploaded_run = RunFile(**run, training=training | {"push_to_hub": True})
-    start(uploaded_run, dry_run=True)
+    with caplog.at_level(logging.INFO, "prefopt"):
+        start(uploaded_run, dry_run=True)
+    assert "hub: someone would upload to org/run (hub_strategy every_save)" in caplog.text
     assert hub.created == []
+    nobody = RunFile(**run, training={name: value for name, value in training.items() if name != "hub_token"})
+    nobody.training["push_to_hub"] = True
+    with pytest.raises(UploadError, match=r"^hub: nothing can be uploaded .*; log in with `hf auth login`"):
+        start(nobody, dry_run=True)
     train(start(uploaded_run))
     (upload,) = hub.uploads
     assert upload["files"] == WITH_CARD | {"run.yaml"}
@@ -289,10 +302,18 @@ def test_a_run_file_that_is_pushed(
     card = (uploaded / "README.md").read_text()
     assert "- source of train: `pairs.jsonl`" in card
     assert "- eval: 4 pairs" in card
+    assert "- held out of the rows of train, or given as token ids: `eval`" in card
     assert "`eval`, after step 1:" in card
     # The same by hand, of the folder.
     push_run(out, "org/again", private=True)
     assert {path.name for path in (hub.root / "org/again").iterdir()} == upload["files"]
+    staged = tmp_path / "staged"
+    assert set(stage_run(out, staged)) == upload["files"]
+    assert {name: (staged / name).read_bytes() for name in upload["files"]} == {
+        name: (hub.root / "org/again" / name).read_bytes() for name in upload["files"]
+    }
+    with pytest.raises(FileExistsError):
+        stage_run(out, staged)
     assert SavedRun.load(out).reference == model_folder
     with pytest.raises(ValueError, match="it holds no policy"):
         push_run(tmp_path, "org/again")
@@ -320,5 +341,7 @@ def test_an_upload_that_fails(
     assert (Path(out) / "model.safetensors").is_file()
     assert not [*Path(out).glob(".upload-*")]
     monkeypatch.setattr(HfApi, "create_repo", fails)
-    with pytest.raises(UploadError, match=r"the repository run can be neither made nor used .*hf auth login"):
+    with pytest.raises(
+        UploadError, match=r"the repository run can be neither made nor used .*upload the saved folder later"
+    ):
         trainer(push_to_hub=True)

@@ -163,6 +163,8 @@ def test_an_adapter_from_the_run_file(run_file: Path) -> None:
     assert (result.folder / "adapter_model.safetensors").exists()
     with pytest.raises(RunFileError, match=r"model\.peft: .*rank"):
         start(RunFile.load(run_file, ["model.peft.rank=3"]))
+    with pytest.raises(RunFileError, match=r"model\.peft: lora_alfa: no such field .* Did you mean 'lora_alpha'\?"):
+        start(RunFile.load(run_file, ["model.peft.lora_alfa=3"]))
 
 
 def test_bad_rows_are_found_before_the_model_is_loaded(run_file: Path, tmp_path: Path) -> None:

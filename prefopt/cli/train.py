@@ -47,6 +47,7 @@ def train(
     from prefopt.tasks.judges import resolve_judge
     from prefopt.training import RunFile, UnknownPlanError, plan_run, start
     from prefopt.training import train as run_training
+    from prefopt.training.manifest import CheckpointError
 
     show_progress()
     # ValueError: RunFileError, DataError and ModelFileError among others. OSError: from_pretrained's, of no such model.
@@ -74,7 +75,7 @@ def train(
         pairs = trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps * trainer.args.world_size
         console.print(f"{trainer.state.max_steps:,} steps of {pairs:,} pairs. Nothing was written or trained.")
         return
-    with exit_on(FloatingPointError, StoreError, OSError):
+    with exit_on(CheckpointError, FloatingPointError, StoreError, OSError):
         result = run_training(trainer)
     if result.evaluation:
         table = Table("metric", "held out", title="evaluation", title_justify="left")

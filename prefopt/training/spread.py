@@ -18,7 +18,7 @@ from prefopt.training.manifest import CheckpointError
 
 _LOG = logging.getLogger(__name__)
 
-_COPIES = "a copy of the model in each process"
+_COPIES = "copies of the model"
 _WHOLE, _PARTS = (f"FSDP with state_dict_type {name}_STATE_DICT" for name in ("FULL", "SHARDED"))
 _ZERO_3, _ZERO = "DeepSpeed's ZeRO-3", "DeepSpeed below ZeRO-3"
 
@@ -57,7 +57,7 @@ class Spread:
         return cls(by, max(1, len([*checkpoint.glob("rng_state_*.pth")])))
 
     def __str__(self) -> str:
-        return f"{self.by}, on {self.processes} process{'es' * (self.processes > 1)}"
+        return f"{self.by} on {self.processes} process{'es' * (self.processes > 1)}"
 
 
 def reject_unreadable(checkpoint: str, trainer: Trainer) -> None:
@@ -71,12 +71,12 @@ def reject_unreadable(checkpoint: str, trainer: Trainer) -> None:
             number += ", one too: `torchrun --nproc_per_node 1`"
         policy = f", or start a new run from its policy (`model: {checkpoint}`, with the reference named)"
         raise CheckpointError(
-            f"{checkpoint}: its state was saved by {saved}, and this run, which is of {present}, cannot read it; go on "
-            f"as it was ({number}){policy if saved.by != _PARTS else ''}"
+            f"{checkpoint}: its state was saved by {saved}, and cannot be read by {present}; go on as it was saved "
+            f"({number}){policy if saved.by != _PARTS else ''}"
         )
     if saved.processes != present.processes:
         _LOG.warning(
-            "Resuming from %s, which %d process(es) wrote, with %d: what a step draws at random, as dropout does, is "
-            "drawn anew.",
+            "Resuming from %s on another number of processes (%d there, %d here): what a step draws at random, as "
+            "dropout does, is drawn anew.",
             *(checkpoint, saved.processes, present.processes),
         )

@@ -125,6 +125,8 @@ def test_prefopt_train_leaves_a_finished_run_as_it_is(
     after = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     if ended:
         assert after == before
+        other = CliRunner().invoke(app, ["train", str(tmp_path / "run.yaml"), "objective.beta=0.5"])
+        assert (other.exit_code, "\nerror: " in other.output, "--debug" in other.output) == (2, True, False)
     else:
         assert {path.name for path in after.keys() - before.keys()} == {"model.safetensors", "trainer_state.json"}
 

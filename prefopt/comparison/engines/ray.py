@@ -51,7 +51,8 @@ class RayEngine(Engine):
             except (OSError, RuntimeError, ValueError) as error:  # what Ray raises of addresses
                 raise EngineError(
                     f"engine ray: no cluster at {address or 'the default address'} ({one_line(error)}); give `address` "
-                    "that of a running one, HOST:6379 or ray://HOST:10001, or leave it and $RAY_ADDRESS out"
+                    "that of a running one, HOST:6379 or ray://HOST:10001, with RAY_AUTH_MODE=token where `ray start` "
+                    "says that it is on, or leave it and $RAY_ADDRESS out"
                 ) from error
         accelerators = self.accelerators
         if accelerators is None:

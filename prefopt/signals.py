@@ -16,6 +16,9 @@ __all__ = ["SIGNALS", "Signal", "SignalSpec", "log_collision_probability", "reje
 class Signal(StrEnum):
     """The fields of TokenBatch that a component declares in `requires`: those that cost, which are collected only where
     some component requires them, and those that a run without a reference lacks. `SIGNALS` says what each is.
+
+    >>> Signal.REF_TOKEN_STATES == "ref_token_states", len(Signal)
+    (True, 10)
     """
 
     LOG_COLLISION = "log_collision"

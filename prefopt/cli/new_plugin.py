@@ -35,6 +35,9 @@ def new_plugin(
         ),
     ],
     out: Annotated[Path, typer.Option(help="The folder in which to make the package's folder.")] = Path(),
+    learned: Annotated[
+        bool, typer.Option("--learned", help="A token weighting with parameters, which reads the reference's states.")
+    ] = False,
 ) -> None:
     """Write a package with one component that installs, is found by name, and passes the conformance suite."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -42,7 +45,7 @@ def new_plugin(
     from prefopt.registry import PluginError
 
     with exit_on(ValueError, PluginError, OSError):
-        variables = _template_variables(distribution, kind)
+        variables = _template_variables(distribution, kind, learned)
         folder = out / distribution
         if folder.exists():
             raise ValueError(f"{folder} exists already; choose another name, or another folder with --out")
@@ -53,7 +56,7 @@ def new_plugin(
             "pyproject.toml": "pyproject.toml",
             "README.md": "README.md",
             "CHANGELOG.md": "CHANGELOG.md",
-            f"{variables['module']}.py": f"{kind}.py",
+            f"{variables['module']}.py": f"{'learned-' if learned else ''}{kind}.py",
             f"tests/test_{variables['module']}.py": "test_conformance.py",
         }
         texts = {
@@ -78,12 +81,14 @@ def _write_whole(texts: Mapping[str, str], folder: Path) -> None:
         remove(beside)
 
 
-def _template_variables(distribution: str, kind: str) -> dict[str, str]:
+def _template_variables(distribution: str, kind: str, learned: bool) -> dict[str, str | bool]:
     """The variables of the templates."""
     from prefopt.registry import available
 
     kinds = component_kinds()
     reject_unknown_kind(kind, kinds)
+    if learned and not (_TEMPLATES / f"learned-{kind}.py.jinja").is_file():
+        raise ValueError(f"--learned is for kinds with parameters to learn, and {kind} has none; leave it out")
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", distribution):
         raise ValueError(
             f"{distribution!r} is no name for a package; use lower case and hyphens, such as prefopt-decay"
@@ -92,6 +97,7 @@ def _template_variables(distribution: str, kind: str) -> dict[str, str]:
     if name in available(kinds[kind]):
         raise ValueError(f"a {kinds[kind].kind} named {name!r} is installed already; choose another name")
     camel = "".join(part.capitalize() for part in name.split("_"))
+    field = "level" if kind == "token-weighting" else "scale"
     return {
         "distribution": distribution,
         "module": distribution.replace("-", "_"),
@@ -100,6 +106,8 @@ def _template_variables(distribution: str, kind: str) -> dict[str, str]:
         "kind": kinds[kind].kind,
         "word": kind,
         "class": camel + kind.split("-")[-1].capitalize(),
-        "field": "level" if kind == "token-weighting" else "scale",
+        "mask": f"{camel}Mask",
+        "learned": learned,
+        "field": "start" if learned else field,
         "slot": _SLOTS[kind].format(name),
     }

@@ -11,7 +11,8 @@ from tests.plugins.environments import ROOT, unpacked, wheels
 
 PLUGINS = sorted((ROOT / "plugins").glob("prefopt-*"))
 NAMES = [kind.kind.replace(" ", "-") for kind in KINDS]
-NEW = [f"prefopt-new-{kind}" for kind in NAMES]
+NEW = {f"prefopt-new-{kind}": ["--kind", kind] for kind in NAMES}
+NEW["prefopt-new-learned"] = ["--kind", "token-weighting", "--learned"]
 
 
 @pytest.fixture(scope="session")
@@ -36,8 +37,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sources")
     for plugin in PLUGINS:
         shutil.copytree(plugin, folder / plugin.name, ignore=shutil.ignore_patterns("build", "*.egg-info"))
-    for kind, name in zip(NAMES, NEW, strict=True):
-        run("new-plugin", name, "--kind", kind, "--out", str(folder))
+    for name, options in NEW.items():
+        run("new-plugin", name, *options, "--out", str(folder))
     return folder
 
 

@@ -55,7 +55,7 @@ def test_plugins_written_by_the_command_pass_their_tests_beside_all_of_ours(
 ) -> None:
     names = [*(plugin.name for plugin in PLUGINS), *NEW]
     environment = Environment.create(tmp_path / "environment", [built["prefopt"], *(built[name] for name in names)])
-    check_passing(NEW, names, sources, environment.folder, tmp_path, environment.run_file)
+    check_passing([*NEW], names, sources, environment.folder, tmp_path, environment.run_file)
     assert "INPUT" in environment.command("prefopt-score-tokens", "--help")
 
 
@@ -65,6 +65,8 @@ def test_new_plugin_refuses_what_would_not_work(tmp_path: Path) -> None:
     assert "is no name for a package" in run("new-plugin", "My Plugin", "--kind", "divergence", *out, exit_code=2)
     taken = run("new-plugin", "prefopt-sparse", "--kind", "token-weighting", *out, exit_code=2)
     assert "named 'sparse' is installed already" in taken
+    plain = run("new-plugin", "prefopt-mine", "--kind", "divergence", "--learned", *out, exit_code=2)
+    assert "--learned is for kinds with parameters to learn" in plain
     run("new-plugin", "prefopt-mine", "--kind", "divergence", *out)
     assert "exists already" in run("new-plugin", "prefopt-mine", "--kind", "divergence", *out, exit_code=2)
 
@@ -95,6 +97,13 @@ def test_the_page_on_plugins_shows_the_files_themselves(file: str, language: str
     page = (ROOT / "docs" / "write-a-plugin.md").read_text(encoding="utf-8")
     text = (DECAY / file).read_text(encoding="utf-8")
     assert f"**`{file}`**\n\n```{language}\n{text}```\n" in page
+
+
+def test_the_page_on_plugins_shows_the_learned_weighting_that_the_command_writes(tmp_path: Path) -> None:
+    run("new-plugin", "prefopt-gate", "--kind", "token-weighting", "--learned", "--out", str(tmp_path))
+    page = (ROOT / "docs" / "write-a-plugin.md").read_text(encoding="utf-8")
+    assert f"```python\n{(tmp_path / 'prefopt-gate' / 'prefopt_gate.py').read_text()}```\n" in page
+    assert "mask_learning_rate: 5.0e-3" in (tmp_path / "prefopt-gate" / "README.md").read_text()
 
 
 def test_the_component_is_short() -> None:

@@ -17,6 +17,7 @@ from prefopt import Objective, ObjectiveConfig, zoo
 from prefopt.divergences import ForwardKL
 from prefopt.objective_config import DivergenceTerm
 from prefopt.training import PreferenceTrainer
+from prefopt.training.optimizer import parameter_groups
 from prefopt.weightings import SparseWeighting
 from prefopt.weightings.sparse.gates import GATES
 from tests.forked import run_module
@@ -99,6 +100,22 @@ def test_a_masked_run_is_saved_as_a_plain_model_with_the_mask_beside_it(
     assert loaded.config == mask.config
     assert loaded.state_dict().keys() == mask.state_dict().keys()
     assert all(torch.equal(tensor, mask.state_dict()[name]) for name, tensor in loaded.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("rates", "warns"),
+    [
+        ({"learning_rate": 1e-6}, True),
+        ({"learning_rate": 1e-2}, False),
+        ({"learning_rate": 1e-6, "mask_learning_rate": 5e-3}, False),
+    ],
+)
+def test_a_mask_at_a_small_rate_of_the_policy_is_told(
+    rates: dict[str, float], warns: bool, out: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    objective = Objective(masked("sigmoid"), num_layers=2, hidden_size=4)
+    assert list(parameter_groups(objective, (), config(out, **rates)))
+    assert ("mask_learning_rate is not set" in caplog.text) == warns
 
 
 def test_a_two_layer_mask_decays_its_matrices_alone(model_folder: str, rows: list[dict[str, str]], out: str) -> None:

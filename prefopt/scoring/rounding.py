@@ -50,18 +50,20 @@ def rounding_unit(model: nn.Module) -> float:
 
 @contextmanager
 def disturbed(model: nn.Module, unit: float) -> Iterator[None]:
-    """A context in which the output of each innermost module is off by a relative `unit`, up or down at random: what
-    one more rounding at each of them does. Torch's own random state is left alone."""
+    """A context in which the output of each innermost module is off by a relative `unit`, up or down: what one more
+    rounding at each of them does. The direction is drawn for each feature, and is that of all tokens: what moves a
+    token is as large as with directions of its own, and of logits no copies are made but one. Torch's own random state
+    is left alone."""
     generators: dict[torch.device, torch.Generator] = {}
 
     def disturb(module: nn.Module, args: Any, output: Any) -> Any:
-        if not isinstance(output, Tensor) or not output.is_floating_point():
+        if not isinstance(output, Tensor) or not output.is_floating_point() or not output.ndim:
             return output
         if output.device not in generators:
             generators[output.device] = torch.Generator(output.device).manual_seed(0)
         generator = generators[output.device]
-        up = torch.randint(0, 2, output.shape, generator=generator, device=output.device, dtype=torch.bool)
-        return torch.where(up, output * (1 + unit), output * (1 - unit))
+        up = torch.randint(0, 2, output.shape[-1:], generator=generator, device=output.device, dtype=torch.bool)
+        return output * torch.where(up, 1 + unit, 1 - unit).to(output.dtype)
 
     innermost = [module for module in model.modules() if next(module.children(), None) is None]
     hooks = [module.register_forward_hook(disturb) for module in innermost]

@@ -82,7 +82,8 @@ def train(
         for name, value in sorted(result.evaluation.items()):
             table.add_row(name.removeprefix("eval_"), f"{value:.4g}")
         console.print(table)
-    console.print(f"Saved in {result.folder}: the policy, the objective, README.md, run.yaml and about.json.")
+    saved = f"Saved in {result.folder}: the policy, the objective, README.md, run.yaml and about.json."
+    console.print(saved, markup=False, soft_wrap=True)
 
 
 def _plan_table(plan: RunPlan) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from prefopt.scoring.rows.layout import Layout, longest_row
 from prefopt.scoring.rows.limits import RowLimits, best_layout, position_table
 from prefopt.scoring.rows.packing import first_fit, two_in_a_row
 from prefopt.tokens import PreferenceBatch
+
+_LOG = logging.getLogger(__name__)
 
 _MAX_PAIRS = 4
 """Pairs of the first batch that are compared."""
@@ -78,6 +81,11 @@ class LayoutChoice:
                 self._limits = self._model_limits = RowLimits.from_models(models)
                 self._proves_longer = not (torch.distributed.is_available() and torch.distributed.is_initialized())
                 max_length = int(max(longest, min(max_length or 0, *map(position_table, models))))
+                _LOG.info(
+                    "comparing the fast path with plain calls of the model, once, on rows of up to %d tokens: it takes "
+                    "as long as several batches",
+                    max_length,
+                )
                 try:
                     self._compare_made_up(roles, max_length)
                 except torch.OutOfMemoryError:

@@ -107,10 +107,11 @@ def train(trainer: PreferenceTrainer) -> RunResult:
     what was saved where it is asked for. A run that is resumed after all that is left as it is."""
     folder = Path(trainer.args.output_dir)
     output = trainer.train()
-    evaluation = {}
+    evaluation: dict[str, float] = {}
     if output.metrics or not (folder / TRAINER_STATE_NAME).is_file():  # which is written last
         trainer.save_locally()
-        evaluation = trainer.evaluate() if trainer.eval_dataset is not None else {}
+        if trainer.eval_dataset is not None:
+            evaluation = trainer.evaluated() or trainer.evaluate()  # which the last step may have had already
         trainer.create_model_card()  # with the figures of that evaluation
         if trainer.args.push_to_hub:
             trainer.push_saved()

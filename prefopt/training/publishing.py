@@ -90,6 +90,17 @@ class PublishingTrainer(SavingTrainer):
         policy = {name.removeprefix(f"{prefix}_"): value for name, value in metrics.items()}
         self._figures[prefix] = Figures(self.state.global_step, policy, reference)
 
+    def evaluated(self) -> dict[str, float]:
+        """The metrics of the evaluations of the policy as it is, without their seconds; empty where there is none."""
+        if self.args.load_best_model_at_end:
+            return {}
+        return {
+            f"{prefix}_{name}": value
+            for prefix, figures in self._figures.items()
+            if figures.step == self.state.global_step and prefix.startswith("eval")
+            for name, value in figures.policy.items()
+        }
+
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Trainer's. Raises UploadError where the repository can be neither made nor used."""
         if self.is_world_process_zero() and not self.args.dry_run:

@@ -178,6 +178,21 @@ def test_bad_rows_are_found_before_the_model_is_loaded(run_file: Path, tmp_path:
     assert len((tmp_path / "run" / "quarantine-train.jsonl").read_text().splitlines()) == 2
 
 
+def test_the_evaluation_of_the_last_step_is_the_runs(run_file: Path) -> None:
+    steps = ["training.max_steps=2", "training.eval_strategy=steps", "training.overwrite_output_dir=true"]
+    ends_with_one, ends_without = (
+        train(start(RunFile.load(run_file, [*steps, f"training.eval_steps={every}"]))) for every in (2, 3)
+    )
+    for result in (ends_with_one, ends_without):
+        assert [entry["step"] for entry in result.log if "eval_loss" in entry] == [2]
+        assert "| loss |" in (result.folder / "README.md").read_text()
+    shared = ends_with_one.evaluation.keys() & ends_without.evaluation.keys()
+    assert {"eval_loss", "eval_rewards/margins"} <= shared
+    assert {name: ends_with_one.evaluation[name] for name in shared} == {
+        name: ends_without.evaluation[name] for name in shared
+    }
+
+
 def test_resume_from_the_run_file(run_file: Path) -> None:
     train(start(RunFile.load(run_file, ["training.save_strategy=steps", "training.save_steps=2"])))
     overrides = ["training.resume_from_checkpoint=true", "training.max_steps=5"]

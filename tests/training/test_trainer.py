@@ -163,6 +163,7 @@ def test_step_0_is_ln_2_and_the_log_says_so(
     with caplog.at_level(logging.INFO, logger="prefopt"):
         trainer.train()
     assert "step 0: loss 0.693147, as expected" in caplog.text
+    assert "comparing the fast path with plain calls of the model, once, on rows of up to" in caplog.text
     assert trainer.state.log_history[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
 
 

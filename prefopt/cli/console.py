@@ -54,13 +54,18 @@ def exit_on(*errors: type[Exception]) -> Iterator[None]:
     try:
         yield
     except errors as error:
-        if DEBUG.get():
+        if DEBUG.get() or _is_closed_pipe(error):
             raise
         hint = "" if _is_raised_here(error) else _hint(error)
         for line in _lines_of(error):
             error_console.print(f"[red]error:[/] {escape(line + hint)}")
         _print_notes(error)
         raise typer.Exit(UNUSABLE) from None
+
+
+def _is_closed_pipe(error: Exception) -> bool:
+    """Whether what reads the output has ended, as head does: no fault, and Typer knows how to end with it."""
+    return isinstance(error, OSError) and error.errno == EPIPE
 
 
 def _lines_of(error: Exception) -> list[str]:
@@ -124,7 +129,7 @@ class PlainErrors(TyperGroup):
             if DEBUG.get() and isinstance(error, EOFError):
                 raise RuntimeError("a file ended early") from error  # Typer would say "Aborted."
             is_typers = hasattr(error, "exit_code") or isinstance(error, typer.Abort)
-            if is_typers or DEBUG.get() or (isinstance(error, OSError) and error.errno == EPIPE):
+            if is_typers or DEBUG.get() or _is_closed_pipe(error):
                 raise
             message = " ".join(str(error).split())
             cut = f"{message[:_MOST]} ..." if len(message) > _MOST else message

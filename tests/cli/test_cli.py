@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import resource
 from pathlib import Path
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from prefopt import zoo
 from prefopt.cli import app
+from prefopt.cli.console import exit_on
 from prefopt.columns import PairColumn, TokenColumn
 from prefopt.training import PreferenceTrainer, RunFileError
 
@@ -191,6 +193,12 @@ def test_an_error_that_no_command_expects_is_one_line(error: Exception, monkeypa
     assert lines[0].startswith(f"error: {type(error).__name__}: {' '.join(str(error).split())}")
     raised = RUNNER.invoke(app, ["--debug", "train", "run.yaml"]).exception
     assert error in (raised, raised.__cause__ if raised else None)
+
+
+def test_a_pipe_that_is_closed_is_no_error_to_print(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(BrokenPipeError), exit_on(OSError):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+    assert capsys.readouterr().err == ""
 
 
 def test_debug_shows_the_traceback_of_expected_errors_too(tmp_path: Path) -> None:

@@ -1,13 +1,19 @@
-"""Checks that a result depends on what it may depend on: not on padding, on other pairs, or on how a batch is cut."""
+"""Checks that a result depends on what it may depend on: not on padding, on other pairs, on how a batch is cut, or on
+the device."""
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import torch
+from torch import Tensor, nn
 
 from prefopt.component import Component, PreferenceLoss, Regularizer, RewardShaping, TokenWeighting, Units
 from prefopt.testing.cases import case_for, cases
-from prefopt.testing.check import check
-from prefopt.testing.trial import call, require_same, wherever_it_learns
+from prefopt.testing.check import check, raised_by
+from prefopt.testing.trial import arguments, build, call, require, require_same, wherever_it_learns
+from prefopt.tokens import TokenBatch
 
 
 @check(TokenWeighting, RewardShaping, Units, PreferenceLoss, Regularizer)
@@ -75,3 +81,38 @@ def cutting_the_batch_changes_nothing(component: Component) -> None:
         part = case.of_pairs(cut)
         result = call(component, part)
         require_same(result, whole[rows], "a value", part)
+
+
+@check(Component)
+def computes_where_its_inputs_are(component: Component) -> str:
+    """On a device that is not the CPU it gives a result there, and takes no tensor of the CPU's to it.
+
+    Written and tried on a CPU, torch.arange(T) or torch.tensor(0.5) ends the first step on an accelerator: write
+    device=mask.device, or x.new_tensor(0.5), and keep constants in buffers. Tried on torch's meta device, which has
+    shapes and no numbers; what depends on numbers, such as an index by a mask, cannot be tried there.
+    """
+    case = case_for(component).to(torch.float32)
+    function = build(component, torch.float32)
+    if isinstance(function, nn.Module):
+        function.to("meta")
+    try:
+        result = function(*(_on_meta(value) for value in arguments(component, case)))
+    except (RuntimeError, NotImplementedError) as error:
+        if "device cpu" in str(error) or "same device" in str(error):
+            raise raised_by(component, error, f"{case.words}, on the meta device") from error
+        return "not tried: it depends on numbers"
+    require(result.is_meta, f"its result is on {result.device}", f"{case.words}, on the meta device")
+    return ""
+
+
+def _on_meta(value: Any) -> Any:
+    """A tensor or a batch on the meta device, and anything else as it is."""
+    if isinstance(value, Tensor):
+        return value.to("meta")
+    if not isinstance(value, TokenBatch):
+        return value
+    fields: dict[str, Any] = {
+        name: field.to("meta") for name, field in vars(value).items() if isinstance(field, Tensor)
+    }
+    columns = {name: column.to("meta") for name, column in value.columns.items()}
+    return dataclasses.replace(value, **fields | {"columns": columns})

@@ -24,10 +24,12 @@ ALSO = MappingProxyType(
         "pairs_do_not_leak": {"cutting_the_batch_changes_nothing"},
         "unit_numbers_are_int64": {"some_units_have_partners", "gradients_are_finite", "objective_descends"},
         "some_units_have_partners": {"objective_descends"},
+        "one_value_each": {"gradients_are_finite", "objective_descends"},
     }
 )
 """Which other checks a saboteur must fail: what hangs on other pairs changes when these are cut away, numbers of
-another dtype cannot be matched, and without partners nothing is trained."""
+another dtype cannot be matched, without partners nothing is trained, and an objective refuses a result of another
+shape."""
 
 
 def _of(kind: type[Component]) -> list[type[Component]]:

@@ -12,7 +12,7 @@ from prefopt.tokens import TokenBatch
 
 
 def positions(tokens: TokenBatch) -> Tensor:
-    return torch.arange(tokens.mask.shape[1]).expand_as(tokens.mask)
+    return torch.arange(tokens.mask.shape[1], device=tokens.mask.device).expand_as(tokens.mask)
 
 
 class Rounded(Units):

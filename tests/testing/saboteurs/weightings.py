@@ -82,7 +82,7 @@ class OnePrecision(TokenWeighting):
     def __call__(self, tokens: TokenBatch) -> Tensor:
         assert tokens.ref_hidden_states is not None
         states = tokens.ref_hidden_states[0]
-        return level(tokens, (states @ torch.ones(states.shape[-1], dtype=tokens.logps.dtype)).sigmoid())
+        return level(tokens, (states @ tokens.logps.new_ones(states.shape[-1])).sigmoid())
 
 
 class ChargingModule(nn.Module):
@@ -105,7 +105,20 @@ class PenalisesPadding(TokenWeighting):
         return ChargingModule()
 
 
+class OnTheCpu(TokenWeighting):
+    """w_t = 1 + t, counted on the CPU.
+
+    Source: these tests.
+    """
+
+    name: Literal["bad_computes_where_its_inputs_are"] = "bad_computes_where_its_inputs_are"
+
+    def __call__(self, tokens: TokenBatch) -> Tensor:
+        return level(tokens, torch.ones_like(tokens.logps) + torch.arange(tokens.mask.shape[1]))
+
+
 SABOTEURS: dict[str, type[Component]] = {
+    "computes_where_its_inputs_are": OnTheCpu,
     "weights_are_not_negative": Negative,
     "weights_are_zero_off_the_response": Overflowing,
     "constant_signals_give_finite_weights": Standardised,

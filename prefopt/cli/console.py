@@ -118,6 +118,7 @@ class PlainErrors(TyperGroup):
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: Any) -> Any:
+        console.quiet = False  # which a command before it, in one program, may have left
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _show_warning

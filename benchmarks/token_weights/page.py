@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median
 
 from benchmarks.machine import hardware, versions
 from benchmarks.markdown import table
 from benchmarks.token_weights.settings import BASELINE, SETTINGS, shuffled, weightings
-from prefopt.comparison.differences import Difference, differences
-from prefopt.comparison.frontier import Measure
+from prefopt.comparison.differences import Difference, adjusted
+from prefopt.comparison.frontier import Measure, frontiers
 from prefopt.comparison.results import Results
+from prefopt.comparison.run import REFERENCE
+from prefopt.comparison.statistics import most_seeds
 from prefopt.report.format import shown
 
 __all__ = ["lines"]
@@ -31,11 +32,11 @@ def lines(folders: Mapping[str, Path], command: str) -> Iterator[str]:
         "DPO with the token weights of each weighting, scaled to mean one in every response. AUROC and average "
         "precision: of the weights against the tokens that bear worth, on held-out pairs (0.5 and the tokens' share "
         "know nothing), with the least and the largest over betas; of sentiment, the tokens of VADER's words, which "
-        "ranked the pairs. Rewards of samples at the same sequence KL, less that of the same weights on shuffled "
-        "tokens, and less that of DPO, which is the uniform weighting of the same budget: the true reward of planted "
-        "text; of sentiment, `proxy_reward` by VADER and `reward` by a classifier of film reviews, which ranked no "
-        "pair. Paired by seed, 95% intervals, adjusted p < 0.05 in bold; -: not at this distance, or not measured. "
-        "Seconds: a run's training over that of DPO."
+        "ranked the pairs. Rewards of samples less that of the same weights on shuffled tokens, and less that of DPO, "
+        "which is the uniform weighting of the same budget, at a sequence KL in nats (after `at`) that most seeds of "
+        "both have: the true reward of planted text; of sentiment, `proxy_reward` by VADER and `reward` by a "
+        "classifier of film reviews, which ranked no pair. Paired by seed, 95% intervals, p < 0.05 adjusted within a "
+        "column in bold; -: at no distance that both have in most seeds, or not measured. Seconds: a run's training over that of DPO."
     )
     for setting, folder in folders.items():
         yield from _table(setting, Results.load(folder), list(trained))
@@ -44,35 +45,40 @@ def lines(folders: Mapping[str, Path], command: str) -> Iterator[str]:
 
 
 def _table(setting: str, results: Results, names: Sequence[str]) -> Iterator[str]:
-    measures = {reward: _matched(results, reward) for reward in SETTINGS[setting].rewards}
-    at = "; ".join(_words(reward, measure) for reward, measure in measures.items())
-    yield from ("", f"## {setting.capitalize()}", "", f"{len(results.suite.seeds)} seeds; {at}.", "")
+    yield from ("", f"## {setting.capitalize()}", "", f"{len(results.suite.seeds)} seeds.", "")
     figures = {"AUROC": "auroc_w", "average precision": "ap_w"}
     columns = [{name: _figure(results, name, metric) for name in names} for metric in figures.values()]
     head = ["weighting", *figures]
-    for reward, measure in measures.items():
-        aims = [] if measure is None else differences(measure.values, {name: shuffled(name) for name in names})
-        gains = [] if measure is None else measure.differences
+    for reward in SETTINGS[setting].rewards:
         head += [f"{reward} over shuffled", f"{reward} over DPO"]
-        columns += [{d.name: _difference(d) for d in several} for several in (aims, gains)]
+        columns += [_gains(results, reward, {name: shuffled(name) for name in names})]
+        columns += [_gains(results, reward, dict.fromkeys(names, BASELINE))]
     cost = _seconds(results)
     head.append("seconds, of DPO's")
     columns.append({name: f"{seconds / cost[BASELINE]:.2f}" for name, seconds in cost.items()})
     yield from table(head, ([f"`{name}`", *(column.get(name, "-") for column in columns)] for name in names))
 
 
-def _matched(results: Results, reward: str) -> Measure | None:
-    """The reward at the distance that most objectives reach; None where there is no common one."""
-    plane = results.suite.plane.model_copy(update={"reward": reward})
-    suite = results.suite.model_copy(update={"frontier": plane})
-    matched = replace(results, suite=suite).planes[0].matched
-    return matched[0] if matched else None
+def _gains(results: Results, reward: str, opponents: Mapping[str, str]) -> dict[str, str]:
+    """The reward of each weighting over its opponent's, at a distance that the two alone have, judged together."""
+    measures = {name: _of_two(results, reward, name, opponent) for name, opponent in opponents.items()}
+    judged = adjusted([d for measure in measures.values() if measure is not None for d in measure.differences])
+    distances = {name: measure.distance for name, measure in measures.items() if measure is not None}
+    return {d.name: f"{_difference(d)} at {distances[d.name]:.2g}" for d in judged}
 
 
-def _words(reward: str, measure: Measure | None) -> str:
-    if measure is None:
-        return f"{reward} at no common distance"
-    return f"{reward} at {measure.distance:.3g} nats, {measure.seeds} seeds"
+def _of_two(results: Results, reward: str, name: str, opponent: str) -> Measure | None:
+    """The rewards of two objectives at the distance that most seeds of both have; None where there is no common one."""
+    suite = results.suite
+    changes = {
+        "frontier": suite.plane.model_copy(update={"reward": reward}),
+        "objectives": {objective: suite.objectives[objective] for objective in (opponent, name)},
+        "baseline": opponent,
+    }
+    rows = [row for row in results.rows if row.name in (name, opponent, REFERENCE)]
+    (plane,) = frontiers(suite.model_copy(update=changes), rows, results.values)
+    enough = [measure for measure in plane.matched[:1] if measure.seeds >= most_seeds(len(suite.seeds))]
+    return enough[0] if enough else None
 
 
 def _difference(difference: Difference) -> str:

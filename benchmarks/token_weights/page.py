@@ -36,7 +36,8 @@ def lines(folders: Mapping[str, Path], command: str) -> Iterator[str]:
         "which is the uniform weighting of the same budget, at a sequence KL in nats (after `at`) that most seeds of "
         "both have: the true reward of planted text; of sentiment, `proxy_reward` by VADER and `reward` by a "
         "classifier of film reviews, which ranked no pair. Paired by seed, 95% intervals, p < 0.05 adjusted within a "
-        "column in bold; -: at no distance that both have in most seeds, or not measured. Seconds: a run's training over that of DPO."
+        "column in bold; -: at no distance that both have in most seeds, or not measured. Seconds: a run's "
+        "training over that of DPO."
     )
     for setting, folder in folders.items():
         yield from _table(setting, Results.load(folder), list(trained))

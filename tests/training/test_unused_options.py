@@ -125,9 +125,10 @@ def test_arguments_of_rows_where_the_data_is_prepared(
 def test_a_run_file_prepares_its_data_once_and_says_nothing_of_it(
     model_folder: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    data = tmp_path / "pairs.jsonl"
+    data, held_out = tmp_path / "pairs.jsonl", tmp_path / "held-out.jsonl"
     data.write_text('{"q": "good film", "chosen": " end", "rejected": " scene"}\n')
-    section = {"train": str(data), "eval": str(data), "columns": {"prompt": "q"}, "on_too_long": "drop"}
+    held_out.write_text('{"q": "bad film", "chosen": " scene", "rejected": " end"}\n')
+    section = {"train": str(data), "eval": str(held_out), "columns": {"prompt": "q"}, "on_too_long": "drop"}
     training = {"output_dir": str(tmp_path / "run"), "use_cpu": True, "eval_strategy": "epoch"}
     run = RunFile(model=model_folder, data=section, objective="dpo", training=training)
     with caplog.at_level(logging.WARNING, "prefopt"):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self, final
+from typing import Any, NamedTuple, Self, final
 
 import torch
 from torch import Tensor
@@ -138,6 +138,13 @@ class PreferenceBatch:
         return self.prompt_mask.sum(-1) + self.chosen_mask.sum(-1) + self.rejected_mask.sum(-1)
 
 
+class TokenPositions(NamedTuple):
+    """The positions [M] in the flattened [N * T] at which a mask [N, T] is true, row by row."""
+
+    mask: Tensor
+    flat: Tensor
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class TokenBatch:
@@ -164,8 +171,8 @@ class TokenBatch:
                                                     absolute values
     ref_input_gradient      [N, T]        float32   the reference's `input_gradient`
     columns                 [B] or [N, T] float32   extra columns of the data by name, as the objective declares them
-    positions               [M]           int64     where the response tokens stand in the flattened [N * T], row by
-                                                    row; None: read off the mask, for which the host waits on a device
+    positions                                       where the response tokens stand; None, or those of another mask:
+                                                    read off the mask, for which the host waits on a device
 
     Rows 0..B-1 are the chosen responses and rows B..N-1 the rejected ones of the same pairs, in the same order. The
     fields after `token_ids` are None unless some component of the objective requires them (see `Signal`).
@@ -189,7 +196,7 @@ class TokenBatch:
     ref_input_gradient: Tensor | None = None
     activation_kinds: tuple[str, ...] = ()
     columns: Mapping[str, Tensor] = field(default_factory=dict)
-    positions: Tensor | None = None
+    positions: TokenPositions | None = None
 
     @property
     def pairs(self) -> int:
@@ -203,13 +210,12 @@ class TokenBatch:
 
     def at_tokens(self, values: Tensor, axis: int = 0) -> Tensor:
         """The values of the response tokens alone, row by row: [..., N, T, ...] with N at `axis` -> [..., M, ...]."""
-        positions = self.mask.flatten().nonzero()[:, 0] if self.positions is None else self.positions
-        return values.flatten(axis, axis + 1).index_select(axis, positions)
+        if (positions := self.positions) is None or positions.mask is not self.mask:
+            positions = TokenPositions(self.mask, self.mask.flatten().nonzero()[:, 0])
+        return values.flatten(axis, axis + 1).index_select(axis, positions.flat)
 
     def replace(self, **fields: Tensor | None) -> Self:
-        """The same batch with some fields replaced; positions are those of the mask."""
-        if "mask" in fields:
-            fields = {"positions": None, **fields}
+        """The same batch with some fields replaced."""
         return dataclasses.replace(self, **fields)  # type: ignore[arg-type]
 
 

@@ -120,7 +120,8 @@ class Group:
     def _narrowed_positions(self, layout: Layout) -> Tensor:
         """The positions of the group's tokens among its own rows."""
         numbers = torch.arange(len(self.rows), device=self.rows.device)
-        row_number = numbers.new_zeros(len(layout.mask)).index_copy(0, self.rows, numbers)
+        row_number = numbers.new_zeros(len(layout.mask))
+        row_number[self.rows] = numbers
         positions, width = layout.token_positions[self.tokens], layout.mask.shape[1]
         return row_number[positions // width] * width + positions % width
 

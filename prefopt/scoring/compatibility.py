@@ -86,14 +86,15 @@ class Compatibility:
         self._limits: list[ModelLimits] = []
         self._drawing: set[str] = set()
 
-    def require(self, roles: Callable[[], Sequence[Role]], batch: PreferenceBatch) -> None:
-        """Raise ValueError for a batch that is beyond the limits of a model; for the first one, of a model also."""
+    def require(self, roles: Callable[[], Sequence[Role]], batch: PreferenceBatch, device: torch.device) -> None:
+        """Raise ValueError for a batch that is beyond the limits of a model; for the first one, of a model also, which
+        is given pairs on the device."""
         if is_first := not self._limits:
             self._limits = [ModelLimits.from_model(role.name, role.model) for role in roles()]
         for limits in self._limits:
             limits.require(batch)
         for role in roles() if is_first else ():
-            if draws_in_training(role, batch):
+            if draws_in_training(role, batch, device):
                 self._drawing.add(role.name)
                 keep_in_evaluation(role.model)
 
@@ -131,15 +132,15 @@ def require_compatible(policy: nn.Module, reference: nn.Module | None, objective
 
 
 @without_gradients()
-def draws_in_training(role: Role, batch: PreferenceBatch) -> bool:
-    """Whether a model draws random numbers in training mode, as for a jitter of its router.
+def draws_in_training(role: Role, batch: PreferenceBatch, device: torch.device) -> bool:
+    """Whether a model that takes its inputs on a device draws random numbers in training mode, as for a jitter of its
+    router.
 
     Two plain calls are compared, on [prompt | response] and [prompt | another response] of the batch's first pair,
     whose first tokens are predicted from the prompt alone. Raises ValueError for a model that looks ahead, or gives
     two answers in evaluation mode too.
     """
     name, model = role.name, role.model
-    device = next(model.parameters()).device
     layout = Layout.two_rows(_unlike_responses(batch, vocabulary(causal_lm(model)))).to(device)
     modes = {module: module.training for module in model.modules()}
     try:

@@ -45,7 +45,7 @@ def foreseen_gradients(
     ones = torch.ones(len(layout.labels), dtype=dtype, device=device)
     uneven = _STEP * torch.arange(len(ones), dtype=dtype, device=device) % 1
     is_chosen = torch.arange(len(layout.mask), device=device) < layout.pairs
-    signs = torch.where(is_chosen, 1, -1).repeat_interleave(layout.mask.sum(-1))
+    signs = torch.where(is_chosen, 1, -1).repeat_interleave(layout.mask.sum(-1), output_size=len(ones))
     beta, made_up = objective.config.beta, []
     # Policy and reference alike; then, for shapings that add tokens up and that take their mean, a margin of about one.
     for size, apart in ((0.0, 0.0), (2 / (beta * len(ones)), 0.3), (1 / beta, 0.3)):

@@ -22,7 +22,7 @@ from prefopt.scoring.lm_head.token_statistics import TokenStatistics
 from prefopt.scoring.rows.layout import Layout
 from prefopt.scoring.rows.rotary import longest_unscaled_row, rows_at_their_lengths
 from prefopt.signals import SIGNALS, Signal
-from prefopt.tokens import TokenBatch
+from prefopt.tokens import TokenBatch, TokenPositions
 
 _T = TypeVar("_T")
 
@@ -203,7 +203,7 @@ def token_batch(layout: Layout, statistics: TokenStatistics, reference: ModelSta
         token_ids=layout.token_ids,
         activation_kinds=kinds,
         columns=layout.columns,
-        positions=layout.token_positions,
+        positions=TokenPositions(layout.mask, layout.token_positions),
         **fields,
     )
 

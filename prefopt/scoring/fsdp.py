@@ -71,9 +71,19 @@ def holds_in_any(model: nn.Module, flag: bool) -> bool:
     where one does; where FSDP2 has not spread the model, the flag itself."""
     if not is_sharded(model):
         return flag
-    flags = torch.tensor(float(flag), device=next(model.parameters()).device)
+    flags = torch.tensor(float(flag), device=_device_of_collectives(model))
     torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
     return bool(flags)
+
+
+def _device_of_collectives(model: nn.Module) -> torch.device | str:
+    """Where processes exchange the parameters: on the accelerators, also where the parts are offloaded to the host."""
+    from torch.distributed.tensor import DTensor
+
+    parameters = list(model.parameters())
+    meshes = (parameter.device_mesh for parameter in parameters if isinstance(parameter, DTensor))
+    mesh = next(meshes, None)
+    return parameters[0].device if mesh is None else mesh.device_type
 
 
 def _bypassed(model: nn.Module, backbone: nn.Module, head: nn.Module) -> list[nn.Module]:

@@ -269,11 +269,11 @@ class PreferenceModel(nn.Module):
         return self.reference_scorer.states(self.policy, layout, batch, plain_forward=self.uses_plain_forward)
 
     def _layout(self, batch: PreferenceBatch) -> Layout:
-        roles, on_host = partial(self.reference_scorer.roles, self.policy), batch.to("cpu")
-        self._compatibility.require(roles, on_host)
+        roles, on_host, device = partial(self.reference_scorer.roles, self.policy), batch.to("cpu"), batch.rows.device
+        self._compatibility.require(roles, on_host, device)
         if self._choice.is_due(on_host, training=self.training and torch.is_grad_enabled()):
             cached = self._choice.uses_plain_forward is not None and self.cache is not None  # nobody runs the reference
             self._choice.verify(batch, roles(policy_alone=cached), share=self.shared_prefix, max_length=self.max_length)
         width = self.config.get_text_config().hidden_size
         layout = self._choice.layout(on_host, width) if self.shared_prefix else Layout.two_rows(on_host)
-        return layout.to(batch.rows.device)
+        return layout.to(device)

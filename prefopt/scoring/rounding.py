@@ -63,7 +63,8 @@ def disturbed(model: nn.Module, unit: float) -> Iterator[None]:
             generators[output.device] = torch.Generator(output.device).manual_seed(0)
         generator = generators[output.device]
         up = torch.randint(0, 2, output.shape[-1:], generator=generator, device=output.device, dtype=torch.bool)
-        return output * torch.where(up, 1 + unit, 1 - unit).to(output.dtype)
+        # A unit is a power of two, which a dtype that rounds by it still has; it has no 1 + unit.
+        return torch.addcmul(output, output, torch.where(up, unit, -unit).to(output.dtype))
 
     innermost = [module for module in model.modules() if next(module.children(), None) is None]
     hooks = [module.register_forward_hook(disturb) for module in innermost]

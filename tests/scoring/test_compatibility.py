@@ -212,5 +212,5 @@ def test_the_verification_leaves_modes_as_they_were(make_batch, jolt):
     policy.model.layers[1].train()
     modes = [module.training for module in policy.modules()]
     assert isinstance(causal_lm(policy), MixtralForCausalLM)
-    assert draws_in_training(Role("policy", policy, torch.enable_grad), make_batch(PAIR))
+    assert draws_in_training(Role("policy", policy, torch.enable_grad), make_batch(PAIR), torch.device("cpu"))
     assert modes == [module.training for module in policy.modules()]

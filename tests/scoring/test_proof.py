@@ -297,6 +297,20 @@ def test_the_spread_is_that_of_the_dtype(tiny, dtype, unit):
     assert unit < spread < 10 * unit
 
 
+@pytest.mark.parametrize(("dtype", "unit"), [(torch.bfloat16, 2**-8), (torch.float16, 2**-11), (torch.float64, 2**-23)])
+def test_a_disturbance_moves_a_number_up_or_down(dtype, unit):
+    """By a unit, which is half of the distance from 1 to the next number of a half precision."""
+    values = torch.full((4, 64), 1.5, dtype=dtype)
+    layer = torch.nn.Identity()
+    with disturbed(layer, unit):
+        moved = layer(values)
+    assert moved.dtype == dtype
+    assert torch.equal(moved, moved[:1].expand_as(moved))
+    ratios = (moved[0].double() / 1.5 - 1).tolist()
+    assert {ratio > 0 for ratio in ratios} == {True, False}
+    assert all(unit / 2 <= abs(ratio) <= 2 * unit for ratio in ratios)
+
+
 def test_what_a_spread_explains():
     plain = torch.linspace(-9, -1, 50)
     spread = plain + 0.01 * torch.tensor([1.0, -1.0]).repeat(25)

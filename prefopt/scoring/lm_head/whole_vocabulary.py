@@ -10,25 +10,21 @@ written.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from typing import NamedTuple, ParamSpec, TypeVar, cast, final
+from typing import NamedTuple, ParamSpec, TypeVar, final
 
 import torch
 from torch import Tensor
 
 from prefopt.component import BackwardBlock, StreamedDivergence
 from prefopt.scoring.lm_head.chunked_pass import ChunkKernel, ChunkStatistics, HeadInputs
+from prefopt.scoring.lm_head.fused import fuses, run_fused
 from prefopt.scoring.lm_head.head import HeadGradient, slope_of_softcap
 from prefopt.scoring.lm_head.precision import LogNormaliser
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
-
-COMPILED = frozenset({"cuda", "xpu"})
-"""Devices on which the passes are compiled."""
 
 
 class _Sums(NamedTuple):
@@ -84,7 +80,7 @@ def gradient_of_logits(
     """
     exps = (logits - maximum[:, None]).exp()
     if divergence is None:
-        gradient = exps * (-g_logps * scale)[:, None]
+        gradient = exps.mul_((-g_logps * scale)[:, None])
     else:
         ref_logits, ref_maximum, ref_scale, log_ratio, value, g_divergence = of_divergence
         ref_exps = (ref_logits - ref_maximum[:, None]).exp()
@@ -93,30 +89,9 @@ def gradient_of_logits(
         block = BackwardBlock(exps.T, ref_exps.T, scale, ref_scale, log_ratio, value, g_logps, g_divergence)
         gradient = divergence.block_backward(block).T
     token_ids = torch.arange(logits.shape[-1], device=logits.device)
-    gradient = gradient + torch.where(token_ids == labels[:, None], g_logps[:, None], 0)
+    gradient.add_(torch.where(token_ids == labels[:, None], g_logps[:, None], 0))
     slope = slope_of_softcap(logits, softcap)
-    return (gradient * factor if slope is None else gradient * slope * factor).to(dtype)
-
-
-@cache
-def _compiles(device: str) -> bool:
-    """Whether torch.compile works on a device, which it needs a compiler for; a warning says why not."""
-    try:
-        torch.compile(lambda values: values.exp().sum(-1))(torch.ones(2, 3, device=device))
-    except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
-        warnings.warn(
-            f"passes over logits are not fused, since torch.compile fails on {device} ({type(error).__name__}: "
-            f"{reason}): right, but a step takes more time and memory",
-            stacklevel=2,
-        )
-        return False
-    return True
-
-
-@cache
-def _compiled(function: Callable[_P, _T]) -> Callable[_P, _T]:
-    return torch.compile(function, dynamic=True)
+    return (gradient if slope is None else gradient.mul_(slope)).mul_(factor).to(dtype)
 
 
 @final
@@ -139,8 +114,7 @@ class WholeVocabularyKernel(ChunkKernel[_Saved]):
         super().__init__(inputs)
         assert inputs.divergence is None or isinstance(inputs.divergence, StreamedDivergence)
         self.divergence: StreamedDivergence | None = inputs.divergence
-        device = inputs.labels.device.type
-        self._fuses = device in COMPILED and _compiles(device)
+        self._fuses = fuses(inputs.labels.device.type)
 
     def forward(self, hidden: Tensor, chunk: slice, keep_logits: bool) -> tuple[ChunkStatistics, _Saved]:
         """hidden [C, H]."""
@@ -201,7 +175,10 @@ class WholeVocabularyKernel(ChunkKernel[_Saved]):
         return d_product @ head.weight
 
     def _run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        return (cast("Callable[_P, _T]", _compiled(function)) if self._fuses else function)(*args, **kwargs)
+        if not self._fuses:
+            return function(*args, **kwargs)
+        form = (type(self.divergence).__name__, self.inputs.head.weight.dtype, torch.is_inference_mode_enabled())
+        return run_fused(function, form, *args, **kwargs)
 
     def _logits(self, hidden: Tensor, chunk: slice, with_reference: bool = True) -> tuple[Tensor, Tensor | None]:
         """z and r [C, V]; r None where there is no reference or it is not wanted."""

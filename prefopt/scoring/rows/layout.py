@@ -103,12 +103,15 @@ class Layout:
         )
 
     def to(self, device: torch.device) -> Layout:
-        """The same layout on another device; the host does not wait for it."""
+        """The same layout on another device; the host does not wait for CUDA."""
         if self.mask.device == device:
             return self
 
+        # Of memory that is not pinned CUDA takes a copy before it goes on; others read it later, when it may be freed.
+        non_blocking = device.type == "cuda"
+
         def moved(values: Any) -> Any:
-            return values.to(device, non_blocking=True) if isinstance(values, Tensor) else values
+            return values.to(device, non_blocking=non_blocking) if isinstance(values, Tensor) else values
 
         fields = {name: moved(values) for name, values in vars(self).items()}
         fields["columns"] = {name: moved(values) for name, values in self.columns.items()}
@@ -160,7 +163,8 @@ class Layout:
     def scatter(self, values: Tensor) -> Tensor:
         """values [M, ...] of the response tokens -> [N, T, ...], zero elsewhere."""
         rows = values.new_zeros(self.mask.numel(), *values.shape[1:])
-        return rows.index_copy(0, self.token_positions, values).view(*self.mask.shape, *values.shape[1:])
+        rows[self.token_positions] = values
+        return rows.view(*self.mask.shape, *values.shape[1:])
 
 
 def longest_row(batch: PreferenceBatch) -> int:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
 
+from prefopt.component import StreamedDivergence
 from prefopt.divergences import ForwardKL, ReverseKL
+from prefopt.scoring.lm_head import fused as fused_passes
 from prefopt.scoring.lm_head import token_statistics as statistics_module
-from prefopt.scoring.lm_head import whole_vocabulary
 from prefopt.scoring.lm_head.whole_vocabulary import WholeVocabularyKernel
 from tests.scoring.token_cases import HEADS, assert_same, fused, gradients, loss_of, name_of, setting
 
@@ -40,14 +43,13 @@ def test_the_numbers_of_the_kernel_for_cpus(divergence, budget, head, monkeypatc
 
 
 @pytest.mark.long
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @every_divergence
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_compiled_passes_have_the_numbers_of_those_as_written(divergence, monkeypatch):
     at = setting(bias=True)
     written = of_kernel(monkeypatch, at, divergence, None)
-    monkeypatch.setattr(whole_vocabulary, "COMPILED", frozenset({"cpu"}))
-    whole_vocabulary._compiles.cache_clear()
+    monkeypatch.setattr(fused_passes, "COMPILED", frozenset({"cpu"}))
+    fused_passes._compiles.cache_clear()
     assert_same(of_kernel(monkeypatch, at, divergence, None), written, rtol=1e-10, atol=1e-12)
 
 
@@ -58,9 +60,9 @@ def test_what_does_not_compile_is_told_and_runs_as_written(monkeypatch):
     def fails(*_, **__):
         raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.\nmore")
 
-    monkeypatch.setattr(whole_vocabulary, "COMPILED", frozenset({"cpu"}))
+    monkeypatch.setattr(fused_passes, "COMPILED", frozenset({"cpu"}))
     monkeypatch.setattr(torch, "compile", fails)
-    whole_vocabulary._compiles.cache_clear()
+    fused_passes._compiles.cache_clear()
     try:
         with pytest.warns(UserWarning, match="not fused, since torch.compile fails on cpu .*Failed to find C compiler"):
             assert_same(of_kernel(monkeypatch, at, ForwardKL(), None), written)
@@ -68,4 +70,48 @@ def test_what_does_not_compile_is_told_and_runs_as_written(monkeypatch):
             warnings.simplefilter("error")  # said once
             of_kernel(monkeypatch, at, ForwardKL(), None)
     finally:
-        whole_vocabulary._compiles.cache_clear()
+        fused_passes._compiles.cache_clear()
+
+
+FORWARD = ForwardKL()
+
+
+class Scaled(StreamedDivergence):
+    """Forward KL times a factor and a count, with a branch: what a plugin may bring."""
+
+    name: Literal["scaled"] = "scaled"
+    factor: float = 1.0
+    count: int = 1
+    doubled: bool = False
+
+    @property
+    def _scale(self) -> float:
+        return self.factor * self.count * (2 if self.doubled else 1)
+
+    def __call__(self, logps, ref_logps):
+        return self._scale * FORWARD(logps, ref_logps)
+
+    def block_forward(self, exps, ref_exps, log_ratio):
+        return self._scale * FORWARD.block_forward(exps, ref_exps, log_ratio)
+
+    def combine(self, sums, scale, ref_scale, log_normaliser_ratio):
+        return self._scale * FORWARD.combine(sums / self._scale, scale, ref_scale, log_normaliser_ratio)
+
+    def block_backward(self, block):
+        return FORWARD.block_backward(replace(block, g_value=self._scale * block.g_value))
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_fields_of_a_divergence_are_read_anew(monkeypatch):
+    from torch._dynamo.utils import counters
+
+    monkeypatch.setattr(fused_passes, "COMPILED", frozenset({"cpu"}))
+    fused_passes._compiles.cache_clear()
+    at, counted = setting(), []
+    for fields in ({"factor": 0.5}, {"factor": 0.7}, {"factor": 3.0, "count": 4}, {"doubled": True}):
+        expected = everything(at, Scaled(**fields), None)
+        assert_same(of_kernel(monkeypatch, at, Scaled(**fields), None), expected, rtol=1e-9, atol=1e-11)
+        counted.append(counters["stats"]["unique_graphs"])
+    assert [count - counted[0] for count in counted] == [0, 0, 0, 2]  # numbers are inputs, and branches are not
+    assert not fused_passes._as_written

@@ -151,3 +151,19 @@ def test_a_model_that_ignores_positions(tiny, moved, always, batch, monkeypatch)
     ):
         scored(batch)
     assert not scored.shares_prefix
+
+
+@pytest.mark.parametrize(("device", "non_blocking"), [("cuda", True), ("xpu", False), ("mps", False)])
+def test_rows_may_be_freed_after_they_are_moved(make_batch, monkeypatch, device, non_blocking):
+    """A copy that the host does not wait for reads memory that is not pinned later, but under CUDA."""
+    layout, moves = Layout.shared(make_batch(drawn([(3, 4, 5)]))), []
+
+    def to(tensor, target, *, non_blocking=False):
+        moves.append((str(target), non_blocking))
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    moved = layout.to(torch.device(device))
+    assert set(moves) == {(device, non_blocking)}
+    assert len(moves) == 9  # every tensor of the layout and of its prefix
+    assert moved.prefix.segments is layout.prefix.segments

@@ -31,8 +31,8 @@ from prefopt.scoring.rows.packing import Placement
 from prefopt.signals import Signal
 from prefopt.tokens import PreferenceBatch
 
-_LOGITS_BYTES = 2**29
-"""Most bytes of logits of a plain call on made-up pairs, unless one row has more."""
+_LOGITS_BYTES = 2**27
+"""Most bytes of logits of a plain call, unless one row has more, or the models' processes wait for each other in it."""
 
 
 @final
@@ -83,9 +83,11 @@ def _of_role(role: Role, batch: PreferenceBatch, placement: Placement | None, ma
     if (reason := needs_plain_call(model)) is not None:
         return Disagreement(reason)
     two_rows, unit = Layout.two_rows(batch), rounding_unit(model)
-    plain = _plain_logps(model, two_rows, in_parts=made_up)
+    # Of pairs that are made up, all processes have the same number of parts.
+    in_parts = made_up or not (torch.distributed.is_available() and torch.distributed.is_initialized())
+    plain = _plain_logps(model, two_rows, in_parts=in_parts)
     with disturbed(model, unit):
-        noisy = _plain_logps(model, two_rows, in_parts=made_up)
+        noisy = _plain_logps(model, two_rows, in_parts=in_parts)
     padding = _of_padding(model, batch, plain, noisy) if made_up else None
     if padding:
         return Disagreement(padding=padding)

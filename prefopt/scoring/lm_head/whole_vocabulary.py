@@ -28,14 +28,12 @@ _P = ParamSpec("_P")
 
 
 class _Sums(NamedTuple):
-    """Per token, [C]: maximum a and sum of exp(z - a) of the policy, the same of the reference, the divergence's sum,
-    and the sum of exp(z - a)^2; None where not asked for."""
+    """Per token, [C]: maximum a and sum of exp(z - a) of the policy; of the reference, where there is a divergence, the
+    same and the divergence's sum; and the sum of exp(z - a)^2, None where not asked for."""
 
     maximum: Tensor
     total: Tensor
-    ref_maximum: Tensor | None
-    ref_total: Tensor | None
-    divergence: Tensor | None
+    of_reference: tuple[Tensor, Tensor, Tensor] | None
     squares: Tensor | None
 
 
@@ -48,17 +46,16 @@ def _exponentials(logits: Tensor) -> tuple[Tensor, Tensor]:
 def sums_of_logits(
     logits: Tensor, ref_logits: Tensor | None, divergence: StreamedDivergence | None, squares: bool
 ) -> _Sums:
-    """The forward pass over z and r [C, V]."""
+    """The forward pass over z and r [C, V], or over z alone."""
     maximum, exps = _exponentials(logits)
     total = exps.sum(-1)
-    of_squares = exps.square().sum(-1) if squares else None
-    if ref_logits is None:
-        return _Sums(maximum, total, None, None, None, of_squares)
-    ref_maximum, ref_exps = _exponentials(ref_logits)
-    ref_total, value = ref_exps.sum(-1), None
-    if divergence is not None:
-        value = divergence.block_forward(exps.T, ref_exps.T, (logits - ref_logits).T)
-    return _Sums(maximum, total, ref_maximum, ref_total, value, of_squares)
+    of_squares, of_reference = exps.square().sum(-1) if squares else None, None
+    if divergence is not None and ref_logits is not None:
+        ref_maximum, ref_exps = _exponentials(ref_logits)
+        ref_total = ref_exps.sum(-1)
+        divergence_sum = divergence.block_forward(exps.T, ref_exps.T, (logits - ref_logits).T)
+        of_reference = (ref_maximum, ref_total, divergence_sum)
+    return _Sums(maximum, total, of_reference, of_squares)
 
 
 def gradient_of_logits(
@@ -118,44 +115,40 @@ class WholeVocabularyKernel(ChunkKernel[_Saved]):
 
     def forward(self, hidden: Tensor, chunk: slice, keep_logits: bool) -> tuple[ChunkStatistics, _Saved]:
         """hidden [C, H]."""
-        labels, divergence = self.inputs.labels[chunk, None], self.divergence
+        inputs, labels, divergence = self.inputs, self.inputs.labels[chunk, None], self.divergence
+        value = collision = ref_log_z = None
+        # Without a divergence the reference's logits are gone before the policy's are there.
+        ref_logps = self._ref_logps(chunk) if divergence is None else None
         logits, ref_logits = self._logits(hidden, chunk)
-        ref_logps = value = collision = ref_log_z = None
-        if ref_logits is not None and ref_logits.shape != logits.shape:  # two vocabularies, and no divergence
-            sums = self._run(sums_of_logits, logits, None, None, self.inputs.log_collision)
-            ref_sums = self._run(sums_of_logits, ref_logits, None, None, False)
-            sums = sums._replace(ref_maximum=ref_sums.maximum, ref_total=ref_sums.total)
-        else:
-            sums = self._run(sums_of_logits, logits, ref_logits, divergence, self.inputs.log_collision)
+        sums = self._run(sums_of_logits, logits, ref_logits, divergence, inputs.log_collision)
         log_z = LogNormaliser.from_blocks(sums.maximum[None], sums.total[None])
-        if ref_logits is not None and sums.ref_maximum is not None and sums.ref_total is not None:
-            ref_log_z = LogNormaliser.from_blocks(sums.ref_maximum[None], sums.ref_total[None])
+        if divergence is not None and ref_logits is not None and sums.of_reference is not None:
+            ref_maximum, ref_total, divergence_sum = sums.of_reference
+            ref_log_z = LogNormaliser.from_blocks(ref_maximum[None], ref_total[None])
             ref_logps = ref_log_z.subtracted_from(ref_logits.gather(-1, labels)[:, 0])
-            if divergence is not None and sums.divergence is not None:
-                scales = (_scale(log_z, sums.maximum)[None], _scale(ref_log_z, sums.ref_maximum)[None])
-                value = divergence.combine(sums.divergence[None], *scales, log_z.ratio(ref_log_z))
-                value = value.to(logits.dtype)
+            scales = (_scale(log_z, sums.maximum)[None], _scale(ref_log_z, ref_maximum)[None])
+            value = divergence.combine(divergence_sum[None], *scales, log_z.ratio(ref_log_z)).to(logits.dtype)
         if sums.squares is not None:
             collision = 2 * log_z.subtracted_from(sums.maximum) + sums.squares.log()
-        statistics = ChunkStatistics(
-            log_z.subtracted_from(logits.gather(-1, labels)[:, 0]), ref_logps, value, collision
-        )
-        kept = [logits, None if divergence is None else ref_logits] if keep_logits else []
-        return statistics, _Saved(sums, log_z, ref_log_z, value, kept)
+        logps = log_z.subtracted_from(logits.gather(-1, labels)[:, 0])
+        saved = _Saved(sums, log_z, ref_log_z, value, [logits, ref_logits] if keep_logits else [])
+        return ChunkStatistics(logps, ref_logps, value, collision), saved
 
     def backward(
         self, hidden: Tensor, chunk: slice, saved: _Saved, g_logps: Tensor, g_divergence: Tensor, total: HeadGradient
     ) -> Tensor:
         """-> [C, H]."""
         head, sums, log_z, ref_log_z = self.inputs.head, saved.sums, saved.log_normaliser, saved.ref_log_normaliser
-        logits, ref_logits = saved.logits or self._logits(hidden, chunk, with_reference=self.divergence is not None)
+        logits, ref_logits = saved.logits or self._logits(hidden, chunk)
         assert logits is not None
         of_divergence: tuple[Tensor, ...] = ()
-        if ref_logits is not None and ref_log_z is not None and sums.ref_maximum is not None:
+        if ref_logits is not None and ref_log_z is not None and sums.of_reference is not None:
             assert saved.divergence is not None
-            ref_scale = _scale(ref_log_z, sums.ref_maximum)
+            ref_maximum, *_ = sums.of_reference
             log_ratio = log_z.ratio(ref_log_z).to(logits.dtype)
-            of_divergence = (ref_logits, sums.ref_maximum, ref_scale, log_ratio, saved.divergence, g_divergence)
+            of_reference = (ref_logits, ref_maximum, _scale(ref_log_z, ref_maximum))
+            of_divergence = (*of_reference, log_ratio, saved.divergence, g_divergence)
+            del of_reference
         d_product = self._run(
             gradient_of_logits,
             logits,
@@ -180,12 +173,22 @@ class WholeVocabularyKernel(ChunkKernel[_Saved]):
         form = (type(self.divergence).__name__, self.inputs.head.weight.dtype, torch.is_inference_mode_enabled())
         return run_fused(function, form, *args, **kwargs)
 
-    def _logits(self, hidden: Tensor, chunk: slice, with_reference: bool = True) -> tuple[Tensor, Tensor | None]:
-        """z and r [C, V]; r None where there is no reference or it is not wanted."""
+    def _logits(self, hidden: Tensor, chunk: slice) -> tuple[Tensor, Tensor | None]:
+        """z and, where there is a divergence, r, [C, V]."""
         inputs, logits = self.inputs, self.inputs.head.logits(hidden)
-        if inputs.ref_head is None or inputs.ref_hidden is None or not with_reference:
+        if self.divergence is None or inputs.ref_head is None or inputs.ref_hidden is None:
             return logits, None
         return logits, inputs.ref_head.logits(inputs.ref_hidden[chunk])
+
+    def _ref_logps(self, chunk: slice) -> Tensor | None:
+        """log q of the labels, [C]; None without a reference."""
+        inputs = self.inputs
+        if inputs.ref_head is None or inputs.ref_hidden is None:
+            return None
+        logits = inputs.ref_head.logits(inputs.ref_hidden[chunk])
+        sums = self._run(sums_of_logits, logits, None, None, False)
+        log_z = LogNormaliser.from_blocks(sums.maximum[None], sums.total[None])
+        return log_z.subtracted_from(logits.gather(-1, inputs.labels[chunk, None])[:, 0])
 
 
 def _scale(log_normaliser: LogNormaliser, maximum: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
+import weakref
 from dataclasses import replace
 from typing import Literal
 
@@ -14,6 +15,7 @@ from prefopt.component import StreamedDivergence
 from prefopt.divergences import ForwardKL, ReverseKL
 from prefopt.scoring.lm_head import fused as fused_passes
 from prefopt.scoring.lm_head import token_statistics as statistics_module
+from prefopt.scoring.lm_head.head import Head
 from prefopt.scoring.lm_head.whole_vocabulary import WholeVocabularyKernel
 from tests.scoring.token_cases import HEADS, assert_same, fused, gradients, loss_of, name_of, setting
 
@@ -71,6 +73,23 @@ def test_what_does_not_compile_is_told_and_runs_as_written(monkeypatch):
             of_kernel(monkeypatch, at, ForwardKL(), None)
     finally:
         fused_passes._compiles.cache_clear()
+
+
+@every_divergence
+def test_logits_of_the_reference_outlive_no_pass_without_a_divergence(divergence, monkeypatch):
+    at, alive, logits = setting(), [], Head.logits
+
+    def tracked(head, hidden, out=None):
+        others = [name for name, made in alive if made() is not None]
+        made = logits(head, hidden, out)
+        alive.append(("reference" if head is at.ref_head else "policy", weakref.ref(made)))
+        overlaps.append(others)
+        return made
+
+    overlaps: list[list[str]] = []
+    monkeypatch.setattr(Head, "logits", tracked)
+    of_kernel(monkeypatch, at, divergence, None)
+    assert overlaps == ([[], []] if divergence is None else [[], ["policy"]])
 
 
 FORWARD = ForwardKL()

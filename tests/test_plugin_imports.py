@@ -79,6 +79,7 @@ def test_without_a_limit_and_in_other_threads_imports_take_their_time(monkeypatc
 
 
 def test_a_process_that_a_plugin_forks_may_end(install: Install) -> None:
-    source = "import os\npid = os.fork()\nif pid == 0: os._exit(7)\nassert os.waitpid(pid, 0)[1] == 7 << 8"
-    install("forking-plugin", source)
+    fork = "import os\npid = os.fork()\nif pid == 0: os._exit(7)\nassert os.waitpid(pid, 0)[1] == 7 << 8\n"
+    hook = "from prefopt import hookimpl\n@hookimpl\ndef prefopt_token_weightings(): return []\n"
+    install("forking-plugin", fork + hook)
     assert "uniform" in available(TokenWeighting)

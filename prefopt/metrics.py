@@ -49,7 +49,8 @@ class MetricSums:
         """Add the sums and counts of a batch, of those of the names that it has, or of all."""
         for name in metrics if names is None else names:
             if (mean := metrics.get(name)) is not None:
-                pair = torch.stack([mean.total, mean.number]).double()
+                pair = torch.stack([mean.total, mean.number])
+                pair = pair.to(dtype_of_sums(pair.device))
                 self.sums[name] = self.sums[name] + pair if name in self.sums else pair
 
     @contextmanager
@@ -62,6 +63,13 @@ class MetricSums:
     def means(self) -> dict[str, float]:
         """The means by name: one read from the device. Metrics with count 0 are left out."""
         return means(self.sums, torch.stack(list(self.sums.values()))) if self.sums else {}
+
+
+def dtype_of_sums(device: torch.device) -> torch.dtype:
+    """float64, but float32 on accelerators that have no other: Apple's, and some of Intel's."""
+    if device.type == "mps" or (device.type == "xpu" and not torch.xpu.get_device_properties(device).has_fp64):
+        return torch.float32
+    return torch.float64
 
 
 def means(names: Iterable[str], sums: Tensor) -> dict[str, float]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import torch
 
 from prefopt import TokenBatch
-from prefopt.metrics import objective_metrics
+from prefopt.metrics import dtype_of_sums, objective_metrics
 from prefopt.tokens import TokenPositions
 
 MASK = torch.tensor([[True, True, False], [True, False, False]])
@@ -32,3 +33,12 @@ def test_metrics_are_not_waited_for():
     weights = torch.zeros(4, 3, device="meta")
     metrics = objective_metrics(0.1, tokens(mask), rewards, rewards, weights, weights)
     assert {"weights/negative", "divergence_weights/mean", "rewards/margins_divergence"} <= metrics.keys()
+
+
+def test_sums_have_a_dtype_that_the_device_has(monkeypatch):
+    assert dtype_of_sums(torch.device("cpu")) == torch.float64
+    assert dtype_of_sums(torch.device("mps")) == torch.float32
+    for has_fp64, dtype in ((True, torch.float64), (False, torch.float32)):
+        properties = SimpleNamespace(has_fp64=has_fp64)
+        monkeypatch.setattr(torch.xpu, "get_device_properties", lambda device, properties=properties: properties)
+        assert dtype_of_sums(torch.device("xpu")) == dtype

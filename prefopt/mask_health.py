@@ -58,7 +58,7 @@ class MaskHealth:
     wordless         share of w's sum on special tokens, punctuation and white space: `weights/wordless`; None where
                      that is not measured, or w is zero everywhere
     wordless_tokens  the share of the tokens that these are: `wordless/share`
-    negative         share of tokens whose weight is below zero, in the batches that have any: `weights/negative`
+    negative         share of response tokens whose weight is below zero: `weights/negative`
     """
 
     all_zero: float
@@ -82,7 +82,7 @@ class MaskHealth:
         faults = {}
         if self.negative > 0:
             faults["negative"] = (
-                f"the mask has weights below zero, on {self.negative:.1%} of the tokens of a batch that has any: such "
+                f"the mask has weights below zero, on {100 * self.negative:.2g}% of the response tokens: such "
                 "a token is trained against the preference. End its forward in what is never negative, such as "
                 "sigmoid or softplus"
             )

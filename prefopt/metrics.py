@@ -115,11 +115,10 @@ def _weights(name: str, w: Tensor, mask: Tensor) -> dict[str, Mean]:
     total, lengths = masked_sum(w, mask), mask.sum(-1)
     shares = torch.where(mask, w, 0) / torch.where(total > 0, total, 1)[:, None]
     entropies = -torch.special.xlogy(shares, shares).sum(-1) / lengths.clamp(min=2).log()
-    negative = mask & (w < 0)
     return {
         f"{name}/mean": Mean.where(w, mask),
         f"{name}/sparsity": Mean.where(w == 0, mask),
         f"{name}/all_zero": Mean.where(total == 0, lengths > 0),
         f"{name}/entropy": Mean.where(entropies, (total > 0) & (lengths > 1)),
-        f"{name}/negative": Mean.where(negative, mask & negative.any()),  # where there are none: no metric
+        f"{name}/negative": Mean.where(w < 0, mask),
     }

@@ -11,7 +11,7 @@ import pytest
 
 from prefopt.plugins import reload_plugins
 
-__all__ = ["code_plugin", "words_plugin"]
+__all__ = ["code_plugin", "tis_plugin", "words_plugin"]
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,6 +37,11 @@ def as_installed(folder: Path, site: Path, monkeypatch: pytest.MonkeyPatch) -> I
 @pytest.fixture
 def code_plugin(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield from as_installed(ROOT / "plugins" / "prefopt-code", tmp_path_factory.mktemp("site"), monkeypatch)
+
+
+@pytest.fixture
+def tis_plugin(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    yield from as_installed(ROOT / "plugins" / "prefopt-tis", tmp_path_factory.mktemp("site"), monkeypatch)
 
 
 @pytest.fixture

@@ -4,7 +4,9 @@
 
 A weighting of the registry is in the table by being installed: those that need no more than their defaults are trained,
 on DPO and scaled to mean one, so that all have the same budget; beside each the same weights on the wrong tokens
-(`shuffled`). The folder holds a comparison for each setting; the same command goes on with what is not finished.
+(`shuffled`). Those that read what other models say of each token are in settings of their own, `..., scored`, for which
+prefopt-tis trains these models. The folder holds a comparison for each setting; the same command goes on with what is
+not finished.
 """
 
 from __future__ import annotations
@@ -38,8 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     command = shlex.join([*str(parser.prog).split(), *(sys.argv[1:] if arguments is None else arguments)])
     settings = given.setting or list(SETTINGS)
-    for setting in settings:
-        compare(suite_of(setting, range(given.seeds)), _folder(given.folder, setting), processes=given.processes)
+    suites = {setting: suite_of(setting, range(given.seeds)) for setting in settings}
+    for setting, suite in suites.items():
+        compare(suite, _folder(given.folder, setting), processes=given.processes)
     finished = {s: _folder(given.folder, s) for s in SETTINGS if (_folder(given.folder, s) / SUITE).exists()}
     if given.page:
         given.page.write_text(
@@ -49,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _folder(folder: Path, setting: str) -> Path:
-    return folder / setting.replace(" ", "-")
+    return folder / setting.replace(",", "").replace(" ", "-")
 
 
 if __name__ == "__main__":

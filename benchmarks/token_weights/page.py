@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import fmean, median
 
@@ -22,7 +22,6 @@ __all__ = ["lines"]
 
 def lines(folders: Mapping[str, Path], command: str) -> Iterator[str]:
     """The page, from the folder of each setting."""
-    trained, left_out = weightings()
     yield "# Every token weighting"
     yield ""
     used = ", ".join(f"{name} {number}" for name, number in versions().items())
@@ -40,12 +39,15 @@ def lines(folders: Mapping[str, Path], command: str) -> Iterator[str]:
         "training over that of DPO."
     )
     for setting, folder in folders.items():
-        yield from _table(setting, Results.load(folder), list(trained))
+        yield from _table(setting, Results.load(folder))
+    columns = frozenset().union(*(SETTINGS[setting].columns for setting in folders))
+    left_out = weightings(columns)[1]
     yield ""
     yield "Not trained: " + "; ".join(f"`{name}` {why}" for name, why in left_out.items()) + "."
 
 
-def _table(setting: str, results: Results, names: Sequence[str]) -> Iterator[str]:
+def _table(setting: str, results: Results) -> Iterator[str]:
+    names = [name for name in results.suite.objectives if shuffled(name) in results.suite.objectives]
     yield from ("", f"## {setting.capitalize()}", "", f"{len(results.suite.seeds)} seeds.", "")
     figures = {"AUROC": "auroc_w", "average precision": "ap_w"}
     columns = [{name: _figure(results, name, metric) for name in names} for metric in figures.values()]

@@ -1,8 +1,8 @@
-"""What is compared: each installed token weighting, aimed and shuffled, in eight settings."""
+"""What is compared: each installed token weighting, aimed and shuffled, on planted tokens and on real text."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -25,15 +25,18 @@ _SENTIMENT = Path(__file__).parents[1] / "suites" / "sentiment-twin.yaml"
 
 @final
 class Setting(NamedTuple):
-    """Makes the fields of a suite, without objectives; and the metrics that are compared at equal KL."""
+    """Makes the fields of a suite, without objectives; the metrics that are compared at equal KL; and the token columns
+    of its pairs, whose weightings are compared: those that read none, where there are none."""
 
     fields: Callable[[], Fields]
     rewards: tuple[str, ...] = ("reward",)
+    columns: frozenset[str] = frozenset()
 
 
-def _planted(*, task: Mapping[str, Any] = MappingProxyType({}), epochs: int = 1) -> Fields:
+def _planted(*, task: Mapping[str, Any] = MappingProxyType({}), epochs: int = 1, scored: bool = False) -> Fields:
+    planted = {"name": "planted", **task}
     return {
-        "task": {"name": "planted", **task},
+        "task": {"name": "scored", "task": planted, "epochs": epochs} if scored else planted,
         "sweeps": {"objective.beta": [0.3, 1.0]},
         "training": {
             "num_train_epochs": epochs,
@@ -60,19 +63,28 @@ def _sentiment(prompts: int) -> Fields:
 _REAL = ("proxy_reward", "reward")
 """By what ranked the pairs, and by the judge that ranked none."""
 
-SETTINGS: Mapping[str, Setting] = MappingProxyType(
+_PLANTED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "clean": Setting(_planted),
-        "few pairs": Setting(partial(_planted, task={"pairs": 256}, epochs=8)),
-        "noise": Setting(partial(_planted, task={"noise": 0.2})),
-        "spurious": Setting(partial(_planted, task={"spurious": 0.8})),
-        "long": Setting(partial(_planted, task={"shortest": 64, "longest": 64, "bearing": 0.04})),
-        "sentiment 24 prompts": Setting(partial(_sentiment, 24), _REAL),
-        "sentiment 48 prompts": Setting(partial(_sentiment, 48), _REAL),
-        "sentiment 96 prompts": Setting(partial(_sentiment, 96), _REAL),
+        "clean": {},
+        "few pairs": {"task": {"pairs": 256}, "epochs": 8},
+        "noise": {"task": {"noise": 0.2}},
+        "spurious": {"task": {"spurious": 0.8}},
+        "long": {"task": {"shortest": 64, "longest": 64, "bearing": 0.04}},
     }
 )
-"""Five of the planted task, whose truth is known, and three of real text."""
+_SCORES = frozenset({"log_ratios", "guidance", "likelihoods"})
+"""The columns of the task `scored`, of prefopt-tis."""
+
+SETTINGS: Mapping[str, Setting] = MappingProxyType(
+    {name: Setting(partial(_planted, **fields)) for name, fields in _PLANTED.items()}
+    | {
+        f"{name}, scored": Setting(partial(_planted, scored=True, **fields), columns=_SCORES)
+        for name, fields in _PLANTED.items()
+    }
+    | {f"sentiment {prompts} prompts": Setting(partial(_sentiment, prompts), _REAL) for prompts in (24, 48, 96)}
+)
+"""Five of the planted task, whose truth is known; the same five with what other models say of each token, for the
+weightings that read it; and three of real text."""
 
 _NEAR_ONE = {"name": "sparse", "init": "near_one", "position": "embedding", "architecture": "two_layer"}
 _TRUTH = {"name": "column", "column": "weights", "default": 0.0}
@@ -93,27 +105,43 @@ BASELINE = "dpo"
 _MASK_RATE = 5e-3
 
 
-def weightings() -> tuple[dict[str, Any], dict[str, str]]:
-    """The weightings that are trained, by name, and why the other installed ones are not."""
+_READ: Mapping[str, Any] = MappingProxyType(
+    {
+        "guided": {"name": "guided", "column": "guidance"},
+        "selective, by an oracle": {"name": "selective", "score": "column", "column": "guidance"},
+    }
+)
+"""Settings of weightings that read columns."""
+
+
+def weightings(columns: Set[str] = frozenset()) -> tuple[dict[str, Any], dict[str, str]]:
+    """The weightings that are trained, by name, and why the other installed ones are not: those that read none of the
+    columns, or, where there are some, those that read no others."""
     trained: dict[str, Any] = {}
     left_out: dict[str, str] = {}
+    names: set[str] = set()
     for cls, owner in installed():
         if not issubclass(cls, TokenWeighting) or issubclass(cls, ComposedWeighting | UniformWeighting):
             continue
         weighting = cls()
         name = str(weighting.name)
-        if weighting.columns:
-            columns = ", ".join(sorted(column.name for column in weighting.columns))
-            left_out[name] = f"reads the column {columns}, which other models or people make ({owner.distribution})"
-        else:
+        names.add(name)
+        read = {column.name for column in weighting.columns}
+        if not read <= columns:
+            left_out[name] = (
+                f"reads the column {', '.join(sorted(read))}, which other models or people make ({owner.distribution})"
+            )
+        elif bool(read) == bool(columns):
             trained[name] = name
+    if columns:
+        return trained | {label: setting for label, setting in _READ.items() if setting["name"] in names}, left_out
     return trained | dict(LEARNED) | dict(_ORACLES), left_out
 
 
 def suite_of(setting: str, seeds: Sequence[int], **changes: Mapping[str, Any]) -> Suite:
     """The comparison of a setting: DPO, and every weighting at mean one, aimed and shuffled."""
     objectives: dict[str, Any] = {BASELINE: "dpo"}
-    for name, weighting in weightings()[0].items():
+    for name, weighting in weightings(SETTINGS[setting].columns)[0].items():
         aims = {name: weighting, shuffled(name): {"name": "shuffled", "weighting": weighting}}
         for label, aimed in aims.items():
             spec = {"zoo": "dpo", "weighting": {"name": "scaled", "to": "mean_one", "weighting": aimed}}

@@ -16,7 +16,6 @@ from pydantic import (
     BeforeValidator,
     Field,
     PrivateAttr,
-    SerializeAsAny,
     ValidationError,
     model_validator,
 )
@@ -37,9 +36,9 @@ from prefopt.comparison.suite_fields import (
     without_mistakes,
 )
 from prefopt.objective_config import ObjectiveConfig
-from prefopt.tasks.base import Metric, Task
+from prefopt.tasks.base import Metric
 from prefopt.tasks.held_out import COMMON
-from prefopt.tasks.registry import resolve_task
+from prefopt.tasks.registry import AnyTask
 from prefopt.training.config import training_arguments
 from prefopt.training.overrides import name_components, named_components
 from prefopt.training.preflight import reject_mask_rate_without_mask, reject_split_step
@@ -103,7 +102,7 @@ class Suite(Settings):
     ['reference, seed 0', 'dpo, seed 0', 'tdpo1, seed 0']
     """
 
-    task: Annotated[SerializeAsAny[Task], BeforeValidator(resolve_task)]
+    task: AnyTask
     objectives: dict[str, Annotated[Entrant, BeforeValidator(as_mapping)]] = Field(min_length=1)
     baseline: str | None = None
     sweeps: Sweeps = Field(default_factory=dict)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import final
+from typing import Annotated, final
+
+from pydantic import BeforeValidator, SerializeAsAny
 
 from prefopt.registry import Registry
 from prefopt.tasks import built_ins
 from prefopt.tasks.base import Task
 
-_PACKAGES: Mapping[object, str] = {"code": "prefopt-code"}
+_PACKAGES: Mapping[object, str] = {"code": "prefopt-code", "scored": "prefopt-tis"}
 """Our tasks that are installed apart -> the package that brings them."""
 
 
@@ -29,3 +31,7 @@ def resolve_task(value: object) -> Task:
     if isinstance(name, str) and name in _PACKAGES and name not in available_tasks():
         raise TaskError(f"the task {name!r} is brought by {_PACKAGES[name]}: pip install {_PACKAGES[name]}")
     return TASKS.resolve(value)
+
+
+AnyTask = Annotated[SerializeAsAny[Task], BeforeValidator(resolve_task)]
+"""The type of a field that holds a task."""

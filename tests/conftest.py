@@ -13,9 +13,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from prefopt.scoring.layout_choice import LayoutChoice
 from tests.little_plugins import install
-from tests.our_plugins import code_plugin, tis_plugin, words_plugin
+from tests.our_plugins import code_plugin, lexicon_plugin, tis_plugin, words_plugin
 
-__all__ = ["code_plugin", "install", "tis_plugin", "words_plugin"]  # fixtures, for every test
+__all__ = ["code_plugin", "install", "lexicon_plugin", "tis_plugin", "words_plugin"]  # fixtures, for every test
 
 torch.set_num_threads(1)  # the models of the tests are so small that a second thread only gets in the way
 

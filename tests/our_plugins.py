@@ -11,7 +11,7 @@ import pytest
 
 from prefopt.plugins import reload_plugins
 
-__all__ = ["code_plugin", "tis_plugin", "words_plugin"]
+__all__ = ["code_plugin", "lexicon_plugin", "tis_plugin", "words_plugin"]
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,6 +42,11 @@ def code_plugin(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
 @pytest.fixture
 def tis_plugin(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield from as_installed(ROOT / "plugins" / "prefopt-tis", tmp_path_factory.mktemp("site"), monkeypatch)
+
+
+@pytest.fixture
+def lexicon_plugin(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    yield from as_installed(ROOT / "plugins" / "prefopt-lexicon", tmp_path_factory.mktemp("site"), monkeypatch)
 
 
 @pytest.fixture

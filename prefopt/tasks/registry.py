@@ -11,7 +11,7 @@ from prefopt.registry import Registry
 from prefopt.tasks import built_ins
 from prefopt.tasks.base import Task
 
-_PACKAGES: Mapping[object, str] = {"code": "prefopt-code", "scored": "prefopt-tis"}
+_PACKAGES: Mapping[object, str] = {"code": "prefopt-code", "marked": "prefopt-lexicon", "scored": "prefopt-tis"}
 """Our tasks that are installed apart -> the package that brings them."""
 
 

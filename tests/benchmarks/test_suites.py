@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.suites.publish import publish
 from prefopt.comparison.suite import Suite
+from prefopt.tasks import AnnotatedTask
 from tests.comparison.made import made
 
 pytestmark = pytest.mark.slow
@@ -17,12 +18,15 @@ SUITES = Path(__file__).parents[2] / "benchmarks" / "suites"
 
 
 @pytest.mark.parametrize("path", sorted(SUITES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_a_suite_holds_together(path: Path, monkeypatch: pytest.MonkeyPatch, code_plugin: None) -> None:
+def test_a_suite_holds_together(
+    path: Path, monkeypatch: pytest.MonkeyPatch, code_plugin: None, lexicon_plugin: None
+) -> None:
     monkeypatch.setenv("PREFOPT_SHARED", "/a/folder/of/inputs")
     suite = Suite.load(path)
     assert suite.has_plane
     assert len(suite.runs()) > len(suite.seeds) * len(suite.objectives)
-    assert suite.task.name in path.stem
+    task = suite.task.task if isinstance(suite.task, AnnotatedTask) else suite.task
+    assert task.name in path.stem
 
 
 @pytest.mark.long

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, final
+from typing import TYPE_CHECKING, Literal, final
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from prefopt import Column, TokenBatch, TokenColumn, TokenWeighting, hookimpl
+
+if TYPE_CHECKING:
+    from prefopt.tasks import Task
 
 __all__ = ["LexiconWeighting"]
 
@@ -41,3 +44,10 @@ class LexiconWeighting(TokenWeighting):
 @hookimpl
 def prefopt_token_weightings() -> list[type[TokenWeighting]]:
     return [LexiconWeighting]
+
+
+@hookimpl
+def prefopt_tasks() -> list[type[Task]]:
+    from prefopt_lexicon.task import MarkedTask  # loads transformers, which the weighting does without
+
+    return [MarkedTask]

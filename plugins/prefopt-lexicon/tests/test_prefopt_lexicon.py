@@ -9,12 +9,14 @@ import torch
 from prefopt_lexicon import LexiconWeighting
 from prefopt_lexicon.annotate import annotate, pattern, words
 from prefopt_lexicon.cli import main
+from prefopt_lexicon.task import MarkedTask
 from pydantic import ValidationError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from prefopt import Objective, ObjectiveConfig, PreferenceBatch, TokenBatch
 from prefopt.data import BadRow, EncodingConfig, PreferenceCollator, SourceRow, prepare, read_rows
+from prefopt.tasks.conformance import check_task
 from prefopt.testing import conformance
 
 CHAT = (
@@ -227,3 +229,19 @@ def test_the_command_refuses_what_it_cannot_use_and_writes_nothing(tmp_path, cap
     assert sorted(path.name for path in tmp_path.iterdir()) == ["none.txt", "pairs.jsonl"]
     with pytest.raises(SystemExit):
         main([source, str(target)])
+
+
+def test_a_task_is_marked_for_comparisons(tmp_path):
+    inner = {"name": "planted", "pairs": 8, "held_out": 4, "prompts": 2, "reference_steps": 2}
+    task = MarkedTask(task=inner, words=["good0a", "bad0a"])
+    check_task(task, tmp_path)
+    material = task.prepare(tmp_path / "first", 0)
+    for path in (material.train, material.held_out):
+        for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+            marked = {row["chosen"][span["start"] : span["end"]] for span in row["chosen_lexicon"]}
+            assert marked == {"good0a", "bad0a"} & set(row["chosen"].split())
+
+
+def test_a_task_without_words_is_refused():
+    with pytest.raises(ValidationError, match="write one word or phrase a line"):
+        MarkedTask(task="planted", words=[])

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, final
 
 import torch
 from pydantic import Field
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, PrinterCallback
 
 from prefopt import ObjectiveConfig, resolve, zoo
 from prefopt.component import PreferenceLoss
@@ -18,7 +17,7 @@ from prefopt.data import EncodingConfig, SourceRow, read_rows
 from prefopt.data.quiet import quiet
 from prefopt.regularizers import NegativeLogLikelihood
 from prefopt.scoring import PreferenceModel
-from prefopt.tasks import AnyTask, Evaluation, Material, Metric, Task
+from prefopt.tasks import AnnotatedTask
 from prefopt.tasks.base import HELD_OUT, TRAIN
 from prefopt.training import PreferenceConfig, PreferenceTrainer
 from prefopt.training.callbacks import StepReport
@@ -29,13 +28,11 @@ from prefopt_tis.write import Unfinished, count, write
 
 __all__ = ["ScoredTask"]
 
-Row = Mapping[str, object]
-
 _EXCHANGED = {"chosen": "rejected", "rejected": "chosen"}
 
 
 @final
-class ScoredTask(Task):
+class ScoredTask(AnnotatedTask):
     """Another task, whose rows get token columns of models that learned from its training pairs, each as the
     weightings of this package want them:
 
@@ -52,45 +49,24 @@ class ScoredTask(Task):
     """
 
     name: Literal["scored"] = "scored"
-    task: AnyTask
     beta: float = Field(default=0.3, gt=0)
     epochs: int = Field(default=1, ge=1)
     batch_size: int = Field(default=16, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
 
-    @property
-    def metrics(self) -> tuple[Metric, ...]:
-        return self.task.metrics
-
-    @property
-    def headline(self) -> str:
-        return self.task.headline
-
-    @property
-    def marks(self) -> Callable[..., list[bool]] | None:
-        return self.task.marks
-
-    def make(self, folder: Path, seed: int) -> str:
-        reference = self.task.make(folder, seed)
+    def annotate(self, folder: Path, reference: str, seed: int) -> None:
         with quiet(), tempfile.TemporaryDirectory(prefix="models-", dir=folder) as scratch:
             tokenizer = ensure_pad_token(AutoTokenizer.from_pretrained(reference))
             scorers = self._scorers(reference, tokenizer, folder / TRAIN, Path(scratch), seed)
             for name in (TRAIN, HELD_OUT):
                 for column, scorer in scorers.items():
                     _score(folder / name, column, scorer, Encoder(tokenizer, EncodingConfig()), self.batch_size)
-        return reference
-
-    def evaluate(
-        self, model: PreferenceModel, reference: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, material: Material
-    ) -> Evaluation:
-        return self.task.evaluate(model, reference, tokenizer, material)
 
     def _scorers(
         self, reference: str, tokenizer: PreTrainedTokenizerBase, train: Path, scratch: Path, seed: int
     ) -> dict[str, Scorer | Contrast]:
         """What scores each column."""
-        rows = [dict(row.fields) for row in read_rows(train) if isinstance(row, SourceRow)]
-        pairs = [{name: row[name] for name in ("prompt", *_EXCHANGED) if name in row} for row in rows]
+        pairs = [dict(row.fields) for row in read_rows(train) if isinstance(row, SourceRow)]
         exchanged = [{_EXCHANGED.get(name, name): value for name, value in pair.items()} for pair in pairs]
 
         def trained(objective: ObjectiveConfig, pairs: list[dict[str, object]]) -> torch.nn.Module:

@@ -90,8 +90,7 @@ class TokenWeighting(Component):
     """How much each response token counts: (TokenBatch) -> [N, T], finite, >= 0, and 0 off the response.
 
     A weighting with learned parameters returns an `nn.Module` of the same signature from `build`; it must not pass
-    gradient to the policy. That module may have a penalty of its own, such as the expected number of weights that are
-    not zero: then it also has a method `weights_and_penalty` (see the function of that name).
+    gradient to the policy. Where it has a penalty of its own, it has a method `weights_and_penalty` too (see there).
     """
 
     kind: ClassVar[str] = "token weighting"
@@ -104,7 +103,7 @@ class TokenWeighting(Component):
 
 def weights_and_penalty(function: WeightFunction, tokens: TokenBatch) -> tuple[Tensor, Tensor | None]:
     """The weights [N, T] of a function that a weighting built, and its penalty for each token, [N, T], 0 off the
-    response; None where it has no penalty.
+    response, such as the chance that its weight is not zero; None where it has no penalty.
 
     A module with a penalty has a method `weights_and_penalty`, (TokenBatch) -> (weights, penalty), and its call gives
     the same weights. The objective adds the penalties of both responses to the loss of their pair. Unlike a
@@ -188,10 +187,8 @@ class StreamedDivergence(ExactDivergence):
 
     @abstractmethod
     def block_forward(self, exps: Tensor, ref_exps: Tensor, log_ratio: Tensor) -> Tensor:
-        """The block's partial sum, [C], from exp(z - a), exp(r - b) and z - r, [V', C].
-
-        `log_ratio` may be overwritten, and so may `ref_exps`, which `block_backward` reads as `saved`.
-        """
+        """The block's partial sum, [C], from exp(z - a), exp(r - b) and z - r, [V', C]. `log_ratio` may be overwritten,
+        and so may `ref_exps`, which `block_backward` reads as `saved`."""
 
     @abstractmethod
     def combine(self, sums: Tensor, scale: Tensor, ref_scale: Tensor, log_normaliser_ratio: Tensor) -> Tensor:
@@ -244,7 +241,6 @@ class PreferenceLoss(Component):
     The batch is there for what is not in the rewards: columns of the data, or what the models said. A loss that keeps
     something from step to step, such as a running mean, returns an `nn.Module` of the same signature from `build`, and
     keeps it in buffers, which are saved and resumed with the objective.
-    `couples_pairs` says that the loss of one pair depends on other pairs.
     """
 
     kind: ClassVar[str] = "preference loss"
@@ -252,12 +248,17 @@ class PreferenceLoss(Component):
 
     @property
     def couples_pairs(self) -> bool:
-        """Whether, as configured, it couples pairs. It does not unless it says so."""
+        """Whether, as configured, the loss of one pair depends on other pairs. It does not unless it says so."""
         return False
 
     @property
     def sorts_pairs(self) -> bool:
         """Whether its losses come in another order than the pairs, so that none can be weighed by its pair."""
+        return False
+
+    @property
+    def reads_whole_responses(self) -> bool:
+        """Whether it adds a term of all of a response's tokens, which units, of which each has a loss, would repeat."""
         return False
 
     def build(self) -> LossFunction:

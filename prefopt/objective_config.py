@@ -135,6 +135,11 @@ class ObjectiveConfig(Settings):
                 f"loss {self.loss.name!r} compares the rewards of a whole batch, and would compare units of different "
                 f"responses; leave out `units`, or take a loss that sees one pair, such as 'logistic'"
             )
+        if self.units is not None and self.loss.reads_whole_responses:
+            raise ValueError(
+                f"loss {self.loss.name!r} has a term of whole responses, which every unit of a pair would add once "
+                f"more; leave out `units`, or take a loss of rewards alone, such as 'logistic'"
+            )
         return self
 
     @model_validator(mode="after")

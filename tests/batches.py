@@ -134,7 +134,8 @@ def columns_of(levels: Tensor, numbers: Tensor, mask: Tensor) -> dict[str, Tenso
     """The columns that rows of the zoo read, from any numbers [N] and [N, T], with rubbish off the responses.
 
     score_chosen, score_rejected [B], the chosen response's the higher; gap_reasoning, gap_answer [B], above 0; weights
-    [N, T]; units in segment, of -1 to 2, and part, of 0 and 1, a 1 first; score, quarters, the same within a segment
+    [N, T]; token_rewards [N, T], between -0.5 and 0.5; units in segment, of -1 to 2, and part, of 0 and 1, a 1 first;
+    score, quarters, the same within a segment
     """
     levels, numbers = levels.detach(), torch.where(mask, numbers.detach(), 0)
     chosen, rejected = levels.tanh().chunk(2)
@@ -142,6 +143,7 @@ def columns_of(levels: Tensor, numbers: Tensor, mask: Tensor) -> dict[str, Tenso
     first = torch.arange(mask.shape[1]) == 0
     tokens = {
         "weights": numbers.abs(),
+        "token_rewards": numbers.tanh() / 2,
         "segment": segment,
         "part": ((numbers > 0) | first).to(numbers.dtype),
         "score": (4 + 4 * torch.sin(3 * segment + 7 * levels[:, None])).round() / 4,

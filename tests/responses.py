@@ -20,8 +20,8 @@ EXACT = {"rtol": 1e-11, "atol": 1e-12}
 @dataclass
 class Response:
     """One response by hand, a list entry per token: log-probability, log-ratio, KL(reference || policy), masks, the
-    policy's chance of two like draws, both distributions [V], token ids and the weights of the data; and the
-    response's score.
+    policy's chance of two like draws, both distributions [V], token ids, and weights and token rewards of the data; and
+    the response's score.
     """
 
     logp: list[Tensor]
@@ -35,6 +35,7 @@ class Response:
     ref: list[Tensor]
     ids: list[int]
     weights: list[Tensor]
+    token_rewards: list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,9 @@ def respond(case: Case, row: int, m: list[Tensor], d: list[Tensor]) -> Response:
     columns = case.tokens().columns
     score = torch.cat([columns["score_chosen"], columns["score_rejected"]])[row]
     length = case.lengths[row]
-    ids, weights = case.token_ids[row, :length].tolist(), list(columns["weights"][row, :length])
-    return Response(logp, r, k, m, d, collision, score, pi, ref, ids, weights)
+    ids = case.token_ids[row, :length].tolist()
+    weights, token_rewards = (list(columns[name][row, :length]) for name in ("weights", "token_rewards"))
+    return Response(logp, r, k, m, d, collision, score, pi, ref, ids, weights, token_rewards)
 
 
 def build(config: ObjectiveConfig, seed: int = 5) -> Objective:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import sys
 import tomllib
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -96,8 +97,21 @@ def parse_sbatch(words: list[str]) -> None:
     assert (ROOT / words[0]).is_file()
 
 
+def parse_prefopt_score_tokens(words: list[str]) -> None:
+    """By the parser of the plugin, installed or not."""
+    folder = str(ROOT / "plugins" / "prefopt-tis")
+    sys.path.append(folder)
+    try:
+        from prefopt_tis.cli import app as scoring
+    finally:
+        sys.path.remove(folder)
+    typer.main.get_command(scoring).make_context("prefopt-score-tokens", words)
+
+
 PARSERS: dict[str, Callable[[list[str]], None]] = {
-    name.removeprefix("parse_"): function for name, function in globals().items() if name.startswith("parse_")
+    name.removeprefix("parse_").replace("_", "-"): function
+    for name, function in globals().items()
+    if name.startswith("parse_")
 }
 
 

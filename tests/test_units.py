@@ -254,6 +254,16 @@ def test_losses_of_whole_batches_are_refused(loss: object) -> None:
         ObjectiveConfig(units="token", loss=loss)
 
 
+def test_a_loss_with_a_term_of_whole_responses_is_refused_however_deep_it_lies() -> None:
+    """Each of K units would add the term once more."""
+    loss = {"name": "token_reward", "loss": "logistic"}
+    for deep in (loss, {"name": "weighted", "loss": loss}, {"name": "mixture", "losses": [loss], "weights": [1]}):
+        ObjectiveConfig(loss=deep)
+        with pytest.raises(ValidationError, match=r"has a term of whole responses.*leave out `units`"):
+            ObjectiveConfig(units="token", loss=deep)
+    ObjectiveConfig(units="token", loss={"name": "on_policy_weighted", "loss": "logistic"})
+
+
 def test_a_score_that_nothing_reads_is_refused() -> None:
     with pytest.raises(ValidationError, match="score is read with `pairing: rank` alone, not with index"):
         SeparatedUnits(score="quality")

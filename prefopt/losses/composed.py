@@ -40,6 +40,10 @@ class ComposedLoss(PreferenceLoss):
         return any(loss.sorts_pairs for loss in self.parts)
 
     @property
+    def reads_whole_responses(self) -> bool:
+        return any(loss.reads_whole_responses for loss in self.parts)
+
+    @property
     def expected_failures(self) -> Mapping[str, str]:
         first, *others = self.parts
         return {} if others else first.expected_failures  # others may make up for what one fails

@@ -6,7 +6,7 @@ Written out below, r is log pi - log pi_ref of a response token, c the chosen re
 
 from __future__ import annotations
 
-from prefopt.losses import BcoLoss, LogisticLoss, MixtureLoss, OffsetLoss, OnPolicyWeightedLoss
+from prefopt.losses import BcoLoss, LogisticLoss, MixtureLoss, OffsetLoss, OnPolicyWeightedLoss, TokenRewardLoss
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.regularizers import NegativeLogLikelihood
 
@@ -30,6 +30,19 @@ def wpo(beta: float = 0.1) -> ObjectiveConfig:
     Differs: TRL's use_weighting is this weight on any of its losses; here `on_policy_weighted` holds any loss.
     """
     return ObjectiveConfig(beta=beta, loss=OnPolicyWeightedLoss(loss=LogisticLoss()))
+
+
+def t_reg(beta: float = 0.1, alpha: float = 0.25) -> ObjectiveConfig:
+    """loss = -log sigmoid(z) - alpha w beta (sum q_c log pi_c + sum q_j log pi_j), w = sigmoid(-z) without gradient.
+
+    DPO with token rewards that the reference gives before the training. Asked to revise the response, it finds a token
+    likelier where a better one is wanted, q > 0, or a worse one, q < 0: q_t = sigmoid(log pi_ref(y_t | better) - log
+    pi_ref(y_t | worse)) - 0.5. They come from the fields chosen_token_rewards and rejected_token_rewards of each row,
+    which `prefopt-score-tokens --sigmoid` of prefopt-tis writes. Source: T-REG, arXiv 2412.02685, from two summaries of
+    the paper that give its equations and agree; the paper itself and its code could not be read. It searches alpha in
+    0.1, 0.25 and 0.5; 0.25 here is the middle.
+    """
+    return ObjectiveConfig(beta=beta, loss=TokenRewardLoss(loss=LogisticLoss(), alpha=alpha, beta=beta))
 
 
 def mpo(beta: float = 0.1, preference: float = 0.8, quality: float = 0.2, generation: float = 1.0) -> ObjectiveConfig:

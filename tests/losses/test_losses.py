@@ -34,6 +34,7 @@ from prefopt.losses import (
     RobustLoss,
     SppoLoss,
     SquaredLoss,
+    TokenRewardLoss,
     WeightedLoss,
 )
 from tests import test_component
@@ -50,7 +51,10 @@ COUPLED = [
     *(MixtureLoss(losses=(HingeLoss(), AotLoss()), weights=(1, 1)), BASELINE),
 ]
 LOSSES = [*OF_THE_MARGIN, *OF_THE_REWARDS, *COUPLED, MixtureLoss(losses=(HingeLoss(), NcaLoss()), weights=(2, 0.5))]
-OF_MORE = [OffsetLoss(), WeightedLoss(loss=LogisticLoss()), OnPolicyWeightedLoss(loss=LogisticLoss())]
+OF_MORE = [
+    OffsetLoss(),
+    *(held(loss=LogisticLoss()) for held in (WeightedLoss, OnPolicyWeightedLoss, TokenRewardLoss)),
+]
 """Those of tests/losses/test_losses_of_more.py."""
 UNLISTED = [
     loss

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from prefopt import Objective, ObjectiveConfig, TokenBatch
-from prefopt.columns import PairColumn
+from prefopt.columns import PairColumn, TokenColumn
 from prefopt.losses import (
     AotPairedLoss,
     BcoLoss,
@@ -21,10 +21,11 @@ from prefopt.losses import (
     MixtureLoss,
     OffsetLoss,
     OnPolicyWeightedLoss,
+    TokenRewardLoss,
     WeightedLoss,
 )
 from tests.batches import batch_of
-from tests.losses.test_losses import logistic
+from tests.losses.test_losses import logistic, sigmoid
 from tests.test_component import by_value, double
 
 BASELINE = MixtureLoss(losses=(BcoLoss(), LogisticLoss()), weights=(1, 0.5))
@@ -162,6 +163,59 @@ def test_weights_of_the_policy_are_one_where_it_would_say_the_same() -> None:
     by_value(loss(chosen, rejected, even), logistic(1.5), logistic(0), logistic(-2), rtol=1e-13)
     halved = tokens.replace(logps=quarter + math.log(0.5))
     by_value(loss(chosen, rejected, halved), logistic(1.5) / 4, logistic(0) / 4, logistic(-2) / 4, rtol=1e-13)
+
+
+def rewarded_tokens() -> TokenBatch:
+    """A pair of responses of three tokens and one, with rubbish off them."""
+    logps = double(-1, -2, -4, -3, math.inf, math.nan).view(2, 3).requires_grad_()
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    q = double(0.5, -0.25, 0, -0.5, math.nan, -math.inf).view(2, 3)
+    return TokenBatch(logps, torch.zeros_like(logps), mask, mask.long(), columns={"token_rewards": q})
+
+
+@pytest.mark.parametrize(("reduction", "lengths"), [("sum", (1, 1)), ("mean", (3, 1))])
+def test_token_rewards_by_hand(reduction: str, lengths: tuple[int, int]) -> None:
+    """Each token is pushed by its reward, weighed by how far the pair is from being told apart."""
+    tokens = rewarded_tokens()
+    config = TokenRewardLoss(loss=LogisticLoss(), alpha=0.5, beta=0.3, reduction=reduction)
+    chosen, rejected = double(2).requires_grad_(), double(0.5).requires_grad_()
+    value = config.build()(chosen, rejected, tokens)
+    w = sigmoid(-1.5)
+    term = (0.5 * -1 - 0.25 * -2) / lengths[0] + -0.5 * -3 / lengths[1]
+    by_value(value, logistic(1.5) - 0.5 * 0.3 * w * term, rtol=1e-13)
+    of_logps, of_chosen, of_rejected = torch.autograd.grad(value.sum(), (tokens.logps, chosen, rejected))
+    c, j = (0.5 * 0.3 * w / length for length in lengths)
+    by_value(of_logps.flatten(), -0.5 * c, 0.25 * c, 0, 0.5 * j, 0, 0, rtol=1e-13)
+    by_value(torch.cat([of_chosen, of_rejected]), -w, w, rtol=1e-13)  # through the logistic loss alone
+
+
+def test_token_rewards_of_zero_or_an_alpha_of_zero_leave_the_loss_inside() -> None:
+    tokens = rewarded_tokens()
+    nothing = tokens.replace(columns={"zeros": torch.zeros(2, 3)})
+    for loss, batch in (
+        (TokenRewardLoss(loss=HingeLoss(), column="zeros"), nothing),
+        (TokenRewardLoss(loss=HingeLoss(), alpha=0), tokens),
+    ):
+        by_value(loss.build()(double(0.25), double(0), batch), 0.75, rtol=1e-13)
+
+
+def test_token_rewards_keep_the_state_of_the_loss_inside() -> None:
+    objective = Objective(ObjectiveConfig(loss=TokenRewardLoss(loss=BcoLoss())), num_layers=1, hidden_size=1)
+    objective(rewarded_tokens())
+    assert set(objective.state_dict()) == {"loss.loss.mean", "loss.loss.count"}
+    assert objective.config.couples_pairs
+    assert not objective.takes_pairs_apart
+
+
+def test_token_rewards_may_be_of_either_sign_and_must_be_there() -> None:
+    loss = TokenRewardLoss(loss=LogisticLoss(), column="q")
+    assert loss.columns == {TokenColumn("q")}
+    objective = Objective(ObjectiveConfig(loss=loss), num_layers=1, hidden_size=1)
+    with pytest.raises(ValueError, match="lacks the column 'q', which preference loss 'token_reward' reads"):
+        objective(rewarded_tokens())
+    for wrong in ({"alpha": -1}, {"alpha": math.inf}, {"beta": 0}, {"reduction": "max"}):
+        with pytest.raises(ValidationError):
+            TokenRewardLoss(loss=LogisticLoss(), **wrong)
 
 
 def test_a_batch_that_lacks_a_column() -> None:

@@ -22,6 +22,7 @@ from prefopt.losses import (
     NcaLoss,
     OffsetLoss,
     OnPolicyWeightedLoss,
+    TokenRewardLoss,
     WeightedLoss,
 )
 from prefopt.registry import ComponentError
@@ -87,7 +88,7 @@ def test_a_loss_needs_what_the_losses_inside_it_need() -> None:
     ObjectiveConfig(loss=OnPolicyWeightedLoss(loss=HingeLoss()), reference_free=True)
 
 
-@pytest.mark.parametrize("weighed", [WeightedLoss, OnPolicyWeightedLoss])
+@pytest.mark.parametrize("weighed", [WeightedLoss, OnPolicyWeightedLoss, TokenRewardLoss])
 def test_a_loss_that_sorts_pairs_cannot_be_weighed_by_pair(weighed: type[PreferenceLoss]) -> None:
     with pytest.raises(ValueError, match="'mixture' sorts the rewards of a batch, so no loss belongs to one pair"):
         weighed(loss=MixtureLoss(losses=(HingeLoss(), AotLoss()), weights=(1, 1)))

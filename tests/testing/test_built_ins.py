@@ -19,6 +19,7 @@ from prefopt.losses import (
     RobustLoss,
     ScaledBasuLoss,
     SquaredLoss,
+    TokenRewardLoss,
     WeightedLoss,
 )
 from prefopt.registry import installed
@@ -121,6 +122,9 @@ def test_units(check: Run) -> None:
     WeightedLoss(loss=HingeLoss()),
     WeightedLoss(loss=RobustLoss()),
     OnPolicyWeightedLoss(loss=LogisticLoss()),
+    TokenRewardLoss(loss=LogisticLoss()),
+    TokenRewardLoss(loss=HingeLoss(), alpha=0.5, beta=1.0, reduction="mean"),
+    TokenRewardLoss(loss=BcoLoss()),
     MixtureLoss(losses=(LogisticLoss(), BcoLoss()), weights=(0.8, 0.2)),
     MixtureLoss(losses=(SquaredLoss(), WeightedLoss(loss=NcaLoss())), weights=(1, 2)),
 )

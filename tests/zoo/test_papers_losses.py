@@ -121,6 +121,13 @@ def wpo(c: Response, j: Response) -> Tensor:
     return -w[0].detach() * w[1].detach() * log_sigmoid(margin(0.6, c, j))
 
 
+def t_reg(c: Response, j: Response) -> Tensor:
+    """DPO and, under a weight without gradient, the cross entropy of every token with its reward in the data."""
+    z = margin(0.6, c, j)
+    term = sum(-0.6 * q * logp for x in (c, j) for q, logp in zip(x.token_rewards, x.logp, strict=True))
+    return -log_sigmoid(z) + 0.4 * sigmoid(-z).detach() * term
+
+
 PAIRWISE: dict[str, tuple[ObjectiveConfig, Formula]] = {
     "ld_dpo": (zoo.ld_dpo(beta=0.6, alpha=0.25), ld_dpo),
     "robust": (zoo.robust(beta=0.3, label_smoothing=0.2), robust),
@@ -135,6 +142,7 @@ PAIRWISE: dict[str, tuple[ObjectiveConfig, Formula]] = {
     "discopop": (zoo.discopop(beta=0.15, tau=0.4), discopop),
     "odpo": (zoo.odpo(beta=0.6, alpha=0.7), odpo),
     "wpo": (zoo.wpo(beta=0.6), wpo),
+    "t_reg": (zoo.t_reg(beta=0.6, alpha=0.4), t_reg),
     "dpo_shift": (
         zoo.dpo_shift(beta=0.6, lam=0.4),
         lambda c, j: -log_sigmoid(0.6 * (sum(c.r) - 0.4 * sum(j.r))),
@@ -283,6 +291,7 @@ EXPECTED = {
     "dpo_shift": Expected({"beta": 0.1, "lam": 0.7}, at_reference=LN2, swapped=None),
     "odpo": Expected({"beta": 0.1, "alpha": 1.0}, at_reference=None, swapped=None),
     "wpo": Expected({"beta": 0.1}, at_reference=None, swapped=None),
+    "t_reg": Expected({"beta": 0.1, "alpha": 0.25}, at_reference=None, swapped=None),
     "mpo": Expected(
         {"beta": 0.1, "preference": 0.8, "quality": 0.2, "generation": 1.0},
         at_reference=0.8 * LN2 + 0.2 * 2 * LN2,

@@ -14,7 +14,7 @@ from rich.progress import Progress
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from prefopt.data import EncodingConfig
-from prefopt_tis.encode import PLAIN, Encoder
+from prefopt_tis.encode import PLAIN, RESPONSE, Encoder
 from prefopt_tis.score import Contrast, Scorer, contrasting, scoring
 from prefopt_tis.write import Unfinished, count, write
 
@@ -32,17 +32,22 @@ def main(
     target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The file to write, one JSON object a line.")],
     positive: Annotated[str, typer.Option(help="The model that prefers what is preferred: its name or folder.")],
     negative: Annotated[str | None, typer.Option(help="The other model. The same one unless given.")] = None,
-    positive_prompt: Annotated[str, typer.Option(help="A template for the positive model's prompts.")] = PLAIN,
-    negative_prompt: Annotated[str, typer.Option(help="A template for the negative model's prompts.")] = PLAIN,
+    positive_prompt: Annotated[
+        str, typer.Option(help="A template of {prompt} and {response} for the positive model.")
+    ] = PLAIN,
+    negative_prompt: Annotated[str, typer.Option(help="The same for the negative model.")] = PLAIN,
     tokenizer: Annotated[str | None, typer.Option(help="Of the training, where not the positive model's.")] = None,
     contrast: Annotated[
         float | None,
         typer.Option(min=0, help="Write the likelihood of tokens under pi+^(1 + B) / pi-^B instead.", metavar="B"),
     ] = None,
+    sigmoid: Annotated[bool, typer.Option("--sigmoid", help="Write sigmoid(log(pi+ / pi-)) - 0.5 instead.")] = False,
     column: Annotated[
         str | None,
         typer.Option(
-            help="Write chosen_NAME and rejected_NAME: log_ratios, or likelihoods of a contrast.", metavar="NAME"
+            help="Write chosen_NAME and rejected_NAME: log_ratios; with --sigmoid token_rewards, with --contrast "
+            "likelihoods.",
+            metavar="NAME",
         ),
     ] = None,
     max_length: Annotated[int, typer.Option(help="As in training: tokens of prompt and response.")] = 1024,
@@ -53,19 +58,17 @@ def main(
     device: Annotated[str | None, typer.Option(help="Such as cuda:0. A GPU if there is one, unless given.")] = None,
 ) -> None:
     """Write what two models say of every response token into preference data: log(pi+ / pi-), for the weightings `tis`,
-    `tis_rank`, `tis_scale`, `guided` and `selective`; or its likelihood under their contrast, for `contrast`."""
+    `tis_rank`, `tis_scale`, `guided` and `selective`; the sigmoid of that less 0.5, for the row `t_reg`; or the token's
+    likelihood under their contrast, for `contrast`."""
     console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
     other = negative or positive
-    column = column or ("log_ratios" if contrast is None else "likelihoods")
+    column = column or ("token_rewards" if sigmoid else "log_ratios" if contrast is None else "likelihoods")
     try:
         if target.exists() and not overwrite:
             raise FileExistsError(f"{target} is there already; name another file, or replace it by --overwrite")
         _refuse_what_says_nothing(positive, other, positive_prompt, negative_prompt)
-        if contrast is not None and positive_prompt != negative_prompt:
-            raise ValueError(
-                "--contrast compares two models behind one prompt; give --negative, and leave out "
-                "--positive-prompt and --negative-prompt"
-            )
+        if contrast is not None:
+            _refuse_with_contrast(positive_prompt, negative_prompt, sigmoid=sigmoid)
         if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
             raise ValueError(f"--dtype: {dtype!r} is no precision of torch; give auto, float32 or bfloat16")
         names = list(dict.fromkeys((positive, other)))
@@ -83,6 +86,7 @@ def main(
             "tokenizer": tokenizer or positive,
             "column": column,
             **({} if contrast is None else {"contrast": contrast}),
+            **({"sigmoid": True} if sigmoid else {}),
             "encoding": encode.encoding.model_dump(),
             "dtype": dtype,
         }
@@ -94,7 +98,7 @@ def main(
         scorer: Scorer | Contrast
         if contrast is None:
             asked = {name: scoring(model) for name, model in models.items()}
-            scorer = Scorer(asked[positive], asked[other], pad)
+            scorer = Scorer(asked[positive], asked[other], pad, sigmoid=sigmoid)
         else:
             scorer = Contrast(contrasting(models[positive], models[other], contrast), contrast, pad)
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -115,6 +119,18 @@ def _refuse_what_says_nothing(positive: str, negative: str, *templates: str) -> 
         raise ValueError(
             "one model under one prompt has no log-ratio to itself; give --negative, or --positive-prompt and "
             "--negative-prompt"
+        )
+
+
+def _refuse_with_contrast(*templates: str, sigmoid: bool) -> None:
+    if sigmoid:
+        raise ValueError(
+            "--sigmoid is of log-ratios, and --contrast writes likelihoods in their place; leave out one of the two"
+        )
+    if templates[0] != templates[1] or RESPONSE in templates[0]:
+        raise ValueError(
+            "--contrast compares two models behind one prompt, which both responses have; give --negative, and leave "
+            "out --positive-prompt and --negative-prompt"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -26,7 +27,8 @@ def scoring(model: torch.nn.Module) -> PreferenceModel:
 
 @dataclass(frozen=True)
 class Scorer:
-    """log(pi+ / pi-) of every token: pi+ is `positive` behind the positive prompt, pi- is `negative` behind the other.
+    """x = log(pi+ / pi-) of every token: pi+ is `positive` behind the positive prompt, pi- is `negative` behind the
+    other; or sigmoid(x) - 0.5, where `sigmoid` is true.
 
     The two may be one model.
     """
@@ -34,19 +36,22 @@ class Scorer:
     positive: PreferenceModel
     negative: PreferenceModel
     pad_token_id: int
+    sigmoid: bool = False
 
     @torch.no_grad()
     def __call__(self, questions: Sequence[Question]) -> list[Numbers]:
-        """The log-ratios of each, with 0 for tokens that training cuts off. Raises FloatingPointError where one is not
-        finite."""
+        """The numbers of each, with 0 for tokens that training cuts off. Raises FloatingPointError where a log-ratio is
+        not finite."""
         positive, negative = (self._logps(questions, side) for side in (0, 1))
-        return _of_questions(questions, positive[0] - negative[0], positive[1], "a log-ratio")
+        numbers = _of_questions(questions, positive[0] - negative[0], positive[1], "a log-ratio")
+        return [(_centred(chosen), _centred(rejected)) for chosen, rejected in numbers] if self.sigmoid else numbers
 
     def _logps(self, questions: Sequence[Question], side: int) -> tuple[Tensor, Tensor]:
         """Log-probabilities of the response tokens and their mask, both [N, T]."""
         model = (self.positive, self.negative)[side]
         tokens = model.score(_batch(model, questions, side, self.pad_token_id))
-        return tokens.logps.float(), tokens.mask
+        width = int(tokens.mask.sum(-1).max())  # without the room of what is read before the responses
+        return tokens.logps[:, :width].float(), tokens.mask[:, :width]
 
 
 class LogNormaliser(ExactDivergence):
@@ -89,12 +94,21 @@ class Contrast:
         return _of_questions(questions, likelihoods, tokens.mask, "a likelihood")
 
 
+def _centred(log_ratios: Sequence[float]) -> list[float]:
+    """sigmoid(x) - 0.5, which is tanh(x / 2) / 2 without the loss of digits near 0."""
+    return [_rounded(math.tanh(x / 2) / 2) for x in log_ratios]
+
+
 def _batch(model: PreferenceModel, questions: Sequence[Question], side: int, pad_token_id: int) -> PreferenceBatch:
+    # What a prompt has of its own the models only read, as they do turns of others within a response.
+    asked = [(question.prompts[side], question) for question in questions]
     batch = PreferenceBatch.from_ids(
-        [question.prompts[side] for question in questions],
-        [question.chosen for question in questions],
-        [question.rejected for question in questions],
+        [prompts.shared for prompts, _ in asked],
+        [prompts.chosen + question.chosen for prompts, question in asked],
+        [prompts.rejected + question.rejected for prompts, question in asked],
         pad_token_id=pad_token_id,
+        chosen_masked=[range(len(prompts.chosen)) for prompts, _ in asked],
+        rejected_masked=[range(len(prompts.rejected)) for prompts, _ in asked],
     )
     return batch.to(next(model.parameters()).device)
 
@@ -110,5 +124,9 @@ def _of_questions(questions: Sequence[Question], values: Tensor, mask: Tensor, w
 
 
 def _whole(numbers: Sequence[float], size: int) -> list[float]:
+    return [*map(_rounded, numbers), *[0.0] * (size - len(numbers))]
+
+
+def _rounded(number: float) -> float:
     # Seven digits are all that float32 holds.
-    return [*(float(f"{number:.7g}") for number in numbers), *[0.0] * (size - len(numbers))]
+    return float(f"{number:.7g}")

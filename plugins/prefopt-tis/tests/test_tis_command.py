@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
+import re
 import shutil
 
 import datasets
@@ -285,6 +287,218 @@ def test_what_is_written_trains(weighting, source, folders, tmp_path):
     assert all(entry["weights/mean"] > 0 for entry in logged)
 
 
+BETTER = "Q: {prompt} A: {response} Better?"
+WORSE = "Worse than {response}? {prompt}"
+REVISED = ("--positive-prompt", BETTER, "--negative-prompt", WORSE)
+
+
+def revised(tokenizer, row, template, side, *, chat=True):
+    """The prompt with the row's own texts in the template, in tokens."""
+    texts = {"{prompt}": row["prompt"], "{response}": row[side]}
+    text = "".join(texts.get(part, part) for part in re.split(r"({prompt}|{response})", template))
+    text = f"<user>{text}</s><assistant>" if chat else text
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def as_messages(row):
+    prompt = [{"role": "user", "content": row["prompt"]}]
+    return {"prompt": prompt} | {side: [{"role": "assistant", "content": row[side]}] for side in SIDES}
+
+
+TEXTS = [
+    {"prompt": "Why?", "chosen": "So.", "rejected": "No good reason."},
+    {"prompt": "{response} {", "chosen": "{prompt}", "rejected": "{0} {response}"},  # of the data, not of the template
+    {"prompt": "Who", "chosen": "Who", "rejected": "é"},
+]
+
+
+@pytest.mark.parametrize("templates", [(BETTER, WORSE), ("{prompt}", WORSE), (BETTER, "{prompt} Rudely.")])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_templates_with_the_response_ask_of_each_response_apart(folders, tokenizer, tmp_path, templates, batch_size):
+    source, target = tmp_path / "pairs.jsonl", tmp_path / "scored.jsonl"
+    source.write_text("".join(json.dumps(as_messages(row)) + "\n" for row in TEXTS))
+    options = ("--positive-prompt", templates[0], "--negative-prompt", templates[1], "--batch-size", batch_size)
+    run(source, target, "--positive", folders[0], *options)
+    dataset = prepared(read_rows(target), tokenizer)
+    assert len(dataset) == len(TEXTS)
+    for row, texts in zip(dataset, TEXTS, strict=True):
+        for side in SIDES:
+            one, two = (
+                token_logps(folders[0], revised(tokenizer, texts, template, side), row[f"{side}_ids"])
+                for template in templates
+            )
+            right = [a - b for a, b in zip(one, two, strict=True)]
+            assert row[f"{side}:log_ratios"] == pytest.approx(right, abs=2e-5)
+
+
+def test_rewards_of_tokens_are_the_sigmoid_less_a_half(folders, tokenizer, tmp_path):
+    """Of rows of text, whose template ends as their prompts do."""
+    source, target = tmp_path / "pairs.jsonl", tmp_path / "scored.jsonl"
+    row = {"prompt": "Q: Is it? A:", "chosen": " It is.", "rejected": " no"}
+    source.write_text(json.dumps(row))
+    templates = ("{prompt}{response} Good A:", "{prompt}{response} Bad A:")
+    options = ("--positive-prompt", templates[0], "--negative-prompt", templates[1], "--sigmoid")
+    run(source, target, "--positive", folders[0], *options)
+    (written,) = lines(target)
+    assert written.keys() == {*row, "chosen_token_rewards", "rejected_token_rewards"}
+    (encoded,) = prepared(read_rows(target), tokenizer, "token_rewards")
+    for side in SIDES:
+        one, two = (
+            token_logps(folders[0], revised(tokenizer, row, template, side, chat=False), encoded[f"{side}_ids"])
+            for template in templates
+        )
+        right = [1 / (1 + math.exp(b - a)) - 0.5 for a, b in zip(one, two, strict=True)]
+        assert encoded[f"{side}:token_rewards"] == pytest.approx(right, abs=1e-5)
+        assert all(-0.5 <= number <= 0.5 for number in written[f"{side}_token_rewards"])
+    assert min(right) < -0.01 or max(right) > 0.01
+
+
+def test_a_response_that_training_cuts_is_whole_in_its_template(folders, tokenizer, tmp_path):
+    source, target = tmp_path / "pairs.jsonl", tmp_path / "scored.jsonl"
+    texts = {"prompt": "Why?", "chosen": "0123456789" * 2, "rejected": "98765"}
+    source.write_text(json.dumps(as_messages(texts)))
+    run(source, target, "--positive", folders[0], *REVISED, "--sigmoid", "--max-length", 24)
+    (row,) = lines(target)
+    (encoded,) = prepared(read_rows(target), tokenizer, "token_rewards", max_length=24)
+    kept = len(encoded["chosen_ids"])
+    assert 0 < kept < 20
+    assert len(row["chosen_token_rewards"]) == 21
+    assert all(number == 0 for number in row["chosen_token_rewards"][kept:])
+    one, two = (
+        token_logps(folders[0], revised(tokenizer, texts, template, "chosen"), encoded["chosen_ids"])
+        for template in (BETTER, WORSE)
+    )
+    right = [1 / (1 + math.exp(b - a)) - 0.5 for a, b in zip(one, two, strict=True)]
+    assert row["chosen_token_rewards"][:kept] == pytest.approx(right, abs=1e-5)
+
+
+CALL = {"type": "function", "function": {"name": "search", "arguments": {}}}
+ASKED = [{"role": "user", "content": "Why?"}]
+
+
+@pytest.mark.parametrize(
+    ("row", "template", "message"),
+    [
+        ({"prompt": "p", "chosen": " ", "rejected": "b"}, BETTER, "field 'chosen'"),
+        (
+            {
+                "prompt": ASKED,
+                "chosen": [{"role": "assistant", "content": "So."}],
+                "rejected": [
+                    {"role": "assistant", "content": "No."},
+                    {"role": "user", "content": "Oh?"},
+                    {"role": "assistant", "content": "Yes."},
+                ],
+            },
+            BETTER,
+            "field 'rejected': found a response of 3 messages, and {response} in a template is the text of one",
+        ),
+        (
+            {
+                "prompt": ASKED,
+                "chosen": [{"role": "assistant", "content": "Hm.", "tool_calls": [CALL]}],
+                "rejected": [{"role": "assistant", "content": "So."}],
+            },
+            BETTER,
+            "field 'chosen': found tool_calls beside the content, which is all that {response} in a template holds",
+        ),
+        (
+            {"prompt": "p:", "chosen": "a", "rejected": "b"},
+            "{response}? {prompt}",
+            "the prompts of the two responses begin with other tokens; let the template begin with words",
+        ),
+        (
+            {"prompt": "p:", "chosen": " a", "rejected": " " + "b" * 100},
+            "{prompt}{response} Better:",
+            "tokens, and the models take 128; give a lower --max-length, or shorter templates",
+        ),
+    ],
+)
+def test_rows_whose_response_a_template_cannot_hold_are_named(row, template, message, folders, tmp_path):
+    source, target = tmp_path / "pairs.jsonl", tmp_path / "scored.jsonl"
+    good = {"prompt": "So:", "chosen": " a", "rejected": " ac"}
+    source.write_text(json.dumps(good) + "\n" + json.dumps(row) + "\n")
+    options = ("--positive-prompt", template, "--sigmoid")
+    if template == BETTER:  # does not end as the good row does
+        source.write_text(json.dumps(row) + "\n")
+    output = run(source, target, "--positive", folders[0], *options, exit_code=2)
+    assert "1 of " in output
+    assert message in output
+    assert [path.name for path in tmp_path.iterdir()] == ["pairs.jsonl"]
+
+
+def test_templates_and_options_that_do_not_go_together(source, folders, tmp_path):
+    target = tmp_path / "scored.jsonl"
+    two = ("--positive", folders[0], "--negative", folders[1])
+    same = ("--positive-prompt", BETTER, "--negative-prompt", BETTER)
+    assert "behind one prompt, which both responses have" in run(
+        source, target, *two, *same, "--contrast", 1, exit_code=2
+    )
+    assert "leave out one of the two" in run(source, target, *two, "--contrast", 1, "--sigmoid", exit_code=2)
+    only = ("--positive-prompt", "{response} Better?")
+    assert "--positive-prompt: no {prompt} in '{response} Better?'" in run(source, target, *two, *only, exit_code=2)
+    one = ("--positive", folders[0], *same)
+    assert "no log-ratio to itself" in run(source, target, *one, exit_code=2)
+    assert not target.exists()
+
+
+def test_a_stopped_run_with_the_response_in_its_templates_goes_on(folders, tmp_path, monkeypatch):
+    source, whole, target = (tmp_path / name for name in ("pairs.jsonl", "whole.jsonl", "scored.jsonl"))
+    source.write_text("".join(json.dumps(as_messages(row)) + "\n" for row in TEXTS))
+    options = ("--positive", folders[0], *REVISED, "--batch-size", 1)
+    run(source, whole, *options, "--sigmoid")
+    original = Scorer.__call__
+
+    def stopping(self, questions):
+        if (tmp_path / "scored.jsonl.unfinished").read_text():
+            raise KeyboardInterrupt
+        return original(self, questions)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Scorer, "__call__", stopping)
+        RUNNER.invoke(app, [str(argument) for argument in (source, target, *options, "--sigmoid")])
+    assert len(lines(tmp_path / "scored.jsonl.unfinished")) == 1
+    # Log-ratios in the same column; other words about the response.
+    others = ((*options, "--column", "token_rewards"), (*options, "--sigmoid", "--negative-prompt", WORSE + "!"))
+    for other in others:
+        assert "begun with other settings" in run(source, target, *other, exit_code=2)
+    run(source, target, *options, "--sigmoid")
+    assert lines(target) == lines(whole)
+
+
+def test_token_rewards_that_are_written_train_t_reg(folders, tmp_path):
+    source, target = tmp_path / "pairs.jsonl", tmp_path / "scored.jsonl"
+    source.write_text("".join(json.dumps(as_messages(row)) + "\n" for row in TEXTS))
+    run(source, target, "--positive", folders[0], *REVISED, "--sigmoid")
+
+    def losses(objective, rows):
+        args = PreferenceConfig(
+            output_dir=str(tmp_path / "run"),
+            max_steps=3,
+            learning_rate=1e-3,
+            per_device_train_batch_size=3,
+            report_to="none",
+            use_cpu=True,
+            save_strategy="no",
+            logging_steps=1,
+            seed=1,
+        )
+        trainer = PreferenceTrainer(folders[0], objective=zoo.build(objective), args=args, train_dataset=rows)
+        trainer.train()
+        return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+    rows = lines(target)
+    of_t_reg, of_dpo = (losses(objective, rows) for objective in ({"zoo": "t_reg", "alpha": 0.5}, "dpo"))
+    assert len(of_t_reg) == 3
+    assert of_dpo[0] == pytest.approx(math.log(2), abs=1e-4)
+    assert abs(of_t_reg[0] - of_dpo[0]) > 1e-3
+    assert of_t_reg[-1] < of_t_reg[0]
+    for row in rows:
+        del row["rejected_token_rewards"]
+    with pytest.raises(ValueError, match="rejected_token_rewards"):
+        losses("t_reg", rows)
+
+
 def test_a_parquet_with_a_date_cannot_be_written_as_json(folders, tmp_path):
     row = {"prompt": "So?", "chosen": "a", "rejected": "b", "when": datetime.datetime(2024, 1, 1)}
     source = tmp_path / "pairs.parquet"
@@ -295,7 +509,11 @@ def test_a_parquet_with_a_date_cannot_be_written_as_json(folders, tmp_path):
 
 def test_the_default_column_is_the_one_that_is_read(source, folders, tmp_path):
     two = ("--positive", folders[0], "--negative", folders[1])
-    for options, weighting in (((), TisWeighting()), (("--contrast", 1), ContrastWeighting())):
-        target = tmp_path / f"{weighting.name}.jsonl"
+    for options, part in (
+        ((), TisWeighting()),
+        (("--contrast", 1), ContrastWeighting()),
+        (("--sigmoid",), zoo.t_reg().loss),
+    ):
+        target = tmp_path / f"{part.name}.jsonl"
         run(source, target, *two, *options)
-        assert f"chosen_{weighting.column}" in lines(target)[0]
+        assert f"chosen_{part.column}" in lines(target)[0]

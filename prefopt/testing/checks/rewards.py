@@ -156,6 +156,22 @@ def loss_maps_over_units(component: PreferenceLoss) -> None:
     require_same(gradient(mapped, rewards), gradient(single, rewards), "a gradient", case)
 
 
+@check(PreferenceLoss)
+def whole_responses_are_declared(component: PreferenceLoss) -> None:
+    """Where the loss passes gradient to the policy beside that of its two rewards, `reads_whole_responses` is true.
+
+    With units the loss is taken of each unit of a pair, and a term of the responses' tokens would be added once for
+    each. Where it is declared, an objective with units refuses the loss.
+    """
+    case, logits = case_for(component).with_gradient()
+    passes = bool(gradient(call(component, case), logits).any())
+    require(
+        component.reads_whole_responses or not passes,
+        "it passes gradient to log-probabilities of tokens, but reads_whole_responses is False",
+        case,
+    )
+
+
 def _trained(component: PreferenceLoss, case: Case) -> Tensor:
     """The losses of a first step in training."""
     function = build(component)

@@ -154,6 +154,18 @@ class Unmapped(PreferenceLoss):
         return losses.copy_(-logsigmoid(chosen - rejected))
 
 
+class Likelihood(PreferenceLoss):
+    """loss = -log sigmoid(d) - 0.01 mean_t log pi(y_t) of the chosen response.
+
+    Source: these tests.
+    """
+
+    name: Literal["bad_term"] = "bad_term"
+
+    def __call__(self, chosen: Tensor, rejected: Tensor, tokens: TokenBatch) -> Tensor:
+        return -logsigmoid(chosen - rejected) - 0.01 * masked_mean(tokens.logps, tokens.mask)[: tokens.pairs]
+
+
 class Broadcast(Regularizer):
     """penalty = -mean_t log pi(y_t) of the chosen response, [B, 1].
 
@@ -191,6 +203,7 @@ SABOTEURS: dict[str, type[Component]] = {
     "coupling_is_declared": Coupling,
     "sorting_is_declared": Sorting,
     "loss_maps_over_units": Unmapped,
+    "whole_responses_are_declared": Likelihood,
     "one_value_each": Broadcast,
     "values_are_finite": Pole,
 }

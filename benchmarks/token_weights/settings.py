@@ -139,14 +139,18 @@ def weightings(columns: Set[str] = frozenset()) -> tuple[dict[str, Any], dict[st
 
 
 def suite_of(setting: str, seeds: Sequence[int], **changes: Mapping[str, Any]) -> Suite:
-    """The comparison of a setting: DPO, and every weighting at mean one, aimed and shuffled."""
-    objectives: dict[str, Any] = {BASELINE: "dpo"}
+    """The comparison of a setting: DPO, and every weighting at mean one, aimed and shuffled. DPO is trained at more
+    betas, so that it has the distances of all."""
+    fields = SETTINGS[setting].fields()
+    (beta, betas), *_ = fields["sweeps"].items()
+    objectives: dict[str, Any] = {
+        BASELINE: {"zoo": "dpo", "sweeps": {beta: [round(betas[0] / 3, 3), *betas, round(3 * betas[-1], 3)]}}
+    }
     for name, weighting in weightings(SETTINGS[setting].columns)[0].items():
         aims = {name: weighting, shuffled(name): {"name": "shuffled", "weighting": weighting}}
         for label, aimed in aims.items():
             spec = {"zoo": "dpo", "weighting": {"name": "scaled", "to": "mean_one", "weighting": aimed}}
             objectives[label] = spec | ({"training": {"mask_learning_rate": _MASK_RATE}} if _learns(weighting) else {})
-    fields = SETTINGS[setting].fields()
     for section, values in changes.items():
         fields[section] = {**fields[section], **values}
     # Without controls: of mean one, the uniform weighting at the same strength is the baseline.

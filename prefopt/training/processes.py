@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from typing import Any
 
@@ -39,6 +40,11 @@ def settle_launch(args: Any) -> None:
     can_train = torch.accelerator.is_available() or args.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU")
     if get_int_from_env(MPI, 1) > 1 and not can_train:
         raise ValueError("deepspeed: its processes would wait for accelerators, and there are none; give use_cpu: true")
+    if importlib.util.find_spec("deepspeed") is None:
+        raise ValueError(
+            "deepspeed: the launcher's configuration asks for it, and the package is not installed; pip install "
+            "deepspeed, or spread the model by FSDP2, which needs no package"
+        )
 
 
 def _reject_unread_launch(precision: str, args: Any) -> None:

@@ -462,6 +462,15 @@ def test_what_a_launchers_configuration_asks_for_is_the_runs(tmp_path: Path, mon
         PreferenceConfig(str(tmp_path), report_to="none")
 
 
+def test_a_launchers_deepspeed_that_is_absent_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        ValueError, match=r"^deepspeed: the launcher's configuration asks for it, and the package is not"
+    ):
+        PreferenceConfig(str(tmp_path), use_cpu=True, report_to="none")
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [

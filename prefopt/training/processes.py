@@ -40,7 +40,7 @@ def settle_launch(args: Any) -> None:
     can_train = torch.accelerator.is_available() or args.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU")
     if get_int_from_env(MPI, 1) > 1 and not can_train:
         raise ValueError("deepspeed: its processes would wait for accelerators, and there are none; give use_cpu: true")
-    if importlib.util.find_spec("deepspeed") is None:
+    if args.deepspeed is None and importlib.util.find_spec("deepspeed") is None:
         raise ValueError(
             "deepspeed: the launcher's configuration asks for it, and the package is not installed; pip install "
             "deepspeed, or spread the model by FSDP2, which needs no package"

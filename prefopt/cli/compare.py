@@ -45,13 +45,16 @@ def compare(
     from concurrent.futures import BrokenExecutor
 
     from prefopt.comparison.engines import load_engine
+    from prefopt.comparison.runner import ONE_PROCESS
     from prefopt.comparison.runner import compare as run_suite
     from prefopt.comparison.suite import Suite, SuiteError
     from prefopt.plugins import PluginError
     from prefopt.report import report as write
+    from prefopt.training.processes import reject_launch
 
     folder = out or Path("runs/compare") / suite.stem
     with exit_on(SuiteError, PluginError, BrokenExecutor, ImportError, ValueError, OSError):
+        reject_launch(ONE_PROCESS)  # before the suite is read, whose arguments would have the processes meet
         carries_out = load_engine(engine, {} if processes is None else {"processes": processes})
         read = Suite.load(suite, overrides or (), objective or ())
         failed = run_suite(read, folder, console=console, executor=carries_out, overwrite=overwrite)

@@ -24,8 +24,12 @@ from prefopt.comparison.run_queue import RunQueue
 from prefopt.comparison.suite import Suite
 from prefopt.comparison.tensorboard import write_run
 from prefopt.printing import PrintableConsole
+from prefopt.training.processes import reject_launch
 
 Outcome = Future[Record | OSError]
+
+ONE_PROCESS = "start one, without the launcher: it spreads the runs itself (--processes, --engine)"
+"""What to do where a launcher has started several."""
 
 
 def compare(
@@ -52,11 +56,12 @@ def compare(
                that lacks finished runs of the one that is there is refused
     Raises SuiteError with a line for each mistake, before the first run, where what the runs need is not there or of no
     use; EngineError where an engine cannot be used; OSError where a disk is full; OutputFolderError where another call
-    is at work in the folder, or it holds other things than this comparison; and BrokenExecutor where the executor can
-    carry out no more runs.
+    is at work in the folder, or it holds other things than this comparison; BrokenExecutor where the executor can
+    carry out no more runs; and ValueError where a launcher has started several processes.
     """
     if executor is not None and processes is not None:
         raise ValueError("processes: are of this machine, and the executor has its own; leave one of the two out")
+    reject_launch(ONE_PROCESS)
     console = console or PrintableConsole()
     output = ComparisonFolder(folder, suite, overwrite=overwrite)
     log = RunLog(folder / RUNS)

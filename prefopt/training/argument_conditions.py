@@ -71,7 +71,8 @@ def _in_several_processes(arguments: TrainingArguments) -> bool:
 
 
 def _uses_ddp(arguments: TrainingArguments) -> bool:
-    return _in_several_processes(arguments) and not (arguments.fsdp or arguments.deepspeed)
+    launched = any(parse_flag_from_env(f"ACCELERATE_USE_{name}") for name in ("FSDP", "DEEPSPEED"))
+    return _in_several_processes(arguments) and not (arguments.fsdp or arguments.deepspeed or launched)
 
 
 def _reports(arguments: TrainingArguments) -> list[str]:

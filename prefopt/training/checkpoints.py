@@ -39,7 +39,8 @@ def save_checkpoint(
     model.objective.save(folder, part("objective."))
     if with_reference:
         assert model.reference is not None
-        model.reference.save_pretrained(Path(folder) / _REFERENCE)  # type: ignore[operator]
+        state_of_reference = part("reference_scorer.model.")
+        model.reference.save_pretrained(Path(folder) / _REFERENCE, state_dict=state_of_reference)  # type: ignore[operator]
 
 
 def load_checkpoint(

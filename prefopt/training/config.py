@@ -17,7 +17,7 @@ from prefopt.data import EncodingConfig, OnBadRows, OnTooLong
 from prefopt.training.argument_trials import reject_unusable
 from prefopt.training.arguments import settle
 from prefopt.training.model_options import reject_unknown_options
-from prefopt.training.processes import reject_lone_processes, settle_launch, settle_zero
+from prefopt.training.processes import reject_lone_processes, reject_uneven_loaders, settle_launch, settle_zero
 from prefopt.training.ranges import reject_out_of_range
 from prefopt.training.references import without_tokens
 from prefopt.validation import did_you_mean, explain, problem_of, reject_bool
@@ -130,6 +130,7 @@ class PreferenceConfig(TrainingArguments):
             raise ValueError(f"an argument that is JSON cannot be read ({error}): {error.doc!r}; mend it") from error
         reject_unusable(self)
         reject_lone_processes(self)
+        reject_uneven_loaders(self)
         settle_zero(self)
 
     @property

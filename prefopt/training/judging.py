@@ -1,5 +1,5 @@
-"""What of a Trainer counts and judges: a batch's pairs and tokens, a step before it is taken, the mean loss, the best
-metric, the end of a run."""
+"""What of a Trainer counts and judges: a batch's pairs and tokens, the pairs of a step, its numbers, the mean loss, the
+best metric, the end of a run."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Sampler
 from transformers import TrainerState
+from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSampler
 from transformers.trainer_utils import TrainOutput
 
 from prefopt.metrics import MetricSums
 from prefopt.training.finished import logged_mean_loss
 from prefopt.training.metrics import token_count
+from prefopt.training.pair_order import LengthGroups, set_epoch
 from prefopt.training.publishing import PublishingTrainer
 from prefopt.training.step_guard import StepGuard
 from prefopt.training.streaming import report_stream
@@ -72,6 +75,22 @@ class JudgingTrainer(PublishingTrainer):
         if (counted := self.args.include_num_input_tokens_seen) != "no":
             count = torch.tensor(token_count(inputs, padding=counted != "non_padding"), device=self.args.device)
             self.state.num_input_tokens_seen += int(self.accelerator.gather(count).sum())
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any] | None:
+        """Trainer's; pairs that are put together by length or cost come in an order of the data seed."""
+        sampler, args = super()._get_train_sampler(train_dataset), self.args
+        seed = args.seed if args.data_seed is None else args.data_seed
+        if isinstance(sampler, LengthGroupedSampler):
+            pairs = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+            return LengthGroups(sampler.lengths, pairs, seed)
+        if isinstance(sampler, BatchRebalanceSampler):
+            sampler.seed = seed
+        return sampler
+
+    def _run_epoch(self, *args: Any, epoch: int, train_dataloader: Any, **kwargs: Any) -> Any:
+        """Trainer's, with the pairs in the order of that epoch, also where a run is resumed within it."""
+        set_epoch(train_dataloader, epoch)
+        return super()._run_epoch(*args, epoch=epoch, train_dataloader=train_dataloader, **kwargs)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
         """The pairs of the whole step, over all processes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from typing import Any
 
@@ -14,15 +15,24 @@ MPI = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _WHOLE_POLICY = "stage3_gather_16bit_weights_on_model_save"
 
 
+_SPLITS = {
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "parallelism_config",
+    "ACCELERATE_USE_MEGATRON_LM": "megatron_lm_config",
+}
+"""Variable of accelerate's launcher -> the part of its configuration that splits rows, layers or weights."""
+
+
 def settle_launch(args: Any) -> None:
     """Have the arguments say in which precision a launcher's configuration has the run train, where they say nothing.
-    Raises ValueError for what DeepSpeed cannot do, whether it is asked for by the run or by that configuration.
+    Raises ValueError for what else it asks for and no step here does, and for what DeepSpeed cannot do, whether it is
+    asked for by the run or by that configuration.
 
     args  PreferenceConfig, before Trainer's own checks
     """
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision in ("bf16", "fp16") and not (args.bf16 or args.fp16):
         setattr(args, precision, True)
+    _reject_unread_launch(precision, args)
     if args.deepspeed is None and not parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
         return
     if args.max_skipped_steps:
@@ -30,6 +40,31 @@ def settle_launch(args: Any) -> None:
     can_train = torch.accelerator.is_available() or args.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU")
     if get_int_from_env(MPI, 1) > 1 and not can_train:
         raise ValueError("deepspeed: its processes would wait for accelerators, and there are none; give use_cpu: true")
+    if args.deepspeed is None and importlib.util.find_spec("deepspeed") is None:
+        raise ValueError(
+            "deepspeed: the launcher's configuration asks for it, and the package is not installed; pip install "
+            "deepspeed, or spread the model by FSDP2, which needs no package"
+        )
+
+
+def _reject_unread_launch(precision: str, args: Any) -> None:
+    for variable, name in _SPLITS.items():
+        if parse_flag_from_env(variable):
+            raise ValueError(
+                f"{name}, of the launcher's configuration, is refused: a batch of pairs cannot be split along its "
+                "tokens. Leave it out, and spread the models themselves (fsdp_config with fsdp_version: 2)"
+            )
+    if precision not in ("no", "bf16", "fp16"):
+        raise ValueError(
+            f"mixed_precision: {precision}, of the launcher's configuration, is refused: no step is tried in it; use "
+            "bf16, or no"
+        )
+    compiler = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower()
+    if compiler != "no" and not (args.torch_compile or args.torch_compile_backend or args.torch_compile_mode):
+        raise ValueError(
+            f"dynamo_config, of the launcher's configuration, is refused: policy, reference and objective are each "
+            f"compiled by torch_compile: true and torch_compile_backend: {compiler}; set these, or leave it out"
+        )
 
 
 def reject_lone_processes(args: Any) -> None:
@@ -46,6 +81,34 @@ def reject_lone_processes(args: Any) -> None:
         )
 
 
+def reject_launch(remedy: str) -> None:
+    """Raise ValueError, with the remedy, where a launcher has started several processes and one is to do the work."""
+    if (started := get_int_from_env(MPI, 1)) > 1:
+        raise ValueError(
+            f"{started} processes were started, as WORLD_SIZE or its like says, and each would do the same; {remedy}"
+        )
+
+
+_OF_LOADERS = {
+    "dispatch_batches": (True, "batches of pairs have their own lengths, and cannot be put together to be dispatched"),
+    "split_batches": (True, "per_device_train_batch_size is of one process, in the plan and in checkpoints too"),
+    "even_batches": (False, "one with a batch more than the others would wait for them for ever"),
+}
+"""Option of accelerate's loaders -> the value that several processes cannot have, and why."""
+
+
+def reject_uneven_loaders(args: Any) -> None:
+    """Raise ValueError for options of accelerate's loaders that processes which train together cannot have.
+
+    args  PreferenceConfig, after Trainer's own checks
+    """
+    if get_int_from_env(MPI, 1) == 1 or args.world_size == 1:
+        return
+    for name, (value, why) in _OF_LOADERS.items():
+        if getattr(args.accelerator_config, name) is value:
+            raise ValueError(f"accelerator_config: {name} is {value} on several processes, and {why}; leave it out")
+
+
 def settle_zero(args: Any) -> None:
     """Have ZeRO-3 gather the policy where it is saved. Raises ValueError for what it cannot do.
 
@@ -58,6 +121,11 @@ def settle_zero(args: Any) -> None:
         raise ValueError(
             "reference_cache: ZeRO-3 gathers the reference only in steps of training, and a cache is filled before; "
             "leave it out, or use ZeRO-2"
+        )
+    if args.sync_ref_model:
+        raise ValueError(
+            "sync_ref_model: under ZeRO-3 no process has weights to interpolate, and the reference would not follow; "
+            "use ZeRO-2, or leave it out"
         )
     settings = plugin.deepspeed_config["zero_optimization"]
     if settings.setdefault(_WHOLE_POLICY, True) is False:

@@ -115,6 +115,13 @@ def test_one_call_at_a_time_has_a_folder(suite: str, tmp_path: Path) -> None:
     assert {path.suffix for path in out.iterdir()} <= {".lock"}
 
 
+def test_a_launcher_of_several_processes_is_refused_before_the_suite_is_read(
+    suite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "start one, without the launcher: it spreads the runs itself" in run("compare", suite, exit_code=2)
+
+
 def test_an_engine_that_cannot_be_used_is_a_line(suite: str, tmp_path: Path) -> None:
     file = tmp_path / "cluster.yaml"
     file.write_text("name: slurm\njobs: 0\n")
@@ -125,7 +132,7 @@ def test_an_engine_that_cannot_be_used_is_a_line(suite: str, tmp_path: Path) -> 
     }.items():
         assert line in run("compare", suite, "--engine", given, exit_code=2)
     refused = run("compare", suite, "--engine", "ray", "--processes", "2", exit_code=2)
-    assert "ray: processes: no such field in RayEngine" in refused
+    assert "ray: processes: the engine ray has none, which the engine local has; leave it out" in refused
 
 
 @pytest.mark.parametrize("name", ["report.html", "tensorboard", "curves.png"])

@@ -172,5 +172,13 @@ def test_an_error_cancels_jobs_and_none_begins_after_it() -> None:
 def test_the_files_of_the_documentation_are_engines() -> None:
     files = [*(Path(__file__).parents[2] / "benchmarks" / "engines").iterdir()]
     assert {load_engine(str(file)).name for file in files} == {file.stem for file in files} == {"ray", "slurm"}
-    with pytest.raises(EngineError, match="timeout_min: it is needed"):
+    with pytest.raises(
+        EngineError, match=r"timeout_min: it is needed; fields are given in a YAML file, with `name: slurm`"
+    ):
         load_engine("slurm")
+
+
+@pytest.mark.parametrize("name", ["ray", "slurm"])
+def test_processes_are_of_the_local_engine(name: str) -> None:
+    with pytest.raises(EngineError, match=f"^{name}: processes: the engine {name} has none, .*; leave it out"):
+        load_engine(name, {"processes": 2})

@@ -159,3 +159,11 @@ def test_each_process_has_an_accelerator_and_its_share_of_the_threads(
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("vulkan"))
     with pytest.raises(EngineError, match="cannot show a process one vulkan of 2; --processes 1 takes one"):
         local.device_environments(runs)
+
+
+def test_a_comparison_under_a_launcher_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = suite_of(0.1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"^2 processes were started, .*; start one, without the launcher: it spreads"):
+        compare(suite, tmp_path / "out", console=QUIET)
+    assert not (tmp_path / "out").exists()

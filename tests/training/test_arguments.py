@@ -19,7 +19,7 @@ from prefopt.training import PreferenceConfig, PreferenceTrainer
 from prefopt.training.argument_conditions import CONDITIONS
 from prefopt.training.arguments import ARGUMENTS, Treatment, markdown
 from prefopt.training.migration import Outcome, migrate
-from prefopt.training.processes import reject_lone_processes
+from prefopt.training.processes import reject_lone_processes, reject_uneven_loaders, settle_zero
 from tests.training.test_trainer import config
 
 REFUSED: dict[str, Any] = {
@@ -428,6 +428,25 @@ def test_more_processes_than_train_together_are_refused(monkeypatch: pytest.Monk
         reject_lone_processes(SimpleNamespace(world_size=1))
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("dispatch_batches", True, "batches of pairs have their own lengths"),
+        ("split_batches", True, "per_device_train_batch_size is of one process"),
+        ("even_batches", False, "one with a batch more than the others would wait"),
+    ],
+)
+def test_loaders_that_several_processes_cannot_have_are_refused(
+    name: str, value: bool, why: str, out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args, usual = (config(out, accelerator_config=loaders) for loaders in ({name: value}, None))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    several = SimpleNamespace(world_size=2, accelerator_config=args.accelerator_config)
+    with pytest.raises(ValueError, match=f"^accelerator_config: {name} is {value} on several processes, and {why}"):
+        reject_uneven_loaders(several)
+    reject_uneven_loaders(SimpleNamespace(world_size=2, accelerator_config=usual.accelerator_config))
+
+
 def test_what_a_launchers_configuration_asks_for_is_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     args = PreferenceConfig(str(tmp_path), use_cpu=True, report_to="none")
@@ -441,3 +460,55 @@ def test_what_a_launchers_configuration_asks_for_is_the_runs(tmp_path: Path, mon
         ValueError, match=r"^deepspeed: its processes would wait for accelerators, and there are none; "
     ):
         PreferenceConfig(str(tmp_path), report_to="none")
+
+
+def test_a_launchers_deepspeed_that_is_absent_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        ValueError, match=r"^deepspeed: the launcher's configuration asks for it, and the package is not"
+    ):
+        PreferenceConfig(str(tmp_path), use_cpu=True, report_to="none")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("ACCELERATE_USE_PARALLELISM_CONFIG", "true", r"parallelism_config, of the launcher's .* along its tokens"),
+        ("ACCELERATE_USE_MEGATRON_LM", "true", r"megatron_lm_config, of the launcher's .* along its tokens"),
+        ("ACCELERATE_MIXED_PRECISION", "fp8", r"mixed_precision: fp8, of the launcher's .*; use bf16, or no"),
+        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", r"dynamo_config, of .* torch_compile_backend: inductor; set these"),
+    ],
+)
+def test_what_no_step_reads_of_a_launchers_configuration_is_refused(
+    variable: str, value: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValueError, match=f"^{message}"):
+        PreferenceConfig(str(tmp_path), use_cpu=True, report_to="none")
+
+
+def test_a_compiler_that_the_run_names_as_well_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "EAGER")
+    args = PreferenceConfig(str(tmp_path), use_cpu=True, report_to="none", torch_compile_backend="eager")
+    assert args.torch_compile
+
+
+@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
+def test_options_of_copies_have_no_effect_where_a_launcher_spreads_the_model(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    arguments: Any = SimpleNamespace(fsdp=None, deepspeed=None)
+    assert CONDITIONS["ddp_bucket_cap_mb"].holds(arguments)
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    assert not CONDITIONS["ddp_bucket_cap_mb"].holds(arguments)
+
+
+def test_a_reference_that_would_not_follow_under_zero_3_is_refused() -> None:
+    plugin = SimpleNamespace(zero_stage=3, deepspeed_config={"zero_optimization": {}})
+    args = SimpleNamespace(deepspeed_plugin=plugin, reference_cache=None, sync_ref_model=True)
+    with pytest.raises(ValueError, match=r"^sync_ref_model: under ZeRO-3 no process has weights to interpolate"):
+        settle_zero(args)
+    plugin.zero_stage = 2
+    settle_zero(args)

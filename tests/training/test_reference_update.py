@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig
+from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from prefopt import zoo
 from prefopt.training import PreferenceTrainer
+from tests.forked import run_module
 from tests.training.test_resume import Interrupt
 from tests.training.test_trainer import config
+
+SCRIPT = "tests.training.following_processes"
 
 SYNC: dict[str, Any] = {"sync_ref_model": True, "ref_model_mixup_alpha": 0.25, "ref_model_sync_steps": 2}
 
@@ -95,3 +101,23 @@ def test_it_needs_a_reference_of_its_own(
             train_dataset=rows,
             peft_config=adapter,
         )
+
+
+@pytest.mark.outside
+@pytest.mark.parametrize("way", ["copies", pytest.param("fsdp", marks=pytest.mark.long)])
+def test_a_reference_on_two_processes_follows_as_on_one(
+    way: str, model_folder: str, rows: list[dict[str, str]], tmp_path: Path
+) -> None:
+    data = tmp_path / "rows.json"
+    data.write_text(json.dumps(rows))
+    for processes in (1, 2):
+        run_module(SCRIPT, processes, model_folder, data, tmp_path / str(processes), processes, way)
+    start = load_file(Path(model_folder) / "model.safetensors")
+    for part in ("model.safetensors", "reference/model.safetensors"):
+        one = load_file(tmp_path / "1" / "whole" / part)
+        assert any(not torch.equal(values, start[name]) for name, values in one.items())
+        for run in ("whole", "rest"):
+            two = load_file(tmp_path / "2" / run / part)
+            assert two.keys() == one.keys()
+            for name, values in one.items():
+                torch.testing.assert_close(two[name], values, rtol=1e-4, atol=1e-6, msg=f"{run}, {part}: {name}")

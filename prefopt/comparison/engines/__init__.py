@@ -44,7 +44,11 @@ def load_engine(name: str, fields: Mapping[str, Any] | None = None) -> Engine:
             f"{name}: no engine named {kind!r}.{near} Engines: {', '.join(ENGINES)}; or a YAML file with the `name` of "
             "one and its fields"
         )
+    if unknown := [field for field in fields or {} if field not in ENGINES[kind].model_fields]:
+        raise EngineError(f"{name}: {unknown[0]}: the engine {kind} has none, which the engine local has; leave it out")
     try:
         return ENGINES[kind].model_validate({**read, **(fields or {})})
     except ValidationError as error:
-        raise EngineError("\n".join(f"{name}: {line}" for line in explain(error, ENGINES[kind]))) from error
+        where = "" if name != kind else f"; fields are given in a YAML file, with `name: {kind}`"
+        lines = explain(error, ENGINES[kind])
+        raise EngineError("\n".join(f"{name}: {line}{where}" for line in lines)) from error

@@ -89,9 +89,8 @@ class Component(Named):
 class TokenWeighting(Component):
     """How much each response token counts: (TokenBatch) -> [N, T], finite, >= 0, and 0 off the response.
 
-    A weighting with learned parameters returns an `nn.Module` of the same signature from `build`; it must not pass
-    gradient to the policy. That module may have a penalty of its own, such as the expected number of weights that are
-    not zero: then it also has a method `weights_and_penalty` (see the function of that name).
+    A weighting with learned parameters returns an `nn.Module` of the same signature from `build`, which must not pass
+    gradient to the policy, and may have a penalty of its own (see the function `weights_and_penalty`).
     """
 
     kind: ClassVar[str] = "token weighting"
@@ -106,9 +105,9 @@ def weights_and_penalty(function: WeightFunction, tokens: TokenBatch) -> tuple[T
     """The weights [N, T] of a function that a weighting built, and its penalty for each token, [N, T], 0 off the
     response; None where it has no penalty.
 
-    A module with a penalty has a method `weights_and_penalty`, (TokenBatch) -> (weights, penalty), and its call gives
-    the same weights. The objective adds the penalties of both responses to the loss of their pair. Unlike a
-    regulariser, which sees the weights alone, a penalty has a gradient where the weights are zero.
+    A module with a penalty, such as the expected number of open tokens, has a method `weights_and_penalty`,
+    (TokenBatch) -> (weights, penalty), and its call gives the same weights. The objective adds the penalties of both
+    responses to the loss of their pair. A regulariser sees weights alone; a penalty has a gradient where they are zero.
     """
     if isinstance(function, nn.Module) and hasattr(function, "weights_and_penalty"):
         weights, penalty = function.weights_and_penalty(tokens)  # type: ignore[operator]
@@ -119,8 +118,7 @@ def weights_and_penalty(function: WeightFunction, tokens: TokenBatch) -> tuple[T
 class Divergence(Component):
     """The distance of the policy from the reference at one position, >= 0, and 0 iff they are equal there.
 
-    Subclass `ExactDivergence` for a function of both distributions over the vocabulary, `SampledDivergence` for an
-    estimate from the response's own token.
+    Subclass `ExactDivergence`, of both distributions over the vocabulary, or `SampledDivergence`, of the token alone.
     """
 
     kind: ClassVar[str] = "divergence"
@@ -233,6 +231,10 @@ class Units(Component):
         """The pair columns with the weight of unit 0, 1, ... in its pair's mean or sum; empty: all weigh one."""
         return ()
 
+    def build(self, *, num_layers: int, hidden_size: int) -> Callable[[TokenBatch], Tensor]:
+        """What numbers the units: this component itself, or a module that learns a `baseline` (see `UnitPairs`)."""
+        return self
+
     @abstractmethod
     def __call__(self, tokens: TokenBatch) -> Tensor:
         """-> [N, T]."""
@@ -244,7 +246,6 @@ class PreferenceLoss(Component):
     The batch is there for what is not in the rewards: columns of the data, or what the models said. A loss that keeps
     something from step to step, such as a running mean, returns an `nn.Module` of the same signature from `build`, and
     keeps it in buffers, which are saved and resumed with the objective.
-    `couples_pairs` says that the loss of one pair depends on other pairs.
     """
 
     kind: ClassVar[str] = "preference loss"
@@ -252,7 +253,7 @@ class PreferenceLoss(Component):
 
     @property
     def couples_pairs(self) -> bool:
-        """Whether, as configured, it couples pairs. It does not unless it says so."""
+        """Whether, as configured, the loss of one pair depends on other pairs. It does not unless it says so."""
         return False
 
     @property

@@ -125,6 +125,10 @@ def tbpo_q(case: Case, row: int, other: int, head: Tensor, limit: float) -> Tens
     return mean([(torch.exp(log_ratio) + log_ratio) / 4 for log_ratio in log_ratios])
 
 
+LEARNED = {"tbpo_q": tbpo_q}
+"""Rows whose formula reads what is learned."""
+
+
 @pytest.mark.parametrize("limit", [10.0, 0.4])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_learned_baseline_is_the_release_s_in_value_and_gradients(seed: int, limit: float) -> None:
@@ -133,7 +137,8 @@ def test_a_learned_baseline_is_the_release_s_in_value_and_gradients(seed: int, l
     states = case.others["last_states"].requires_grad_()
     objective = build(zoo.tbpo_q(beta=0.6, limit=limit))
     (head,) = objective.parameters()
-    losses = [tbpo_q(case, row, row + case.pairs, head, limit) for row in range(case.pairs)]
+    formula = LEARNED["tbpo_q"]
+    losses = [formula(case, row, row + case.pairs, head, limit) for row in range(case.pairs)]
     assert_equal_with_gradients(case, objective, torch.stack(losses))
     output = objective(case.tokens())
     assert torch.autograd.grad(output.loss, states, allow_unused=True) == (None,)

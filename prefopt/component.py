@@ -89,8 +89,8 @@ class Component(Named):
 class TokenWeighting(Component):
     """How much each response token counts: (TokenBatch) -> [N, T], finite, >= 0, and 0 off the response.
 
-    A weighting with learned parameters returns an `nn.Module` of the same signature from `build`; it must not pass
-    gradient to the policy. Where it has a penalty of its own, it has a method `weights_and_penalty` too (see there).
+    A weighting with learned parameters returns an `nn.Module` of the same signature from `build`, which must not pass
+    gradient to the policy, and may have a penalty of its own (see the function `weights_and_penalty`).
     """
 
     kind: ClassVar[str] = "token weighting"
@@ -103,11 +103,11 @@ class TokenWeighting(Component):
 
 def weights_and_penalty(function: WeightFunction, tokens: TokenBatch) -> tuple[Tensor, Tensor | None]:
     """The weights [N, T] of a function that a weighting built, and its penalty for each token, [N, T], 0 off the
-    response, such as the chance that its weight is not zero; None where it has no penalty.
+    response; None where it has no penalty.
 
-    A module with a penalty has a method `weights_and_penalty`, (TokenBatch) -> (weights, penalty), and its call gives
-    the same weights. The objective adds the penalties of both responses to the loss of their pair. Unlike a
-    regulariser, which sees the weights alone, a penalty has a gradient where the weights are zero.
+    A module with a penalty, such as the expected number of open tokens, has a method `weights_and_penalty`,
+    (TokenBatch) -> (weights, penalty), and its call gives the same weights. The objective adds the penalties of both
+    responses to the loss of their pair. A regulariser sees weights alone; a penalty has a gradient where they are zero.
     """
     if isinstance(function, nn.Module) and hasattr(function, "weights_and_penalty"):
         weights, penalty = function.weights_and_penalty(tokens)  # type: ignore[operator]
@@ -118,8 +118,7 @@ def weights_and_penalty(function: WeightFunction, tokens: TokenBatch) -> tuple[T
 class Divergence(Component):
     """The distance of the policy from the reference at one position, >= 0, and 0 iff they are equal there.
 
-    Subclass `ExactDivergence` for a function of both distributions over the vocabulary, `SampledDivergence` for an
-    estimate from the response's own token.
+    Subclass `ExactDivergence`, of both distributions over the vocabulary, or `SampledDivergence`, of the token alone.
     """
 
     kind: ClassVar[str] = "divergence"
@@ -229,6 +228,10 @@ class Units(Component):
     def weight_columns(self) -> tuple[str, ...]:
         """The pair columns with the weight of unit 0, 1, ... in its pair's mean or sum; empty: all weigh one."""
         return ()
+
+    def build(self, *, num_layers: int, hidden_size: int) -> Callable[[TokenBatch], Tensor]:
+        """What numbers the units: this component itself, or a module that learns a `baseline` (see `UnitPairs`)."""
+        return self
 
     @abstractmethod
     def __call__(self, tokens: TokenBatch) -> Tensor:

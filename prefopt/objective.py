@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, final
+from typing import Any, Self, TypeGuard, final
 
 import torch
 import yaml
@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from prefopt.component import Component, PreferenceLoss, TokenWeighting, WeightFunction, weights_and_penalty
+from prefopt.component import Component, PreferenceLoss, TokenWeighting, Units, WeightFunction, weights_and_penalty
 from prefopt.metrics import Mean, objective_metrics
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.registry import ComponentError, provenance, with_recorded_versions
@@ -37,9 +37,9 @@ from prefopt.whole_files import publish_files, remove, unfinished_name
 __all__ = ["Mean", "Objective", "ObjectiveOutput", "built"]
 
 
-def built(component: TokenWeighting | PreferenceLoss, **shape: int) -> Callable[..., Any]:
-    """What the component builds, of a reference of that shape if it is a weighting. Raises TypeError where it cannot be
-    called, or is a class."""
+def built(component: TokenWeighting | Units | PreferenceLoss, **shape: int) -> Callable[..., Any]:
+    """What the component builds, of models of that shape but for a loss. Raises TypeError where it cannot be called, or
+    is a class."""
     function: object = component.build(**shape)
     if function is component and not callable(function):
         raise TypeError(f"{type(component).__name__} neither is callable nor overrides build(); write one of the two")
@@ -69,9 +69,11 @@ class ObjectiveOutput:
 
 @final
 class Objective(nn.Module):
-    """The objective as a function: (TokenBatch) -> ObjectiveOutput, with what its weightings learn and its loss keeps.
+    """The objective as a function: (TokenBatch) -> ObjectiveOutput, with what its weightings and units learn and its
+    loss keeps.
 
-    num_layers and hidden_size describe the reference, for weightings that learn from its states.
+    num_layers and hidden_size describe the reference, for what learns from its states, and the policy, where something
+    learns from the policy's.
 
     >>> Objective(ObjectiveConfig(weighting="sparse"), num_layers=2, hidden_size=8).weighting.weight.shape
     torch.Size([2, 8])
@@ -86,6 +88,7 @@ class Objective(nn.Module):
         term = config.divergence
         weighting = None if term is None else term.weighting
         self.divergence_weighting = None if weighting is None else built(weighting, **self.shape)
+        self.units = None if config.units is None else built(config.units, **self.shape)
         self.loss = built(config.loss)
         self._learn = frozenset(self.learned_masks)
 
@@ -100,11 +103,14 @@ class Objective(nn.Module):
     def learned_masks(self) -> dict[str, nn.Module]:
         """The weightings that have learned parameters, by the name of their metrics."""
         functions = {"weights": self.weighting, "divergence_weights": self.divergence_weighting}
-        return {
-            name: function
-            for name, function in functions.items()
-            if isinstance(function, nn.Module) and next(function.parameters(), None) is not None
-        }
+        return {name: function for name, function in functions.items() if _has_parameters(function)}
+
+    @property
+    def learners(self) -> tuple[Component, ...]:
+        """The components that have learned parameters."""
+        masks = (self.weightings[name] for name in self.learned_masks)
+        units = self.config.units
+        return (*masks, *((units,) if units is not None and _has_parameters(self.units) else ()))
 
     @property
     def takes_pairs_apart(self) -> bool:
@@ -139,7 +145,7 @@ class Objective(nn.Module):
                 if config.divergence.detach_chosen:
                     divergence = torch.where(tokens.is_chosen[:, None], divergence.detach(), divergence)
                 token_rewards = token_rewards + config.divergence.alpha * v * divergence
-            units = None if config.units is None else UnitPairs.match(config.units, tokens)
+            units = None if config.units is None else self._match(config.units, tokens)
             if units is None:
                 shaped = config.shaping(token_rewards, mask, tokens.is_chosen)
                 rewards = config.beta * _require_shape(shaped, mask.shape[:1], config.shaping)
@@ -180,21 +186,27 @@ class Objective(nn.Module):
         weights, penalty = weights_and_penalty(function, tokens)
         _require_shape(weights, tokens.mask.shape, weighting)
         has_gradient = weights.requires_grad or (penalty is not None and penalty.requires_grad)
-        if (
-            self.training
-            and torch.is_grad_enabled()
-            and slot in self._learn
-            and not has_gradient
-            and self._trains(slot)
-        ):
+        if slot in self._learn and not has_gradient and self._trains(function):
             raise ValueError(
                 f"{weighting.kind} {weighting.name!r} has parameters to learn, and its weights carry no gradient to "
                 "them; take the detach, or the no_grad, out of its forward"
             )
         return weights, penalty
 
-    def _trains(self, slot: str) -> bool:
-        return any(parameter.requires_grad for parameter in self.learned_masks[slot].parameters())
+    def _match(self, units: Units, tokens: TokenBatch) -> UnitPairs:
+        pairs = UnitPairs.match(units, tokens, self.units)
+        if not (pairs.shifts is not None and pairs.shifts.requires_grad) and self._trains(self.units):
+            raise ValueError(
+                f"{units.kind} {units.name!r} has parameters to learn, and no baseline carries a gradient to them; "
+                "give its module a method `baseline`, without a detach or a no_grad around what it learns"
+            )
+        return pairs
+
+    def _trains(self, function: object) -> bool:
+        """Whether it is a module that is trained in this call."""
+        if not (self.training and torch.is_grad_enabled() and isinstance(function, nn.Module)):
+            return False
+        return any(parameter.requires_grad for parameter in function.parameters())
 
     def at_reference(self, tokens: TokenBatch) -> ObjectiveOutput:
         """What this objective says where the policy is the reference: ln 2 for the logistic loss, plus regularisers."""
@@ -235,6 +247,10 @@ class Objective(nn.Module):
         if objective.state_dict():
             objective.load_state_dict(load_file(folder / "objective.safetensors"))
         return objective
+
+
+def _has_parameters(function: object) -> TypeGuard[nn.Module]:
+    return isinstance(function, nn.Module) and next(function.parameters(), None) is not None
 
 
 def _require_shape(result: Tensor, shape: torch.Size, component: Component) -> Tensor:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from typing import Literal, Self, final
 
 import torch
-from pydantic import Field, model_validator
-from torch import Tensor
+from pydantic import Field, SerializeAsAny, model_validator
+from torch import Tensor, nn
 
 from prefopt.columns import Column, PairColumn, TokenColumn
-from prefopt.component import Units
+from prefopt.component import Signal, Units
 from prefopt.hookspecs import concrete_classes, hookimpl
 from prefopt.tokens import TokenBatch
 
@@ -155,6 +156,90 @@ def _by_appearance(numbers: Tensor) -> Tensor:
     ranks = first.argsort(dim=1, stable=True).argsort(dim=1)
     ordered = torch.zeros_like(numbers).scatter(1, order, ranks.gather(1, groups))
     return torch.where(numbers >= 0, ordered, -1)
+
+
+@final
+class StateBaselineUnits(Units):
+    """d_k = r_c,k - r_j,k - beta c_k, c_k = u . (h_j,k - h_c,k) less its mean over k, within -limit and limit.
+
+    The units are those that `units` numbers, and their margins are measured from a learned baseline: h is the policy's
+    last hidden state where a unit's first token is predicted, the prefix that the unit continues, and passes no
+    gradient. So what two prefixes make likely by themselves is not taken for a preference. u starts at 0, where c is 0,
+    and moves once the margins of a pair's units differ; a constant beside it would cancel. A pair of one unit has no c.
+
+    units     whose numbers, columns and weights these are; `reduction` is read here, not there
+    limit     of c, in nats
+    unpaired  a unit without a partner has no state to compare with
+    Source: TBPO-Q (arXiv 2605.12288), with units of tokens.
+
+    >>> StateBaselineUnits(units=TokenUnits()).build(num_layers=2, hidden_size=8).weight.shape
+    torch.Size([8])
+    """
+
+    name: Literal["state_baseline"] = "state_baseline"
+    units: SerializeAsAny[Units] = TokenUnits()
+    limit: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+    unpaired: Literal["left_out"] = "left_out"
+
+    @property
+    def requires(self) -> frozenset[Signal]:
+        return self.units.requires | {Signal.LAST_STATES}
+
+    @property
+    def activation_kinds(self) -> frozenset[str]:
+        return self.units.activation_kinds
+
+    @property
+    def columns(self) -> frozenset[Column]:
+        return self.units.columns
+
+    @property
+    def weight_columns(self) -> tuple[str, ...]:
+        return self.units.weight_columns
+
+    @property
+    def expected_failures(self) -> Mapping[str, str]:
+        return self.units.expected_failures
+
+    def __call__(self, tokens: TokenBatch) -> Tensor:
+        """-> [N, T]."""
+        return self.units(tokens)
+
+    def build(self, *, num_layers: int, hidden_size: int) -> StateBaseline:
+        """The units with their baseline, for a policy of that hidden size. Raises ValueError where they have one."""
+        numbers = self.units.build(num_layers=num_layers, hidden_size=hidden_size)
+        if isinstance(numbers, nn.Module) and hasattr(numbers, "baseline"):
+            raise ValueError(f"{self.name}: units {self.units.name!r} have a baseline already; leave one of them out")
+        return StateBaseline(numbers, hidden_size, self.limit)
+
+    @model_validator(mode="after")
+    def _options_are_read(self) -> Self:
+        for option in ("reduction", "unpaired"):
+            value = getattr(self.units, option)
+            if value not in (Units.model_fields[option].default, getattr(self, option)):
+                raise ValueError(f"units: {option} {value} of {self.units.name} is not read; give it to {self.name}")
+        return self
+
+
+@final
+class StateBaseline(nn.Module):
+    """(TokenBatch) -> [N, T], the numbers of units, and their `baseline`. `weight` [H], u, is float32."""
+
+    def __init__(self, numbers: Callable[[TokenBatch], Tensor], hidden_size: int, limit: float) -> None:
+        super().__init__()
+        self.numbers = numbers
+        self.limit = limit
+        self.weight = nn.Parameter(torch.zeros(hidden_size))
+
+    def forward(self, tokens: TokenBatch) -> Tensor:
+        """-> [N, T]."""
+        return self.numbers(tokens)
+
+    def baseline(self, tokens: TokenBatch) -> Tensor:
+        """u . h_t, [N, T], 0 off the response, from last_states [N, T, H]."""
+        assert tokens.last_states is not None
+        values = tokens.at_tokens(tokens.last_states.detach()).to(self.weight.dtype) @ self.weight
+        return values.new_zeros(tokens.mask.shape).masked_scatter(tokens.mask, values)
 
 
 @hookimpl

@@ -20,7 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 def concrete() -> dict[str, str]:
     """The class names of our components and of what they build, with the component's name."""
     ours = [cls for cls, bringer in installed() if bringer.distribution == "prefopt"]
-    return {cls.__name__: cls.model_fields["name"].default for cls in ours} | {"SparseMask": ""}
+    return {cls.__name__: cls.model_fields["name"].default for cls in ours} | {"SparseMask": "", "StateBaseline": ""}
 
 
 def branches(tree: ast.AST) -> list[str]:

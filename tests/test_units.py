@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from prefopt import Objective, ObjectiveConfig, ObjectiveOutput, PairColumn, TokenBatch, TokenColumn, Units, zoo
 from prefopt.losses import LogisticLoss, NcaLoss, WeightedLoss
 from prefopt.shapings import MeanShaping, PositiveShaping, SumShaping
-from prefopt.units import NumberedUnits, SeparatedUnits, TokenUnits
+from prefopt.units import NumberedUnits, SeparatedUnits, StateBaselineUnits, TokenUnits
 from tests.batches import batch_of, random_case
 
 EXACT = {"rtol": 1e-11, "atol": 1e-12}
@@ -295,3 +295,162 @@ class Halves(Units):
 def test_numbers_that_are_not_whole_are_refused() -> None:
     with pytest.raises(TypeError, match=r"units 'halves' are numbered in torch\.float32; give int64"):
         evaluated(ObjectiveConfig(units=Halves()), batch_of(torch.ones(1), torch.zeros(1)))
+
+
+BASELINE = {"name": "state_baseline", "limit": 0.9}
+PARTS = ((1, 1, 0, 0), (1,), (1, 0, 1, 0, 2, 2), (0, 1), (0, 1, 1, 0, 2), (1, 1, 0))
+
+
+def shifts_by_loops(tokens: TokenBatch, head: Tensor, weights: Sequence[Sequence[float]], limit: float) -> Tensor:
+    """beta c of every pair's units 0, 1, ... that both have, [B, 3], with beta 0.4: of its first token's state."""
+    shifts = torch.zeros(3, 3, dtype=torch.float64)
+    for pair in range(3):
+        both = sorted({*PARTS[pair]} & {*PARTS[pair + 3]})
+        b = [[head @ tokens.last_states[row, PARTS[row].index(unit)] for unit in both] for row in (pair, pair + 3)]
+        raw = [two - one for one, two in zip(*b, strict=True)]
+        of_units = [weights[pair][unit] for unit in both]
+        center = sum(w * value for w, value in zip(of_units, raw, strict=True)) / sum(of_units)
+        for unit, value in zip(both, raw, strict=True):
+            shifts[pair, unit] = 0.4 * torch.clamp(value - center, -limit, limit).detach()
+    return shifts
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_baseline_is_of_a_unit_s_first_token_and_centred_as_the_loss_is_weighed(
+    reduction: Literal["mean", "sum"],
+) -> None:
+    weights = {"a": [0.5, 1.0, 2.0], "b": [2.0, 3.0, 0.7], "c": [1.0, 1.0, 0.4]}
+    columns = {name: torch.tensor(values, dtype=torch.float64) for name, values in weights.items()}
+    tokens, _ = batch(unit=padded_rows(PARTS, 0.5, 6), **columns)
+    units = {"name": "numbered", "weights": list(weights)}
+    plain, based = (
+        ObjectiveConfig(beta=0.4, units=unit)
+        for unit in (units | {"reduction": reduction}, BASELINE | {"units": units, "reduction": reduction})
+    )
+    objective = Objective(based, num_layers=3, hidden_size=5).double()
+    head = torch.tensor([0.7, -0.5, 0.4, 1.1, -0.3], dtype=torch.float64)
+    objective.load_state_dict({"units.weight": head})
+    shifts = shifts_by_loops(tokens, head, list(zip(*weights.values(), strict=True)), 0.9)
+    assert (shifts.abs() == 0.4 * 0.9).any()
+    output, without = objective(tokens), evaluated(plain, tokens)
+    halves = torch.cat([-shifts.sum(1), shifts.sum(1)]) / 2
+    torch.testing.assert_close(output.rewards, without.rewards + halves, **EXACT)
+    losses = []
+    for pair in range(3):
+        both = sorted({*PARTS[pair]} & {*PARTS[pair + 3]})
+        sums = [
+            [
+                sum((tokens.logps - tokens.ref_logps)[row, t] for t, n in enumerate(PARTS[row]) if n == unit)
+                for unit in both
+            ]
+            for row in (pair, pair + 3)
+        ]
+        margins = [0.4 * (one - two) - shifts[pair, unit] for one, two, unit in zip(*sums, both, strict=True)]
+        of_units = [list(weights.values())[unit][pair] for unit in both]
+        total = sum(w * -torch.nn.functional.logsigmoid(d) for w, d in zip(of_units, margins, strict=True))
+        losses.append(total / (sum(of_units) if reduction == "mean" else 1))
+    torch.testing.assert_close(output.losses, torch.stack(losses), **EXACT)
+    counted = shifts[shifts != 0].abs() / 0.4
+    assert output.metrics["units/baseline"].value == pytest.approx(counted.sum().item() / (2 + 1 + 2))
+
+
+def test_a_baseline_has_no_say_where_one_unit_or_none_is_compared() -> None:
+    tokens, logits = batch()
+    numbers = ((0, 0, 0, 0), (5,), (1, 1, 1, 1, 1, 1), (0, 0), (4, 4, 4, 4, 4), (1, 1, 1))
+    units = Given(numbers=numbers)
+    objective = Objective(ObjectiveConfig(units=StateBaselineUnits(units=units)), num_layers=3, hidden_size=5).double()
+    torch.nn.init.normal_(objective.units.weight)
+    output = objective(tokens)
+    assert torch.equal(output.losses, evaluated(ObjectiveConfig(units=units), tokens).losses)
+    slopes = torch.autograd.grad(output.loss, [objective.units.weight, logits])
+    assert not slopes[0].any()
+    assert slopes[1].any()
+    alone = tokens.replace(mask=tokens.mask & ~tokens.is_chosen[:, None])
+    (slope,) = torch.autograd.grad(objective(alone).loss, [objective.units.weight])
+    assert not slope.any()
+
+
+def test_a_baseline_comes_in_groups_of_pairs_and_is_a_part_of_no_other_margin() -> None:
+    config = zoo.build({"zoo": "tdpo1", "units": BASELINE | {"limit": 0.2}})
+    objective = Objective(config, num_layers=3, hidden_size=5).double()
+    torch.nn.init.normal_(objective.units.weight)
+    assert objective.takes_pairs_apart
+    assert objective.learners == (config.units,)
+    assert not objective.learned_masks
+    case = random_case(4)
+    whole = objective(case.tokens())
+    parts = [objective(case.of_rows([pair, pair + 3]).tokens()) for pair in range(3)]
+    torch.testing.assert_close(torch.cat([part.losses for part in parts]), whole.losses, **EXACT)
+    without = evaluated(config.model_copy(update={"units": TokenUnits()}), case.tokens())
+    name = "rewards/margins_divergence"
+    assert whole.metrics[name].value == pytest.approx(without.metrics[name].value, rel=1e-6)
+    assert whole.metrics["rewards/margins"].value != pytest.approx(without.metrics["rewards/margins"].value, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("units", "message"),
+    [
+        (BASELINE | {"unpaired": "zero"}, "unpaired: 'left_out' is needed, got 'zero'"),
+        (BASELINE | {"units": {"name": "token", "unpaired": "zero"}}, "unpaired zero of token is not read; give it to"),
+        (BASELINE | {"units": {"name": "token", "reduction": "sum"}}, "reduction sum of token is not read; give it to"),
+        (BASELINE | {"limit": 0}, "limit: more than 0 is needed, got 0"),
+        (BASELINE | {"units": BASELINE}, "units 'state_baseline' have a baseline already; leave one of them out"),
+    ],
+)
+def test_options_that_a_baseline_cannot_have_are_refused(units: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Objective(zoo.build({"zoo": "dpo", "units": units}), num_layers=2, hidden_size=4)
+    equal = BASELINE | {"reduction": "sum", "units": {"name": "token", "reduction": "sum"}}
+    assert zoo.build({"zoo": "dpo", "units": equal}).units.reduction == "sum"
+
+
+class Learner(torch.nn.Module):
+    """Units of tokens, with the baseline that is given."""
+
+    limit = 1.0
+
+    def __init__(self, baseline: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.level = torch.nn.Parameter(torch.ones(()))
+        self.given = baseline
+
+    def forward(self, tokens: TokenBatch) -> Tensor:
+        return TokenUnits()(tokens)
+
+    def baseline(self, tokens: TokenBatch) -> Tensor:
+        return self.given(self.level, tokens.mask)
+
+
+class Learning(Units):
+    """u_t = t."""
+
+    name: Literal["learning"] = "learning"
+    baseline: Any
+
+    def __call__(self, tokens: TokenBatch) -> Tensor:
+        return TokenUnits()(tokens)
+
+    def build(self, *, num_layers: int, hidden_size: int) -> Learner:
+        return Learner(self.baseline)
+
+
+@pytest.mark.parametrize(
+    ("baseline", "unpaired", "message"),
+    [
+        (lambda level, mask: level * mask.sum(1), "left_out", r"give a baseline of shape \(6,\), where one of shape"),
+        (lambda level, mask: level.detach() * mask, "left_out", "no baseline carries a gradient to them"),
+        (
+            lambda level, mask: level * mask,
+            "zero",
+            "a baseline, which has nothing to be compared with where a unit has",
+        ),
+    ],
+)
+def test_baselines_that_cannot_train_are_refused(
+    baseline: Any, unpaired: Literal["left_out", "zero"], message: str
+) -> None:
+    objective = Objective(
+        ObjectiveConfig(units=Learning(baseline=baseline, unpaired=unpaired)), num_layers=2, hidden_size=4
+    )
+    with pytest.raises(ValueError, match=message):
+        objective(batch()[0])

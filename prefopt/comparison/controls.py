@@ -14,6 +14,7 @@ from prefopt.comparison.run import Run, control_name
 from prefopt.comparison.run_log import Record
 from prefopt.comparison.suite import Suite
 from prefopt.objective_config import ObjectiveConfig
+from prefopt.training.preflight import learns
 from prefopt.weightings import UniformWeighting
 
 _UNIFORM = UniformWeighting()
@@ -49,11 +50,12 @@ def controls(suite: Suite, records: Mapping[str, Record]) -> Iterator[Run]:
             continue
         mean_w, mean_v = (_mean(record, name) for name in ("weights/mean", "divergence_weights/mean"))
         if mean_w:
+            control = unmasked(run.objective, mean_w, mean_v)
             yield replace(
                 run,
                 name=control_name(run.name),
-                objective=unmasked(run.objective, mean_w, mean_v),
-                training={k: v for k, v in run.training.items() if not k.startswith("mask_")},
+                objective=control,
+                training={k: v for k, v in run.training.items() if not k.startswith("mask_") or learns(control)},
                 control=run.name,
             )
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from prefopt.objective import Objective
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring.adapters import reject_shared_weights, reject_task_adapters
 from prefopt.scoring.forward import causal_lm, forward_hidden_states, without_gradients
@@ -21,6 +22,7 @@ from prefopt.scoring.lm_head.precision import wide
 from prefopt.scoring.lm_head.token_statistics import require_one_vocabulary
 from prefopt.scoring.proof import Role
 from prefopt.scoring.rows.layout import Layout
+from prefopt.signals import Signal
 from prefopt.tokens import PreferenceBatch
 
 _LOG = logging.getLogger(__name__)
@@ -129,6 +131,18 @@ def require_compatible(policy: nn.Module, reference: nn.Module | None, objective
     if reference is not None:
         reject_shared_weights(policy, reference)
         require_one_vocabulary(objective.exact_divergence, *(vocabulary(causal_lm(model)) for model in models))
+
+
+def require_one_width(policy: nn.Module, reference: nn.Module | None, objective: Objective) -> None:
+    """Raise ValueError where something learns from the policy's states, and those of the reference, by whose size an
+    objective is built, have another size."""
+    sizes = [causal_lm(model or policy).config.get_text_config().hidden_size for model in (policy, reference)]
+    learners = [part for part in objective.learners if Signal.LAST_STATES in part.requires]
+    if learners and sizes[0] != sizes[1]:
+        raise ValueError(
+            f"{learners[0].kind} {learners[0].name!r} learns from the policy's states, which are of size {sizes[0]}, "
+            f"and the reference's are of size {sizes[1]}; take a reference of the policy's size"
+        )
 
 
 @without_gradients()

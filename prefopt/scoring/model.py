@@ -16,7 +16,7 @@ from prefopt.objective import Objective, ObjectiveOutput
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring.adapters import keep_draws_off
 from prefopt.scoring.chunked_loss import chunked_loss, groups_for_budget, statistics_for_objective
-from prefopt.scoring.compatibility import Compatibility, require_compatible
+from prefopt.scoring.compatibility import Compatibility, require_compatible, require_one_width
 from prefopt.scoring.finite import all_finite, raise_non_finite
 from prefopt.scoring.forward import (
     ModelStates,
@@ -98,6 +98,7 @@ class PreferenceModel(nn.Module):
         self._choice = LayoutChoice()
         self.reference_scorer = ReferenceScorer(reference, objective.config, self._buffer_pool, reference_cache)
         require_compatible(policy, reference, objective.config)
+        require_one_width(policy, reference, objective)
         self.mask_metrics = MaskMetrics(objective, causal_lm(policy), tokenizer)
         self.router_loss = RouterLoss.from_model(causal_lm(policy), router_aux_loss_coef)
         self._compatibility = Compatibility()

@@ -65,15 +65,13 @@ def wherever_it_learns(check: Callable[[C], str | None]) -> Callable[[C], str | 
 def build(component: Component, dtype: torch.dtype | None = torch.float64, *, seed: int = 0) -> Any:
     """What the component builds, in evaluation mode and that precision, or its own; the global seed is left as it
     was."""
-    if not isinstance(component, TokenWeighting | PreferenceLoss):
+    if not isinstance(component, TokenWeighting | Units | PreferenceLoss):
         return component
     state = torch.get_rng_state()
     torch.manual_seed(seed)
     try:
-        if isinstance(component, TokenWeighting):
-            function: Any = built(component, num_layers=LAYERS, hidden_size=HIDDEN)
-        else:
-            function = built(component)
+        shape = {} if isinstance(component, PreferenceLoss) else {"num_layers": LAYERS, "hidden_size": HIDDEN}
+        function: Any = built(component, **shape)
     finally:
         torch.set_rng_state(state)
     return _placed(function, seed).to(dtype).eval() if isinstance(function, nn.Module) else function

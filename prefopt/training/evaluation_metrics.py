@@ -12,7 +12,7 @@ from prefopt.metrics import objective_metrics
 from prefopt.objective import Objective
 from prefopt.tokens import PreferenceBatch, TokenBatch
 from prefopt.training.metrics import batch_metrics
-from prefopt.unit_pairs import UnitPairs
+from prefopt.unit_pairs import UnitPairs, has_baseline
 from prefopt.validation import did_you_mean
 
 _OF_EVERY_ONE = ("loss", "runtime", "samples_per_second", "steps_per_second", "aux_loss")
@@ -59,7 +59,8 @@ def _metric_names(objective: Objective) -> set[str]:
     divergence = (None, None) if term is None else (rewards, values)
     names = {*objective_metrics(objective.config.beta, tokens, rewards, divergence[0], values, divergence[1])}
     if objective.config.units is not None:
-        pairs = UnitPairs(mask.long() - 1, torch.ones(1, 1), mask, "mean", tokens)
+        shifts = torch.zeros(1, 1) if has_baseline(objective.units) else None
+        pairs = UnitPairs(mask.long() - 1, torch.ones(1, 1), mask, "mean", tokens, shifts)
         names |= set(pairs.metrics())
     for name in objective.learned_masks:
         names |= set(wordless_metrics(name, values, tokens, mask[0]))

@@ -189,4 +189,9 @@ def _beside(objective: Objective) -> str:
             f", and `objective.safetensors` what its mask learned: it weighs {parts} of response tokens by the "
             "reference's states, in training and in `prefopt inspect`. Nothing that generates reads it"
         )
+    if objective.config.units in objective.learners:
+        text += (
+            f", and `objective.safetensors`{' also' if masks else ''} what its units learned: the baseline of their "
+            "margins, in training and in `prefopt inspect`. Nothing that generates reads it"
+        )
     return f"{text}."

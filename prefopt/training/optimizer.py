@@ -38,8 +38,8 @@ def parameter_groups(
     rate = {} if args.mask_learning_rate is None else {"lr": args.mask_learning_rate}
     if learned and not rate and args.learning_rate < _SMALL:
         _LOG.warning(
-            "mask_learning_rate is not set: what the objective learns (%s) trains at learning_rate %g, at which a mask "
-            "hardly moves from its start; 5e-3 is one to begin with",
+            "mask_learning_rate is not set: what the objective learns (%s) trains at learning_rate %g, at which it "
+            "hardly moves from its start; 5e-3 is one to begin with for a mask, 1e-3 for a baseline",
             *(", ".join(sorted(learned)), args.learning_rate),
         )
     for decay, names in ((args.mask_weight_decay, learned.keys() & decayed), (0.0, learned.keys() - decayed)):

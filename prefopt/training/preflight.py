@@ -158,11 +158,16 @@ def reject_unusable_settings(
 def reject_mask_rate_without_mask(objective: ObjectiveConfig, args: PreferenceConfig) -> None:
     """Raise ValueError where an option is for the objective's parameters, and it has none."""
     options = [name for name in ("mask_learning_rate", "mask_weight_decay") if args.differs(name)]
-    if options and next(_in_small(objective).parameters(), None) is None:
+    if options and not learns(objective):
         raise ValueError(
             f"{options[0]} is for what an objective learns, and this one learns nothing; leave it out, or use a "
-            "weighting that learns, such as sparse"
+            "weighting that learns, such as sparse, or units that do, such as state_baseline"
         )
+
+
+def learns(objective: ObjectiveConfig) -> bool:
+    """Whether the objective has parameters."""
+    return next(_in_small(objective).parameters(), None) is not None
 
 
 def _in_small(objective: ObjectiveConfig) -> Objective:

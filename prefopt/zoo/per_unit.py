@@ -9,7 +9,7 @@ from __future__ import annotations
 from prefopt.divergences import ForwardKL
 from prefopt.losses import ScaledBasuLoss
 from prefopt.objective_config import DivergenceTerm, ObjectiveConfig
-from prefopt.units import NumberedUnits, TokenUnits
+from prefopt.units import NumberedUnits, StateBaselineUnits, TokenUnits
 from prefopt.weightings import ColumnWeighting
 
 
@@ -26,6 +26,22 @@ def tbpo_a(beta: float = 0.1, lam: float = 0.0, s: float = 4.0) -> ObjectiveConf
     return ObjectiveConfig(
         beta=beta, divergence=DivergenceTerm(measure=ForwardKL()), units=TokenUnits(), loss=ScaledBasuLoss(lam=lam, s=s)
     )
+
+
+def tbpo_q(beta: float = 0.1, lam: float = 0.0, s: float = 4.0, limit: float = 10.0) -> ObjectiveConfig:
+    """loss = mean_t (exp(-d_t) - d_t) / s, d_t = beta (r_c,t - r_j,t - c_t), for lam = 0.
+
+    Token-level Bregman preference optimisation with a learned baseline: c_t = b(h_j,t) - b(h_c,t) less its mean over t,
+    within -limit and limit, b linear in the policy's last hidden state where the token is predicted. b passes no
+    gradient to the policy, and learns by the same loss: set mask_learning_rate to 1e-3 and mask_weight_decay to 0, as
+    in the release, where the policy has 5e-7; at the policy's rate it stays at its start. Source: arXiv 2605.12288, as
+    released: a linear b, limits of 10, lam 0 and s 4. The release was read in forks of it.
+
+    Differs: b starts at 0, where the loss is that of token log-ratios alone, and has no constant, which would cancel;
+    the release draws both at random.
+    """
+    units = StateBaselineUnits(units=TokenUnits(), limit=limit)
+    return ObjectiveConfig(beta=beta, units=units, loss=ScaledBasuLoss(lam=lam, s=s))
 
 
 def dpo_2d(beta: float = 0.1) -> ObjectiveConfig:

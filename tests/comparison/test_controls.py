@@ -75,6 +75,15 @@ def test_each_masked_run_gets_its_control(tmp_path: Path) -> None:
     assert "spo control" in report(tmp_path)[0].read_text()
 
 
+def test_a_control_that_learns_keeps_its_rate() -> None:
+    based = SPO | {"units": {"name": "state_baseline"}}
+    suite = Suite.model_validate(SUITE | {"objectives": {"spo": SPO, "based": based}, "sweeps": {}})
+    record: Any = {"error": None, "curves": {"weights/mean": [(1, 0.5)]}}
+    rates = {run.name: run.training for run in controls(suite, {run.key: record for run in suite.runs()})}
+    assert rates["based control"]["mask_learning_rate"] == 0.1
+    assert "mask_learning_rate" not in rates["spo control"]
+
+
 def test_a_suite_may_do_without() -> None:
     assert list(controls(Suite.model_validate(SUITE | {"controls": False}), {})) == []
     with pytest.raises(ValueError, match="'spo control' is what the control of 'spo' is called"):

@@ -26,7 +26,7 @@ from prefopt.registry import installed
 from prefopt.regularizers import MaskL1, NegativeLogLikelihood
 from prefopt.shapings import AlphaShaping
 from prefopt.testing import conformance
-from prefopt.units import NumberedUnits, SeparatedUnits, TokenUnits
+from prefopt.units import NumberedUnits, SeparatedUnits, StateBaselineUnits, TokenUnits
 from prefopt.weightings import (
     ActivationWeighting,
     MixedWeighting,
@@ -109,6 +109,8 @@ def test_shapings(check: Run) -> None:
     NumberedUnits(pairing="index"),
     NumberedUnits(pairing="rank", reduction="sum"),
     NumberedUnits(weights=("one", "two", "three")),
+    StateBaselineUnits(units=SeparatedUnits(), limit=0.5, reduction="sum"),
+    StateBaselineUnits(units=NumberedUnits(weights=("one", "two", "three"))),
 )
 def test_units(check: Run) -> None:
     check()

@@ -247,7 +247,7 @@ def responses(case: Case) -> tuple[list[Response], list[Response]]:
 
 def test_every_row_of_the_zoo_has_one_formula() -> None:
     pairwise = [*{name.partition("-")[0] for name in test_papers.PAPERS}, *PAIRWISE, *test_papers_tokens.PAIRWISE]
-    names = [*pairwise, *OF_BATCHES, *test_papers_units.ROWS]
+    names = [*pairwise, *OF_BATCHES, *test_papers_units.ROWS, *test_papers_units.LEARNED]
     assert sorted(names) == sorted(zoo.ZOO)
 
 

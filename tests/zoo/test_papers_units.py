@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from prefopt import ObjectiveConfig, zoo
+from prefopt import Objective, ObjectiveConfig, zoo
 from tests.batches import Case, random_case
 from tests.responses import (
     LN2,
@@ -110,8 +110,60 @@ def test_value_and_gradients_are_the_papers(name: str, seed: int) -> None:
     assert_equal_with_gradients(case, build(config), torch.stack(losses))
 
 
+def tbpo_q(case: Case, row: int, other: int, head: Tensor, limit: float) -> Tensor:
+    """The release's: log R_t = beta (l_j,t - l_c,t + c_t), c_t centred, then clamped; its constant cancels."""
+    c, j = unweighted(case, row), unweighted(case, other)
+    states, constant = case.others["last_states"].detach(), 0.3
+    baselines = [
+        [sum(head[i] * states[index, t, i] for i in range(len(head))) + constant for t in range(case.lengths[index])]
+        for index in (row, other)
+    ]
+    shared = range(min(len(c.r), len(j.r)))
+    raw = [baselines[1][t] - baselines[0][t] for t in shared]
+    centred = [torch.clamp(value - mean(raw), -limit, limit) for value in raw]
+    log_ratios = [0.6 * (j.r[t] - c.r[t] + centred[t]) for t in shared]
+    return mean([(torch.exp(log_ratio) + log_ratio) / 4 for log_ratio in log_ratios])
+
+
+LEARNED = {"tbpo_q": tbpo_q}
+"""Rows whose formula reads what is learned."""
+
+
+@pytest.mark.parametrize("limit", [10.0, 0.4])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_learned_baseline_is_the_release_s_in_value_and_gradients(seed: int, limit: float) -> None:
+    case = random_case(seed, lengths=(4, 1, 6, 7, 2, 5, 3, 8))
+    case = case.but(logits=case.ref_logits + 0.3 * case.logits)
+    states = case.others["last_states"].requires_grad_()
+    objective = build(zoo.tbpo_q(beta=0.6, limit=limit))
+    (head,) = objective.parameters()
+    formula = LEARNED["tbpo_q"]
+    losses = [formula(case, row, row + case.pairs, head, limit) for row in range(case.pairs)]
+    assert_equal_with_gradients(case, objective, torch.stack(losses))
+    output = objective(case.tokens())
+    assert torch.autograd.grad(output.loss, states, allow_unused=True) == (None,)
+    assert (output.metrics["units/limited"].value > 0) == (limit < 1)
+    margins = output.rewards.view(2, -1).diff(dim=0)[0]
+    assert output.metrics["rewards/margins"].value == pytest.approx(-margins.mean().item())
+
+
+def test_a_learned_baseline_at_zero_is_no_baseline_and_not_dead() -> None:
+    case = random_case(6)
+    start = Objective(zoo.tbpo_q(), num_layers=3, hidden_size=5).double()
+    plain = zoo.build({"zoo": "tbpo_a", "divergence": None})
+    output, without = start(case.tokens()), build(plain)(case.tokens())
+    assert torch.equal(output.losses, without.losses)
+    assert torch.equal(output.rewards, without.rewards)
+    (slope,) = torch.autograd.grad(output.loss, list(start.parameters()))
+    assert slope.abs().max() > 1e-4
+    alike = case.tokens().replace(logps=case.tokens().ref_logps)
+    (slope,) = torch.autograd.grad(start(alike).loss, list(start.parameters()))
+    assert slope.abs().max() < 1e-15  # as a mask's: it learns once the policy has moved
+
+
 EXPECTED = {
     "tbpo_a": Expected({"beta": 0.1, "lam": 0.0, "s": 4.0}, at_reference=1 / 4, swapped=None),
+    "tbpo_q": Expected({"beta": 0.1, "lam": 0.0, "s": 4.0, "limit": 10.0}, at_reference=1 / 4, swapped=None),
     "dpo_2d": Expected({"beta": 0.1}, at_reference=None, swapped=None),
     "aw_dpo": Expected({"beta": 0.1}, at_reference=LN2, swapped=None),
     "contrastive_dpo_released": Expected({"beta": 0.1}, at_reference=None, swapped=1.0),

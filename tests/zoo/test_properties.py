@@ -70,13 +70,13 @@ def rows_of(tokens: TokenBatch, rows: list[int]) -> TokenBatch:
 
 
 def evaluated(name: str, tokens: TokenBatch) -> ObjectiveOutput:
-    return built(name).to(tokens.logps.dtype)(tokens)
+    return built(name, hidden=tokens.last_states.shape[-1]).to(tokens.logps.dtype)(tokens)
 
 
-def built(name: str, **changes: object) -> Objective:
+def built(name: str, *, hidden: int = 5, **changes: object) -> Objective:
     torch.manual_seed(0)
     config = zoo.ZOO[name]().model_copy(update=changes)
-    return without_noise(Objective(config, num_layers=3, hidden_size=5))
+    return without_noise(Objective(config, num_layers=3, hidden_size=hidden))
 
 
 @each_row

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from prefopt.component import Component, Units
+from prefopt.component import Component, Signal, Units
 from prefopt.tokens import TokenBatch
 
 
@@ -51,8 +51,92 @@ class Apart(Units):
         return torch.where(tokens.mask, (~tokens.is_chosen).long()[:, None], -1)
 
 
+class Baseline(nn.Module):
+    """Units of tokens with a baseline b = a x, a learned, that does right."""
+
+    limit = 10.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.zeros(()))
+
+    def forward(self, tokens: TokenBatch) -> Tensor:
+        return torch.where(tokens.mask, positions(tokens), -1)
+
+    def read(self, tokens: TokenBatch) -> Tensor:
+        """x, [N, T]."""
+        return torch.where(tokens.mask[..., None], tokens.last_states.detach(), 0).sum(-1)
+
+    def baseline(self, tokens: TokenBatch) -> Tensor:
+        return self.slope * self.read(tokens)
+
+
+class OnPaddingBaseline(Baseline):
+    def baseline(self, tokens: TokenBatch) -> Tensor:
+        return super().baseline(tokens) + torch.where(tokens.mask, 0, self.slope)
+
+
+class BatchBaseline(Baseline):
+    def read(self, tokens: TokenBatch) -> Tensor:
+        states = super().read(tokens)
+        return torch.where(tokens.mask, states - states.mean(), 0)
+
+
+class LeakingBaseline(Baseline):
+    def read(self, tokens: TokenBatch) -> Tensor:
+        return torch.where(tokens.mask[..., None], tokens.last_states, 0).sum(-1)
+
+
+class WithBaseline(Units):
+    @property
+    def requires(self) -> frozenset[Signal]:
+        return frozenset({Signal.LAST_STATES})
+
+    def __call__(self, tokens: TokenBatch) -> Tensor:
+        return torch.where(tokens.mask, positions(tokens), -1)
+
+
+class BaselineOnPadding(WithBaseline):
+    """b = a sum h, and a off the response.
+
+    Source: these tests.
+    """
+
+    name: Literal["bad_baseline_padding"] = "bad_baseline_padding"
+
+    def build(self, *, num_layers: int, hidden_size: int) -> Baseline:
+        return OnPaddingBaseline()
+
+
+class BaselineOfBatch(WithBaseline):
+    """b = a (sum h - its mean over the batch).
+
+    Source: these tests.
+    """
+
+    name: Literal["bad_baseline_batch"] = "bad_baseline_batch"
+
+    def build(self, *, num_layers: int, hidden_size: int) -> Baseline:
+        return BatchBaseline()
+
+
+class BaselineWithGradient(WithBaseline):
+    """b = a sum h, with gradient to h.
+
+    Source: these tests.
+    """
+
+    name: Literal["bad_baseline_gradient"] = "bad_baseline_gradient"
+
+    def build(self, *, num_layers: int, hidden_size: int) -> Baseline:
+        return LeakingBaseline()
+
+
 SABOTEURS: dict[str, type[Component]] = {
     "unit_numbers_are_int64": Rounded,
     "units_are_of_response_tokens": OnPadding,
     "some_units_have_partners": Apart,
+    "baselines_are_of_response_tokens": BaselineOnPadding,
+    "baselines_read_their_response_alone": BaselineOfBatch,
+    "baselines_pass_no_gradient": BaselineWithGradient,
 }

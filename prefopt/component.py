@@ -102,12 +102,10 @@ class TokenWeighting(Component):
 
 
 def weights_and_penalty(function: WeightFunction, tokens: TokenBatch) -> tuple[Tensor, Tensor | None]:
-    """The weights [N, T] of a function that a weighting built, and its penalty for each token, [N, T], 0 off the
-    response; None where it has no penalty.
+    """The weights [N, T] of a function that a weighting built, and its penalty per token, [N, T] or None.
 
-    A module with a penalty, such as the expected number of open tokens, has a method `weights_and_penalty`,
-    (TokenBatch) -> (weights, penalty), and its call gives the same weights. The objective adds the penalties of both
-    responses to the loss of their pair. A regulariser sees weights alone; a penalty has a gradient where they are zero.
+    A module with a penalty has a method `weights_and_penalty`, (TokenBatch) -> (weights, penalty), with the weights of
+    its call. The objective adds the penalties of both responses; they have a gradient where weights are zero.
     """
     if isinstance(function, nn.Module) and hasattr(function, "weights_and_penalty"):
         weights, penalty = function.weights_and_penalty(tokens)  # type: ignore[operator]
@@ -213,9 +211,8 @@ class Units(Component):
     """The parts of two responses that are compared: (TokenBatch) -> [N, T] int64, the number of each token's unit,
     >= 0, or -1 where it is in none, as off the response.
 
-    Units of a pair's two responses with the same number are partners. The shaping gives each a reward, the loss is
-    taken of each two partners, and reduced to that of the pair: `reduction`. A unit without a partner is left out, or
-    compared with a reward of zero: `unpaired`.
+    Units of a pair's responses with the same number are partners. The shaping gives each a reward, and the losses of
+    partners are reduced to their pair's. One without a partner is left out, or compared with zero: `unpaired`.
     """
 
     kind: ClassVar[str] = "unit grouping"

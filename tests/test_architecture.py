@@ -65,6 +65,7 @@ LAYERS_WITHIN: dict[str, list[set[str]]] = {
         {"dialogue", "lm_eval", "planted", "sentiment", "summarization"},
         {"built_ins"},
         {"registry"},
+        {"annotated"},
         {"__init__"},
     ],
     "comparison": [

@@ -33,10 +33,10 @@ def lines(folders: Mapping[str, Path], command: str) -> Iterator[str]:
         "know nothing), with the least and the largest over betas; of sentiment, the tokens of VADER's words, which "
         "ranked the pairs. Rewards of samples less that of the same weights on shuffled tokens, and less that of DPO, "
         "which is the uniform weighting of the same budget, at a sequence KL in nats (after `at`) that most seeds of "
-        "both have: the true reward of planted text; of sentiment, `proxy_reward` by VADER and `reward` by a "
-        "classifier of film reviews, which ranked no pair. Paired by seed, 95% intervals, p < 0.05 adjusted within a "
-        "column in bold; -: at no distance that both have in most seeds, or not measured. Seconds: a run's "
-        "training over that of DPO."
+        "both have at the same betas, or where there is none with DPO at two more: the true reward of planted text; of "
+        "sentiment, `proxy_reward` by VADER and `reward` by a classifier of film reviews, which ranked no pair. Paired "
+        "by seed, 95% intervals, p < 0.05 adjusted within a column in bold; -: at no distance that both have in most "
+        "seeds, or not measured. Seconds: a run's training over that of DPO."
     )
     for setting, folder in folders.items():
         yield from _table(setting, Results.load(folder))
@@ -71,7 +71,8 @@ def _gains(results: Results, reward: str, opponents: Mapping[str, str]) -> dict[
 
 
 def _of_two(results: Results, reward: str, name: str, opponent: str) -> Measure | None:
-    """The rewards of two objectives at the distance that most seeds of both have; None where there is no common one."""
+    """The rewards of two objectives at the distance that most seeds of both have, None where there is no common one:
+    of their runs at the same betas, whose errors are alike, and where these share no distance of all."""
     suite = results.suite
     changes = {
         "frontier": suite.plane.model_copy(update={"reward": reward}),
@@ -79,9 +80,15 @@ def _of_two(results: Results, reward: str, name: str, opponent: str) -> Measure 
         "baseline": opponent,
     }
     rows = [row for row in results.rows if row.name in (name, opponent, REFERENCE)]
-    (plane,) = frontiers(suite.model_copy(update=changes), rows, results.values)
-    enough = [measure for measure in plane.matched[:1] if measure.seeds >= most_seeds(len(suite.seeds))]
-    return enough[0] if enough else None
+    settings = {row.setting for row in rows if row.name == name}
+    shared = [row for row in rows if row.name == REFERENCE or row.setting in settings]
+    for compared in (shared, rows):
+        planes = frontiers(suite.model_copy(update=changes), compared, results.values)
+        matched = [measure for plane in planes for measure in plane.matched[:1]]
+        enough = [measure for measure in matched if measure.seeds >= most_seeds(len(suite.seeds))]
+        if enough:
+            return enough[0]
+    return None
 
 
 def _difference(difference: Difference) -> str:

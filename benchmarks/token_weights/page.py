@@ -9,12 +9,9 @@ from statistics import fmean, median
 
 from benchmarks.machine import hardware, versions
 from benchmarks.markdown import table
+from benchmarks.token_weights.gains import Gain, gains
 from benchmarks.token_weights.settings import BASELINE, SETTINGS, shuffled, weightings
-from prefopt.comparison.differences import Difference, adjusted
-from prefopt.comparison.frontier import Measure, frontiers
 from prefopt.comparison.results import Results
-from prefopt.comparison.run import REFERENCE
-from prefopt.comparison.statistics import most_seeds
 from prefopt.report.format import shown
 
 __all__ = ["lines"]
@@ -32,11 +29,12 @@ def lines(folders: Mapping[str, Path], command: str) -> Iterator[str]:
         "precision: of the weights against the tokens that bear worth, on held-out pairs (0.5 and the tokens' share "
         "know nothing), with the least and the largest over betas; of sentiment, the tokens of VADER's words, which "
         "ranked the pairs. Rewards of samples less that of the same weights on shuffled tokens, and less that of DPO, "
-        "which is the uniform weighting of the same budget, at a sequence KL in nats (after `at`) that most seeds of "
-        "both have at the same betas, or where there is none with DPO at two more: the true reward of planted text; of "
-        "sentiment, `proxy_reward` by VADER and `reward` by a classifier of film reviews, which ranked no pair. Paired "
-        "by seed, 95% intervals, p < 0.05 adjusted within a column in bold; -: at no distance that both have in most "
-        "seeds, or not measured. Seconds: a run's training over that of DPO."
+        "which is the uniform weighting of the same budget: the true reward of planted text; of sentiment, "
+        "`proxy_reward` by VADER and `reward` by a classifier of film reviews, which ranked no pair. Read at a "
+        "sequence KL in nats (after `at`) that most seeds of both have; `about`: in each seed at the middle of the "
+        "distances that both have, whose median is given. At the same betas, or, where these share no distance, with "
+        "DPO at two more. Paired by seed, 95% intervals, p < 0.05 adjusted within a column in bold; -: no distance in "
+        "common in most seeds, or not measured. Seconds: a run's training over that of DPO."
     )
     for setting, folder in folders.items():
         yield from _table(setting, Results.load(folder))
@@ -63,37 +61,13 @@ def _table(setting: str, results: Results) -> Iterator[str]:
 
 
 def _gains(results: Results, reward: str, opponents: Mapping[str, str]) -> dict[str, str]:
-    """The reward of each weighting over its opponent's, at a distance that the two alone have, judged together."""
-    measures = {name: _of_two(results, reward, name, opponent) for name, opponent in opponents.items()}
-    judged = adjusted([d for measure in measures.values() if measure is not None for d in measure.differences])
-    distances = {name: measure.distance for name, measure in measures.items() if measure is not None}
-    return {d.name: f"{_difference(d)} at {distances[d.name]:.2g}" for d in judged}
+    return {name: _gain(gain) for name, gain in gains(results, reward, opponents).items()}
 
 
-def _of_two(results: Results, reward: str, name: str, opponent: str) -> Measure | None:
-    """The rewards of two objectives at the distance that most seeds of both have, None where there is no common one:
-    of their runs at the same betas, whose errors are alike, and where these share no distance of all."""
-    suite = results.suite
-    changes = {
-        "frontier": suite.plane.model_copy(update={"reward": reward}),
-        "objectives": {objective: suite.objectives[objective] for objective in (opponent, name)},
-        "baseline": opponent,
-    }
-    rows = [row for row in results.rows if row.name in (name, opponent, REFERENCE)]
-    settings = {row.setting for row in rows if row.name == name}
-    shared = [row for row in rows if row.name == REFERENCE or row.setting in settings]
-    for compared in (shared, rows):
-        planes = frontiers(suite.model_copy(update=changes), compared, results.values)
-        matched = [measure for plane in planes for measure in plane.matched[:1]]
-        enough = [measure for measure in matched if measure.seeds >= most_seeds(len(suite.seeds))]
-        if enough:
-            return enough[0]
-    return None
-
-
-def _difference(difference: Difference) -> str:
-    text = shown(difference.estimate, "+")
-    return f"**{text}**" if difference.told else text
+def _gain(gain: Gain) -> str:
+    text = shown(gain.difference.estimate, "+")
+    about = "about " if gain.by_seed else ""
+    return f"{f'**{text}**' if gain.difference.told else text} at {about}{gain.distance:.2g}"
 
 
 def _figure(results: Results, name: str, metric: str) -> str:

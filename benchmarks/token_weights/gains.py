@@ -14,7 +14,7 @@ from prefopt.comparison.run import REFERENCE
 from prefopt.comparison.statistics import most_seeds
 from prefopt.comparison.summary import Row, basis, frame
 
-__all__ = ["Gain", "gains"]
+__all__ = ["Gain", "by_seed", "gains"]
 
 
 @final
@@ -33,26 +33,26 @@ def gains(results: Results, reward: str, opponents: Mapping[str, str]) -> dict[s
     at the middle, geometrically, of the distances that the two have in it; where fewer than most seeds have any, of all
     their runs.
     """
-    found = {name: gain for name, opponent in opponents.items() for gain in _first(results, reward, name, opponent)}
-    judged = adjusted([gain.difference for gain in found.values()])
+    read = {name: _gain(results, reward, name, opponent) for name, opponent in opponents.items()}
+    gained = {name: gain for name, gain in read.items() if gain is not None}
+    judged = adjusted([gain.difference for gain in gained.values()])
     return {
         name: gain._replace(difference=difference)
-        for (name, gain), difference in zip(found.items(), judged, strict=True)
+        for (name, gain), difference in zip(gained.items(), judged, strict=True)
     }
 
 
-def _first(results: Results, reward: str, name: str, opponent: str) -> Iterator[Gain]:
-    """One gain, or none."""
+def _gain(results: Results, reward: str, name: str, opponent: str) -> Gain | None:
     rows = [row for row in results.rows if row.name in (name, opponent, REFERENCE)]
     settings = {row.setting for row in rows if row.name == name}
     shared = [row for row in rows if row.name == REFERENCE or row.setting in settings]
-    for compared in (shared, rows):
-        for gain in (
-            *_at_one_distance(results, reward, name, opponent, compared),
-            *_by_seed(results, reward, name, opponent, compared),
-        ):
-            yield gain
-            return
+    candidates = (
+        gain
+        for compared in (shared, rows)
+        for read in (_at_one_distance, by_seed)
+        for gain in read(results, reward, name, opponent, compared)
+    )
+    return next(candidates, None)
 
 
 def _at_one_distance(results: Results, reward: str, name: str, opponent: str, rows: Sequence[Row]) -> Iterator[Gain]:
@@ -69,7 +69,8 @@ def _at_one_distance(results: Results, reward: str, name: str, opponent: str, ro
                 yield Gain(measure.differences[0], measure.distance, by_seed=False)
 
 
-def _by_seed(results: Results, reward: str, name: str, opponent: str, rows: Sequence[Row]) -> Iterator[Gain]:
+def by_seed(results: Results, reward: str, name: str, opponent: str, rows: Sequence[Row]) -> Iterator[Gain]:
+    """The gain at each seed's own distance; none where fewer than most seeds have one."""
     lines = {objective: _lines(results, reward, objective, rows) for objective in (name, opponent)}
     middles = {
         seed: (nearest * farthest) ** 0.5
@@ -77,12 +78,12 @@ def _by_seed(results: Results, reward: str, name: str, opponent: str, rows: Sequ
         if (nearest := max(min(x for x, _ in lines[objective][seed]) for objective in lines))
         <= (farthest := min(max(x for x, _ in lines[objective][seed]) for objective in lines))
     }
-    power = straightest_power([line for by_seed in lines.values() for line in by_seed.values()])
+    power = straightest_power([line for of_seeds in lines.values() for line in of_seeds.values()])
     readings = frame(
         (reward, (), objective, seed, item, value)
-        for objective, by_seed in lines.items()
+        for objective, of_seeds in lines.items()
         for seed, distance in sorted(middles.items())
-        for item, value in reward_at(by_seed[seed], distance, power).items()
+        for item, value in reward_at(of_seeds[seed], distance, power).items()
     )
     if len(middles) >= most_seeds(len(results.suite.seeds)):
         for difference in paired(readings, {name: opponent}, basis(results.values)):

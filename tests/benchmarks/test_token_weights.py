@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from benchmarks.token_weights import page, settings
+from benchmarks.token_weights.gains import by_seed
 from prefopt.comparison.runner import compare
+from prefopt.comparison.suite_fields import Plane
+from prefopt.comparison.summary import Setting, frame
 from prefopt.registry import installed
 
 
@@ -36,6 +41,30 @@ def test_weightings_that_read_columns_are_in_settings_of_their_own(tis_plugin: N
     guided = suite.objectives["guided"].model_dump(mode="json")
     assert "'column': 'guidance'" in str(guided)
     assert suite.task.model_dump()["epochs"] == suite.training["num_train_epochs"] == 8
+
+
+def test_a_gain_is_read_in_each_seed_at_the_middle_of_what_both_have() -> None:
+    slopes = {"aimed": 2.0, "dpo": 1.0}
+    spans = {"aimed": (1.0, 4.0), "dpo": (2.0, 9.0)}
+
+    def lines(name: str, seed: int) -> Iterator[tuple[str, Setting, str, int, str, float]]:
+        for beta, distance in zip(("1.0", "0.3"), spans[name], strict=True):
+            setting = (("objective.beta", beta),)
+            distance *= seed + 1
+            for item, more in (("prompt 0", 0.0), ("prompt 1", 1.0)):
+                yield "sequence_kl", setting, name, seed, item, distance
+                yield "reward", setting, name, seed, item, slopes[name] * distance**0.5 + more
+
+    values = frame(line for name in slopes for seed in range(6) for line in lines(name, seed))
+    suite = SimpleNamespace(plane=Plane(), seeds=range(6))
+    rows = [
+        SimpleNamespace(name=name, setting=(("objective.beta", beta),)) for name in slopes for beta in ("1.0", "0.3")
+    ]
+    (gain,) = by_seed(SimpleNamespace(suite=suite, values=values), "reward", "aimed", "dpo", rows)  # type: ignore[arg-type]
+    # Both have from 2 to 4 times the seed's factor, whose middle is 8^(1/2) of it; lines are straight in its root.
+    assert gain.by_seed
+    assert gain.distance == pytest.approx(8**0.5 * 3.5)
+    assert gain.difference.by_seed == pytest.approx([(8**0.5 * (seed + 1)) ** 0.5 for seed in range(6)])
 
 
 @pytest.mark.long

@@ -45,7 +45,7 @@ def documents() -> Iterator[tuple[str, Any]]:
         yield suite.name, OmegaConf.to_container(OmegaConf.load(suite))
 
 
-@pytest.mark.usefixtures("code_plugin")
+@pytest.mark.usefixtures("code_plugin", "lexicon_plugin")
 def test_every_document_fits(run_schema: dict[str, Any], model_folder: str) -> None:
     of_suites = schema("compare")
     objective = {"$ref": "#/$defs/Objective"}

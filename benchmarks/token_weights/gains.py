@@ -33,11 +33,11 @@ def gains(results: Results, reward: str, opponents: Mapping[str, str]) -> dict[s
     at the middle, geometrically, of the distances that the two have in it; where fewer than most seeds have any, of all
     their runs.
     """
-    found = {name: gain for name, opponent in opponents.items() for gain in _first(results, reward, name, opponent)}
-    judged = adjusted([gain.difference for gain in found.values()])
+    by_name = {name: gain for name, opponent in opponents.items() for gain in _first(results, reward, name, opponent)}
+    judged = adjusted([gain.difference for gain in by_name.values()])
     return {
         name: gain._replace(difference=difference)
-        for (name, gain), difference in zip(found.items(), judged, strict=True)
+        for (name, gain), difference in zip(by_name.items(), judged, strict=True)
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated
 
@@ -11,10 +10,10 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from prefopt.data import EncodingConfig
-from prefopt_tis.encode import PLAIN, RESPONSE, Encoder
+from prefopt_tis.encode import PLAIN, RESPONSE, Encoder, position_limit
 from prefopt_tis.score import Contrast, Scorer, contrasting, scoring
 from prefopt_tis.write import Unfinished, count, write
 
@@ -77,7 +76,7 @@ def main(
             words,
             EncodingConfig(max_length=max_length, max_prompt_length=max_prompt_length),
             (positive_prompt, negative_prompt),
-            min(_limit(name) for name in names),
+            min(position_limit(name) for name in names),
         )
         total = count(source, encode, column)
         settings = {
@@ -144,11 +143,6 @@ def _tokenizer(name: str, models: list[str]) -> PreTrainedTokenizerBase:
                 "take two models with the tokenizer of the training"
             )
     return tokenizer
-
-
-def _limit(name: str) -> float:
-    config = AutoConfig.from_pretrained(name).get_text_config()
-    return getattr(config, "max_position_embeddings", None) or math.inf
 
 
 def _model(name: str, dtype: str) -> PreTrainedModel:

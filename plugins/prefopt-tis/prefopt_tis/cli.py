@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,9 @@ __all__ = ["app"]
 
 UNUSABLE = 2
 """Exit code where what the user gave cannot be used."""
+
+_BRACED = re.compile(r"(?<!\w)\{\w+\}")
+"""What would be a field of a template; not the argument of a LaTeX command."""
 
 app = typer.Typer(add_completion=False)
 
@@ -114,6 +118,8 @@ def _refuse_what_says_nothing(positive: str, negative: str, *templates: str) -> 
     for option, template in zip(("--positive-prompt", "--negative-prompt"), templates, strict=True):
         if PLAIN not in template:
             raise ValueError(f"{option}: no {PLAIN} in {template!r}; write {PLAIN} where the prompt is to stand")
+        if others := [field for field in _BRACED.findall(template) if field not in (PLAIN, RESPONSE)]:
+            raise ValueError(f"{option}: {others[0]} is nothing that a template has, which are {PLAIN} and {RESPONSE}")
     if positive == negative and templates[0] == templates[1]:
         raise ValueError(
             "one model under one prompt has no log-ratio to itself; give --negative, or --positive-prompt and "

@@ -5,8 +5,9 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import final
+from typing import Self, final
 
+from pydantic import model_validator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefopt.scoring import PreferenceModel
@@ -21,6 +22,11 @@ class AnnotatedTask(Task):
     """
 
     task: AnyTask
+
+    @property
+    @abstractmethod
+    def annotations(self) -> tuple[str, ...]:
+        """The columns that are added: NAME, of a row the fields chosen_NAME and rejected_NAME."""
 
     @abstractmethod
     def annotate(self, folder: Path, reference: str, seed: int) -> None:
@@ -52,3 +58,12 @@ class AnnotatedTask(Task):
         self, model: PreferenceModel, reference: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, material: Material
     ) -> Evaluation:
         return self.task.evaluate(model, reference, tokenizer, material)
+
+    @model_validator(mode="after")
+    def _columns_are_new(self) -> Self:
+        inner: Task = self.task
+        while isinstance(inner, AnnotatedTask):
+            if twice := [column for column in self.annotations if column in inner.annotations]:
+                raise ValueError(f"the task {inner.name!r} inside it adds the column {twice[0]!r} too; leave one out")
+            inner = inner.task
+        return self

@@ -32,6 +32,10 @@ class MarkedTask(AnnotatedTask):
     words: Annotated[tuple[str, ...], AfterValidator(_some_words)]
     column: str = Field(default="lexicon", min_length=1)
 
+    @property
+    def annotations(self) -> tuple[str, ...]:
+        return (self.column,)
+
     def annotate(self, folder: Path, reference: str, seed: int) -> None:
         for name in (TRAIN, HELD_OUT):
             annotate_file(folder / name, folder / name, words(self.words), column=self.column, overwrite=True)

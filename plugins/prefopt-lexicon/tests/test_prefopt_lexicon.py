@@ -245,3 +245,13 @@ def test_a_task_is_marked_for_comparisons(tmp_path):
 def test_a_task_without_words_is_refused():
     with pytest.raises(ValidationError, match="write one word or phrase a line"):
         MarkedTask(task="planted", words=[])
+
+
+def test_marked_tasks_within_each_other_have_columns_of_their_own():
+    inner = {"name": "marked", "task": "planted", "words": ["not"]}
+    with pytest.raises(ValidationError, match="'marked' inside it adds the column 'lexicon' too; leave one out"):
+        MarkedTask(task=inner, words=["so"])
+    between = {**inner, "task": inner, "column": "others"}
+    with pytest.raises(ValidationError, match="'marked' inside it adds the column 'lexicon' too"):
+        MarkedTask(task=between, words=["so"])
+    MarkedTask(task={**inner, "column": "others"}, words=["so"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -11,10 +11,10 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from prefopt.data import EncodingConfig
-from prefopt_tis.encode import PLAIN, RESPONSE, Encoder
+from prefopt_tis.encode import PLAIN, RESPONSE, Encoder, position_limit
 from prefopt_tis.score import Contrast, Scorer, contrasting, scoring
 from prefopt_tis.write import Unfinished, count, write
 
@@ -22,6 +22,9 @@ __all__ = ["app"]
 
 UNUSABLE = 2
 """Exit code where what the user gave cannot be used."""
+
+_BRACED = re.compile(r"(?<!\w)\{\w+\}")
+"""What would be a field of a template; not the argument of a LaTeX command."""
 
 app = typer.Typer(add_completion=False)
 
@@ -77,7 +80,7 @@ def main(
             words,
             EncodingConfig(max_length=max_length, max_prompt_length=max_prompt_length),
             (positive_prompt, negative_prompt),
-            min(_limit(name) for name in names),
+            min(position_limit(name) for name in names),
         )
         total = count(source, encode, column)
         settings = {
@@ -115,6 +118,8 @@ def _refuse_what_says_nothing(positive: str, negative: str, *templates: str) -> 
     for option, template in zip(("--positive-prompt", "--negative-prompt"), templates, strict=True):
         if PLAIN not in template:
             raise ValueError(f"{option}: no {PLAIN} in {template!r}; write {PLAIN} where the prompt is to stand")
+        if others := [field for field in _BRACED.findall(template) if field not in (PLAIN, RESPONSE)]:
+            raise ValueError(f"{option}: {others[0]} is nothing that a template has, which are {PLAIN} and {RESPONSE}")
     if positive == negative and templates[0] == templates[1]:
         raise ValueError(
             "one model under one prompt has no log-ratio to itself; give --negative, or --positive-prompt and "
@@ -144,11 +149,6 @@ def _tokenizer(name: str, models: list[str]) -> PreTrainedTokenizerBase:
                 "take two models with the tokenizer of the training"
             )
     return tokenizer
-
-
-def _limit(name: str) -> float:
-    config = AutoConfig.from_pretrained(name).get_text_config()
-    return getattr(config, "max_position_embeddings", None) or math.inf
 
 
 def _model(name: str, dtype: str) -> PreTrainedModel:

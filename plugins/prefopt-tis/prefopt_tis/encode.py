@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Literal, Self
 
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from prefopt.data import (
     BadRow,
@@ -23,7 +23,7 @@ from prefopt.data import (
     to_pair,
 )
 
-__all__ = ["PLAIN", "RESPONSE", "Encoder", "Prompts", "Question", "templated"]
+__all__ = ["PLAIN", "RESPONSE", "Encoder", "Prompts", "Question", "position_limit", "templated"]
 
 PLAIN = "{prompt}"
 """What a template has for the prompt; alone, it is the template that leaves the prompt as it is."""
@@ -148,6 +148,12 @@ class Encoder:
                 f"let the template end as prompts do, such as with {PLAIN}",
             )
         return other.prompt_ids
+
+
+def position_limit(name: str) -> float:
+    """How many tokens the model of that name or folder takes, as its configuration says; infinity where it does not."""
+    config = AutoConfig.from_pretrained(name).get_text_config()
+    return getattr(config, "max_position_embeddings", None) or math.inf
 
 
 def templated(pair: Pair, template: str, side: Side) -> Pair | BadRow:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Literal, final
 
 import torch
 from pydantic import Field
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, PrinterCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 
 from prefopt import ObjectiveConfig, resolve, zoo
 from prefopt.component import PreferenceLoss
@@ -22,7 +23,7 @@ from prefopt.tasks.base import HELD_OUT, TRAIN
 from prefopt.training import PreferenceConfig, PreferenceTrainer
 from prefopt.training.callbacks import StepReport
 from prefopt.training.trainer_inputs import ensure_pad_token
-from prefopt_tis.encode import Encoder
+from prefopt_tis.encode import Encoder, position_limit
 from prefopt_tis.score import Contrast, Scorer, contrasting, scoring
 from prefopt_tis.write import Unfinished, count, write
 
@@ -54,29 +55,43 @@ class ScoredTask(AnnotatedTask):
     batch_size: int = Field(default=16, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
 
+    @property
+    def annotations(self) -> tuple[str, ...]:
+        return ("log_ratios", "guidance", "likelihoods")
+
     def annotate(self, folder: Path, reference: str, seed: int) -> None:
+        # Cut where the model ends alone, lest a run that cuts later read zeros of what was not asked about.
+        limit = position_limit(reference)
+        encoding = EncodingConfig(max_length=None if math.isinf(limit) else int(limit))
+        files = [folder / name for name in (TRAIN, HELD_OUT)]
         with quiet(), tempfile.TemporaryDirectory(prefix="models-", dir=folder) as scratch:
             tokenizer = ensure_pad_token(AutoTokenizer.from_pretrained(reference))
-            scorers = self._scorers(reference, tokenizer, folder / TRAIN, Path(scratch), seed)
-            for name in (TRAIN, HELD_OUT):
-                for column, scorer in scorers.items():
-                    _score(folder / name, column, scorer, Encoder(tokenizer, EncodingConfig()), self.batch_size)
+            encode = Encoder(tokenizer, encoding)
+            for file in files:
+                for column in self.annotations:
+                    count(str(file), encode, column)  # before models are trained on them
+            scorers = self._scorers(reference, encode, folder / TRAIN, Path(scratch), seed)
+            for file in files:
+                for column in self.annotations:
+                    _score(file, column, scorers[column], encode, self.batch_size)
 
     def _scorers(
-        self, reference: str, tokenizer: PreTrainedTokenizerBase, train: Path, scratch: Path, seed: int
+        self, reference: str, encode: Encoder, train: Path, scratch: Path, seed: int
     ) -> dict[str, Scorer | Contrast]:
         """What scores each column."""
         pairs = [dict(row.fields) for row in read_rows(train) if isinstance(row, SourceRow)]
         exchanged = [{_EXCHANGED.get(name, name): value for name, value in pair.items()} for pair in pairs]
 
         def trained(objective: ObjectiveConfig, pairs: list[dict[str, object]]) -> torch.nn.Module:
-            return self._trained(objective, pairs, reference, tokenizer, scratch, seed)
+            return self._trained(objective, pairs, reference, encode, scratch, seed)
 
         dpo, fine_tuning = zoo.dpo(beta=self.beta), _fine_tuning()
-        positive, negative = scoring(trained(dpo, pairs)), scoring(trained(dpo, exchanged))
+        preferring, exchanging = trained(dpo, pairs), trained(dpo, exchanged)
         right, wrong = trained(fine_tuning, pairs), trained(fine_tuning, exchanged)
-        model = scoring(AutoModelForCausalLM.from_pretrained(reference))
-        pad = int(tokenizer.pad_token_id)
+        # Log-ratios are differences of what two models say, so that all are on the device that these trained on.
+        untrained = AutoModelForCausalLM.from_pretrained(reference).to(next(preferring.parameters()).device)
+        positive, negative, model = map(scoring, (preferring, exchanging, untrained))
+        pad = int(encode.tokenizer.pad_token_id)
         return {
             "log_ratios": Scorer(positive, negative, pad),
             "guidance": Scorer(positive, model, pad),
@@ -88,7 +103,7 @@ class ScoredTask(AnnotatedTask):
         objective: ObjectiveConfig,
         pairs: list[dict[str, object]],
         reference: str,
-        tokenizer: PreTrainedTokenizerBase,
+        encode: Encoder,
         scratch: Path,
         seed: int,
     ) -> torch.nn.Module:
@@ -97,6 +112,7 @@ class ScoredTask(AnnotatedTask):
             num_train_epochs=self.epochs,
             per_device_train_batch_size=self.batch_size,
             learning_rate=self.learning_rate,
+            max_length=encode.encoding.max_length,
             lr_scheduler_type="cosine",
             warmup_steps=0.1,
             save_strategy="no",
@@ -106,7 +122,7 @@ class ScoredTask(AnnotatedTask):
             seed=seed,
         )
         trainer = PreferenceTrainer(
-            reference, objective=objective, args=args, train_dataset=pairs, processing_class=tokenizer
+            reference, objective=objective, args=args, train_dataset=pairs, processing_class=encode.tokenizer
         )
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(StepReport())
@@ -124,7 +140,6 @@ def _fine_tuning() -> ObjectiveConfig:
 
 def _score(path: Path, column: str, scorer: Scorer | Contrast, encode: Encoder, batch_size: int) -> None:
     """Add the column to the rows of a file."""
-    count(str(path), encode, column)
     target = path.with_name(f"{path.stem}-{column}.jsonl")
     for _ in write(str(path), Unfinished(target, {}), encode, scorer, column=column, batch_size=batch_size):
         pass

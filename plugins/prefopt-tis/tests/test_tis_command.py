@@ -437,6 +437,10 @@ def test_templates_and_options_that_do_not_go_together(source, folders, tmp_path
     assert "leave out one of the two" in run(source, target, *two, "--contrast", 1, "--sigmoid", exit_code=2)
     only = ("--positive-prompt", "{response} Better?")
     assert "--positive-prompt: no {prompt} in '{response} Better?'" in run(source, target, *two, *only, exit_code=2)
+    for unknown in ("{Response}", "{answer}"):
+        only = ("--positive-prompt", "{prompt}{response} Better than", "--negative-prompt", f"{{prompt}} {unknown}?")
+        output = run(source, target, *two, *only, exit_code=2)
+        assert f"--negative-prompt: {unknown} is nothing that a template has, which are {{prompt}} and" in output
     one = ("--positive", folders[0], *same)
     assert "no log-ratio to itself" in run(source, target, *one, exit_code=2)
     assert not target.exists()

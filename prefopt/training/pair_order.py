@@ -43,7 +43,7 @@ def set_epoch(loader: Any, epoch: int) -> None:
     batches, accelerate does not reach that of `batch_rebalance`, and pairs come in the first epoch's order."""
     part = loader
     while part is not None:
-        for listener in filter(None, (part, getattr(part, "sampler", None))):
-            if hasattr(listener, "set_epoch"):
+        for listener in (part, getattr(part, "sampler", None)):
+            if listener is not None and hasattr(listener, "set_epoch"):
                 listener.set_epoch(epoch)
         part = getattr(part, "batch_sampler", None)

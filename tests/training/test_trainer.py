@@ -44,6 +44,7 @@ def test_every_row_of_the_zoo_trains(name: str, model_folder: str, rows: list[di
     spans = {
         f"{side}_{name}": [{"start": 0, "end": 2}] for side in ("chosen", "rejected") for name in ("segment", "score")
     }
+    spans |= {f"{side}_token_rewards": [{"start": 0, "end": 2, "value": -0.25}] for side in ("chosen", "rejected")}
     scored = [row | numbers | tokens | spans for row in rows]
     trainer = PreferenceTrainer(model_folder, objective=zoo.ZOO[name](), args=config(out), train_dataset=scored)
     before = [p.detach().clone() for p in trainer.model.policy.parameters()]

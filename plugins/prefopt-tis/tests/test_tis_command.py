@@ -81,7 +81,7 @@ def test_one_model_behind_two_prompts(folders, tokenizer, tmp_path):
     source, target = tmp_path / "pairs.jsonl", tmp_path / "scored.jsonl"
     row = {"prompt": "So?", "chosen": " it", "rejected": " no"}
     source.write_text(json.dumps(row))
-    prompts = ("Be good. {prompt}", "Be {bad}: {prompt}")
+    prompts = ("Be good. {prompt}", "Be bad: {prompt}")
     run(source, target, "--positive", folders[0], "--positive-prompt", prompts[0], "--negative-prompt", prompts[1])
     dataset = prepared(read_rows(target), tokenizer)
     # The tokenizer joins "?" to the space behind it, so that the response begins with it.

@@ -73,7 +73,7 @@ def by_seed(results: Results, reward: str, name: str, opponent: str, rows: Seque
     """The gain at each seed's own distance; none where fewer than most seeds have one."""
     lines = {objective: _lines(results, reward, objective, rows) for objective in (name, opponent)}
     middles = {
-        seed: (nearest * farthest) ** 0.5
+        seed: (max(nearest, 0) * farthest) ** 0.5  # an estimated KL can be below 0
         for seed in lines[name].keys() & lines[opponent].keys()
         if (nearest := max(min(x for x, _ in lines[objective][seed]) for objective in lines))
         <= (farthest := min(max(x for x, _ in lines[objective][seed]) for objective in lines))

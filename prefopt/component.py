@@ -177,7 +177,7 @@ class StreamedDivergence(ExactDivergence):
     """A divergence computed by online softmax, block by block of the vocabulary, from unnormalised logits.
 
     z are the policy's logits, r the reference's, Z and R their normalisers. For a block of V' token ids and C tokens
-    with maxima a and b [C], it is given exp(z - a), exp(r - b) and z - r, [V', C] each. Then
+    with a and b [C] about their maxima, it is given exp(z - a), exp(r - b) and z - r, [V', C] each. Then
 
         p = exp(z - a) exp(a) / Z,   q = exp(r - b) exp(b) / R,   log p - log q = z - r - (log Z - log R)
     """

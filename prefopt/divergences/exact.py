@@ -2,6 +2,8 @@
 
 p is the policy's distribution and q the reference's. The names say which way round: "forward" is KL(reference ||
 policy), the one that TDPO, MaPO and SparsePO use.
+
+Sums are `nansum`s: 0 times infinity is nan, and a probability of zero silences any value.
 """
 
 from __future__ import annotations
@@ -23,12 +25,7 @@ def _expectation(log_weights: Tensor, values: Tensor) -> Tensor:
     weights = log_weights.exp()
     if values.requires_grad:
         return (weights * torch.where(weights > 0, values, 0)).sum(-1)
-    return _silenced(values.mul_(weights)).sum(-1)
-
-
-def _silenced(values: Tensor) -> Tensor:
-    """Zero for nan, in place: 0 times infinity, which a weight of zero silences."""
-    return values.nan_to_num_(nan=0.0, posinf=math.inf, neginf=-math.inf)
+    return values.mul_(weights).nansum(-1)
 
 
 def _unless_broken(value: Tensor, logps: Tensor, ref_logps: Tensor) -> Tensor:
@@ -59,11 +56,11 @@ class ForwardKL(StreamedDivergence):
 
     def block_forward(self, exps: Tensor, ref_exps: Tensor, log_ratio: Tensor) -> Tensor:
         """exp(r) (r - z) of a block."""
-        return -_silenced(log_ratio.mul_(ref_exps)).sum(0)
+        return -log_ratio.mul_(ref_exps).nansum(0)
 
     def combine(self, sums: Tensor, scale: Tensor, ref_scale: Tensor, log_normaliser_ratio: Tensor) -> Tensor:
         """sum_v q_v (r_v - z_v) + log Z - log R."""
-        return (_silenced(sums * ref_scale).sum(0) + log_normaliser_ratio).clamp(min=0)
+        return ((sums * ref_scale).nansum(0) + log_normaliser_ratio).clamp(min=0)
 
     def block_backward(self, block: BackwardBlock) -> Tensor:
         """(g_value - g_logps) p - g_value q."""
@@ -95,15 +92,16 @@ class ReverseKL(StreamedDivergence):
     def block_forward(self, exps: Tensor, ref_exps: Tensor, log_ratio: Tensor) -> Tensor:
         """exp(z) (z - r) of a block; backward needs z - r."""
         ref_exps.copy_(log_ratio)
-        return _silenced(log_ratio.mul_(exps)).sum(0)
+        return log_ratio.mul_(exps).nansum(0)
 
     def combine(self, sums: Tensor, scale: Tensor, ref_scale: Tensor, log_normaliser_ratio: Tensor) -> Tensor:
         """sum_v p_v (z_v - r_v) - (log Z - log R)."""
-        return (_silenced(sums * scale).sum(0) - log_normaliser_ratio).clamp(min=0)
+        return ((sums * scale).nansum(0) - log_normaliser_ratio).clamp(min=0)
 
     def block_backward(self, block: BackwardBlock) -> Tensor:
         """p (g_value (log p - log q - D) - g_logps)."""
-        centred = _silenced(block.saved.sub_(block.log_normaliser_ratio + block.value).mul_(block.exps))
+        centred = block.saved.sub_(block.log_normaliser_ratio + block.value).mul_(block.exps)
+        centred.nan_to_num_(nan=0.0, posinf=math.inf, neginf=-math.inf)
         return block.exps.mul_(-block.g_logps * block.scale).addcmul_(centred, block.g_value * block.scale)
 
 

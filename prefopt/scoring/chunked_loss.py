@@ -176,7 +176,7 @@ def chunked_loss(
     """
     learned = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     d_hidden = torch.empty_like(hidden)
-    head_gradient, frozen = HeadGradient.zeros(head), head.map(torch.detach)
+    head_gradient, frozen = HeadGradient.blank(head), head.map(torch.detach)
     d_learned = [torch.zeros_like(parameter) for parameter in learned]
     outputs, all_statistics = [], []
     add_divergence = partial(with_sampled_divergence, objective.config)

@@ -101,7 +101,7 @@ class ChunkedPass(torch.autograd.Function):
         inputs = kernel.inputs
         (hidden,) = ctx.saved_tensors
         _, weight, bias, *_ = ctx.needs_input_grad
-        gradient = HeadGradient.zeros(inputs.head, weight=weight, bias=bias)
+        gradient = HeadGradient.blank(inputs.head, weight=weight, bias=bias)
         total = gradient if inputs.head_gradient is None else inputs.head_gradient
         if ctx.ahead is not None and (ready := ctx.ahead.taken(g_logps, g_divergence, total)) is not None:
             return (ready, *gradient.in_precision_of(inputs.head), None, None)

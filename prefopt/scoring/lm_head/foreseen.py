@@ -46,7 +46,7 @@ class Ahead:
     @classmethod
     def begin(cls, foreseen: Foreseen, hidden: Tensor, total: HeadGradient) -> Ahead:
         """Before the first chunk; the head's gradient as in `total`."""
-        return cls(foreseen, torch.empty_like(hidden), total.map(torch.zeros_like))
+        return cls(foreseen, torch.empty_like(hidden), total.blank_copy())
 
     def taken(self, d_logps: Tensor, d_divergence: Tensor, total: HeadGradient) -> Tensor | None:
         """dL/dhidden [M, H], the head's gradient added to `total`; None where these gradients are not the foreseen."""

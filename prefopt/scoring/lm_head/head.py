@@ -82,7 +82,7 @@ class Head:
         """hidden [C, H] -> z [C, V], in float32 or wider; written to `out` where given."""
         if out is None:
             out = hidden.new_empty(len(hidden), len(self.weight), dtype=wide(hidden.dtype))
-        product = multiply(hidden, self.weight.T, out)
+        product = multiply(out, hidden, self.weight.T)
         if self.bias is not None:
             product = product.add_(self.bias)
         if self.scale != 1.0:
@@ -127,57 +127,84 @@ def _number(config: PreTrainedConfig, name: str) -> float | None:
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class HeadGradient:
-    """Accumulated gradients of a head, weight [V, H] and bias [V]; None where frozen or absent."""
+    """Accumulated gradients of a head, weight [V, H] and bias [V]; None where frozen or absent.
+
+    written  rows of the vocabulary that hold a sum. Memory beyond them is uninitialised: the first chunk of tokens
+             writes its products there, others add theirs, and nothing is filled with zeros first
+    """
 
     weight: Tensor | None
     bias: Tensor | None
+    written: int = 0
 
     @property
     def bytes(self) -> int:
         """The memory that they take."""
-        return sum(0 if tensor is None else tensor.nbytes for tensor in (self.weight, self.bias))
+        return sum(tensor.nbytes for tensor in self._sums)
 
     @classmethod
-    def zeros(cls, head: Head, *, weight: bool = True, bias: bool = True) -> Self:
-        """Zeros in float32 or wider, for the parameters that require gradient and are selected."""
+    def blank(cls, head: Head, *, weight: bool = True, bias: bool = True) -> Self:
+        """Nothing yet, in float32 or wider, for the parameters that require gradient and are selected."""
 
-        def zeros(tensor: Tensor | None) -> Tensor | None:
+        def memory(tensor: Tensor | None) -> Tensor | None:
             if tensor is None or not tensor.requires_grad:
                 return None
-            return torch.zeros_like(tensor, dtype=wide(tensor.dtype))
+            return torch.empty_like(tensor, dtype=wide(tensor.dtype))
 
-        return cls(zeros(head.weight if weight else None), zeros(head.bias if bias else None))
+        return cls(memory(head.weight if weight else None), memory(head.bias if bias else None))
+
+    def blank_copy(self) -> HeadGradient:
+        """Nothing yet, for the same parameters."""
+        weight, bias = (None if tensor is None else torch.empty_like(tensor) for tensor in self.parameters)
+        return HeadGradient(weight, bias)
 
     def add(self, block: slice, d_product: Tensor, hidden: Tensor, d_logits: Tensor) -> None:
         """Add the gradients of C tokens in a block of the vocabulary, from hidden [C, H] and dL/d(W h + b) [C, V'] in
-        the precision of the product (`d_product`) and of the sum (`d_logits`), which may be the same."""
+        the precision of the product (`d_product`) and of the sum (`d_logits`), which may be the same. A chunk's blocks
+        come in the order of the vocabulary, and cover it."""
+        start = block.start or 0
+        first = start >= self.written
+        self.written = max(self.written, start + d_product.shape[-1])
         if self.weight is not None:
-            add_product(self.weight[block], d_product.T, hidden)
+            (multiply if first else add_product)(self.weight[block], d_product.T, hidden)
         if self.bias is not None:
-            self.bias[block] += d_logits.sum(0, dtype=self.bias.dtype)
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> HeadGradient:
-        """The gradients with a function applied to them."""
-        return HeadGradient(*(None if tensor is None else function(tensor) for tensor in (self.weight, self.bias)))
+            total = d_logits.sum(0, dtype=self.bias.dtype)
+            self.bias[block] = total if first else self.bias[block].add_(total)
 
     def add_scaled(self, other: HeadGradient, factor: Tensor) -> None:
         """Add the other's gradients, of the same parameters, times a factor []."""
-        for total, gradient in ((self.weight, other.weight), (self.bias, other.bias)):
-            if total is not None and gradient is not None:
+        for total, gradient in zip(self._sums, other._sums, strict=True):
+            if self.written:
                 total.addcmul_(gradient, factor)
+            else:
+                torch.mul(gradient, factor, out=total)
+        self.written = other.written
 
     def add_labels(self, labels: Tensor, d_labels: Tensor, hidden: Tensor) -> None:
-        """Add the gradients of C tokens at one entry each: labels, d_labels [C], hidden [C, H]."""
+        """Add the gradients of C tokens at one entry each: labels, d_labels [C], hidden [C, H]; after those of the
+        blocks."""
         if self.weight is not None:
             self.weight.index_add_(0, labels, d_labels[:, None] * hidden)
         if self.bias is not None:
             self.bias.index_add_(0, labels, d_labels)
 
     def in_precision_of(self, head: Head) -> tuple[Tensor | None, Tensor | None]:
-        """Weight and bias in the dtype of the head's, as autograd requires."""
+        """Weight and bias in the dtype of the head's, as autograd requires; zero where there was no token."""
+        if not self.written:
+            for tensor in self._sums:
+                tensor.zero_()
         return (
             None if self.weight is None else self.weight.to(head.weight.dtype),
             None if self.bias is None or head.bias is None else self.bias.to(head.bias.dtype),
         )
+
+    @property
+    def parameters(self) -> tuple[Tensor | None, Tensor | None]:
+        """Weight and bias."""
+        return self.weight, self.bias
+
+    @property
+    def _sums(self) -> list[Tensor]:
+        return [tensor for tensor in self.parameters if tensor is not None]

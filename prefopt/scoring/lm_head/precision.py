@@ -73,7 +73,7 @@ def multiplies_into_float32(device: torch.device, dtype: torch.dtype) -> bool:
         return False
 
 
-def multiply(one: Tensor, two: Tensor, out: Tensor) -> Tensor:
+def multiply(out: Tensor, one: Tensor, two: Tensor) -> Tensor:
     """one @ two [A, B], written to `out` in its dtype; rounded to that of the factors only where the device has no
     wider product."""
     if out.dtype == one.dtype:

@@ -134,10 +134,10 @@ def _in_two_blocks(
     sums, scales, blocks = [], [], []
     normaliser, ref_normaliser = logits.logsumexp(0), ref_logits.logsumexp(0)
     for z, r in zip(logits.tensor_split([2]), ref_logits.tensor_split([2]), strict=True):
-        block_max, ref_block_max = z.amax(0), r.amax(0)
-        exps, ref_exps = (z - block_max).exp(), (r - ref_block_max).exp()
+        shift, ref_shift = z.amax(0) + 0.5, r.amax(0) - 0.5  # they need not be the maxima
+        exps, ref_exps = (z - shift).exp(), (r - ref_shift).exp()
         sums.append(component.block_forward(exps, ref_exps, z - r))
-        scales.append(((block_max - normaliser).exp(), (ref_block_max - ref_normaliser).exp()))
+        scales.append(((shift - normaliser).exp(), (ref_shift - ref_normaliser).exp()))
         blocks.append((exps, ref_exps))
     scale, ref_scale = (torch.stack(column) for column in zip(*scales, strict=True))
     log_ratio = normaliser - ref_normaliser

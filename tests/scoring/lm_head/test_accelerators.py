@@ -13,8 +13,10 @@ import torch
 from prefopt.divergences import ForwardKL, JensenShannon, ReverseKL
 from prefopt.scoring import token_statistics
 from prefopt.scoring.lm_head import chunk_sizes, precision
+from prefopt.scoring.lm_head import token_statistics as statistics_module
 from prefopt.scoring.lm_head.head import Head
 from prefopt.scoring.lm_head.precision import LogNormaliser, add_product, multiply, normaliser_dtype
+from prefopt.scoring.lm_head.whole_vocabulary import WholeVocabularyKernel
 from tests.scoring.token_cases import assert_same, fused, gradients, loss_of, name_of, setting
 
 CUDA = torch.device("cuda")
@@ -82,6 +84,7 @@ def test_float64_is_for_cards_that_are_made_for_it(capability, hip, dtype, monke
 @pytest.mark.parametrize("step", [1e-5, 1e-3, 1e-1])
 def test_normalisers_in_float32_keep_small_divergences(step, monkeypatch):
     """Their parts kept apart, they give divergences as exact as float64 does; added up, hundreds of times worse."""
+    monkeypatch.setattr(statistics_module, "OnlineSoftmaxKernel", WholeVocabularyKernel)
     draw = torch.Generator().manual_seed(0)
     weight, hidden, noise = (torch.randn(size, 32, generator=draw) for size in (20_000, 16, 16))
     weight *= 0.3
@@ -133,7 +136,7 @@ def test_products_stay_in_float32_where_torch_has_it(monkeypatch):
     exact = narrow.float() @ other.float()
     cpu = torch.device("cpu")
     assert not precision.multiplies_into_float32(cpu, torch.bfloat16)  # none on a CPU, of no version yet
-    rounded = multiply(narrow, other, torch.empty(40, 8))
+    rounded = multiply(torch.empty(40, 8), narrow, other)
     assert not torch.equal(rounded, exact)
     precision.multiplies_into_float32.cache_clear()
     try:
@@ -141,7 +144,7 @@ def test_products_stay_in_float32_where_torch_has_it(monkeypatch):
             monkeypatch.setattr(torch, name, emulated(getattr(torch, name)))
         assert precision.multiplies_into_float32(cpu, torch.bfloat16)
         assert not precision.multiplies_into_float32(cpu, torch.float32)
-        assert torch.equal(multiply(narrow, other, torch.empty(8, 40).T), exact)
+        assert torch.equal(multiply(torch.empty(8, 40).T, narrow, other), exact)
         torch.testing.assert_close(add_product(torch.ones(40, 8), narrow, other), exact + 1, rtol=1e-6, atol=1e-6)
         at = setting(dtype=torch.bfloat16, bias=True)
         actual = fused(at, ForwardKL(), chunk_size=4, budget=0)

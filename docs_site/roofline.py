@@ -153,7 +153,8 @@ def passes(model: Model, tokens: int, *, wide: bool) -> tuple[Pass, ...]:
     hidden, ref_hidden = meta(tokens, model.hidden), meta(tokens, model.hidden)
     head, ref_head = (Head(meta(model.vocabulary, model.hidden).requires_grad_()) for _ in range(2))
     labels, upstream = meta(tokens, dtype=torch.long), meta(tokens, dtype=torch.float32)
-    gradient = HeadGradient.zeros(head)
+    gradient = HeadGradient.blank(head)
+    gradient.written = model.vocabulary  # by a chunk before: the first one adds to nothing
     kernel = WholeVocabularyKernel(
         HeadInputs(
             head=head,

@@ -25,7 +25,7 @@ from prefopt.scoring.forward import backbone, causal_lm
 from prefopt.scoring.input_gradient import embeddings_as_leaf
 from prefopt.scoring.lm_head.chunk_sizes import max_chunk_tokens, max_saved_tokens
 from prefopt.scoring.lm_head.fused import COMPILED
-from prefopt.scoring.lm_head.online_softmax import BLOCK_BYTES
+from prefopt.scoring.lm_head.vocabulary_blocks import BLOCK_BYTES
 from prefopt.scoring.model import PreferenceModel
 from prefopt.scoring.rows.layout import Layout
 from prefopt.scoring.rows.limits import RowLimits, best_layout

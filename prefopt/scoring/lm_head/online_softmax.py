@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 from typing import final
 
 import torch
@@ -27,33 +26,10 @@ from prefopt.scoring.lm_head.buffer_pool import BufferPool
 from prefopt.scoring.lm_head.chunked_pass import ChunkKernel, ChunkStatistics, HeadInputs
 from prefopt.scoring.lm_head.head import Head, HeadGradient
 from prefopt.scoring.lm_head.precision import LogNormaliser, add_product, wide
-
-BLOCK_BYTES = 4 * 2**20
-"""Size of a block of logits: those of both models and their differences fit its cache."""
+from prefopt.scoring.lm_head.vocabulary_blocks import VocabularyBlocks, block_rows
 
 _LARGEST_SUM = 2.0**32
 """Sum of a block's exponentials above which their maximum is looked for: neither they nor their squares overflow."""
-
-_BLOCK_MULTIPLE = 64
-"""Blocks are multiples of so many token ids: products of odd sizes are slow."""
-
-
-@final
-class _Blocks:
-    """Slices of the vocabulary, and for each the tokens of the chunk whose label is in it, with the label's row.
-
-    Raises IndexError for a label that is no token id.
-    """
-
-    def __init__(self, labels: Tensor, vocabulary: int, rows: int) -> None:
-        starts = range(0, vocabulary, rows)
-        self.slices = [slice(start, min(start + rows, vocabulary)) for start in starts]
-        ordered, order = labels.sort()
-        bounds = torch.searchsorted(ordered, torch.tensor([*starts, vocabulary])).tolist()
-        if bounds[-1] - bounds[0] < len(labels):
-            raise IndexError(f"labels are {ordered[0]} to {ordered[-1]}; the head has token ids 0 to {vocabulary - 1}")
-        self.tokens = [order[one:two] for one, two in pairwise(bounds)]
-        self.rows = [ordered[one:two] - start for (one, two), start in zip(pairwise(bounds), starts, strict=True)]
 
 
 @final
@@ -61,7 +37,9 @@ class OnlineSoftmax:
     """Running softmax of one model: -n and the sums of exp(z - a), [blocks, C] each, label_logits [C], and a buffer for
     exp(z - a), of the whole vocabulary with `keep`, otherwise of one block."""
 
-    def __init__(self, head: Head, hidden: Tensor, blocks: _Blocks, buffers: BufferPool, *, keep: bool) -> None:
+    def __init__(
+        self, head: Head, hidden: Tensor, blocks: VocabularyBlocks, buffers: BufferPool, *, keep: bool
+    ) -> None:
         self.head, self.hidden, self.blocks = head, hidden, blocks
         self.buffers, self.keep = buffers, keep
         self.negative_exponents = hidden.new_empty(len(blocks.slices), len(hidden), dtype=wide(hidden.dtype))
@@ -151,14 +129,14 @@ class OnlineSoftmaxKernel(ChunkKernel[_Saved]):
     def forward(self, hidden: Tensor, chunk: slice, keep_logits: bool) -> tuple[ChunkStatistics, _Saved]:
         """hidden [C, H]."""
         inputs, divergence = self.inputs, self.divergence
-        blocks = _Blocks(inputs.labels[chunk], len(inputs.head.weight), _block_rows(hidden))
+        blocks = VocabularyBlocks(inputs.labels[chunk], len(inputs.head.weight), block_rows(hidden))
         policy = OnlineSoftmax(inputs.head, hidden, blocks, inputs.buffers, keep=keep_logits)
         reference = alike = None  # `alike`: the reference, where its blocks of the vocabulary are the policy's
         if inputs.ref_head is not None and inputs.ref_hidden is not None:
             keep = keep_logits and divergence is not None
             ref_hidden, vocabulary = inputs.ref_hidden[chunk], len(inputs.ref_head.weight)
             if vocabulary != len(inputs.head.weight):
-                blocks = _Blocks(inputs.labels[chunk], vocabulary, _block_rows(hidden))
+                blocks = VocabularyBlocks(inputs.labels[chunk], vocabulary, block_rows(hidden))
             reference = OnlineSoftmax(inputs.ref_head, ref_hidden, blocks, inputs.buffers, keep=keep)
             alike = reference if blocks is policy.blocks else None
         partial_sums, squares = torch.zeros_like(policy.block_sum), torch.zeros_like(policy.block_sum)
@@ -270,9 +248,3 @@ class OnlineSoftmaxKernel(ChunkKernel[_Saved]):
 def _log2_e(dtype: torch.dtype) -> float:
     """log2 e as a number of this dtype, by which alone z may be multiplied for a = n / log2 e."""
     return float(torch.tensor(math.log2(math.e), dtype=dtype))
-
-
-def _block_rows(hidden: Tensor) -> int:
-    """V', the token ids of a block for hidden [C, H]."""
-    entry = torch.finfo(wide(hidden.dtype)).bits // 8
-    return max(1, BLOCK_BYTES // (entry * len(hidden) * _BLOCK_MULTIPLE)) * _BLOCK_MULTIPLE

@@ -10,7 +10,7 @@ import torch
 
 from prefopt.divergences import ForwardKL, JensenShannon, ReverseKL
 from prefopt.scoring import BufferPool
-from prefopt.scoring.lm_head import online_softmax
+from prefopt.scoring.lm_head import vocabulary_blocks
 from tests.scoring.token_cases import (
     ENTRY_BYTES,
     TOKENS,
@@ -59,8 +59,8 @@ def chunks_in_each_pass(taken, at, pool, divergence, budget):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of the vocabulary that are smaller than it."""
-    monkeypatch.setattr(online_softmax, "_BLOCK_MULTIPLE", 4)
-    monkeypatch.setattr(online_softmax, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(vocabulary_blocks, "_BLOCK_MULTIPLE", 4)
+    monkeypatch.setattr(vocabulary_blocks, "BLOCK_BYTES", 1)
 
 
 @pytest.mark.usefixtures("small_blocks")

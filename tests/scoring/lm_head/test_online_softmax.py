@@ -20,7 +20,7 @@ ROWS = 4
 
 @pytest.fixture(autouse=True)
 def several_blocks(monkeypatch):
-    monkeypatch.setattr(online_softmax, "_block_rows", lambda hidden: ROWS)
+    monkeypatch.setattr(online_softmax, "block_rows", lambda hidden: ROWS)
 
 
 def with_bias(at, bias):

@@ -14,10 +14,10 @@ trained.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeGuard, final
+from typing import Self, TypeGuard, final
 
 import torch
 import yaml
@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from prefopt.component import Component, PreferenceLoss, TokenWeighting, Units, WeightFunction, weights_and_penalty
+from prefopt.component import Component, TokenWeighting, Units, WeightFunction, built, weights_and_penalty
 from prefopt.metrics import Mean, objective_metrics
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.registry import ComponentError, provenance, with_recorded_versions
@@ -34,19 +34,7 @@ from prefopt.unit_pairs import UnitPairs
 from prefopt.validation import explain
 from prefopt.whole_files import publish_files, remove, unfinished_name
 
-__all__ = ["Mean", "Objective", "ObjectiveOutput", "built"]
-
-
-def built(component: TokenWeighting | Units | PreferenceLoss, **shape: int) -> Callable[..., Any]:
-    """What the component builds, of models of that shape but for a loss. Raises TypeError where it cannot be called, or
-    is a class."""
-    function: object = component.build(**shape)
-    if function is component and not callable(function):
-        raise TypeError(f"{type(component).__name__} neither is callable nor overrides build(); write one of the two")
-    if isinstance(function, type) or not callable(function):
-        given = f"the class {function.__name__}" if isinstance(function, type) else repr(function)
-        raise TypeError(f"build() of {component.kind} {component.name!r} returns {given}; return a function or module")
-    return function
+__all__ = ["Mean", "Objective", "ObjectiveOutput"]
 
 
 @final

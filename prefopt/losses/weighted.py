@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from prefopt.columns import Column, PairColumn, TokenColumn
-from prefopt.component import LossFunction, PreferenceLoss, Signal
+from prefopt.component import LossFunction, PreferenceLoss, Signal, built
 from prefopt.losses.composed import ComposedLoss, WeightedSum
 from prefopt.tokens import TokenBatch, masked_mean, masked_sum
 
@@ -183,7 +183,7 @@ class TokenRewardSum(nn.Module):
     def __init__(self, config: TokenRewardLoss) -> None:
         super().__init__()
         self.config = config
-        self.loss: LossFunction = config.loss.build()
+        self.loss: LossFunction = built(config.loss)
 
     def forward(self, chosen: Tensor, rejected: Tensor, tokens: TokenBatch) -> Tensor:
         """chosen, rejected [B] -> [B]."""

@@ -16,7 +16,7 @@ from prefopt.validation import did_you_mean, explain, reject_bool
 from prefopt.zoo import absolute, f_divergences, per_unit, reference_free, sequence_level, token_level, weighted
 from prefopt.zoo.absolute import *
 from prefopt.zoo.f_divergences import *
-from prefopt.zoo.parameters import laid_over, unread, validated_row
+from prefopt.zoo.parameters import checked, laid_over, unread
 from prefopt.zoo.per_unit import *
 from prefopt.zoo.reference_free import *
 from prefopt.zoo.sequence_level import *
@@ -74,7 +74,7 @@ def build(spec: object) -> ObjectiveConfig:
     for key, value in arguments.items():
         reject_bool(value, parameters[key].annotation, field=key)
     try:
-        row = validated_row(ZOO[name], arguments)
+        row = checked(ZOO[name])(**arguments)
     except ValidationError as error:
         raise ValueError(" ".join(explain(error, ObjectiveConfig))) from error
     config = _validated(laid_over(row.model_dump(), slots)) if slots else row

@@ -11,23 +11,24 @@ from pydantic import ConfigDict, validate_call
 
 from prefopt.objective_config import ObjectiveConfig
 
-__all__ = ["laid_over", "unread", "validated_row", "without_unread"]
+__all__ = ["checked", "laid_over", "unread", "without_unread"]
 
 Row = Callable[..., ObjectiveConfig]
 
 
-def validated_row(row: Row, arguments: Mapping[str, Any]) -> ObjectiveConfig:
-    """The row with these arguments. Raises ValidationError, and ValueError where they have no arithmetic."""
-    try:
-        return _validating(row)(**arguments)
-    except ArithmeticError as error:
-        given = ", ".join(f"{name} {value}" for name, value in arguments.items())
-        raise ValueError(f"{row.__name__}: {error} at {given}; give other values") from error
-
-
 @cache
-def _validating(row: Row) -> Row:
-    return validate_call(config=ConfigDict(allow_inf_nan=False))(row)
+def checked(row: Row) -> Row:
+    """The row, which validates its arguments: it raises ValidationError, and ValueError where they have no value."""
+    validated = validate_call(config=ConfigDict(allow_inf_nan=False))(row)
+
+    def call(**arguments: Any) -> ObjectiveConfig:
+        try:
+            return validated(**arguments)
+        except ArithmeticError as error:
+            given = ", ".join(f"{name} {value}" for name, value in arguments.items())
+            raise ValueError(f"{row.__name__}: {error} at {given}; give other values") from error
+
+    return call
 
 
 def laid_over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def unread(row: Row, arguments: Mapping[str, Any], slots: Mapping[str, Any]) -> 
 
     It does not matter which value an argument has: others that the row takes are tried in its place.
     """
-    plain = validated_row(row, arguments).model_dump()
+    plain = checked(row)(**arguments).model_dump()
     parameters = inspect.signature(row, eval_str=True).parameters
     for name in arguments if slots else ():
         others = list(_with_others(row, arguments, parameters[name]))
@@ -69,7 +70,7 @@ def _with_others(row: Row, arguments: Mapping[str, Any], parameter: inspect.Para
     """The fields of the row under values of one parameter, of which two differ at least."""
     for value in _values(parameter):
         try:
-            config = validated_row(row, {**arguments, parameter.name: value})
+            config = checked(row)(**{**arguments, parameter.name: value})
         except ValueError:
             continue  # out of the parameter's range
         yield config.model_dump()

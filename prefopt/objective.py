@@ -121,7 +121,10 @@ class Objective(nn.Module):
             w, penalty = self._weigh("weights", self.weighting, tokens)
             penalties = [penalty]
             log_ratios = tokens.logps if config.reference_free else tokens.logps - tokens.ref_logps
-            of_log_ratios = token_rewards = torch.where(mask, w * torch.where(mask, log_ratios, 0), 0)
+            # What a model excludes: 0 times its infinity would be nan, in value and gradient, where its weight is 0.
+            excluded = tokens.logps.isinf() | tokens.ref_logps.isinf()
+            counted = mask & ~(excluded & (w == 0))
+            of_log_ratios = token_rewards = torch.where(mask, w * torch.where(counted, log_ratios, 0), 0)
             v = None
             if config.divergence is not None:
                 assert tokens.divergence is not None
@@ -129,10 +132,12 @@ class Objective(nn.Module):
                 if self.divergence_weighting is not None:
                     v, penalty = self._weigh("divergence_weights", self.divergence_weighting, tokens)
                     penalties.append(penalty)
-                divergence = torch.where(mask, tokens.divergence, 0)
+                share = config.divergence.alpha * v
+                silent = (share == 0) & (excluded | tokens.divergence.isinf())
+                divergence = torch.where(mask & ~silent, tokens.divergence, 0)
                 if config.divergence.detach_chosen:
                     divergence = torch.where(tokens.is_chosen[:, None], divergence.detach(), divergence)
-                token_rewards = token_rewards + config.divergence.alpha * v * divergence
+                token_rewards = token_rewards + share * divergence
             units = None if config.units is None else self._match(config.units, tokens)
             if units is None:
                 shaped = config.shaping(token_rewards, mask, tokens.is_chosen)

@@ -42,13 +42,13 @@ class ExactDivergence(Divergence):
     """A function of both log-probabilities over the vocabulary: (logps, ref_logps: [..., V]) -> [...]."""
 
     def logit_gradient(self, logps: Tensor, ref_logps: Tensor, value: Tensor) -> Tensor:
-        """dD/dlogits of the policy, [..., V], where `value` [...] is D. By default autograd through `__call__`; a
-        closed form saves memory and time."""
+        """dD/dlogits of the policy, [..., V], where `value` [...] is D, and 0 where that is infinite, which only a
+        weight of 0 lets pass. By default autograd through `__call__`; a closed form saves memory and time."""
         with torch.enable_grad():
             logits = logps.detach().requires_grad_()
             divergence = self(logits.log_softmax(-1), ref_logps)
             (gradient,) = torch.autograd.grad(divergence.sum(), logits)
-        return gradient
+        return torch.where(value.isinf()[..., None], 0, gradient)
 
 
 @final

@@ -189,7 +189,9 @@ class TokenRewardSum(nn.Module):
         """chosen, rejected [B] -> [B]."""
         config = self.config
         q = torch.where(tokens.mask, tokens.columns[config.column].to(tokens.logps.dtype), 0)
-        of_chosen, of_rejected = _REDUCTIONS[config.reduction](q * tokens.logps, tokens.mask).chunk(2)
+        # A token without a part has none either where its log-probability is -inf: 0 times that is nan.
+        logps = torch.where(q * config.alpha == 0, 0, tokens.logps)
+        of_chosen, of_rejected = _REDUCTIONS[config.reduction](q * logps, tokens.mask).chunk(2)
         weight = (rejected - chosen).detach().sigmoid()
         term = config.alpha * config.beta * weight * (of_chosen + of_rejected)
         return self.loss(chosen, rejected, tokens) - term

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from pydantic import ValidationError
 
@@ -78,17 +78,17 @@ def build(spec: object) -> ObjectiveConfig:
     except ValidationError as error:
         raise ValueError(" ".join(explain(error, ObjectiveConfig))) from error
     config = _validated(laid_over(row.model_dump(), slots)) if slots else row
-    if hidden := [_hidden(name, *entry) for entry in unread(ZOO[name], arguments, slots)]:
-        raise ValueError(" ".join(hidden))
+    _reject_unread(name, arguments, slots)
     return config
 
 
-def _hidden(name: str, parameter: str, filled: Sequence[str]) -> str:
-    slots = " and ".join(dict.fromkeys(f"`{path.partition('.')[0]}`" for path in filled))
-    return (
-        f"{parameter}: nothing reads it: {name} fills {' and '.join(filled)} with it, which is replaced by the "
-        f"{slots} given beside it; leave out {parameter}, or {slots}."
-    )
+def _reject_unread(name: str, arguments: Mapping[str, object], slots: Mapping[str, object]) -> None:
+    for parameter, filled in unread(ZOO[name], arguments, slots):
+        replaced = " and ".join(dict.fromkeys(f"`{path.partition('.')[0]}`" for path in filled))
+        raise ValueError(
+            f"{parameter}: nothing reads it: {name} fills {' and '.join(filled)} with it, which is replaced by the "
+            f"{replaced} given beside it; leave out {parameter}, or {replaced}."
+        )
 
 
 def _validated(fields: Mapping[str, object]) -> ObjectiveConfig:

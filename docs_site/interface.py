@@ -42,8 +42,8 @@ TITLES = {
 _PAGES = dict.fromkeys(("weightings", "divergences", "losses"), "components")
 _PAGES |= {"hookspecs": "prefopt", "comparison": "pages", "inspection": "pages", "report": "pages"}
 """The room of the package -> the page, where they differ."""
-_ELSEWHERE = {"prefopt.cli"}
-"""Packages whose pages are others: the command line has its own."""
+_ELSEWHERE = {"prefopt.cli", "prefopt.component"}
+"""Packages whose pages are others: the command line has its own, and what is public of the kinds is in `prefopt`."""
 _ALIGNED = re.compile(r"^\s{2,}|\S {2,}\S", flags=re.MULTILINE)
 
 

@@ -14,10 +14,10 @@ trained.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeGuard, final
+from typing import Self, TypeGuard, final
 
 import torch
 import yaml
@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from prefopt.component import Component, PreferenceLoss, TokenWeighting, Units, WeightFunction, weights_and_penalty
+from prefopt.component import Component, TokenWeighting, Units, WeightFunction, built, weights_and_penalty
 from prefopt.metrics import Mean, objective_metrics
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.registry import ComponentError, provenance, with_recorded_versions
@@ -34,19 +34,7 @@ from prefopt.unit_pairs import UnitPairs
 from prefopt.validation import explain
 from prefopt.whole_files import publish_files, remove, unfinished_name
 
-__all__ = ["Mean", "Objective", "ObjectiveOutput", "built"]
-
-
-def built(component: TokenWeighting | Units | PreferenceLoss, **shape: int) -> Callable[..., Any]:
-    """What the component builds, of models of that shape but for a loss. Raises TypeError where it cannot be called, or
-    is a class."""
-    function: object = component.build(**shape)
-    if function is component and not callable(function):
-        raise TypeError(f"{type(component).__name__} neither is callable nor overrides build(); write one of the two")
-    if isinstance(function, type) or not callable(function):
-        given = f"the class {function.__name__}" if isinstance(function, type) else repr(function)
-        raise TypeError(f"build() of {component.kind} {component.name!r} returns {given}; return a function or module")
-    return function
+__all__ = ["Mean", "Objective", "ObjectiveOutput"]
 
 
 @final
@@ -133,7 +121,10 @@ class Objective(nn.Module):
             w, penalty = self._weigh("weights", self.weighting, tokens)
             penalties = [penalty]
             log_ratios = tokens.logps if config.reference_free else tokens.logps - tokens.ref_logps
-            of_log_ratios = token_rewards = torch.where(mask, w * torch.where(mask, log_ratios, 0), 0)
+            # What a model excludes: 0 times its infinity would be nan, in value and gradient, where its weight is 0.
+            excluded = tokens.logps.isinf() | tokens.ref_logps.isinf()
+            counted = mask & ~(excluded & (w == 0))
+            of_log_ratios = token_rewards = torch.where(mask, w * torch.where(counted, log_ratios, 0), 0)
             v = None
             if config.divergence is not None:
                 assert tokens.divergence is not None
@@ -141,10 +132,12 @@ class Objective(nn.Module):
                 if self.divergence_weighting is not None:
                     v, penalty = self._weigh("divergence_weights", self.divergence_weighting, tokens)
                     penalties.append(penalty)
-                divergence = torch.where(mask, tokens.divergence, 0)
+                share = config.divergence.alpha * v
+                silent = (share == 0) & (excluded | tokens.divergence.isinf())
+                divergence = torch.where(mask & ~silent, tokens.divergence, 0)
                 if config.divergence.detach_chosen:
                     divergence = torch.where(tokens.is_chosen[:, None], divergence.detach(), divergence)
-                token_rewards = token_rewards + config.divergence.alpha * v * divergence
+                token_rewards = token_rewards + share * divergence
             units = None if config.units is None else self._match(config.units, tokens)
             if units is None:
                 shaped = config.shaping(token_rewards, mask, tokens.is_chosen)

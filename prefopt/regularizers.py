@@ -58,7 +58,8 @@ class NegativeLogLikelihood(Regularizer):
 
     def __call__(self, tokens: TokenBatch, weights: Tensor, divergence_weights: Tensor) -> Tensor:
         """-> [B]."""
-        reduced = _REDUCTIONS[self.reduction](tokens.logps, tokens.mask)
+        # Of weight 0 it has no say where a log-probability is -inf either: 0 times that is nan.
+        reduced = _REDUCTIONS[self.reduction](tokens.logps, tokens.mask & bool(self.weight))
         return -self.weight * reduced[: tokens.pairs]
 
 

@@ -11,7 +11,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 from torch import Tensor, nn
 
 from prefopt.columns import Column, PairColumn, TokenColumn
-from prefopt.component import Signal, Units
+from prefopt.component import Signal, Units, built
 from prefopt.hookspecs import concrete_classes, hookimpl
 from prefopt.tokens import TokenBatch
 
@@ -201,19 +201,26 @@ class StateBaselineUnits(Units):
     def expected_failures(self) -> Mapping[str, str]:
         return self.units.expected_failures
 
+    @property
+    def has_baseline(self) -> bool:
+        return True
+
     def __call__(self, tokens: TokenBatch) -> Tensor:
         """-> [N, T]."""
         return self.units(tokens)
 
     def build(self, *, num_layers: int, hidden_size: int) -> StateBaseline:
-        """The units with their baseline, for a policy of that hidden size. Raises ValueError where they have one."""
-        numbers = self.units.build(num_layers=num_layers, hidden_size=hidden_size)
+        """The units with their baseline, for a policy of that hidden size. Raises ValueError where they have one that
+        they do not declare."""
+        numbers = built(self.units, num_layers=num_layers, hidden_size=hidden_size)
         if isinstance(numbers, nn.Module) and hasattr(numbers, "baseline"):
-            raise ValueError(f"{self.name}: units {self.units.name!r} have a baseline already; leave one of them out")
+            raise ValueError(f"units: {self.units.name!r} have a baseline already; leave one of the two out")
         return StateBaseline(numbers, hidden_size, self.limit)
 
     @model_validator(mode="after")
     def _options_are_read(self) -> Self:
+        if self.units.has_baseline:
+            raise ValueError(f"units: {self.units.name!r} have a baseline already; leave one of the two out")
         for option in ("reduction", "unpaired"):
             value = getattr(self.units, option)
             if value not in (Units.model_fields[option].default, getattr(self, option)):

@@ -20,7 +20,7 @@ from prefopt.losses import LogisticLoss
 from prefopt.plugins import reload_plugins
 from prefopt.registry import ComponentError, Owner, PluginError, installed, owner
 from prefopt.shapings import SumShaping
-from prefopt.weightings import SparseWeighting, UniformWeighting
+from prefopt.weightings import ShuffledWeighting, SparseWeighting, UniformWeighting
 from tests.batches import random_case
 from tests.little_plugins import HALVING, HOOK, Install
 
@@ -273,5 +273,20 @@ class Unbuilt(TokenWeighting):
 @pytest.mark.parametrize(("result", "given"), [(None, "None"), (nn.Linear, "the class Linear")])
 def test_a_build_without_a_function_is_told(result: object, given: str) -> None:
     fault = re.escape(f"build() of token weighting 'unbuilt' returns {given}; return a function or module")
-    with pytest.raises(TypeError, match=fault):
-        Objective(ObjectiveConfig(weighting=Unbuilt(result=result)), num_layers=1, hidden_size=2)
+    unbuilt = Unbuilt(result=result)
+    for weighting in (unbuilt, ShuffledWeighting(weighting=unbuilt)):
+        with pytest.raises(TypeError, match=fault):
+            Objective(ObjectiveConfig(weighting=weighting), num_layers=1, hidden_size=2)
+
+
+class Uncalled(PreferenceLoss):
+    name: Literal["uncalled"] = "uncalled"
+
+
+@pytest.mark.parametrize("holder", ["mixture", "weighted", "token_reward"])
+def test_a_loss_that_cannot_be_called_is_told_before_a_step_wherever_it_lies(holder: str) -> None:
+    inner = {"losses": [Uncalled()], "weights": [1.0]} if holder == "mixture" else {"loss": Uncalled()}
+    with pytest.raises(
+        TypeError, match=r"^Uncalled neither is callable nor overrides build\(\); write one of the two$"
+    ):
+        Objective(ObjectiveConfig(loss={"name": holder} | inner), num_layers=1, hidden_size=2)

@@ -393,13 +393,13 @@ def test_a_baseline_comes_in_groups_of_pairs_and_is_a_part_of_no_other_margin() 
         (BASELINE | {"unpaired": "zero"}, "unpaired: 'left_out' is needed, got 'zero'"),
         (BASELINE | {"units": {"name": "token", "unpaired": "zero"}}, "unpaired zero of token is not read; give it to"),
         (BASELINE | {"units": {"name": "token", "reduction": "sum"}}, "reduction sum of token is not read; give it to"),
+        (BASELINE | {"units": BASELINE}, "units: 'state_baseline' have a baseline already; leave one of the two out"),
         (BASELINE | {"limit": 0}, "limit: more than 0 is needed, got 0"),
-        (BASELINE | {"units": BASELINE}, "units 'state_baseline' have a baseline already; leave one of them out"),
     ],
 )
 def test_options_that_a_baseline_cannot_have_are_refused(units: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Objective(zoo.build({"zoo": "dpo", "units": units}), num_layers=2, hidden_size=4)
+        zoo.build({"zoo": "dpo", "units": units})
     equal = BASELINE | {"reduction": "sum", "units": {"name": "token", "reduction": "sum"}}
     assert zoo.build({"zoo": "dpo", "units": equal}).units.reduction == "sum"
 
@@ -454,3 +454,9 @@ def test_baselines_that_cannot_train_are_refused(
     )
     with pytest.raises(ValueError, match=message):
         objective(batch()[0])
+
+
+def test_a_baseline_inside_another_is_refused_where_it_is_not_declared_too() -> None:
+    units = StateBaselineUnits(units=Learning(baseline=None))
+    with pytest.raises(ValueError, match="units: 'learning' have a baseline already; leave one of the two out"):
+        Objective(ObjectiveConfig(units=units), num_layers=2, hidden_size=4)

@@ -62,7 +62,7 @@ def _page(folder: Path, date: str, command: str, pictures: Iterable[Path]) -> It
     texts = [", ".join(f"{name} {version}" for name, version in record["versions"].items()) for record in records]
     seconds = sum(sum(record["seconds"].values()) for record in records)
     memory = max(record["peak_memory_mib"] or 0 for record in records)
-    yield f"# {suite.task.name}: {', '.join(suite.objectives)}"
+    yield f"# {suite.task.title}: {', '.join(suite.objectives)}"
     yield ""
     duration = f"{len(records)} runs in {seconds / 60:.0f} minutes, at most {memory:.0f} MiB"
     yield f"{date}. {hardware()}. {'; '.join(dict.fromkeys(texts))}. {duration}."

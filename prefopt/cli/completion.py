@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 _PACKAGE = Path(__file__).parents[1]
 
-_SOURCES = "component.py weightings divergences shapings.py units.py losses regularizers.py tasks".split()
+_SOURCES = "component weightings divergences shapings.py units.py losses regularizers.py tasks".split()
 """Where the built-in components, tasks and scorers are, and the classes that they derive from."""
 
 _KINDS: Mapping[str, str] = {

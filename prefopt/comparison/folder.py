@@ -110,7 +110,7 @@ class ComparisonFolder:
         differences = list(islice(_differences(old, new), _SHOWN + 1))
         more = ["..."] if len(differences) > _SHOWN else []
         return (
-            f"on {earlier.task.name} with {', '.join(earlier.objectives)} and {len(runs & finished)} runs finished: "
+            f"on {earlier.task.title} with {', '.join(earlier.objectives)} and {len(runs & finished)} runs finished: "
             + "; ".join([*differences[:_SHOWN], *more])
         )
 

@@ -20,11 +20,15 @@ from prefopt.component import BackwardBlock, ExactDivergence, StreamedDivergence
 
 def _expectation(log_weights: Tensor, values: Tensor) -> Tensor:
     """sum_v exp(log_weights)_v values_v, [..., V] -> [...]; a weight of zero silences any value, even infinity, and its
-    gradient. `values` is overwritten where it takes no gradient: that saves two passes over the vocabulary.
+    gradient. An infinite expectation has a gradient of zero, lest a weight of zero of its own make it nan. `values` is
+    overwritten where it takes no gradient: that saves two passes over the vocabulary.
     """
     weights = log_weights.exp()
     if values.requires_grad:
-        return (weights * torch.where(weights > 0, values, 0)).sum(-1)
+        counted = torch.where(weights > 0, values, 0)
+        infinite = counted.isinf().any(-1)
+        finite = (weights * torch.where(infinite[..., None], 0, counted)).sum(-1)
+        return torch.where(infinite, (weights * counted).sum(-1).detach(), finite)
     return values.mul_(weights).nansum(-1)
 
 
@@ -86,8 +90,8 @@ class ReverseKL(StreamedDivergence):
         return _unless_broken(_expectation(logps, logps - ref_logps).clamp(min=0), logps, ref_logps)
 
     def logit_gradient(self, logps: Tensor, ref_logps: Tensor, value: Tensor) -> Tensor:
-        """p (log p - log q - D), [..., V]."""
-        return _weighted(logps, logps - ref_logps - value[..., None])
+        """p (log p - log q - D), [..., V]; 0 where D is infinite, lest a weight of 0 make it nan."""
+        return _weighted(logps, logps - ref_logps - value[..., None], value.isinf())
 
     def block_forward(self, exps: Tensor, ref_exps: Tensor, log_ratio: Tensor) -> Tensor:
         """exp(z) (z - r) of a block; backward needs z - r."""
@@ -100,7 +104,9 @@ class ReverseKL(StreamedDivergence):
 
     def block_backward(self, block: BackwardBlock) -> Tensor:
         """p (g_value (log p - log q - D) - g_logps)."""
-        centred = block.saved.sub_(block.log_normaliser_ratio + block.value).mul_(block.exps)
+        # nan where D is infinite, which is silenced: its gradient is 0, lest a weight of 0 make it nan.
+        offset = torch.where(block.value.isinf(), math.nan, block.log_normaliser_ratio + block.value)
+        centred = block.saved.sub_(offset).mul_(block.exps)
         centred.nan_to_num_(nan=0.0, posinf=math.inf, neginf=-math.inf)
         return block.exps.mul_(-block.g_logps * block.scale).addcmul_(centred, block.g_value * block.scale)
 
@@ -208,7 +214,8 @@ def _log_mean(log_ratio: Tensor) -> Tensor:
     return (torch.expm1(-log_ratio.abs()) / 2).log1p()
 
 
-def _weighted(logps: Tensor, values: Tensor) -> Tensor:
-    """p_v values_v, [..., V], where p_v = 0 makes any value count nothing."""
+def _weighted(logps: Tensor, values: Tensor, but: Tensor | None = None) -> Tensor:
+    """p_v values_v, [..., V], where p_v = 0 makes any value count nothing; 0 where `but` [...] is true."""
     probs = logps.exp()
-    return torch.where(probs > 0, probs * values, 0)
+    floor = 0 if but is None else torch.where(but, math.inf, 0)[..., None]
+    return torch.where(probs > floor, probs * values, 0)

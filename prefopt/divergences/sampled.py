@@ -7,7 +7,7 @@ preference data set are from neither, so these reproduce published code; the exa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Literal, final
 
@@ -25,6 +25,13 @@ _SIGNS = MappingProxyType({"forward": 1, "reverse": -1})
 
 def _log_ratio(direction: Direction, logps: Tensor, ref_logps: Tensor) -> Tensor:
     return _SIGNS[direction] * (logps - ref_logps)
+
+
+def _where_finite(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """function(x), without gradient where x is not finite: a slope that is not finite would be nan under a weight of
+    0."""
+    finite = x.isfinite()
+    return torch.where(finite, function(torch.where(finite, x, 0)), function(x.detach()))
 
 
 @final
@@ -66,7 +73,7 @@ class SampledK2(SampledDivergence):
 
     def __call__(self, logps: Tensor, ref_logps: Tensor) -> Tensor:
         """logps, ref_logps [...] of the tokens -> [...]."""
-        return (logps - ref_logps).square() / 2
+        return _where_finite(logps - ref_logps, lambda x: x.square() / 2)
 
 
 @final
@@ -86,6 +93,8 @@ class SampledK3(SampledDivergence):
 
     def __call__(self, logps: Tensor, ref_logps: Tensor) -> Tensor:
         """logps, ref_logps [...] of the tokens -> [...]."""
-        x = _log_ratio(self.direction, logps, ref_logps)
+        return _where_finite(_log_ratio(self.direction, logps, ref_logps), self._of_ratio)
+
+    def _of_ratio(self, x: Tensor) -> Tensor:
         x = x.clamp(max=torch.finfo(x.dtype).max)  # where one of the two excludes the token, infinity less infinity
         return (capped_expm1(x, self.cap) - x).clamp(min=0)

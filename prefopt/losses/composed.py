@@ -11,7 +11,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 from torch import Tensor, nn
 
 from prefopt.columns import Column
-from prefopt.component import LossFunction, PreferenceLoss, Signal
+from prefopt.component import LossFunction, PreferenceLoss, Signal, built
 from prefopt.tokens import TokenBatch
 
 
@@ -92,7 +92,7 @@ class WeightedSum(nn.Module):
     ) -> None:
         super().__init__()
         self.weights = weights
-        self.losses: list[LossFunction] = [loss.build() for loss in losses]
+        self.losses: list[LossFunction] = [built(loss) for loss in losses]
         self.stateful = nn.ModuleList(loss for loss in self.losses if isinstance(loss, nn.Module))
 
     def forward(self, chosen: Tensor, rejected: Tensor, tokens: TokenBatch) -> Tensor:

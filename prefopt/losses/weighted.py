@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from prefopt.columns import Column, PairColumn, TokenColumn
-from prefopt.component import LossFunction, PreferenceLoss, Signal
+from prefopt.component import LossFunction, PreferenceLoss, Signal, built
 from prefopt.losses.composed import ComposedLoss, WeightedSum
 from prefopt.tokens import TokenBatch, masked_mean, masked_sum
 
@@ -183,13 +183,15 @@ class TokenRewardSum(nn.Module):
     def __init__(self, config: TokenRewardLoss) -> None:
         super().__init__()
         self.config = config
-        self.loss: LossFunction = config.loss.build()
+        self.loss: LossFunction = built(config.loss)
 
     def forward(self, chosen: Tensor, rejected: Tensor, tokens: TokenBatch) -> Tensor:
         """chosen, rejected [B] -> [B]."""
         config = self.config
         q = torch.where(tokens.mask, tokens.columns[config.column].to(tokens.logps.dtype), 0)
-        of_chosen, of_rejected = _REDUCTIONS[config.reduction](q * tokens.logps, tokens.mask).chunk(2)
+        # A token without a part has none either where its log-probability is -inf: 0 times that is nan.
+        logps = torch.where(q * config.alpha == 0, 0, tokens.logps)
+        of_chosen, of_rejected = _REDUCTIONS[config.reduction](q * logps, tokens.mask).chunk(2)
         weight = (rejected - chosen).detach().sigmoid()
         term = config.alpha * config.beta * weight * (of_chosen + of_rejected)
         return self.loss(chosen, rejected, tokens) - term

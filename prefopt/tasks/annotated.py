@@ -34,6 +34,14 @@ class AnnotatedTask(Task):
 
     @property
     @final
+    def title(self) -> str:
+        """The inner task's, with the columns that this one adds to it."""
+        columns = self.annotations
+        added = f" with the {'column' if len(columns) == 1 else 'columns'} {', '.join(columns)}" if columns else ""
+        return f"{self.task.title}{added} ({self.name})"
+
+    @property
+    @final
     def metrics(self) -> tuple[Metric, ...]:
         return self.task.metrics
 

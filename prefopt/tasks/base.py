@@ -119,6 +119,11 @@ class Task(Named):
     hook: ClassVar[str] = "prefopt_tasks"
 
     @property
+    def title(self) -> str:
+        """What pages of results call it: its name, unless it says more."""
+        return self.name
+
+    @property
     @abstractmethod
     def metrics(self) -> tuple[Metric, ...]:
         """The metrics that `evaluate` may give values of, beside `held_out.COMMON`; the headline comes first."""

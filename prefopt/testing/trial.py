@@ -20,9 +20,10 @@ from prefopt.component import (
     Signal,
     TokenWeighting,
     Units,
+    built,
 )
 from prefopt.divergences import ForwardKL
-from prefopt.objective import Objective, built
+from prefopt.objective import Objective
 from prefopt.objective_config import DivergenceTerm, ObjectiveConfig
 from prefopt.testing.cases import HIDDEN, LAYERS, Case, case_for
 from prefopt.testing.check import ConformanceError, raised_by

@@ -10,7 +10,7 @@ from pydantic import SerializeAsAny
 from torch import Tensor, nn
 
 from prefopt.columns import Column
-from prefopt.component import Signal, TokenWeighting, WeightFunction, weights_and_penalty
+from prefopt.component import Signal, TokenWeighting, WeightFunction, built, weights_and_penalty
 from prefopt.tokens import TokenBatch
 
 
@@ -41,7 +41,7 @@ class ComposedWeighting(TokenWeighting, ABC):
 
     def build(self, *, num_layers: int, hidden_size: int) -> ChangedWeights:
         """What changes the weights that the other's build gives."""
-        return ChangedWeights(self.weighting.build(num_layers=num_layers, hidden_size=hidden_size), self.change)
+        return ChangedWeights(built(self.weighting, num_layers=num_layers, hidden_size=hidden_size), self.change)
 
 
 @final

@@ -7,9 +7,8 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Mapping
-from typing import Any
 
-from pydantic import ConfigDict, ValidationError, validate_call
+from pydantic import ValidationError
 
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.registry import components_with_field
@@ -17,6 +16,7 @@ from prefopt.validation import did_you_mean, explain, reject_bool
 from prefopt.zoo import absolute, f_divergences, per_unit, reference_free, sequence_level, token_level, weighted
 from prefopt.zoo.absolute import *
 from prefopt.zoo.f_divergences import *
+from prefopt.zoo.parameters import checked, laid_over, unread
 from prefopt.zoo.per_unit import *
 from prefopt.zoo.reference_free import *
 from prefopt.zoo.sequence_level import *
@@ -42,7 +42,7 @@ def build(spec: object) -> ObjectiveConfig:
     A mapping with `zoo: NAME` is that row; its other keys are the row's parameters, then fields of ObjectiveConfig
     laid over it, slot by slot: `{zoo: sparsepo, beta: 0.5, weighting: {position: token}}`. A slot that names another
     component is replaced whole. A mapping without `zoo` is an ObjectiveConfig. Raises ValueError with the names that
-    would be right.
+    would be right, and for a parameter of the row that no longer counts since a slot beside it replaces what it fills.
     """
     if isinstance(spec, ObjectiveConfig):
         return spec
@@ -74,10 +74,21 @@ def build(spec: object) -> ObjectiveConfig:
     for key, value in arguments.items():
         reject_bool(value, parameters[key].annotation, field=key)
     try:
-        row = validate_call(config=ConfigDict(allow_inf_nan=False))(ZOO[name])(**arguments)
+        row = checked(ZOO[name])(**arguments)
     except ValidationError as error:
         raise ValueError(" ".join(explain(error, ObjectiveConfig))) from error
-    return _validated(_laid_over(row.model_dump(), slots)) if slots else row
+    config = _validated(laid_over(row.model_dump(), slots)) if slots else row
+    _reject_unread(name, arguments, slots)
+    return config
+
+
+def _reject_unread(name: str, arguments: Mapping[str, object], slots: Mapping[str, object]) -> None:
+    for parameter, filled in unread(ZOO[name], arguments, slots):
+        replaced = " and ".join(dict.fromkeys(f"`{path.partition('.')[0]}`" for path in filled))
+        raise ValueError(
+            f"{parameter}: nothing reads it: {name} fills {' and '.join(filled)} with it, which is replaced by the "
+            f"{replaced} given beside it; leave out {parameter}, or {replaced}."
+        )
 
 
 def _validated(fields: Mapping[str, object]) -> ObjectiveConfig:
@@ -85,14 +96,3 @@ def _validated(fields: Mapping[str, object]) -> ObjectiveConfig:
         return ObjectiveConfig.model_validate(dict(fields))
     except ValidationError as error:
         raise ValueError(" ".join(explain(error, ObjectiveConfig))) from error
-
-
-def _laid_over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, change in changes.items():
-        below = base.get(key)
-        merged[key] = change
-        if isinstance(below, Mapping) and isinstance(change, Mapping):
-            same_component = change.get("name", below.get("name")) == below.get("name")
-            merged[key] = _laid_over(below, change) if same_component else change
-    return merged

@@ -10,6 +10,7 @@ import pytest
 from benchmarks.suites.publish import publish
 from prefopt.comparison.suite import Suite
 from prefopt.tasks import AnnotatedTask
+from prefopt.tasks.registry import resolve_task
 from tests.comparison.made import made
 
 pytestmark = pytest.mark.slow
@@ -27,6 +28,16 @@ def test_a_suite_holds_together(
     assert len(suite.runs()) > len(suite.seeds) * len(suite.objectives)
     task = suite.task.task if isinstance(suite.task, AnnotatedTask) else suite.task
     assert task.name in path.stem
+    assert suite.task.title.startswith(task.name)
+
+
+def test_pages_call_a_task_by_the_inner_one(lexicon_plugin: None) -> None:
+    task = {"name": "marked", "words": ["never"], "task": "planted"}
+    suite = Suite.model_validate({"task": task, "objectives": {"dpo": "dpo"}})
+    assert suite.task.title == "planted with the column lexicon (marked)"
+    assert resolve_task(task | {"task": task, "column": "other"}).title == (
+        "planted with the column lexicon (marked) with the column other (marked)"
+    )
 
 
 @pytest.mark.long

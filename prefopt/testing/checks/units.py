@@ -70,6 +70,16 @@ def _baseline(component: Units, case: Case, *, withheld: Collection[str] = ()) -
 
 
 @check(Units, applies=measures_margins)
+def baselines_are_declared(component: Units) -> None:
+    """Where units build a module with a `baseline`, `has_baseline` is true.
+
+    Units that measure margins from a baseline of their own refuse such units inside them, as one of the two would not
+    be read.
+    """
+    require(component.has_baseline, "its module has a baseline, but has_baseline is False", case_for(component))
+
+
+@check(Units, applies=measures_margins)
 @wherever_it_learns
 def baselines_are_of_response_tokens(component: Units) -> None:
     """The baseline is one finite number per token, and exactly 0 off the response.

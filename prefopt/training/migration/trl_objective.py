@@ -10,6 +10,7 @@ from prefopt import zoo
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.training.migration.notes import Notes, Settings
 from prefopt.training.migration.reference_free import METHODS, TELLING
+from prefopt.zoo.parameters import without_unread
 
 SETTINGS = (
     frozenset(
@@ -79,6 +80,8 @@ def migrate_objective(settings: Settings, notes: Notes, *, method: str | None, s
     read_settings = _Recorded(settings)
     objective = _dpo(read_settings, notes) if method == "dpo" else METHODS[method](read_settings, notes)
     row = objective.get("zoo", "a mixture")
+    if "zoo" in objective:  # a loss that is written out in full has what the row's parameters say
+        objective = without_unread(zoo.ZOO[row], objective)
     for name in sorted(SETTINGS & settings.keys()):
         if settings[name] is None or notes.named(name):
             continue

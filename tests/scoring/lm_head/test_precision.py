@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Literal
 
 import pytest
 import torch
 
+from prefopt.component import ExactDivergence
 from prefopt.divergences import AlphaDivergence, ForwardKL, JensenShannon, ReverseKL
 from prefopt.scoring import token_statistics
+from prefopt.scoring.lm_head.chunked_pass import DenseKernel
 from prefopt.scoring.lm_head.head import Head
+from prefopt.scoring.lm_head.online_softmax import OnlineSoftmaxKernel
+from prefopt.scoring.lm_head.whole_vocabulary import WholeVocabularyKernel
 from tests.scoring.token_cases import (
     DIVERGENCES,
     TOKENS,
@@ -25,6 +30,7 @@ from tests.scoring.token_cases import (
     setting,
 )
 
+STREAMED = (OnlineSoftmaxKernel, WholeVocabularyKernel)
 EXCLUDED = 0  # never a label in `setting`
 every_divergence = pytest.mark.parametrize("divergence", DIVERGENCES, ids=name_of)
 
@@ -107,6 +113,35 @@ def test_forward_kl_is_infinite_where_the_policy_excludes_what_the_reference_all
     actual = fused(at, ForwardKL())
     assert bool((actual.divergence == torch.inf).all())
     assert bool(torch.isfinite(actual.logps).all())
+
+
+class PlainReverseKL(ExactDivergence):
+    """KL(p || q), whose gradient autograd takes."""
+
+    name: Literal["plain_reverse_kl"] = "plain_reverse_kl"
+
+    def __call__(self, logps, ref_logps):
+        return (logps.exp() * (logps - ref_logps)).sum(-1)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "divergence"),
+    [
+        *((kernel, divergence) for kernel in STREAMED for divergence in (ForwardKL(), ReverseKL())),
+        (DenseKernel, PlainReverseKL()),
+    ],
+    ids=lambda value: getattr(value, "__name__", None) or name_of(value),
+)
+def test_an_infinite_divergence_of_weight_zero_leaves_the_gradient_alone(monkeypatch, kernel, divergence):
+    """Weighed by 0 in silence, as by an objective, where that of every token is infinite."""
+    at, excludes = setting(bias=True), "head" if divergence == ForwardKL() else "ref_head"
+    setattr(at, excludes, excluding(getattr(at, excludes), -torch.inf))
+    monkeypatch.setattr("prefopt.scoring.lm_head.token_statistics.OnlineSoftmaxKernel", kernel)
+    actual = fused(at, divergence, chunk_size=4)
+    assert bool(actual.divergence.isinf().all())
+    silenced = (0 * torch.where(actual.divergence.isinf(), 0, actual.divergence)).sum()
+    expected = gradients(at, loss_of(at, dense(at, None)))
+    assert_same(gradients(at, loss_of(at, actual, ("logps",)) + silenced), expected)
 
 
 def test_an_excluded_label_has_no_probability():

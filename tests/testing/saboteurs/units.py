@@ -92,8 +92,28 @@ class WithBaseline(Units):
     def requires(self) -> frozenset[Signal]:
         return frozenset({Signal.LAST_STATES})
 
+    @property
+    def has_baseline(self) -> bool:
+        return True
+
     def __call__(self, tokens: TokenBatch) -> Tensor:
         return torch.where(tokens.mask, positions(tokens), -1)
+
+
+class BaselineUnsaid(WithBaseline):
+    """b = a sum h, which is not declared.
+
+    Source: these tests.
+    """
+
+    name: Literal["bad_baseline_unsaid"] = "bad_baseline_unsaid"
+
+    @property
+    def has_baseline(self) -> bool:
+        return False
+
+    def build(self, *, num_layers: int, hidden_size: int) -> Baseline:
+        return Baseline()
 
 
 class BaselineOnPadding(WithBaseline):
@@ -136,6 +156,7 @@ SABOTEURS: dict[str, type[Component]] = {
     "unit_numbers_are_int64": Rounded,
     "units_are_of_response_tokens": OnPadding,
     "some_units_have_partners": Apart,
+    "baselines_are_declared": BaselineUnsaid,
     "baselines_are_of_response_tokens": BaselineOnPadding,
     "baselines_read_their_response_alone": BaselineOfBatch,
     "baselines_pass_no_gradient": BaselineWithGradient,

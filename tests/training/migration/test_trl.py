@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from prefopt import zoo
 from prefopt.cli import app
+from prefopt.losses import OnPolicyWeightedLoss
 from prefopt.training import RunFile
 from prefopt.training.migration import Outcome, migrate
 
@@ -48,6 +49,21 @@ def objective(**settings: Any) -> Any:
 )
 def test_each_loss_becomes_its_row(settings: dict[str, Any], expected: Any) -> None:
     assert objective(**settings) == expected
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"loss_type": "exo_pair", "label_smoothing": 0.01},
+        {"loss_type": "ipo", "beta": 0.2},
+        {"loss_type": "discopop", "discopop_tau": 0.1, "beta": 0.3},
+        {"loss_type": "sigmoid", "beta": 0.3},
+    ],
+)
+def test_a_weighted_loss_is_written_once(settings: dict[str, Any]) -> None:
+    plain, whole = objective(**settings), migrate(BASE | settings | {"use_weighting": True}).run["objective"]
+    assert whole.keys() - {"zoo", "loss"} <= {"beta"}
+    assert zoo.build(whole) == plain.model_copy(update={"loss": OnPolicyWeightedLoss(loss=plain.loss)})
 
 
 @pytest.mark.parametrize(

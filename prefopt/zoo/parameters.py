@@ -1,0 +1,99 @@
+"""Which parameters of a row an objective still reads once other slots are laid over the row's own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from typing import Any, get_args
+
+from pydantic import ConfigDict, validate_call
+
+from prefopt.objective_config import ObjectiveConfig
+
+__all__ = ["checked", "laid_over", "unread", "without_unread"]
+
+Row = Callable[..., ObjectiveConfig]
+
+
+@cache
+def checked(row: Row) -> Row:
+    """The row, which validates its arguments: it raises ValidationError, and ValueError where they have no value."""
+    validated = validate_call(config=ConfigDict(allow_inf_nan=False))(row)
+
+    def call(**arguments: Any) -> ObjectiveConfig:
+        try:
+            return validated(**arguments)
+        except ArithmeticError as error:
+            given = ", ".join(f"{name} {value}" for name, value in arguments.items())
+            raise ValueError(f"{row.__name__}: {error} at {given}; give other values") from error
+
+    return call
+
+
+def laid_over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields with the changes in them, field by field but where a change names another component."""
+    merged = dict(base)
+    for key, change in changes.items():
+        below = base.get(key)
+        merged[key] = change
+        if isinstance(below, Mapping) and isinstance(change, Mapping):
+            same_component = change.get("name", below.get("name")) == below.get("name")
+            merged[key] = laid_over(below, change) if same_component else change
+    return merged
+
+
+def unread(row: Row, arguments: Mapping[str, Any], slots: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    """The arguments of a row that make no difference under these slots, each with the fields that it would fill.
+
+    It does not matter which value an argument has: others that the row takes are tried in its place.
+    """
+    plain = checked(row)(**arguments).model_dump()
+    parameters = inspect.signature(row, eval_str=True).parameters
+    for name in arguments if slots else ():
+        others = list(_with_others(row, arguments, parameters[name]))
+        filled = dict.fromkeys(path for other in others for path in _differences(plain, other))
+        if filled and all(laid_over(other, slots) == laid_over(plain, slots) for other in others):
+            yield name, list(filled)
+
+
+def without_unread(row: Row, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What `build` takes, without the parameters of its row that it would refuse since slots beside them hide them."""
+    parameters = inspect.signature(row).parameters
+    arguments = {key: value for key, value in fields.items() if key in parameters}
+    slots = {key: value for key, value in fields.items() if key not in parameters and key != "zoo"}
+    hidden = {name for name, _ in unread(row, arguments, slots)}
+    return {key: value for key, value in fields.items() if key not in hidden}
+
+
+def _with_others(row: Row, arguments: Mapping[str, Any], parameter: inspect.Parameter) -> Iterator[dict[str, Any]]:
+    """The fields of the row under values of one parameter, of which two differ at least."""
+    for value in _values(parameter):
+        try:
+            config = checked(row)(**{**arguments, parameter.name: value})
+        except ValueError:
+            continue  # out of the parameter's range
+        yield config.model_dump()
+
+
+def _values(parameter: inspect.Parameter) -> Iterator[Any]:
+    """The default of a parameter, and others of its type, in its range or out of it."""
+    default = parameter.default
+    yield default
+    yield from get_args(parameter.annotation)  # of a choice of words
+    if isinstance(default, bool):
+        yield not default
+    elif isinstance(default, int | float):
+        yield from (default / 2, default / 2 + 1 / 8, default + 1)
+    elif isinstance(default, tuple):
+        yield default[:1]
+
+
+def _differences(one: Mapping[str, Any], two: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """The innermost fields that differ, by their paths."""
+    for key in {**one, **two}:
+        first, second = one.get(key), two.get(key)
+        if isinstance(first, Mapping) and isinstance(second, Mapping):
+            yield from _differences(first, second, f"{path}{key}.")
+        elif first != second:
+            yield f"{path}{key}"

@@ -133,7 +133,8 @@ def _record(run: Run, future: Outcome, call: Call) -> Record:
         raise error
     if error is not None:
         first, *more = str(error).strip().splitlines() or [""]
-        return failure(run, f"{type(error).__name__}: {first}", "\n".join([*more, call.output(run)]))
+        notes = getattr(error, "__notes__", ())
+        return failure(run, f"{type(error).__name__}: {first}", "\n".join([*more, *notes, call.output(run)]))
     outcome = future.result()
     if isinstance(outcome, OSError):
         raise outcome

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 from collections.abc import Callable, Sequence
@@ -10,15 +11,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, final
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from prefopt.comparison.engines.base import Engine, EngineError
 from prefopt.comparison.run import Run
 from prefopt.tasks.optional import needed
-from prefopt.validation import one_line
+from prefopt.validation import did_you_mean, one_line
 
 _SECONDS = 1.0
 """Between looks at a job; submitit asks SLURM itself once a minute."""
+
+_RULE = re.compile(r"^-{3,}$", re.MULTILINE)
+"""What submitit draws around the traceback of a job."""
+
+
+@final
+class JobFailed(RuntimeError):  # noqa: N818
+    """A job that gave no outcome of its run; so it is called in records. Its first line says why."""
 
 
 @final
@@ -38,6 +47,15 @@ class SlurmEngine(Engine):
     jobs: int = Field(default=64, ge=1)
     timeout_min: int = Field(ge=1)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _reject_near_names(cls, value: Any) -> Any:
+        """A name that is nearly a field's is not submitit's, though further fields are taken."""
+        for name in value if isinstance(value, dict) else ():
+            if name not in cls.model_fields and (near := did_you_mean(name, cls.model_fields)):
+                raise ValueError(f"{name}: no such field.{near}")
+        return value
+
     def start(self, runs: Sequence[Run], folder: Path) -> Executor:
         """See `Engine`."""
         with needed("engine slurm", "submitit", "slurm"):
@@ -45,7 +63,7 @@ class SlurmEngine(Engine):
         try:
             jobs = AutoExecutor(folder=folder.absolute() / "workers" / "submitit", cluster=self.cluster)
             jobs.update_parameters(timeout_min=self.timeout_min, **(self.model_extra or {}))
-        except (NameError, RuntimeError, TypeError, ValueError) as error:  # what submitit raises of its parameters
+        except (AssertionError, NameError, RuntimeError, TypeError, ValueError) as error:  # submitit's, of parameters
             missing = self.cluster == "slurm" and shutil.which("srun") is None
             remedy = "; compare on a machine of the cluster, or try the file with `cluster: local`" if missing else ""
             raise EngineError(f"engine slurm: {one_line(error)}{remedy}") from error
@@ -73,7 +91,10 @@ class JobsExecutor(Executor):
             if self._cancelled.wait(_SECONDS):
                 job.cancel(check=False)
                 raise CancelledError
-        return job.result()
+        try:
+            return job.result()
+        except RuntimeError as error:  # submitit's, whatever it was in the job
+            raise JobFailed(f"job {job.job_id} {_reason(job, error)}\n{error}") from None
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Wait for the jobs."""
@@ -83,3 +104,13 @@ class JobsExecutor(Executor):
         if kind is not None:
             self._cancelled.set()
         self.shutdown(cancel_futures=kind is not None)
+
+
+def _reason(job: Any, error: RuntimeError) -> str:
+    """In words, why a job has no outcome: the last line of the traceback that submitit reports of it, or its state."""
+    from submitit.core.utils import FailedJobError
+
+    if isinstance(error, FailedJobError):
+        trace = _RULE.split(str(error))[-2:][0].strip()
+        return f"failed: {trace.splitlines()[-1]}"
+    return f"ended without a result, in state {job.state}"

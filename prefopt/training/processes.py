@@ -7,10 +7,9 @@ import os
 from typing import Any
 
 import torch
-from accelerate.utils import get_int_from_env, parse_flag_from_env
+from accelerate.utils import parse_flag_from_env
 
-MPI = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-"""Variables in which launchers say how many processes they started."""
+from prefopt.launch import started_processes
 
 _WHOLE_POLICY = "stage3_gather_16bit_weights_on_model_save"
 
@@ -38,7 +37,7 @@ def settle_launch(args: Any) -> None:
     if args.max_skipped_steps:
         raise ValueError("max_skipped_steps: DeepSpeed takes the step before its numbers are judged; leave it out")
     can_train = torch.accelerator.is_available() or args.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU")
-    if get_int_from_env(MPI, 1) > 1 and not can_train:
+    if started_processes() > 1 and not can_train:
         raise ValueError("deepspeed: its processes would wait for accelerators, and there are none; give use_cpu: true")
     if args.deepspeed is None and importlib.util.find_spec("deepspeed") is None:
         raise ValueError(
@@ -72,20 +71,12 @@ def reject_lone_processes(args: Any) -> None:
 
     args  PreferenceConfig, after Trainer's own checks
     """
-    started = get_int_from_env(MPI, 1)
+    started = started_processes()
     if started > 1 and (together := args.world_size) < started:
         raise ValueError(
             f"{started} processes were started, as WORLD_SIZE or its like says, and only {together} would train "
             "together, so that several runs would write to one folder; without accelerators give use_cpu: true (and "
             "ddp_backend: gloo), or start one process"
-        )
-
-
-def reject_launch(remedy: str) -> None:
-    """Raise ValueError, with the remedy, where a launcher has started several processes and one is to do the work."""
-    if (started := get_int_from_env(MPI, 1)) > 1:
-        raise ValueError(
-            f"{started} processes were started, as WORLD_SIZE or its like says, and each would do the same; {remedy}"
         )
 
 
@@ -102,7 +93,7 @@ def reject_uneven_loaders(args: Any) -> None:
 
     args  PreferenceConfig, after Trainer's own checks
     """
-    if get_int_from_env(MPI, 1) == 1 or args.world_size == 1:
+    if started_processes() == 1 or args.world_size == 1:
         return
     for name, (value, why) in _OF_LOADERS.items():
         if getattr(args.accelerator_config, name) is value:

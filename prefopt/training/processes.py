@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import parse_flag_from_env
 
-from prefopt.launch import started_processes
+from prefopt.launch import WORLD_SIZES, started_processes
+
+_LOG = logging.getLogger(__name__)
 
 _WHOLE_POLICY = "stage3_gather_16bit_weights_on_model_save"
 
@@ -32,6 +36,7 @@ def settle_launch(args: Any) -> None:
     if precision in ("bf16", "fp16") and not (args.bf16 or args.fp16):
         setattr(args, precision, True)
     _reject_unread_launch(precision, args)
+    _warn_of_lone_process()
     if args.deepspeed is None and not parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
         return
     if args.max_skipped_steps:
@@ -43,6 +48,30 @@ def settle_launch(args: Any) -> None:
         raise ValueError(
             "deepspeed: the launcher's configuration asks for it, and the package is not installed; pip install "
             "deepspeed, or spread the model by FSDP2, which needs no package"
+        )
+    _warn_of_stale_build()
+
+
+def _warn_of_lone_process() -> None:
+    """Say where accelerate was to start several processes, which it does on CPUs by MPI alone, and started one."""
+    is_launched = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ
+    if is_launched and not any(name in os.environ for name in ("LOCAL_RANK", *WORLD_SIZES)):
+        _LOG.warning(
+            "accelerate was to start several processes, and this is the only one, with its own pairs as the global "
+            "batch: on CPUs it starts them by MPI alone; torchrun --nproc_per_node 2 -m prefopt train starts two"
+        )
+
+
+def _warn_of_stale_build() -> None:
+    """Say where a build of an operator has been begun: DeepSpeed waits for its end, for ever where it was killed."""
+    from torch.utils.cpp_extension import get_default_build_root
+
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+    for lock in root.glob("**/lock"):
+        _LOG.warning(
+            "%s: an operator is being built there, or was when its process was killed, and DeepSpeed may wait for it "
+            "for ever; remove that file where nothing is being built",
+            lock,
         )
 
 

@@ -18,6 +18,7 @@ from prefopt import zoo
 from prefopt.training import PreferenceConfig, PreferenceTrainer
 from prefopt.training.argument_conditions import CONDITIONS
 from prefopt.training.arguments import ARGUMENTS, Treatment, markdown
+from prefopt.training.config import training_arguments
 from prefopt.training.migration import Outcome, migrate
 from prefopt.training.processes import reject_lone_processes, reject_uneven_loaders, settle_launch, settle_zero
 from tests.training.test_trainer import config
@@ -460,6 +461,14 @@ def test_what_a_launchers_configuration_asks_for_is_the_runs(tmp_path: Path, mon
         ValueError, match=r"^deepspeed: its processes would wait for accelerators, and there are none; "
     ):
         PreferenceConfig(str(tmp_path), report_to="none")
+
+
+def test_a_flag_that_is_declared_as_words_is_taken_as_a_flag() -> None:
+    """`fsdp: true` of a run file became the word "true", which transformers does not know."""
+    assert training_arguments({"fsdp": True}, {}) == {"fsdp": True}
+    assert training_arguments({"fsdp": False}, {}) == {"fsdp": None}
+    assert training_arguments({"fsdp": "full_shard"}, {}) == {"fsdp": "full_shard"}
+    assert training_arguments({"activation_checkpointing": False}, {}) == {"activation_checkpointing": False}
 
 
 def test_a_launcher_that_starts_one_process_of_several_is_named(

@@ -24,6 +24,7 @@ FACADE = "prefopt/__init__"
 LAYERS: list[set[str]] = [
     {
         "columns",
+        "launch",
         "origins",
         "pages",
         "plugin_imports",

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from prefopt.cli import completion
 from prefopt.cli.console import console, exit_on
+from prefopt.launch import reject_launch
 
 
 def compare(
@@ -50,7 +51,6 @@ def compare(
     from prefopt.comparison.suite import Suite, SuiteError
     from prefopt.plugins import PluginError
     from prefopt.report import report as write
-    from prefopt.training.processes import reject_launch
 
     folder = out or Path("runs/compare") / suite.stem
     with exit_on(SuiteError, PluginError, BrokenExecutor, ImportError, ValueError, OSError):
@@ -86,6 +86,7 @@ def report(
             results = Results.load(folder)
             print(terminal.as_text(results) if text else terminal.as_json(results))
         else:
+            reject_launch()
             _say(write(folder))
 
 

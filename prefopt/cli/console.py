@@ -17,6 +17,7 @@ import typer
 from rich.markup import escape
 from typer.core import TyperGroup
 
+from prefopt.cli.shared_errors import print_once
 from prefopt.origins import origin_in_plugins
 from prefopt.printing import PrintableConsole, printable
 
@@ -57,9 +58,7 @@ def exit_on(*errors: type[Exception]) -> Iterator[None]:
         if DEBUG.get() or _is_closed_pipe(error):
             raise
         hint = "" if _is_raised_here(error) else _hint(error)
-        for line in _lines_of(error):
-            error_console.print(f"[red]error:[/] {escape(line + hint)}")
-        _print_notes(error)
+        _print_error([line + hint for line in _lines_of(error)], error)
         raise typer.Exit(UNUSABLE) from None
 
 
@@ -113,7 +112,7 @@ class PlainErrors(TyperGroup):
             if not type(error).__name__.startswith("NoArgs"):  # which has printed the help
                 command = "prefopt" if context is None else context.command_path
                 message = " ".join(error.format_message().replace("Value error, ", "").split()).rstrip(".")
-                error_console.print(f"[red]error:[/] {escape(message)}; see `{command} --help`")
+                _print_error([f"{message}; see `{command} --help`"], error)
             sys.exit(UNUSABLE)
         sys.exit(code if isinstance(code, int) else 0)
 
@@ -134,8 +133,7 @@ class PlainErrors(TyperGroup):
                 raise
             message = " ".join(str(error).split())
             cut = f"{message[:_MOST]} ..." if len(message) > _MOST else message
-            error_console.print(f"[red]error:[/] {escape(f'{type(error).__name__}: {cut}{_hint(error)}')}")
-            _print_notes(error)
+            _print_error([f"{type(error).__name__}: {cut}{_hint(error)}"], error)
             raise typer.Exit(UNUSABLE) from None
 
 
@@ -143,9 +141,17 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     error_console.print(f"[yellow]warning:[/] {escape(' '.join(str(message).split()))}")
 
 
-def _print_notes(error: Exception) -> None:
-    for note in getattr(error, "__notes__", ()):
-        error_console.print(escape(note))
+def _print_error(lines: list[str], error: Exception) -> None:
+    """Print the lines and the error's notes, by one of the processes that have the same."""
+    notes = list(getattr(error, "__notes__", ()))
+
+    def show() -> None:
+        for line in lines:
+            error_console.print(f"[red]error:[/] {escape(line)}")
+        for note in notes:
+            error_console.print(escape(note))
+
+    print_once("\n".join([*lines, *notes]), show)
 
 
 class _ProgressHandler(logging.Handler):

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from prefopt.cli.console import console, exit_on, show_progress
 from prefopt.cli.data import parse_renaming
+from prefopt.launch import reject_launch
 
 
 def inspect(
@@ -54,6 +55,7 @@ def inspect(
     show_progress()
     # ValueError: SavedRunError, RunFileError and ComponentError among others. OSError: from_pretrained's.
     with exit_on(DataError, ValueError, PluginError, OSError, FloatingPointError):
+        reject_launch()
         if out is not None:
             reject_inspected(out, overwrite=overwrite)
         columns = dict(map(parse_renaming, column or ()))

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from prefopt.cli.console import console, exit_on, show_progress
+from prefopt.launch import reject_launch
 
 
 def merge(
@@ -22,6 +23,7 @@ def merge(
 
     show_progress()
     with exit_on(ValueError, OSError):
+        reject_launch()
         merged = merge_adapter(run, out)
     console.print(
         escape(

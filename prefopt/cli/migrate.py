@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from prefopt.cli.console import console, error_console, exit_on
+from prefopt.launch import reject_launch
 from prefopt.whole_files import publish_text
 
 _COLOURS = {"carried over": "green", "changed": "yellow", "no counterpart": "red"}
@@ -39,6 +40,7 @@ def migrate(
     from prefopt.training.migration import migrate as convert
 
     with exit_on(ValueError, RunFileError, OSError, yaml.YAMLError, OmegaConfBaseException):
+        reject_launch()
         if out is not None and out.exists() and not overwrite:
             raise ValueError(f"{out} exists already; choose another name, or write over it with --overwrite")
         words = _without_config(context.args)

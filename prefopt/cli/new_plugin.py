@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from prefopt.cli import completion
 from prefopt.cli.console import component_kinds, console, exit_on, reject_unknown_kind
+from prefopt.launch import reject_launch
 from prefopt.whole_files import naming_full_disk, publish_folder, remove, unfinished_name
 
 _TEMPLATES = Path(__file__).parent / "plugin"
@@ -45,6 +46,7 @@ def new_plugin(
     from prefopt.registry import PluginError
 
     with exit_on(ValueError, PluginError, OSError):
+        reject_launch()
         variables = _template_variables(distribution, kind, learned)
         folder = out / distribution
         if folder.exists():

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from prefopt.cli.console import console, exit_on
+from prefopt.launch import reject_launch
 
 NOT_REPRODUCED = 1
 """Exit code where all numbers of the step are finite here."""
@@ -35,6 +36,7 @@ def replay(
 
     # ValueError: FailedStepError, SavedRunError, RunFileError and ComponentError. OSError: from_pretrained's.
     with exit_on(ValueError, PluginError, OSError):
+        reject_launch()
         replayed = replay_step(run, reference=reference)
     record = replayed.step.record
     console.print(escape(record["error"]), highlight=False, soft_wrap=True)

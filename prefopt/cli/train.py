@@ -47,11 +47,13 @@ def train(
     from prefopt.tasks.judges import resolve_judge
     from prefopt.training import RunFile, UnknownPlanError, plan_run, start
     from prefopt.training import train as run_training
+    from prefopt.training.lost_process import LostProcessError, naming_lost_process
     from prefopt.training.manifest import CheckpointError
+    from prefopt.training.output_folder import OutputFolderError
 
     show_progress()
     # ValueError: RunFileError, DataError and ModelFileError among others. OSError: from_pretrained's, of no such model.
-    with exit_on(ValueError, PluginError, OSError):
+    with exit_on(ValueError, PluginError, OSError, LostProcessError), naming_lost_process():
         run = RunFile.load(run_file, overrides or ())
         trainer = start(run, overwrite=overwrite, dry_run=dry_run, judges=resolve_judge)
     console.quiet = not trainer.is_world_process_zero()  # errors are each process's own
@@ -75,7 +77,8 @@ def train(
         pairs = trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps * trainer.args.world_size
         console.print(f"{trainer.state.max_steps:,} steps of {pairs:,} pairs. Nothing was written or trained.")
         return
-    with exit_on(CheckpointError, FloatingPointError, StoreError, OSError):
+    stops = (CheckpointError, OutputFolderError, FloatingPointError, StoreError, OSError, LostProcessError)
+    with exit_on(*stops), naming_lost_process():
         result = run_training(trainer)
     if result.evaluation:
         table = Table("metric", "held out", title="evaluation", title_justify="left")

@@ -23,8 +23,8 @@ from prefopt.comparison.run_log import RUNS, Record, RunLog
 from prefopt.comparison.run_queue import RunQueue
 from prefopt.comparison.suite import Suite
 from prefopt.comparison.tensorboard import write_run
+from prefopt.launch import reject_launch
 from prefopt.printing import PrintableConsole
-from prefopt.training.processes import reject_launch
 
 Outcome = Future[Record | OSError]
 

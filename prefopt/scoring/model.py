@@ -104,8 +104,7 @@ class PreferenceModel(nn.Module):
         self._compatibility = Compatibility()
         turn_dropout_off(policy)
         if reference is not None:
-            turn_dropout_off(reference)
-            reference.requires_grad_(False)
+            turn_dropout_off(reference.requires_grad_(False))
         keep_draws_off(self)
         gather_in_steps(self, objective, [causal_lm(model) for model in (policy, reference) if model is not None])
 
@@ -130,6 +129,11 @@ class PreferenceModel(nn.Module):
         """Classes of the models' blocks, which accelerate's FSDP wraps by default."""
         models = (causal_lm(self.policy), causal_lm(self.reference or self.policy))
         return sorted({name for model in models for name in model._no_split_modules or ()})
+
+    def tie_weights(self) -> None:
+        """Tie heads to embeddings again, where models do: accelerate asks for it as it spreads parameters."""
+        for model in filter(None, (self.policy, self.reference)):
+            causal_lm(model).tie_weights()
 
     @property
     def reference(self) -> nn.Module | None:
@@ -213,11 +217,9 @@ class PreferenceModel(nn.Module):
 
     def _output(self, layout: Layout, batch: PreferenceBatch) -> ObjectiveOutput:
         """The objective's output, in groups of pairs where the logits of all exceed the budget."""
-        lm = causal_lm(self.policy)
+        lm, budget = causal_lm(self.policy), self.logits_budget
         weight, plain_forward = lm.get_output_embeddings().weight, self.uses_plain_forward
-        budget = self.logits_budget
-        groups = [] if plain_forward else groups_for_budget(self.objective, layout, weight, budget)
-        if not groups:
+        if plain_forward or not (groups := groups_for_budget(self.objective, layout, weight, budget)):
             tokens, router_loss = self._score(layout, batch)
             output: ObjectiveOutput = self.objective(tokens)
             output = replace(output, losses=output.losses.detach())
@@ -257,11 +259,9 @@ class PreferenceModel(nn.Module):
     ) -> TokenStatistics:
         needs_head = reference is not None and reference.last_hidden_state is not None
         ref_head = self.reference_scorer.head(self.policy) if needs_head else None
-        config, budget, buffers = self.objective.config, self.logits_budget, self._buffer_pool
-        given = config, policy, head, reference, ref_head, labels
-        return statistics_for_objective(
-            *given, budget=budget, buffers=buffers, head_gradient=head_gradient, foreseen=foreseen
-        )
+        given = self.objective.config, policy, head, reference, ref_head, labels
+        shared: dict[str, Any] = {"budget": self.logits_budget, "buffers": self._buffer_pool}
+        return statistics_for_objective(*given, **shared, head_gradient=head_gradient, foreseen=foreseen)
 
     def _reference_states(self, layout: Layout, batch: PreferenceBatch) -> ModelStates | None:
         """None for a reference-free objective."""

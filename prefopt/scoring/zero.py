@@ -7,8 +7,8 @@ them as its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -20,18 +20,31 @@ from transformers import PreTrainedModel
 
 from prefopt.objective import ObjectiveOutput
 
+_KEEPER = -1
+"""In place of the number of a module that DeepSpeed sees at work, which are from 0."""
+
 
 def is_partitioned(module: nn.Module) -> bool:
     """Whether ZeRO-3 has spread the module's parameters over processes."""
     return any(hasattr(parameter, "ds_id") for parameter in module.parameters())
 
 
-def gathered(module: nn.Module) -> AbstractContextManager[object]:
+@contextmanager
+def gathered(module: nn.Module) -> Iterator[None]:
     """A context in which each process has all parameters of the module, where ZeRO-3 has spread them."""
     if not is_partitioned(module):
-        return nullcontext()
-    context: AbstractContextManager[object] = _zero().GatheredParameters(list(module.parameters()))
-    return context
+        yield
+        return
+    parameters: list[Any] = list(module.parameters())
+    with _zero().GatheredParameters(parameters):
+        # Else a module that is called in the context would release them for those that are called after it.
+        for parameter in parameters:
+            parameter.ds_active_sub_modules.add(_KEEPER)
+        try:
+            yield
+        finally:
+            for parameter in parameters:
+                parameter.ds_active_sub_modules.discard(_KEEPER)
 
 
 def gather_in_steps(module: nn.Module, objective: nn.Module, models: Sequence[PreTrainedModel]) -> None:

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator, DistributedType
-from accelerate.utils import get_int_from_env, parse_flag_from_env
+from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 from transformers.integrations.integration_utils import is_trackio_available
 
-from prefopt.training.processes import MPI
+from prefopt.launch import started_processes
 
 
 class Condition(NamedTuple):
@@ -67,7 +67,7 @@ def _on_accelerator(arguments: TrainingArguments) -> bool:
 
 
 def _in_several_processes(arguments: TrainingArguments) -> bool:
-    return "LOCAL_RANK" in os.environ or get_int_from_env(MPI, 1) > 1
+    return "LOCAL_RANK" in os.environ or started_processes() > 1
 
 
 def _uses_ddp(arguments: TrainingArguments) -> bool:

@@ -29,17 +29,22 @@ def save_checkpoint(
     with_reference  also write the reference, to FOLDER/reference: one that changes in training is part of the state
     """
 
-    def part(prefix: str) -> dict[str, Tensor] | None:
-        return None if state is None else {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    def part(prefix: str, lm: nn.Module | None = None) -> dict[str, Tensor] | None:
+        if state is None:
+            return None
+        tensors = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        # Gathered, a head that is the embedding too is there twice; a file has it once, as without spreading.
+        ties = getattr(lm, "all_tied_weights_keys", {}).items()
+        return tensors | {name: tensors[source] for name, source in ties if {name, source} <= tensors.keys()}
 
     adapters = {}
     if isinstance(model.policy, PeftModel):
         adapters["selected_adapters"] = _adapters(model.policy)
-    model.policy.save_pretrained(folder, state_dict=part("policy."), **adapters)  # type: ignore[operator]
+    model.policy.save_pretrained(folder, state_dict=part("policy.", model.policy), **adapters)  # type: ignore[operator]
     model.objective.save(folder, part("objective."))
     if with_reference:
         assert model.reference is not None
-        state_of_reference = part("reference_scorer.model.")
+        state_of_reference = part("reference_scorer.model.", model.reference)
         model.reference.save_pretrained(Path(folder) / _REFERENCE, state_dict=state_of_reference)  # type: ignore[operator]
 
 

@@ -7,7 +7,7 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Self, get_type_hints
+from typing import Any, Self, get_args, get_type_hints
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -190,8 +190,12 @@ def training_arguments(values: Mapping[str, Any], elsewhere: Mapping[str, str]) 
     """
     hints = get_type_hints(PreferenceConfig)
     names = sorted({field.name for field in fields(PreferenceConfig) if field.init} - set(elsewhere))
+    flags = {field.name: field.default for field in fields(PreferenceConfig) if field.metadata.get("const") is True}
     arguments = {}
     for name, value in values.items():
+        if name in flags and isinstance(value, bool) and bool not in get_args(hints[name]):  # but of older words alone
+            arguments[name] = value or flags[name]
+            continue
         if name in elsewhere:
             raise ValueError(f"{name} {elsewhere[name]}")
         if name not in names:

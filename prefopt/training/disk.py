@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
+from prefopt.training.lost_process import is_lost_process
 from prefopt.validation import one_line
 from prefopt.whole_files import FULL, UNFINISHED, file_size_limit, free_bytes, publish_files, remove, room
 
@@ -38,10 +39,12 @@ class SaveError(OSError):
 @contextmanager
 def explained(what: str, folder: Path) -> Iterator[None]:
     """Raise SaveError, with the bytes that are free, for a failure to write into the folder: safetensors and torch have
-    errors of their own for a disk that is full."""
+    errors of their own for a disk that is full. An error of the connection to another process is left as it is."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
+        if is_lost_process(error):
+            raise
         reason = one_line(error) or type(error).__name__
         raise SaveError(
             f"{folder}: {what} could not be written ({reason}; {room(folder)}); what was saved before is as it was"

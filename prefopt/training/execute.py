@@ -25,6 +25,7 @@ from prefopt.training.rehearsal import rehearse
 from prefopt.training.resume import checkpoint_to_resume
 from prefopt.training.run_data import prepare_run_data
 from prefopt.training.run_file import RunFile, RunFileError
+from prefopt.training.run_lock import locked, reject_locked
 from prefopt.training.samples import ComparingJudge, SamplesCallback
 from prefopt.training.trainer import PreferenceTrainer
 from prefopt.training.trainer_inputs import ensure_pad_token, lora_config
@@ -106,16 +107,17 @@ def train(trainer: PreferenceTrainer) -> RunResult:
     """Train, save policy, objective and card in the run folder, evaluate where there is evaluation data, and upload
     what was saved where it is asked for. A run that is resumed after all that is left as it is."""
     folder = Path(trainer.args.output_dir)
-    output = trainer.train()
     evaluation: dict[str, float] = {}
-    if output.metrics or not (folder / TRAINER_STATE_NAME).is_file():  # which is written last
-        trainer.save_locally()
-        if trainer.eval_dataset is not None:
-            evaluation = trainer.evaluated() or trainer.evaluate()  # which the last step may have had already
-        trainer.create_model_card()  # with the figures of that evaluation
-        if trainer.args.push_to_hub:
-            trainer.push_saved()
-        trainer.save_state()
+    with locked(trainer.args):
+        output = trainer.train()
+        if output.metrics or not (folder / TRAINER_STATE_NAME).is_file():  # which is written last
+            trainer.save_locally()
+            if trainer.eval_dataset is not None:
+                evaluation = trainer.evaluated() or trainer.evaluate()  # which the last step may have had already
+            trainer.create_model_card()  # with the figures of that evaluation
+            if trainer.args.push_to_hub:
+                trainer.push_saved()
+            trainer.save_state()
     return RunResult(folder, evaluation, trainer.state.log_history)
 
 
@@ -158,6 +160,7 @@ def _check_output_folder(run: RunFile, args: PreferenceConfig) -> None:
     files |= {f"evaluation data ({source.path})": source.path for source in run.data.eval.values()}
     try:
         reject_unwritable(args)
+        reject_locked(args)
     except OutputFolderError as error:
         raise RunFileError(str(error)) from error
     try:

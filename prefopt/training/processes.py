@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import get_int_from_env, parse_flag_from_env
+from accelerate.utils import parse_flag_from_env
 
-MPI = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-"""Variables in which launchers say how many processes they started."""
+from prefopt.launch import WORLD_SIZES, started_processes
+
+_LOG = logging.getLogger(__name__)
 
 _WHOLE_POLICY = "stage3_gather_16bit_weights_on_model_save"
 
@@ -33,17 +36,42 @@ def settle_launch(args: Any) -> None:
     if precision in ("bf16", "fp16") and not (args.bf16 or args.fp16):
         setattr(args, precision, True)
     _reject_unread_launch(precision, args)
+    _warn_of_lone_process()
     if args.deepspeed is None and not parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
         return
     if args.max_skipped_steps:
         raise ValueError("max_skipped_steps: DeepSpeed takes the step before its numbers are judged; leave it out")
     can_train = torch.accelerator.is_available() or args.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU")
-    if get_int_from_env(MPI, 1) > 1 and not can_train:
+    if started_processes() > 1 and not can_train:
         raise ValueError("deepspeed: its processes would wait for accelerators, and there are none; give use_cpu: true")
     if args.deepspeed is None and importlib.util.find_spec("deepspeed") is None:
         raise ValueError(
             "deepspeed: the launcher's configuration asks for it, and the package is not installed; pip install "
             "deepspeed, or spread the model by FSDP2, which needs no package"
+        )
+    _warn_of_stale_build()
+
+
+def _warn_of_lone_process() -> None:
+    """Say where accelerate was to start several processes, which it does on CPUs by MPI alone, and started one."""
+    is_launched = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ
+    if is_launched and not any(name in os.environ for name in ("LOCAL_RANK", *WORLD_SIZES)):
+        _LOG.warning(
+            "accelerate was to start several processes, and this is the only one, with its own pairs as the global "
+            "batch: on CPUs it starts them by MPI alone; torchrun --nproc_per_node 2 -m prefopt train starts two"
+        )
+
+
+def _warn_of_stale_build() -> None:
+    """Say where a build of an operator has been begun: DeepSpeed waits for its end, for ever where it was killed."""
+    from torch.utils.cpp_extension import get_default_build_root
+
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+    for lock in root.glob("**/lock"):
+        _LOG.warning(
+            "%s: an operator is being built there, or was when its process was killed, and DeepSpeed may wait for it "
+            "for ever; remove that file where nothing is being built",
+            lock,
         )
 
 
@@ -72,20 +100,12 @@ def reject_lone_processes(args: Any) -> None:
 
     args  PreferenceConfig, after Trainer's own checks
     """
-    started = get_int_from_env(MPI, 1)
+    started = started_processes()
     if started > 1 and (together := args.world_size) < started:
         raise ValueError(
             f"{started} processes were started, as WORLD_SIZE or its like says, and only {together} would train "
             "together, so that several runs would write to one folder; without accelerators give use_cpu: true (and "
             "ddp_backend: gloo), or start one process"
-        )
-
-
-def reject_launch(remedy: str) -> None:
-    """Raise ValueError, with the remedy, where a launcher has started several processes and one is to do the work."""
-    if (started := get_int_from_env(MPI, 1)) > 1:
-        raise ValueError(
-            f"{started} processes were started, as WORLD_SIZE or its like says, and each would do the same; {remedy}"
         )
 
 
@@ -102,7 +122,7 @@ def reject_uneven_loaders(args: Any) -> None:
 
     args  PreferenceConfig, after Trainer's own checks
     """
-    if get_int_from_env(MPI, 1) == 1 or args.world_size == 1:
+    if started_processes() == 1 or args.world_size == 1:
         return
     for name, (value, why) in _OF_LOADERS.items():
         if getattr(args.accelerator_config, name) is value:

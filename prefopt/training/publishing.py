@@ -15,6 +15,7 @@ from transformers.utils.hub import PushInProgress
 from prefopt.data import DataReport, DataSource, PairStream
 from prefopt.metrics import Mean, MetricSums
 from prefopt.objective import ObjectiveOutput
+from prefopt.scoring.zero import gathered
 from prefopt.training.card_file import CARD, publish_card
 from prefopt.training.card_sections import Figures
 from prefopt.training.metrics import flush
@@ -79,7 +80,7 @@ class PublishingTrainer(SavingTrainer):
         """Add what the objective says of an evaluation batch where the policy is the reference."""
         objective = self.accelerator.unwrap_model(self.model).objective
         if not objective.config.reference_free:
-            with torch.no_grad():
+            with torch.no_grad(), gathered(objective):
                 reference = objective.at_reference(output.tokens)
             self._reference_sums.add(reference.metrics | {"loss": Mean.from_values(reference.losses)})
 

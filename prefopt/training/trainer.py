@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -40,6 +41,7 @@ from prefopt.training.preflight import (
     reject_unused_options,
 )
 from prefopt.training.reference_cache import fill_reference_cache
+from prefopt.training.run_lock import locked
 from prefopt.training.searching import SearchingTrainer, begin
 from prefopt.training.streaming import reject_unstreamable
 from prefopt.training.trainer_inputs import (
@@ -169,9 +171,9 @@ class PreferenceTrainer(SearchingTrainer):
         checkpoint of the last step nothing is trained: the policy is that checkpoint's, and the output has no metrics.
 
         Raises CheckpointError where the checkpoint is not whole or another run's, OutputFolderError where the output
-        folder holds another run, ValueError where nothing of the policy trains, RuntimeError where its first step
-        changes nothing of it, and FloatingPointError where a loss, a gradient (before the optimizer's step) or a weight
-        is not finite, or all steps were left out for that.
+        folder holds another run, or one trains there, ValueError where nothing of the policy trains, RuntimeError where
+        its first step changes nothing of it, and FloatingPointError where a loss, a gradient (before the optimizer's
+        step) or a weight is not finite, or all steps were left out for that.
         """
         if self.args.dry_run:
             raise ValueError("this trainer is of a dry run, and would write nothing; start(run) makes one that trains")
@@ -181,13 +183,14 @@ class PreferenceTrainer(SearchingTrainer):
             self.renew(trial)
             self._last = None
         reject_untrainable(self.accelerator.unwrap_model(self.model).policy)
-        checkpoint = self.checkpoint_to_resume(resume_from_checkpoint)
-        if finished := finished_state(self, checkpoint):
-            return self.take_over(*finished)
-        self.precompute_reference()
-        with reporting_to(None):  # Trainer has a bar of its own
-            output = super().train(checkpoint, trial, *args, **kwargs)
-        require_finite_weights(self, f"step {self.state.global_step}, the last")
+        with nullcontext() if trial is not None else locked(self.args):  # trials of a search share a folder
+            checkpoint = self.checkpoint_to_resume(resume_from_checkpoint)
+            if finished := finished_state(self, checkpoint):
+                return self.take_over(*finished)
+            self.precompute_reference()
+            with reporting_to(None):  # Trainer has a bar of its own
+                output = super().train(checkpoint, trial, *args, **kwargs)
+            require_finite_weights(self, f"step {self.state.global_step}, the last")
         return output
 
     def precompute_reference(self) -> None:

@@ -97,10 +97,13 @@ def vocabulary(model: PreferenceModel) -> None:
         parallelize_module(lm, mesh, {"lm_head": ColwiseParallel(output_layouts=Replicate())})
 
 
-def accelerated(model: PreferenceModel) -> None:
-    """By accelerate's own hand, as Trainer has it done where there are accelerators."""
+def accelerated(model: PreferenceModel, *, from_first: bool = False) -> None:
+    """By accelerate's own hand, as Trainer has it done where there are accelerators.
+
+    from_first  the first process has the weights and sends the others their parts, as accelerate's launcher asks for
+    """
     plugin = FullyShardedDataParallelPlugin(
-        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False
+        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=from_first
     )
     state = SimpleNamespace(fsdp_plugin=plugin)
     accelerator = SimpleNamespace(state=state, mixed_precision="no", is_main_process=True, device=torch.device("cpu"))
@@ -108,11 +111,21 @@ def accelerated(model: PreferenceModel) -> None:
     assert all(isinstance(block, FSDPModule) for lm in (model.policy, model.reference) for block in blocks(lm))
 
 
+def sent(model: PreferenceModel) -> None:
+    """So, with the weights of the first process."""
+    accelerated(model, from_first=True)
+    for lm in (model.policy, model.reference):
+        is_tied = lm.get_input_embeddings().weight is lm.get_output_embeddings().weight
+        assert is_tied == lm.config.tie_word_embeddings
+
+
 WAYS: dict[str, tuple[Callable[[PreferenceModel], None], str]] = {
     "root": (root, "llama"),
     "root, tied": (root, "gpt2"),
     "accelerate": (accelerated, "llama"),
     "accelerate, tied": (accelerated, "gpt2"),
+    "sent": (sent, "llama"),
+    "sent, tied": (sent, "gpt2"),
     "models": (models, "llama"),
     "models, tied": (models, "gpt2"),
     "adapter": (adapter, "llama"),

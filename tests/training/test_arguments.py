@@ -18,8 +18,9 @@ from prefopt import zoo
 from prefopt.training import PreferenceConfig, PreferenceTrainer
 from prefopt.training.argument_conditions import CONDITIONS
 from prefopt.training.arguments import ARGUMENTS, Treatment, markdown
+from prefopt.training.config import training_arguments
 from prefopt.training.migration import Outcome, migrate
-from prefopt.training.processes import reject_lone_processes, reject_uneven_loaders, settle_zero
+from prefopt.training.processes import reject_lone_processes, reject_uneven_loaders, settle_launch, settle_zero
 from tests.training.test_trainer import config
 
 REFUSED: dict[str, Any] = {
@@ -460,6 +461,45 @@ def test_what_a_launchers_configuration_asks_for_is_the_runs(tmp_path: Path, mon
         ValueError, match=r"^deepspeed: its processes would wait for accelerators, and there are none; "
     ):
         PreferenceConfig(str(tmp_path), report_to="none")
+
+
+def test_a_flag_that_is_declared_as_words_is_taken_as_a_flag() -> None:
+    """`fsdp: true` of a run file became the word "true", which transformers does not know."""
+    assert training_arguments({"fsdp": True}, {}) == {"fsdp": True}
+    assert training_arguments({"fsdp": False}, {}) == {"fsdp": None}
+    assert training_arguments({"fsdp": "full_shard"}, {}) == {"fsdp": "full_shard"}
+    assert training_arguments({"activation_checkpointing": False}, {}) == {"activation_checkpointing": False}
+
+
+def test_a_launcher_that_starts_one_process_of_several_is_named(
+    out: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As accelerate's does on CPUs without MPI."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    config(out)
+    assert not caplog.records
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    config(out)
+    assert "accelerate was to start several processes, and this is the only one" in caplog.text
+    caplog.clear()
+    monkeypatch.setenv("WORLD_SIZE", "1")  # as torchrun says
+    config(out)
+    assert not caplog.records
+
+
+def test_an_operator_that_deepspeed_may_wait_for_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lock = tmp_path / "py311_cpu" / "deepspeed_shm_comm" / "lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    config(str(tmp_path / "run"))
+    assert not caplog.records
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    settle_launch(SimpleNamespace(bf16=False, fp16=False, deepspeed=None, max_skipped_steps=0, use_cpu=True))
+    assert f"{lock}: an operator is being built there, or was when its process was killed" in caplog.text
 
 
 def test_a_launchers_deepspeed_that_is_absent_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from prefopt import zoo
+from prefopt.scoring import PreferenceModel
 from prefopt.training import PreferenceTrainer
+from prefopt.training.checkpoints import save_checkpoint
 from prefopt.training.disk import SaveError
 from prefopt.whole_files import UNFINISHED
 from tests.training.test_trainer import config
@@ -129,3 +131,23 @@ def test_a_checkpoint_that_is_being_removed_has_no_name(
     with pytest.raises(OSError, match="No space"):
         trainer(save_total_limit=2).train()
     assert removed == [["checkpoint-1"]]
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_a_gathered_head_that_is_the_embedding_too_is_saved_once(
+    is_tied: bool, model_folder: str, tmp_path: Path
+) -> None:
+    def save(name: str, state: dict[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
+        save_checkpoint(model, tmp_path / name, state, with_reference=True)
+        assert load_file(tmp_path / name / "reference" / "model.safetensors").keys() == expected
+        return load_file(tmp_path / name / "model.safetensors")
+
+    shape = AutoConfig.from_pretrained(model_folder, tie_word_embeddings=is_tied)
+    policy, reference = (AutoModelForCausalLM.from_config(shape) for _ in range(2))
+    expected = set(policy.state_dict()) - ({"lm_head.weight"} if is_tied else set())
+    model = PreferenceModel(policy, reference, zoo.dpo())
+    whole = save("whole", None)
+    gathered = save("gathered", {name: tensor.clone() for name, tensor in model.state_dict().items()})
+    assert whole.keys() == gathered.keys() == expected
+    for name, tensor in whole.items():
+        torch.testing.assert_close(gathered[name], tensor, rtol=0, atol=0)

@@ -14,7 +14,7 @@ from prefopt import zoo
 from prefopt.training import PreferenceTrainer
 from tests.training.test_trainer import NEAR_ONE, config
 
-RUNS: dict[str, Any] = {"dpo": "dpo", "sparsepo": {"zoo": "sparsepo", **NEAR_ONE}}
+RUNS: dict[str, Any] = {"dpo": "dpo", "sparsepo": {"zoo": "sparsepo", **NEAR_ONE}, "tbpo_q": "tbpo_q"}
 """Objectives."""
 
 

@@ -7,8 +7,8 @@ two, since torch's exp2 takes a third of the time of its exp on some CPUs,
 
     exp(z - a) = 2^(z log2 e - n),   n = ceil(max z log2 e),   a = n / log2 e
 
-where n is whole, so that no rounding of it moves the normaliser. The maximum is that of the vocabulary's first block:
-another is looked for only in a block whose exponentials come out large.
+where n is whole, so that no rounding of it moves the normaliser, and the maximum is that of the first block. A block
+whose powers leave their range is taken again with its own maximum, as exponentials.
 """
 
 from __future__ import annotations
@@ -28,23 +28,26 @@ from prefopt.scoring.lm_head.head import Head, HeadGradient
 from prefopt.scoring.lm_head.precision import LogNormaliser, add_product, wide
 from prefopt.scoring.lm_head.vocabulary_blocks import VocabularyBlocks, block_rows
 
-_LARGEST_SUM = 2.0**32
-"""Sum of a block's exponentials above which their maximum is looked for: neither they nor their squares overflow."""
+_LEAST_SUM, _LARGEST_SUM = 0.25, 2.0**32
+"""Sums of a block's powers between which neither they nor their squares have lost anything."""
 
 
 @final
 class OnlineSoftmax:
-    """Running softmax of one model: -n and the sums of exp(z - a), [blocks, C] each, label_logits [C], and a buffer for
-    exp(z - a), of the whole vocabulary with `keep`, otherwise of one block."""
+    """Running softmax of one model: shifts a and sums of exp(z - a), [blocks, C] each, label_logits [C], and a buffer
+    for exp(z - a), of the whole vocabulary with `keep`, otherwise of one block.
+
+    a is in float64: in float32 n / log2 e would be rounded, and log Z with it.
+    """
 
     def __init__(
         self, head: Head, hidden: Tensor, blocks: VocabularyBlocks, buffers: BufferPool, *, keep: bool
     ) -> None:
         self.head, self.hidden, self.blocks = head, hidden, blocks
         self.buffers, self.keep = buffers, keep
-        self.negative_exponents = hidden.new_empty(len(blocks.slices), len(hidden), dtype=wide(hidden.dtype))
-        self.block_sum = torch.empty_like(self.negative_exponents)
-        self.label_logits = torch.empty_like(self.block_sum[0])
+        self.block_sum = hidden.new_empty(len(blocks.slices), len(hidden), dtype=wide(hidden.dtype))
+        self.shifts = torch.empty_like(self.block_sum, dtype=torch.float64)
+        self.label_logits, self._negative_exponents = (torch.empty_like(self.block_sum[0]) for _ in range(2))
         self._buffer: Tensor | None = None
 
     def exps(self, index: int) -> Tensor:
@@ -67,27 +70,35 @@ class OnlineSoftmax:
         tokens = self.blocks.tokens[index]
         if len(tokens):
             self.label_logits[tokens] = logits[self.blocks.rows[index], tokens]
-        exps = self._powers(index, logits, None if index == 0 else self.negative_exponents[0])
-        if index and not float(self.block_sum[index].max()) <= _LARGEST_SUM:
-            exps = self._powers(index, self.logits(index), None)  # the powers may have been written over `logits`
+        exps = self._powers(index, logits)
+        if not self._have_range(index):
+            exps = self._exponentials(index, self.logits(index))  # the powers may have been written over `logits`
         return exps
 
-    def _powers(self, index: int, logits: Tensor, exponents: Tensor | None) -> Tensor:
-        """2^(z log2 e - n) of a block, [V', C], from its logits and -n [C]; None: from the block's maxima."""
-        log2_e, block_exponents = _log2_e(logits.dtype), self.negative_exponents[index]
-        if exponents is None:
-            torch.amax(logits, 0, out=block_exponents).mul_(-log2_e).floor_()
-            block_exponents.clamp_(max=torch.finfo(logits.dtype).max)  # not infinity, where all logits are -inf
-        else:
-            block_exponents.copy_(exponents)
-        exps = torch.add(block_exponents, logits, alpha=log2_e, out=self.exps(index)).exp2_()
+    def _powers(self, index: int, logits: Tensor) -> Tensor:
+        """2^(z log2 e - n), [V', C], with n of the first block's maxima."""
+        log2_e = _log2_e(logits.dtype)
+        if index == 0:
+            torch.amax(logits, 0, out=self._negative_exponents).mul_(-log2_e).floor_()
+            self.shifts[:] = self._negative_exponents.double() / -log2_e
+        exps = torch.add(self._negative_exponents, logits, alpha=log2_e, out=self.exps(index)).exp2_()
         torch.sum(exps, 0, out=self.block_sum[index])
         return exps
 
-    @property
-    def shifts(self) -> Tensor:
-        """a [blocks, C], in float64: in float32 it would be rounded, and log Z with it."""
-        return self.negative_exponents.double() / -_log2_e(self.negative_exponents.dtype)
+    def _have_range(self, index: int) -> bool:
+        """Whether a block's powers neither overflow nor, in the first block, have lost their maximum, as they do where
+        logits are so large that n is rounded, or all -inf."""
+        least, largest = map(float, self.block_sum[index].aminmax())
+        return largest <= _LARGEST_SUM and (index > 0 or least >= _LEAST_SUM)
+
+    def _exponentials(self, index: int, logits: Tensor) -> Tensor:
+        """exp(z - a), [V', C], with the block's own maxima a."""
+        lowest = torch.finfo(logits.dtype).min  # not -inf, where a block holds nothing else
+        maximum = logits.amax(0).clamp_(min=lowest)
+        self.shifts[index] = maximum
+        exps = torch.sub(logits, maximum, out=self.exps(index)).exp_()
+        torch.sum(exps, 0, out=self.block_sum[index])
+        return exps
 
     @property
     def log_normaliser(self) -> LogNormaliser:

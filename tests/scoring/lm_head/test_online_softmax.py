@@ -69,6 +69,16 @@ def test_float32_does_not_overflow_where_the_first_block_is_excluded(shared):
     assert_same(gradients(at, loss_of(at, actual)), expected_gradients, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("size", [1e6, 1e9, 1e30])
+def test_logits_of_any_size_that_float32_has(size):
+    """Where z log2 e is rounded by more than 1."""
+    at = setting(dtype=torch.float32)
+    at.head = replace(at.head, weight=(size * at.head.weight.detach()).requires_grad_())
+    actual, expected = fused(at, ForwardKL()), dense(at, ForwardKL())
+    torch.testing.assert_close(actual.logps, expected[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(actual.divergence, expected[2], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("broken", [torch.nan, torch.inf])
 def test_a_broken_logit_is_not_hidden(broken):
     bias = torch.zeros(17)

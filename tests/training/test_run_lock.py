@@ -1,0 +1,69 @@
+"""One run at a time in an output folder."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+from transformers import TrainerCallback
+
+from prefopt.training import RunFile, RunFileError, run_lock, start, train
+from prefopt.training.output_folder import OutputFolderError
+from prefopt.training.run_lock import LOCK
+from tests.training.test_output_folder import contents, run_file
+
+__all__ = ["run_file"]  # a fixture
+
+
+class Watch(TrainerCallback):
+    """Whether the folder is locked at the end of training."""
+
+    held = False
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.held = (Path(args.output_dir) / LOCK).is_file()
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_lock, "PATIENCE", 0)
+
+
+def test_two_runs_never_train_in_one_folder(run_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    run = RunFile.load(run_file)
+    with FileLock(folder / LOCK):
+        for overwrite in (False, True):
+            with pytest.raises(RunFileError, match=r"^output_dir: another run trains in .*run; wait until it ends"):
+                start(run, overwrite=overwrite)
+    second = start(run)  # before the other has the folder
+    with FileLock(folder / LOCK):
+        before = contents(folder)
+        with pytest.raises(OutputFolderError, match="another run trains in"):
+            train(second)
+        assert contents(folder) == before
+    # What a run that was killed leaves is no lock.
+    assert (folder / LOCK).is_file()
+    watch = Watch()
+    second.add_callback(watch)
+    train(second)
+    assert watch.held
+    assert not (folder / LOCK).exists()
+
+
+def test_a_disk_without_locks_is_told(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(run_lock.FileLock, "acquire", refuse)
+    result = train(start(RunFile.load(run_file)))
+    assert "cannot be locked ([Errno 37] No locks available): start no other run there" in caplog.text
+    assert (result.folder / "checkpoint-2").is_dir()
+    assert not (result.folder / LOCK).exists()

@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from prefopt.objective import Objective, ObjectiveOutput
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring.adapters import keep_draws_off
-from prefopt.scoring.chunked_loss import chunked_loss, groups_for_budget, statistics_for_objective
+from prefopt.scoring.chunked_loss import chunked_loss, statistics_for_objective
 from prefopt.scoring.compatibility import Compatibility, require_compatible, require_one_width
 from prefopt.scoring.finite import all_finite, raise_non_finite
 from prefopt.scoring.forward import (
@@ -34,6 +34,7 @@ from prefopt.scoring.lm_head.foreseen import Foreseen
 from prefopt.scoring.lm_head.head import Head, HeadGradient
 from prefopt.scoring.lm_head.token_statistics import TokenStatistics
 from prefopt.scoring.mask_metrics import MaskMetrics
+from prefopt.scoring.pair_groups import groups_for_budget
 from prefopt.scoring.reference.cache import ReferenceCache
 from prefopt.scoring.reference.scorer import ReferenceScorer
 from prefopt.scoring.router_loss import RouterLoss, require_gradient
@@ -51,7 +52,7 @@ class PreferenceModel(nn.Module):
                        reference-free objective needs none; otherwise ValueError is raised. The reference is frozen.
                        Dropout and other noise are off in both, so that equal models agree
     objective          a configuration, or an Objective that was loaded
-    logits_budget      bytes of logits that are saved for backward; None: 256 MiB on a CPU, by its memory elsewhere
+    logits_budget      bytes of logits that are saved for backward; None: 192 MiB on a CPU, by its memory elsewhere
     shared_prefix      whether the responses of a pair may share a row, in which the prompt is computed once
     max_length         tokens of the longest prompt and response to come, for which the fast path is proven at once;
                        None: those of the first batch, and again where a batch has longer ones
@@ -193,14 +194,13 @@ class PreferenceModel(nn.Module):
 
     def _score(self, layout: Layout, batch: PreferenceBatch) -> tuple[TokenBatch, Tensor | None]:
         """The statistics, and the policy's router loss if it has one."""
-        reference = self._reference_states(layout, batch)
-        plain_forward = self.uses_plain_forward
+        reference, plain_forward = self._reference_states(layout, batch), self.uses_plain_forward
 
         def policy_statistics() -> tuple[TokenStatistics, ModelStates, Tensor | None]:
             states, router_loss = self._policy_states(layout, plain_forward=plain_forward)
             head = None if plain_forward else Head.from_model(causal_lm(self.policy))
-            signals = ModelStates(signals=states.signals)
-            return self._statistics(states, head, reference, layout.labels), signals, router_loss
+            statistics = self._statistics(states, head, reference, layout.labels)
+            return statistics, ModelStates(signals=states.signals), router_loss
 
         statistics, signals, router_loss = in_fsdp_forward(self.policy, policy_statistics, plain_forward=plain_forward)
         return token_batch(layout, statistics, signals.added_to(reference)), router_loss
@@ -260,8 +260,9 @@ class PreferenceModel(nn.Module):
         needs_head = reference is not None and reference.last_hidden_state is not None
         ref_head = self.reference_scorer.head(self.policy) if needs_head else None
         given = self.objective.config, policy, head, reference, ref_head, labels
-        shared: dict[str, Any] = {"budget": self.logits_budget, "buffers": self._buffer_pool}
-        return statistics_for_objective(*given, **shared, head_gradient=head_gradient, foreseen=foreseen)
+        return statistics_for_objective(
+            *given, budget=self.logits_budget, buffers=self._buffer_pool, head_gradient=head_gradient, foreseen=foreseen
+        )
 
     def _reference_states(self, layout: Layout, batch: PreferenceBatch) -> ModelStates | None:
         """None for a reference-free objective."""
@@ -276,5 +277,4 @@ class PreferenceModel(nn.Module):
             cached = self._choice.uses_plain_forward is not None and self.cache is not None  # nobody runs the reference
             self._choice.verify(batch, roles(policy_alone=cached), share=self.shared_prefix, max_length=self.max_length)
         width = self.config.get_text_config().hidden_size
-        layout = self._choice.layout(on_host, width) if self.shared_prefix else Layout.two_rows(on_host)
-        return layout.to(device)
+        return (self._choice.layout(on_host, width) if self.shared_prefix else Layout.two_rows(on_host)).to(device)

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from prefopt.component import StreamedDivergence
-from prefopt.scoring.chunked_loss import group_pairs
+from prefopt.scoring.pair_groups import group_pairs
 from prefopt.scoring.forward import backbone, causal_lm
 from prefopt.scoring.input_gradient import embeddings_as_leaf
 from prefopt.scoring.lm_head.chunk_sizes import max_chunk_tokens, max_saved_tokens

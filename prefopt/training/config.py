@@ -41,7 +41,7 @@ class PreferenceConfig(TrainingArguments):
     mask_weight_decay              of the objective's weight matrices; biases and norms have none
     sync_ref_model                 TR-DPO: every ref_model_sync_steps steps the reference becomes ref_model_mixup_alpha
                                    of the policy plus the rest of itself (see `ReferenceUpdate`)
-    logits_budget_mb               MiB of logits saved for backward; None: 256 on a CPU, on an accelerator by its memory
+    logits_budget_mb               MiB of logits saved for backward; None: 192 on a CPU, on an accelerator by its memory
     reference_cache                folder for the reference's outputs, which are then computed once
     shared_prefix                  the two responses of a pair may share a row, so that its prompt is computed once
     router_aux_loss_coef           weight of a mixture-of-experts policy's auxiliary loss; None: its configuration's

@@ -9,8 +9,9 @@ from prefopt import zoo
 from prefopt.divergences import JensenShannon
 from prefopt.objective_config import DivergenceTerm, ObjectiveConfig
 from prefopt.scoring import PreferenceModel
-from prefopt.scoring.chunked_loss import chunked_loss, group_pairs
+from prefopt.scoring.chunked_loss import chunked_loss
 from prefopt.scoring.lm_head.online_softmax import OnlineSoftmaxKernel
+from prefopt.scoring.pair_groups import group_pairs
 
 MASKED = zoo.sparsepo(shared=False)
 OBJECTIVES = {
@@ -135,6 +136,19 @@ def test_groups_are_as_full_as_may_be():
         ]
     assert [group.pairs for group in group_pairs(mask, 100)] == [4]
     assert [group.pairs for group in group_pairs(mask, 0)] == [1, 1, 1, 1]
+
+
+def test_groups_are_as_even_as_may_be():
+    """Six pairs of 2 tokens: under a limit of 11, groups of 6 and 6, not of 10 and 2. One that exceeds it is alone."""
+    mask = torch.ones(12, 1, dtype=torch.bool)
+    assert [group.pairs for group in group_pairs(mask, 11)] == [3, 3]
+    assert [group.pairs for group in group_pairs(mask, 8)] == [3, 3]
+    assert [group.pairs for group in group_pairs(mask, 5)] == [2, 2, 2]
+    lengths = torch.tensor([1, 1, 9, 1, 1, 1])
+    long = torch.arange(9) < lengths.repeat(2)[:, None]
+    groups = group_pairs(long, 6)
+    assert [group.pairs for group in groups] == [2, 1, 3]
+    assert [group.exceeds for group in groups] == [False, True, False]
 
 
 def test_a_second_backward_is_refused(models, batch):

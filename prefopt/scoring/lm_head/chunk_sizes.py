@@ -18,7 +18,7 @@ from torch import Tensor
 from prefopt.component import ExactDivergence
 from prefopt.scoring.lm_head.precision import wide
 
-CPU_BUDGET = 256 * 2**20
+CPU_BUDGET = 192 * 2**20
 """Bytes of logits that are saved for backward on a CPU by default, and on a device that does not tell its memory."""
 
 ACCELERATOR_TOKENS = 4096

@@ -69,7 +69,8 @@ TARGETS = (
     Target("sparsepo", "naive", "32+224", 0.80, 0.25),
     Target("sparsepo", "trl", "192+64", 0.50, 0.50),
     Target("sparsepo", "trl", "32+224", 1.00, 0.60),
-    Target("sparsepo", "floor", None, 1.15),
+    Target("sparsepo", "liger", "192+64", 0.75),
+    Target("sparsepo", "floor", None, 1.05, 1.10),
     Target("sparsepo", "dpo", None, 1.10),
     Target("sparsepo, cached", "sparsepo", None, 0.80),
 )

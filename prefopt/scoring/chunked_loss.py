@@ -13,11 +13,10 @@ are foreseen (`foreseen`); otherwise what does not fit is computed again.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, final
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +28,7 @@ from prefopt.objective_config import ObjectiveConfig
 from prefopt.scoring.foreseen import foreseen_gradients
 from prefopt.scoring.forward import ModelStates, token_batch
 from prefopt.scoring.lm_head.buffer_pool import BufferPool
-from prefopt.scoring.lm_head.chunk_sizes import default_budget, max_saved_tokens
+from prefopt.scoring.lm_head.chunk_sizes import default_budget
 from prefopt.scoring.lm_head.foreseen import Foreseen
 from prefopt.scoring.lm_head.head import Head, HeadGradient
 from prefopt.scoring.lm_head.precision import wide

@@ -20,13 +20,13 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from prefopt.component import StreamedDivergence
-from prefopt.scoring.pair_groups import group_pairs
 from prefopt.scoring.forward import backbone, causal_lm
 from prefopt.scoring.input_gradient import embeddings_as_leaf
 from prefopt.scoring.lm_head.chunk_sizes import max_chunk_tokens, max_saved_tokens
 from prefopt.scoring.lm_head.fused import COMPILED
 from prefopt.scoring.lm_head.vocabulary_blocks import BLOCK_BYTES
 from prefopt.scoring.model import PreferenceModel
+from prefopt.scoring.pair_groups import group_pairs
 from prefopt.scoring.rows.layout import Layout
 from prefopt.scoring.rows.limits import RowLimits, best_layout
 from prefopt.signals import SIGNALS

@@ -120,9 +120,10 @@ class Objective(nn.Module):
         with torch.autocast(mask.device.type, enabled=False):
             w, penalty = self._weigh("weights", self.weighting, tokens)
             penalties = [penalty]
-            log_ratios = tokens.logps if config.reference_free else tokens.logps - tokens.ref_logps
+            log_ratios, excluded = tokens.logps, tokens.logps.isinf()
+            if not config.reference_free:
+                log_ratios, excluded = log_ratios - tokens.ref_logps, excluded | tokens.ref_logps.isinf()
             # What a model excludes: 0 times its infinity would be nan, in value and gradient, where its weight is 0.
-            excluded = tokens.logps.isinf() | tokens.ref_logps.isinf()
             counted = mask & ~(excluded & (w == 0))
             of_log_ratios = token_rewards = torch.where(mask, w * torch.where(counted, log_ratios, 0), 0)
             v = None

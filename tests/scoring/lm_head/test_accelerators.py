@@ -176,7 +176,7 @@ def test_chunks_are_as_large_as_memory_allows(memory, vocabulary, at_least, at_m
     assert 2 * chunk * vocabulary * 4 <= memory / 16
     assert chunk_sizes.max_chunk_tokens(2**20, weight, None) == 64 * 2**20 // (4 * vocabulary) // 32 * 32
     on_cpu = torch.empty(vocabulary, 8)
-    assert chunk_sizes.default_budget(on_cpu) == 256 * 2**20
+    assert chunk_sizes.default_budget(on_cpu) == chunk_sizes.CPU_BUDGET
     assert chunk_sizes.max_chunk_tokens(2**40, on_cpu, None) == 64 * 2**20 // (4 * vocabulary) // 32 * 32
 
 

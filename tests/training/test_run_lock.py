@@ -39,7 +39,9 @@ def test_two_runs_never_train_in_one_folder(run_file: Path, tmp_path: Path) -> N
     run = RunFile.load(run_file)
     with FileLock(folder / LOCK):
         for overwrite in (False, True):
-            with pytest.raises(RunFileError, match=r"^output_dir: another run trains in .*run; wait until .*remove \.run\.lock there$"):
+            with pytest.raises(
+                RunFileError, match=r"^output_dir: another run trains in .*run; wait until .*remove \.run\.lock there$"
+            ):
                 start(run, overwrite=overwrite)
     second = start(run)  # before the other has the folder
     with FileLock(folder / LOCK):

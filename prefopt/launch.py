@@ -9,9 +9,19 @@ WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD
 
 
 def started_processes() -> int:
-    """The processes that a launcher has started; 1 without one."""
-    numbers = (int(os.environ.get(name, -1)) for name in WORLD_SIZES)
-    return next((number for number in numbers if number >= 0), 1)
+    """The processes that a launcher has started; 1 without one. Raises ValueError for a variable that is no number."""
+    return next((number for number in map(_number, WORLD_SIZES) if number >= 0), 1)
+
+
+def _number(variable: str) -> int:
+    text = os.environ.get(variable, "-1")
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(
+            f"the environment has {variable}={text!r}, where a launcher says how many processes it has started; unset "
+            "it, or give that number"
+        ) from None
 
 
 def reject_launch(remedy: str = "start one, without the launcher") -> None:

@@ -19,7 +19,8 @@ def print_once(text: str, show: Callable[[], None]) -> None:
 
     text  by which an error is the same as another's
     """
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # no store that outlives the processes
+    has_address = {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+    if not has_address or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # no store outlives the processes
         show()
         return
     from torch.distributed import DistError

@@ -31,6 +31,7 @@ from prefopt.tasks.held_out import held_out
 from prefopt.training import PreferenceConfig, PreferenceTrainer
 from prefopt.training.callbacks import StepReport
 from prefopt.training.disk import full_disk
+from prefopt.training.run_lock import guarded
 from prefopt.training.trainer_inputs import ensure_pad_token, lora_config
 from prefopt.whole_files import free_bytes
 
@@ -178,7 +179,8 @@ def _train(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(StepReport())
-    trainer.train()
+    with guarded(Path(args.output_dir)):  # by the comparison's lock; a run of an earlier call may not have ended there
+        trainer.train()
     model: PreferenceModel = trainer.accelerator.unwrap_model(trainer.model)
     return model, _curves(trainer.state.log_history)
 

@@ -6,7 +6,7 @@ is called. A step therefore runs as a forward pass of the wrapped modules that i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -47,6 +47,22 @@ def local_tensor(tensor: Tensor) -> Tensor:
     from torch.distributed.tensor import DTensor
 
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def ties_of(module: nn.Module) -> dict[str, str]:
+    """The names of parameters that are another of the module's too -> the first name of these."""
+    names: dict[int, str] = {}
+    parameters = module.named_parameters(remove_duplicate=False)
+    return {name: first for name, tensor in parameters if (first := names.setdefault(id(tensor), name)) != name}
+
+
+def tie(module: nn.Module, ties: Mapping[str, str]) -> None:
+    """Make parameters one again that have come apart, of those that the module still has."""
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    for name, first in ties.items():
+        if {name, first} <= parameters.keys():
+            owner, _, leaf = name.rpartition(".")
+            setattr(module.get_submodule(owner), leaf, parameters[first])
 
 
 def reshard(model: nn.Module) -> None:

@@ -27,6 +27,7 @@ from prefopt.scoring.forward import (
     token_batch,
     turn_dropout_off,
 )
+from prefopt.scoring.fsdp import tie, ties_of
 from prefopt.scoring.input_gradient import states_and_gradients
 from prefopt.scoring.layout_choice import LayoutChoice
 from prefopt.scoring.lm_head.buffer_pool import BufferPool
@@ -95,8 +96,7 @@ class PreferenceModel(nn.Module):
         self.shared_prefix = shared_prefix
         self.max_length = max_length
         self.raises_non_finite = True  # or the caller judges the output's numbers, by `all_finite`
-        self._buffer_pool = BufferPool()
-        self._choice = LayoutChoice()
+        self._buffer_pool, self._choice = BufferPool(), LayoutChoice()
         self.reference_scorer = ReferenceScorer(reference, objective.config, self._buffer_pool, reference_cache)
         require_compatible(policy, reference, objective.config)
         require_one_width(policy, reference, objective)
@@ -107,6 +107,7 @@ class PreferenceModel(nn.Module):
         if reference is not None:
             turn_dropout_off(reference.requires_grad_(False))
         keep_draws_off(self)
+        self._ties = ties_of(self)
         gather_in_steps(self, objective, [causal_lm(model) for model in (policy, reference) if model is not None])
 
     def train(self, mode: bool = True) -> Self:
@@ -132,9 +133,8 @@ class PreferenceModel(nn.Module):
         return sorted({name for model in models for name in model._no_split_modules or ()})
 
     def tie_weights(self) -> None:
-        """Tie heads to embeddings again, where models do: accelerate asks for it as it spreads parameters."""
-        for model in filter(None, (self.policy, self.reference)):
-            causal_lm(model).tie_weights()
+        """Tie again what was tied, such as heads to embeddings: accelerate asks for it as it spreads parameters."""
+        tie(self, self._ties)  # by the models' own hands it fails where an adapter wraps a tied head or embedding
 
     @property
     def reference(self) -> nn.Module | None:

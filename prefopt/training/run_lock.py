@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,7 +24,7 @@ Where the folder's run is to be removed there is no waiting, as that would be th
 _LOG = logging.getLogger(__name__)
 
 _LOCKED: set[Path] = set()
-"""The folders that this process has locked."""
+"""The folders that this process has, by their lock or another's."""
 
 
 @contextmanager
@@ -37,14 +38,24 @@ def locked(args: PreferenceConfig) -> Iterator[None]:
     reject_unwritable(args)
     folder.mkdir(parents=True, exist_ok=True)
     lock = _acquired(folder, args)
+    try:
+        with guarded(folder):
+            yield
+    finally:
+        if lock is not None:
+            _remove(folder / LOCK)
+            lock.release()
+
+
+@contextmanager
+def guarded(folder: Path) -> Iterator[None]:
+    """Train in a folder that something else keeps other runs out of: nothing is locked there."""
+    folder = folder.resolve()
     _LOCKED.add(folder)
     try:
         yield
     finally:
         _LOCKED.discard(folder)
-        if lock is not None:
-            _remove(folder / LOCK)
-            lock.release()
 
 
 def reject_locked(args: PreferenceConfig) -> None:
@@ -58,16 +69,24 @@ def reject_locked(args: PreferenceConfig) -> None:
 
 def _acquired(folder: Path, args: PreferenceConfig) -> FileLock | None:
     """The lock of a folder; None where its disk has no locks, which is logged."""
-    lock = FileLock(folder / LOCK)
+    file = folder / LOCK
+    lock, was_there = FileLock(file), file.exists()
     try:
         lock.acquire(timeout=0 if args.overwrite_output_dir else PATIENCE)
     except Timeout:
         raise OutputFolderError(
-            f"output_dir: another run trains in {folder}; wait until it ends, end it, or choose another folder"
+            f"output_dir: another run trains in {folder}; wait until it ends, end it, or choose another folder; where "
+            f"none does, as after a machine has failed, remove {LOCK} there"
         ) from None
     except (OSError, NotImplementedError) as error:
+        if was_there and getattr(error, "errno", None) == errno.EACCES:
+            raise OutputFolderError(
+                f"output_dir: another account's run trains in {folder}, or was killed there, as its {LOCK} cannot be "
+                "opened; choose another folder, or have that file removed"
+            ) from None
         _LOG.warning("%s cannot be locked (%s): start no other run there while this one trains", folder, error)
-        _remove(folder / LOCK)
+        if not was_there:
+            _remove(file)
         return None
     return lock
 

@@ -39,6 +39,16 @@ def test_what_one_process_does_is_refused_on_several(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("value", ["", "two"])
+def test_a_number_of_processes_that_is_none_is_named(
+    value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", value)
+    output = run("report", str(tmp_path), exit_code=2)
+    assert output.startswith(f"error: the environment has WORLD_SIZE='{value}', where a launcher says how many ")
+    assert len(output.splitlines()) == 1
+
+
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """What is shown, with the store that a launcher has."""
@@ -82,7 +92,10 @@ def test_without_the_launcher_it_is_printed_all_the_same(shown: list[str], monke
     print_once("of all", lambda: shown.append("the launcher has ended"))
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
     print_once("of all", lambda: shown.append("another launcher"))
-    assert shown == ["the launcher has ended", "another launcher"]
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    monkeypatch.delenv("MASTER_ADDR")
+    print_once("of all", lambda: shown.append("a part of its environment"))
+    assert shown == ["the launcher has ended", "another launcher", "a part of its environment"]
 
 
 def test_the_commands_print_by_it(shown: list[str], tmp_path: Path) -> None:

@@ -7,15 +7,18 @@ import errno
 import json
 import re
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from filelock import FileLock
 from rich.console import Console
 
 from prefopt import zoo
 from prefopt.comparison import execute
+from prefopt.comparison.call import OUTPUT
 from prefopt.comparison.execute import train_and_measure
 from prefopt.comparison.run import Run
 from prefopt.comparison.run_log import RunLog
@@ -23,6 +26,7 @@ from prefopt.comparison.runner import compare
 from prefopt.comparison.suite import Suite, SuiteError
 from prefopt.losses import HingeLoss
 from prefopt.report import report
+from prefopt.training import run_lock
 
 pytestmark = pytest.mark.slow
 
@@ -344,3 +348,18 @@ def test_a_file_that_is_no_suite(tmp_path: Path) -> None:
     (tmp_path / "runs.jsonl").write_text(json.dumps({"no": "run"}) + "\n")
     with pytest.warns(UserWarning, match=r"runs.jsonl:1: not a whole record \(it is not the record of a run"):
         assert RunLog(tmp_path / "runs.jsonl").records == {}
+
+
+def test_a_run_of_an_earlier_call_that_is_still_under_way_keeps_no_run_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a job goes on whose caller was killed, and as a disk of several machines keeps the locks of one that died."""
+    monkeypatch.setattr(run_lock, "PATIENCE", 0)
+    suite = Suite.load(written(tmp_path / "given.yaml", objectives={"dpo": "dpo"}))
+    (tmp_path / OUTPUT).mkdir()  # so that a comparison has begun
+    with ExitStack() as stack:
+        for run in suite.runs():
+            folder = Path(run.arguments(tmp_path).output_dir)
+            folder.mkdir(parents=True)
+            stack.enter_context(FileLock(folder / run_lock.LOCK))
+        assert compare(suite, tmp_path, console=QUIET) == []

@@ -39,7 +39,9 @@ def test_two_runs_never_train_in_one_folder(run_file: Path, tmp_path: Path) -> N
     run = RunFile.load(run_file)
     with FileLock(folder / LOCK):
         for overwrite in (False, True):
-            with pytest.raises(RunFileError, match=r"^output_dir: another run trains in .*run; wait until it ends"):
+            with pytest.raises(
+                RunFileError, match=r"^output_dir: another run trains in .*run; wait until .*remove \.run\.lock there$"
+            ):
                 start(run, overwrite=overwrite)
     second = start(run)  # before the other has the folder
     with FileLock(folder / LOCK):
@@ -67,3 +69,19 @@ def test_a_disk_without_locks_is_told(
     assert "cannot be locked ([Errno 37] No locks available): start no other run there" in caplog.text
     assert (result.folder / "checkpoint-2").is_dir()
     assert not (result.folder / LOCK).exists()
+
+
+def test_the_lock_of_another_account_is_neither_passed_over_nor_removed(
+    run_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = tmp_path / "run" / LOCK
+    lock.parent.mkdir()
+    lock.touch()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(lock))
+
+    monkeypatch.setattr(run_lock.FileLock, "acquire", refuse)
+    with pytest.raises(RunFileError, match=r"^output_dir: another account's run trains in .*run, or was killed there"):
+        start(RunFile.load(run_file))
+    assert lock.is_file()

@@ -89,28 +89,30 @@ def speed(
         "growth": {},
     }
     stem = out / f"{date}-speed"
-    with ExitStack() as stack:
-        workers = hire(stack, names)
-        for name, setting in settings.items():
-            result = compare(
-                workers, CONTENDERS, setting, rounds=2 if quick else rounds, same=SAME, memory_limit=memory_limit
-            )
-            facts["shapes"][name] = result
-            _say(name, result)
-            _write(facts, stem)
-        followed = {name: workers[name] for name in GROWTH if name in workers}
-        along = {
-            "response length": ("response", _QUICK_LENGTHS if quick else _LENGTHS),
-            "vocabulary": ("vocabulary", _QUICK_VOCABULARIES if quick else _VOCABULARIES),
-        }
-        for axis, (field, values) in along.items() if growth_rounds and followed else ():
-            grown = [replace(base, **({"pairs": 1, field: value})) for value in values]
-            facts["growth"][axis] = [
-                {"at": value} | compare(followed, CONTENDERS, setting, rounds=growth_rounds, memory_limit=memory_limit)
-                for value, setting in zip(values, grown, strict=True)
-            ]
-            _write(facts, stem)
+    for name, setting in settings.items():
+        result = _compared(names, setting, rounds=2 if quick else rounds, same=SAME, memory_limit=memory_limit)
+        facts["shapes"][name] = result
+        _say(name, result)
+        _write(facts, stem)
+    followed = [name for name in GROWTH if name in names]
+    along = {
+        "response length": ("response", _QUICK_LENGTHS if quick else _LENGTHS),
+        "vocabulary": ("vocabulary", _QUICK_VOCABULARIES if quick else _VOCABULARIES),
+    }
+    for axis, (field, values) in along.items() if growth_rounds and followed else ():
+        grown = [replace(base, **({"pairs": 1, field: value})) for value in values]
+        facts["growth"][axis] = [
+            {"at": value} | _compared(followed, setting, rounds=growth_rounds, memory_limit=memory_limit)
+            for value, setting in zip(values, grown, strict=True)
+        ]
+        _write(facts, stem)
     print(f"Written: {stem}.md, .json and .png")
+
+
+def _compared(names: Iterable[str], setting: Setting, **options: Any) -> dict[str, Any]:
+    """`compare` in new processes: what one keeps of an earlier setting would be taken for loaded."""
+    with ExitStack() as stack:
+        return compare(hire(stack, names), CONTENDERS, setting, **options)
 
 
 def _names(given: Iterable[str], table: Collection[str]) -> list[str]:

@@ -10,12 +10,13 @@ from datetime import timedelta
 from typing import Any
 
 PATIENCE = timedelta(seconds=5)
-"""How long a process waits until another has printed the error that both have."""
+"""How long a process waits for the launcher's answer, and until another has printed the error that both have."""
 
 
 def print_once(text: str, show: Callable[[], None]) -> None:
     """Print an error by `show`, unless another process of the launch has printed the same text. Where it cannot be
-    known that another has, it is printed once more: no error is lost, and no process waits for longer than PATIENCE.
+    known that another has, it is printed once more: no error is lost, and no process waits for much longer than twice
+    PATIENCE.
 
     text  by which an error is the same as another's
     """

@@ -88,6 +88,9 @@ def _acquired(folder: Path, args: PreferenceConfig) -> FileLock | None:
         if not was_there:
             _remove(file)
         return None
+    if not file.exists():  # removed by a run that ended in between: the lock is of a file that no other run opens
+        lock.release()
+        return _acquired(folder, args)
     return lock
 
 

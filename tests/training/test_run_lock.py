@@ -58,6 +58,25 @@ def test_two_runs_never_train_in_one_folder(run_file: Path, tmp_path: Path) -> N
     assert not (folder / LOCK).exists()
 
 
+def test_a_lock_whose_file_the_other_run_removed_is_taken_anew(run_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It opened the file, the other removed it and ended, and a third run would make a new one to lock."""
+    acquire, removed = FileLock.acquire, []
+
+    def remove_first(lock: FileLock, *args: Any, **options: Any) -> Any:
+        proxy = acquire(lock, *args, **options)
+        if not removed:
+            removed.append(lock.lock_file)
+            Path(lock.lock_file).unlink()
+        return proxy
+
+    trainer, watch = start(RunFile.load(run_file)), Watch()
+    trainer.add_callback(watch)
+    monkeypatch.setattr(run_lock.FileLock, "acquire", remove_first)
+    train(trainer)
+    assert removed
+    assert watch.held
+
+
 def test_a_disk_without_locks_is_told(
     run_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

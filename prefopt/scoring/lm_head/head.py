@@ -175,6 +175,8 @@ class HeadGradient:
 
     def add_scaled(self, other: HeadGradient, factor: Tensor) -> None:
         """Add the other's gradients, of the same parameters, times a factor []."""
+        if not other.written:
+            return
         for total, gradient in zip(self._sums, other._sums, strict=True):
             if self.written:
                 total.addcmul_(gradient, factor)

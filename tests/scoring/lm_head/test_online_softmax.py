@@ -121,3 +121,6 @@ def test_gradients_times_a_factor_are_written_first_and_added_then():
         assert total.weight.unique().tolist() == [6.0 * times]
         assert total.bias is not None
         assert total.bias.unique().tolist() == [6.0 * times]
+    assert total.written == 17
+    total.add_scaled(HeadGradient.blank(head), torch.tensor(2.0))  # which holds nothing yet
+    assert total.weight.unique().tolist() == [12.0]

@@ -134,7 +134,7 @@ class Objective(nn.Module):
                     v, penalty = self._weigh("divergence_weights", self.divergence_weighting, tokens)
                     penalties.append(penalty)
                 share = config.divergence.alpha * v
-                silent = (share == 0) & (excluded | tokens.divergence.isinf())
+                silent = (share == 0) & (tokens.divergence.isinf() | excluded & tokens.divergence.isnan())
                 divergence = torch.where(mask & ~silent, tokens.divergence, 0)
                 if config.divergence.detach_chosen:
                     divergence = torch.where(tokens.is_chosen[:, None], divergence.detach(), divergence)

@@ -112,6 +112,20 @@ def test_a_weight_of_zero_keeps_its_gradient_where_the_token_is_not_excluded() -
     torch.testing.assert_close(slope, -torch.sigmoid(-margin) * all_of_it)
 
 
+def test_a_finite_divergence_passes_its_gradient_to_a_weight_of_zero_where_the_token_is_excluded() -> None:
+    config = zoo.build({"zoo": "dpo", "divergence": SHARE | {"weighting": "uniform"}})
+    objective = Objective(config, num_layers=3, hidden_size=5)
+    objective.weighting = objective.divergence_weighting = Learned()
+    tokens = random_case().tokens()
+    tokens = tokens.replace(logps=at_token(tokens.logps.detach(), -torch.inf))
+    slopes = []
+    for divergence in (0.5, 2.5):
+        output = objective(tokens.replace(divergence=at_token(tokens.divergence.detach(), divergence)))
+        slopes += torch.autograd.grad(output.losses[ROW - 3], objective.weighting.free)
+    margin = output.rewards[ROW - 3] - output.rewards[ROW]
+    torch.testing.assert_close(slopes[1] - slopes[0], 2 * config.beta * torch.sigmoid(-margin))
+
+
 @pytest.mark.parametrize(
     "divergence", [SampledK1(), SampledK2(), SampledK3(), SampledK3(direction="reverse")], ids=lambda d: d.name
 )

@@ -135,9 +135,8 @@ def forward_hidden_states(
     for signal in signals:
         spec = SIGNALS[signal]
         if spec.layers is not None:
-            positions = getattr(layout, spec.positions)
             layers = _checked_layers(lm, output, layout.input_ids.shape)[spec.layers]
-            collected[signal] = torch.stack([layout.scatter(layout.gather(layer, positions)) for layer in layers])
+            collected[signal] = layout.stack(layers, getattr(layout, spec.positions))
     if last_states:
         final = _checked_layers(lm, output, layout.input_ids.shape)[-1] if plain_forward else None
         final = gathered if final is None else layout.gather(final, layout.query_positions)

@@ -6,8 +6,9 @@ Two rows a pair, [prompt | chosen] and [prompt | rejected], R = N = 2B, as any c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, final
 
 import torch
@@ -165,6 +166,18 @@ class Layout:
         rows = values.new_zeros(self.mask.numel(), *values.shape[1:])
         rows[self.token_positions] = values
         return rows.view(*self.mask.shape, *values.shape[1:])
+
+    def stack(self, layers: Sequence[Tensor], positions: Tensor) -> Tensor:
+        """`scatter` of `gather` of the states [R, S, H] of each layer -> [L, N, T, H], without a copy of all of them
+        beside it."""
+        index = positions.new_zeros(self.mask.numel())
+        index[self.token_positions] = positions
+        dtype = reduce(torch.promote_types, (layer.dtype for layer in layers))
+        stack = layers[0].new_empty(len(layers), len(index), layers[0].shape[-1], dtype=dtype)
+        for number, layer in enumerate(layers):
+            stack[number] = layer.flatten(0, 1).index_select(0, index)
+        stack = stack.unflatten(1, self.mask.shape)
+        return stack if len(positions) == len(index) else stack.masked_fill_(~self.mask[..., None], 0)
 
 
 def longest_row(batch: PreferenceBatch) -> int:

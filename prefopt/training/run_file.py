@@ -71,9 +71,11 @@ def _overrides(texts: Sequence[str]) -> DictConfig:
 
 
 def _expand_override(override: str) -> str:
-    """`model=gpt2` as `model.name=gpt2`, so that the rest of the section stays."""
+    """`model=gpt2` as `model.name=gpt2`, so that the rest of the section stays, as beside `model={name: gpt2}`."""
     section, _, value = override.partition("=")
-    return f"{section}.{_SHORT_FORMS[section]}={value}" if section in _SHORT_FORMS else override
+    if section not in _SHORT_FORMS or isinstance(yaml.safe_load(value), dict):
+        return override
+    return f"{section}.{_SHORT_FORMS[section]}={value}"
 
 
 def _short_form(section: str, kind: type[Section]) -> BeforeValidator:

@@ -16,7 +16,7 @@ from prefopt.validation import did_you_mean, explain, reject_bool
 from prefopt.zoo import absolute, f_divergences, per_unit, reference_free, sequence_level, token_level, weighted
 from prefopt.zoo.absolute import *
 from prefopt.zoo.f_divergences import *
-from prefopt.zoo.parameters import checked, laid_over, unread
+from prefopt.zoo.parameters import as_given, checked, laid_over, unread
 from prefopt.zoo.per_unit import *
 from prefopt.zoo.reference_free import *
 from prefopt.zoo.sequence_level import *
@@ -76,7 +76,10 @@ def build(spec: object) -> ObjectiveConfig:
     try:
         row = checked(ZOO[name])(**arguments)
     except ValidationError as error:
-        raise ValueError(" ".join(explain(error, ObjectiveConfig))) from error
+        given = {(parameter,) for parameter in arguments}
+        computed = not {problem["loc"][:1] for problem in error.errors()} <= given  # by the row, for a component
+        at = f"{name} at {as_given(arguments)}: " if computed else ""
+        raise ValueError(at + " ".join(explain(error, ObjectiveConfig))) from error
     config = _validated(laid_over(row.model_dump(), slots)) if slots else row
     _reject_unread(name, arguments, slots)
     return config

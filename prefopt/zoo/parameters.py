@@ -11,7 +11,7 @@ from pydantic import ConfigDict, validate_call
 
 from prefopt.objective_config import ObjectiveConfig
 
-__all__ = ["checked", "laid_over", "unread", "without_unread"]
+__all__ = ["as_given", "checked", "laid_over", "unread", "without_unread"]
 
 Row = Callable[..., ObjectiveConfig]
 
@@ -25,10 +25,14 @@ def checked(row: Row) -> Row:
         try:
             return validated(**arguments)
         except ArithmeticError as error:
-            given = ", ".join(f"{name} {value}" for name, value in arguments.items())
-            raise ValueError(f"{row.__name__}: {error} at {given}; give other values") from error
+            raise ValueError(f"{row.__name__}: {error} at {as_given(arguments)}; give other values") from error
 
     return call
+
+
+def as_given(arguments: Mapping[str, object]) -> str:
+    """The arguments of a row, in words."""
+    return ", ".join(f"{name} {value}" for name, value in arguments.items())
 
 
 def laid_over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -82,6 +82,25 @@ def test_slots_make_an_objective_without_a_name(run_file: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("override", "objective"),
+    [
+        ("objective=hinge", {"zoo": "hinge", "beta": 0.3}),
+        ("objective={zoo: hinge}", {"zoo": "hinge", "beta": 0.3}),
+        ("objective={zoo: hinge, beta: 0.4}", {"zoo": "hinge", "beta": 0.4}),
+        ("objective={shaping: mean}", {"zoo": "dpo", "beta": 0.3, "shaping": "mean"}),
+    ],
+)
+def test_a_section_is_overridden_by_its_short_form_or_by_fields(
+    run_file: Path, override: str, objective: dict[str, Any]
+) -> None:
+    fields: dict[str, Any] = yaml.safe_load(run_file.read_text())
+    run_file.write_text(yaml.safe_dump(fields | {"objective": {"zoo": "dpo", "beta": 0.3}}))
+    assert RunFile.load(run_file, [override]).objective == zoo.build(objective)
+    model = RunFile.load(run_file, ["model={init: {dtype: float32}}"]).model
+    assert (model.name, model.init) == (fields["model"], {"dtype": "float32"})
+
+
+@pytest.mark.parametrize(
     ("override", "line"),
     [
         ("objective.zoo=tdpo3", "objective: no objective named 'tdpo3' in the zoo. Did you mean 'tdpo"),
@@ -90,6 +109,7 @@ def test_slots_make_an_objective_without_a_name(run_file: Path) -> None:
             "objective: betta: tdpo2 has no such parameter, and objectives no such slot.",
         ),
         ("objective.beta=-1", "objective: beta: more than 0 is needed, got -1"),
+        ("objective={zoo: ipo, beta: -1}", "objective: ipo at beta -1: margin: more than 0 is needed, got -0.5"),
         ("objective.weighting=sparce", "no TokenWeighting named 'sparce'. Did you mean 'sparse'?"),
         (
             "objective.loss.label_smothing=0.1",

@@ -209,12 +209,10 @@ class TokenBatch:
         return torch.arange(self.mask.shape[0], device=self.mask.device) < self.pairs
 
     def at_tokens(self, values: Tensor, axis: int = 0) -> Tensor:
-        """The values of the response tokens alone, row by row: [..., N, T, ...] with N at `axis` -> [..., M, ...], a
-        view where nothing is padding."""
+        """The values of the response tokens alone, row by row: [..., N, T, ...] with N at `axis` -> [..., M, ...]."""
         if (positions := self.positions) is None or positions.mask is not self.mask:
             positions = TokenPositions(self.mask, self.mask.flatten().nonzero()[:, 0])
-        flat = values.flatten(axis, axis + 1)
-        return flat if len(positions.flat) == flat.shape[axis] else flat.index_select(axis, positions.flat)
+        return values.flatten(axis, axis + 1).index_select(axis, positions.flat)
 
     def replace(self, **fields: Tensor | None) -> Self:
         """The same batch with some fields replaced."""

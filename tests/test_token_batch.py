@@ -25,9 +25,6 @@ def test_positions_are_of_the_mask_however_it_is_replaced():
         assert batch.at_tokens(values, axis=1).tolist() == [[0, 1, 3], [6, 7, 9]]
     for batch in (placed.replace(mask=~MASK), dataclasses.replace(placed, mask=~MASK)):
         assert batch.at_tokens(values[0]).tolist() == [2, 4, 5]
-    whole = torch.ones_like(MASK)
-    for positions in (None, TokenPositions(whole, torch.arange(6))):
-        assert tokens(whole, positions=positions).at_tokens(values, axis=1).tolist() == values.flatten(1).tolist()
 
 
 def test_metrics_are_not_waited_for():

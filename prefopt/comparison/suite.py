@@ -40,7 +40,7 @@ from prefopt.tasks.base import Metric
 from prefopt.tasks.held_out import COMMON
 from prefopt.tasks.registry import AnyTask
 from prefopt.training.config import training_arguments
-from prefopt.training.overrides import name_components, named_components
+from prefopt.training.overrides import Sections, overridden
 from prefopt.training.preflight import reject_mask_rate_without_mask, reject_split_step
 from prefopt.training.references import References, environment_references, variables, why_unreadable, with_references
 from prefopt.training.trainer_inputs import lora_config
@@ -50,6 +50,13 @@ SUITE = "suite.yaml"
 """The name of the suite in the folder of a comparison."""
 
 _WHAT = "a suite is a mapping with task, objectives, sweeps, seeds and training"
+
+_SECTIONS = Sections(
+    short={("task",): "name", ("objectives", "*"): "zoo"},
+    rows=("objectives", "*"),
+    beside_row=frozenset({"training", "sweeps"}),
+    components=frozenset({"task"}),
+)
 
 _FIXED: dict[str, Any] = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True}
 _DEFAULTS = {"logging_steps": 0.05, **_FIXED, "model_init_kwargs": {"dtype": "float32"}}
@@ -119,17 +126,12 @@ class Suite(Settings):
         """Read a suite and lay dotted overrides such as `training.max_steps=10` over it; of its objectives, `only`
         these, if any. Raises SuiteError.
         """
-        if wrong := [text for text in overrides if "=" not in text]:
-            raise SuiteError(f"override {wrong[0]!r}: write it as section.field=value")
         try:
             read = OmegaConf.to_container(OmegaConf.load(path))
             if not isinstance(read, dict):
                 raise SuiteError(f"{path}: {_WHAT}")
             document = OmegaConf.create(nest(read))
-            changes = OmegaConf.from_dotlist(named_components(overrides, {"objectives": 2, "task": 1}))
-            for section in ("objectives", "task"):
-                name_components(document.get(section), changes.get(section))
-            merged = OmegaConf.merge(document, changes)
+            merged = overridden(document, overrides, _SECTIONS, SuiteError)
             references = environment_references(merged)
             fields: Any = OmegaConf.to_container(merged, resolve=True)
         except FileNotFoundError:

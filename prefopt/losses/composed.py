@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, Self, final
+from typing import Annotated, Literal, Self, final
 
 import torch
 from pydantic import Field, SerializeAsAny, model_validator
@@ -63,7 +63,7 @@ class MixtureLoss(ComposedLoss):
 
     name: Literal["mixture"] = "mixture"
     losses: tuple[SerializeAsAny[PreferenceLoss], ...] = Field(min_length=1)
-    weights: tuple[float, ...]
+    weights: tuple[Annotated[float, Field(ge=0)], ...]
 
     @property
     def parts(self) -> tuple[PreferenceLoss, ...]:

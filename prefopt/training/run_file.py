@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self, final
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import (
     BeforeValidator,
@@ -23,10 +23,10 @@ from prefopt import zoo
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.registry import provenance, with_recorded_versions
 from prefopt.training.config import PreferenceConfig, training_arguments
-from prefopt.training.overrides import name_components, named_components
+from prefopt.training.overrides import Sections, overridden
 from prefopt.training.references import References, environment_references, why_unreadable, with_references
 from prefopt.training.run_sections import DataSection, ModelSection, SamplesSection, Section
-from prefopt.validation import explain, one_line
+from prefopt.validation import explain
 
 _DATA_ARGUMENTS = (
     "max_length",
@@ -49,33 +49,12 @@ _WHAT = "a run file is a mapping with model, data, objective and training"
 _SHORT_FORMS = {"model": "name", "data": "train", "objective": "zoo"}
 """Sections that may be a string -> the field that it stands for."""
 
+_SECTIONS = Sections(short={(section,): field for section, field in _SHORT_FORMS.items()}, rows=("objective",))
+
 
 @final
 class RunFileError(ValueError):
     """A run file that cannot be used; one line per problem."""
-
-
-def _overrides(texts: Sequence[str]) -> DictConfig:
-    """Dotted overrides as a document. Raises RunFileError for one of another form."""
-    for text in texts:
-        path, equals, _ = text.partition("=")
-        if not equals or not all(path.split(".")):
-            raise RunFileError(f"override {text!r}: write it as section.field=value")
-        try:
-            OmegaConf.from_dotlist([text])
-        except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
-            raise RunFileError(
-                f"override {text!r}: its value is no YAML ({one_line(error)}); mend or quote it"
-            ) from error
-    return OmegaConf.from_dotlist(named_components([_expand_override(text) for text in texts], {"objective": 1}))
-
-
-def _expand_override(override: str) -> str:
-    """`model=gpt2` as `model.name=gpt2`, so that the rest of the section stays, as beside `model={name: gpt2}`."""
-    section, _, value = override.partition("=")
-    if section not in _SHORT_FORMS or isinstance(yaml.safe_load(value), dict):
-        return override
-    return f"{section}.{_SHORT_FORMS[section]}={value}"
 
 
 def _short_form(section: str, kind: type[Section]) -> BeforeValidator:
@@ -104,16 +83,15 @@ class RunFile(Section):
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
         """Read a run file and apply dotted overrides such as `objective.beta=0.5`. Raises RunFileError."""
-        changes = _overrides(overrides)
         try:
             document = OmegaConf.load(path)
             if not OmegaConf.is_dict(document):
                 raise RunFileError(f"{path}: {_WHAT}")
+            sections: Any = OmegaConf.to_container(document)
             for section, field in _SHORT_FORMS.items():
-                if isinstance(document.get(section), str):
-                    document[section] = {field: document[section]}
-            name_components(document.get("objective"), changes.get("objective"))
-            merged = OmegaConf.merge(document, changes)
+                if isinstance(text := sections.get(section), str):
+                    document[section] = {field: text}
+            merged = overridden(document, overrides, _SECTIONS, RunFileError)
             references = environment_references(merged)
             fields = OmegaConf.to_container(merged, resolve=True)
         except AssertionError:  # OmegaConf's, of a document that is a number, a date, true or false
@@ -124,6 +102,8 @@ class RunFile(Section):
             raise RunFileError(
                 f"{path}: not UTF-8 text, at byte {error.start} ({error.object[error.start]:#04x}); save it as UTF-8"
             ) from error
+        except RunFileError:
+            raise
         except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, RecursionError) as error:
             raise RunFileError(f"{path}: not a readable run file: {why_unreadable(error)}") from error
         try:

@@ -173,10 +173,11 @@ class Layout:
         index = positions.new_zeros(self.mask.numel())
         index[self.token_positions] = positions
         dtype = reduce(torch.promote_types, (layer.dtype for layer in layers))
-        stack = layers[0].new_empty(len(layers), len(index), layers[0].shape[-1], dtype=dtype)
+        width = layers[0].shape[-1]
+        stack = layers[0].new_empty(len(layers), len(index), width, dtype=dtype)
         for number, layer in enumerate(layers):
             stack[number] = layer.flatten(0, 1).index_select(0, index)
-        stack = stack.unflatten(1, self.mask.shape)
+        stack = stack.view(len(layers), *self.mask.shape, width)
         return stack if len(positions) == len(index) else stack.masked_fill_(~self.mask[..., None], 0)
 
 

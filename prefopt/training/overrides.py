@@ -32,25 +32,23 @@ class Sections:
     beside_row: frozenset[str] = frozenset()
     components: frozenset[str] = frozenset()
 
+    def short_field(self, path: _Path) -> str | None:
+        """The field for which a text at this path stands, if it is a section that may be one."""
+        return next((field for short, field in self.short.items() if _matches(path, short)), None)
+
     def field_of_text(self, path: _Path) -> str | None:
-        """The field for which a text at this path stands, if it may."""
-        if (field := next((self.short[short] for short in self.short if _matches(path, short)), None)) is not None:
-            return field
+        """The same; `name` of a component."""
         inside_row = len(path) > len(self.rows) and _matches(path[: len(self.rows)], self.rows)
-        return "name" if inside_row or (len(path) > 1 and path[0] in self.components) else None
+        inside = inside_row or (len(path) > 1 and path[0] in self.components)
+        return self.short_field(path) or ("name" if inside else None)
 
     def kept(self, path: _Path, present: DictConfig, change: DictConfig) -> list[str] | None:
         """The fields that stay where the change names another row or component; None where it does not."""
         if _matches(path, self.rows):
-            return (
-                [str(key) for key in present if key in self.beside_row] if _names_first_row(present, change) else None
-            )
+            replaced = "zoo" in change and "zoo" not in present
+            return [str(key) for key in present if key in self.beside_row] if replaced else None
         named = self.field_of_text(path) == "name" and (path not in self.short or path[0] in self.components)
         return [] if named and "name" in change and change["name"] != present.get("name") else None
-
-
-def _names_first_row(present: DictConfig, change: DictConfig) -> bool:
-    return "zoo" in change and "zoo" not in present
 
 
 def _matches(path: _Path, pattern: _Path) -> bool:
@@ -58,36 +56,39 @@ def _matches(path: _Path, pattern: _Path) -> bool:
 
 
 def overridden(document: DictConfig, texts: Sequence[str], sections: Sections, error: type[ValueError]) -> DictConfig:
-    """The document with the overrides merged into it, of the shortest path first and names before mappings, so that a
-    name never replaces fields that are given beside it. Raises `error` for one that cannot be read or does not fit.
+    """The document with the overrides laid over it. Raises `error` for one that cannot be read or does not fit.
 
-    - A text for a section or component stays beside its fields: `objective.loss=hinge objective.loss.margin=2`.
+    - A text and fields of one section or component are its name and its fields, in any order:
+      `objective.loss=hinge objective.loss.margin=2`.
     - A mapping is laid over the one that is there, or replaces it where it names another component.
     - A row of the zoo replaces slots that the document spells out without one.
     """
+    changes = OmegaConf.create({})
     for text in texts:
         if "=" not in text or not all(_parts(text)):
             raise error(f"override {text!r}: write it as section.field=value")
-    for text in sorted(texts, key=lambda override: (len(_parts(override)), "={" in override)):
-        change, path = _as_document(text, sections, error), _parts(text)
+        change, path = _as_document(text, sections, error), ".".join(_parts(text))
         if OmegaConf.missing_keys(change):
             raise error(f"override {text!r}: ??? stands for no value; give one")
-        present = OmegaConf.select(document, ".".join(path), throw_on_resolution_failure=False)
-        value = OmegaConf.select(change, ".".join(path), throw_on_resolution_failure=False)
+        present, value = (
+            OmegaConf.select(fields, path, throw_on_resolution_failure=False) for fields in (document, change)
+        )
         if isinstance(value, DictConfig) and not value and present:
             raise error(
                 f"override {text!r}: it changes nothing, as a mapping is laid over the one that is there; take its "
                 "fields out of the file"
             )
-        _make_room(document, change, sections, ())
         try:
-            document = OmegaConf.merge(document, change)
+            OmegaConf.merge(_with_room(document, change, sections), change)
+            _name_texts(changes, change, sections, ())
+            _name_texts(change, changes, sections, ())
+            changes = OmegaConf.merge(changes, change)
         except (OmegaConfBaseException, TypeError, ValueError) as reason:
             raise error(
                 f"override {text!r}: it does not fit what is there ({one_line(reason)}); a list is given whole, a "
                 "mapping by its fields"
             ) from reason
-    return document
+    return OmegaConf.merge(_with_room(document, changes, sections), changes)
 
 
 def _parts(text: str) -> _Path:
@@ -97,8 +98,7 @@ def _parts(text: str) -> _Path:
 def _as_document(text: str, sections: Sections, error: type[ValueError]) -> DictConfig:
     path, _, value = text.partition("=")
     try:
-        change = OmegaConf.from_dotlist([text])
-        field = next((sections.short[short] for short in sections.short if _matches(_parts(text), short)), None)
+        change, field = OmegaConf.from_dotlist([text]), sections.short_field(_parts(text))
         whole = OmegaConf.select(change, ".".join(_parts(text)), throw_on_resolution_failure=False)
         if field is None or isinstance(whole, DictConfig):
             return change
@@ -107,17 +107,39 @@ def _as_document(text: str, sections: Sections, error: type[ValueError]) -> Dict
         raise error(f"override {text!r}: its value is no YAML ({one_line(reason)}); mend or quote it") from reason
 
 
-def _make_room(document: DictConfig, change: DictConfig, sections: Sections, path: _Path) -> None:
-    """Write texts of the document as the mappings for which they stand, where the change has fields for them, and leave
-    out what belongs to another row or component than the change names."""
-    for key, part in change.items_ex(resolve=False):
+def _name_texts(fields: DictConfig, others: DictConfig, sections: Sections, path: _Path) -> None:
+    """Write texts as the mappings for which they stand, where the others have fields for them."""
+    for key, part in others.items_ex(resolve=False):
         at = (*path, str(key))
-        if not isinstance(part, DictConfig) or key not in document or OmegaConf.is_interpolation(document, str(key)):
+        if not isinstance(part, DictConfig) or not _is_given(fields, str(key)):
             continue
-        present = document[key]
-        if isinstance(present, str) and (field := sections.field_of_text(at)) is not None:
-            document[key] = {field: present}
-        elif isinstance(present, DictConfig) and (kept := sections.kept(at, present, part)) is not None:
-            document[key] = {name: present[name] for name in kept}
-        if isinstance(inner := document[key], DictConfig):
-            _make_room(inner, part, sections, at)
+        if isinstance(text := fields[key], str) and (field := sections.field_of_text(at)) is not None:
+            fields[key] = {field: text}
+        if isinstance(inner := fields[key], DictConfig):
+            _name_texts(inner, part, sections, at)
+
+
+def _with_room(document: DictConfig, changes: DictConfig, sections: Sections) -> DictConfig:
+    """The document with texts as mappings where the changes have fields for them, without what belongs to other rows
+    or components than the changes name."""
+    room = document.copy()
+    _name_texts(room, changes, sections, ())
+    _leave_out(room, changes, sections, ())
+    return room
+
+
+def _leave_out(document: DictConfig, changes: DictConfig, sections: Sections, path: _Path) -> None:
+    for key, change in changes.items_ex(resolve=False):
+        at = (*path, str(key))
+        if not isinstance(change, DictConfig) or not _is_given(document, str(key)):
+            continue
+        if isinstance(present := document[key], DictConfig):
+            if (kept := sections.kept(at, present, change)) is not None:
+                for name in [name for name in present if name not in kept]:
+                    del present[name]
+            _leave_out(present, change, sections, at)
+
+
+def _is_given(fields: DictConfig, key: str) -> bool:
+    """Whether the fields have this one themselves, not from elsewhere."""
+    return key in fields and not OmegaConf.is_interpolation(fields, key) and not OmegaConf.is_missing(fields, key)

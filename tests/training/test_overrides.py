@@ -41,7 +41,10 @@ def suite(folder: Path, *overrides: str) -> Suite:
         (["objective.loss=hinge", "objective.loss={margin: 2}"], {"loss": MARGIN_2}),
         (["objective.loss={name: hinge}", "objective.loss.margin=2"], {"loss": MARGIN_2}),
         (["objective={loss: {name: hinge}}", "objective.loss.margin=2"], {"loss": MARGIN_2}),
+        (["objective={loss: hinge}", "objective={loss: {margin: 2}}"], {"loss": MARGIN_2}),
+        (["objective={loss: {name: hinge}}", "objective={loss: {margin: 2}}"], {"loss": MARGIN_2}),
         (["objective=hinge", "objective.beta=0.5"], {"zoo": "hinge", "beta": 0.5}),
+        (["objective={zoo: hinge}", "objective={beta: 0.5}"], {"zoo": "hinge", "beta": 0.5}),
         (["objective=hinge", "objective.beta=0.5", "objective={loss: {margin: 2}}"], {"beta": 0.5, "loss": MARGIN_2}),
     ],
 )
@@ -52,6 +55,13 @@ def test_a_name_and_fields_of_one_component(
     expected = {"beta": 0.1 if given == "dpo" else 0.3} | objective
     for order in permutations(overrides):
         assert run(tmp_path, *order, objective=given).objective == zoo.build(expected)
+
+
+def test_of_two_values_the_later_is_taken(tmp_path: Path) -> None:
+    margins = "objective.loss.margin=2", "objective={loss: {margin: 3}}"
+    for order in (margins, margins[::-1]):
+        loss = run(tmp_path, "objective.loss=hinge", *order).objective.loss
+        assert loss == zoo.build({"loss": {"name": "hinge", "margin": 3 if order == margins else 2}}).loss
 
 
 @pytest.mark.parametrize("row", ["tdpo2", "hinge", "simpo", "sparsepo"])

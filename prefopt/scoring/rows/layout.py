@@ -170,7 +170,7 @@ class Layout:
     def stack(self, layers: Sequence[Tensor], positions: Tensor) -> Tensor:
         """`scatter` of `gather` of the states [R, S, H] of each layer -> [L, N, T, H], without a copy of all of them
         beside it."""
-        index = positions.new_zeros(self.mask.numel())
+        index = positions.new_zeros(self.mask.numel())  # padding copies position 0, and is zeroed at the end
         index[self.token_positions] = positions
         dtype = reduce(torch.promote_types, (layer.dtype for layer in layers))
         width = layers[0].shape[-1]

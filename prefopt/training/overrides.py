@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -108,15 +108,19 @@ def _as_document(text: str, sections: Sections, error: type[ValueError]) -> Dict
 
 
 def _name_texts(fields: DictConfig, others: DictConfig, sections: Sections, path: _Path) -> None:
-    """Write texts as the mappings for which they stand, where the others have fields for them."""
+    """Write texts, and references to texts, as the mappings for which they stand, where the others have fields."""
+    values: Any = OmegaConf.to_container(fields)
     for key, part in others.items_ex(resolve=False):
-        at = (*path, str(key))
-        if not isinstance(part, DictConfig) or not _is_given(fields, str(key)):
+        at, value = (*path, str(key)), values.get(key)
+        if not isinstance(part, DictConfig):
             continue
-        if isinstance(text := fields[key], str) and (field := sections.field_of_text(at)) is not None:
-            fields[key] = {field: text}
-        if isinstance(inner := fields[key], DictConfig):
-            _name_texts(inner, part, sections, at)
+        if isinstance(value, dict):
+            _name_texts(fields[key], part, sections, at)
+            continue
+        referred = OmegaConf.select(fields, str(key), throw_on_resolution_failure=False)
+        field = sections.field_of_text(at)
+        if isinstance(value, str) and field is not None and not isinstance(referred, DictConfig):
+            fields[key] = {field: value}
 
 
 def _with_room(document: DictConfig, changes: DictConfig, sections: Sections) -> DictConfig:
@@ -131,15 +135,10 @@ def _with_room(document: DictConfig, changes: DictConfig, sections: Sections) ->
 def _leave_out(document: DictConfig, changes: DictConfig, sections: Sections, path: _Path) -> None:
     for key, change in changes.items_ex(resolve=False):
         at = (*path, str(key))
-        if not isinstance(change, DictConfig) or not _is_given(document, str(key)):
+        if not isinstance(change, DictConfig) or OmegaConf.is_interpolation(document, str(key)):
             continue
-        if isinstance(present := document[key], DictConfig):
+        if isinstance(present := OmegaConf.select(document, str(key)), DictConfig):
             if (kept := sections.kept(at, present, change)) is not None:
                 for name in [name for name in present if name not in kept]:
                     del present[name]
             _leave_out(present, change, sections, at)
-
-
-def _is_given(fields: DictConfig, key: str) -> bool:
-    """Whether the fields have this one themselves, not from elsewhere."""
-    return key in fields and not OmegaConf.is_interpolation(fields, key) and not OmegaConf.is_missing(fields, key)

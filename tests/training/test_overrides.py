@@ -119,3 +119,13 @@ def test_a_section_that_comes_from_the_environment_is_written_as_a_reference(
     loaded = run(tmp_path, model="${oc.env:MY_MODEL}")
     assert loaded.model.name == "/secret/place"
     assert yaml.safe_load(loaded.to_yaml())["model"]["name"] == "${oc.env:MY_MODEL}"
+
+
+def test_a_name_of_the_environment_stays_beside_fields(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, margin = "objective.loss=${oc.env:MY_LOSS}", "objective.loss.margin=2"
+    for order in ((name, margin), (margin, name)):
+        monkeypatch.setenv("MY_LOSS", "hinge")
+        assert run(tmp_path, *order).objective == zoo.build({"zoo": "dpo", "loss": MARGIN_2})
+        monkeypatch.delenv("MY_LOSS")
+        with pytest.raises(RunFileError, match="MY_LOSS, which is not set"):
+            run(tmp_path, *order)

@@ -75,11 +75,6 @@ def test_a_divergence_between_unlike_vocabularies_is_refused(tiny):
         dense_statistics(torch.randn(3, 6), torch.randn(3, 5), labels, ForwardKL())
 
 
-def test_heads_of_unlike_size_in_one_memory_are_not_one(tiny):
-    weight = torch.randn(6, 4)
-    assert not Head(weight).is_tied_to(Head(weight[:5]))
-
-
 def test_a_label_outside_of_a_head_is_an_error():
     hidden, head = torch.randn(2, 4), Head(torch.randn(6, 4))
     with pytest.raises(IndexError, match="labels are 3 to 6; the head has token ids 0 to 5"):

@@ -66,17 +66,15 @@ class Head:
         """Weight and bias."""
         return self.weight, self.bias
 
-    def is_tied_to(self, other: Head) -> bool:
-        """Whether both heads are the same function of the same memory."""
-        return (self._pointers, self.scale, self.softcap) == (other._pointers, other.scale, other.softcap)
-
-    @property
-    def _pointers(self) -> list[tuple[int, torch.Size] | None]:
-        return [None if tensor is None else (tensor.data_ptr(), tensor.shape) for tensor in self.parameters]
-
     def map(self, function: Callable[[Tensor], Tensor]) -> Head:
         """The head with a function applied to weight and bias, such as a slice of the vocabulary."""
         return replace(self, weight=function(self.weight), bias=None if self.bias is None else function(self.bias))
+
+    def split(self, rows: int) -> list[Head]:
+        """The head by blocks of the vocabulary, of so many token ids; the last may have fewer."""
+        weights = torch.split(self.weight, rows)
+        biases = [None] * len(weights) if self.bias is None else torch.split(self.bias, rows)
+        return [Head(*tensors, self.scale, self.softcap) for tensors in zip(weights, biases, strict=True)]
 
     def logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
         """hidden [C, H] -> z [C, V], in float32 or wider; written to `out` where given."""

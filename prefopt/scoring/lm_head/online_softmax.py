@@ -14,6 +14,7 @@ whose powers leave their range is taken again with its own maximum, as exponenti
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import final
@@ -37,68 +38,68 @@ class OnlineSoftmax:
     """Running softmax of one model: shifts a and sums of exp(z - a), [blocks, C] each, label_logits [C], and a buffer
     for exp(z - a), of the whole vocabulary with `keep`, otherwise of one block.
 
-    a is in float64: in float32 n / log2 e would be rounded, and log Z with it.
+    a is in float64: in float32 n / log2 e would be rounded, and log Z with it. What is the same for a block each time
+    is laid out beforehand: a step takes some hundred blocks.
     """
 
     def __init__(
         self, head: Head, hidden: Tensor, blocks: VocabularyBlocks, buffers: BufferPool, *, keep: bool
     ) -> None:
-        self.head, self.hidden, self.blocks = head, hidden, blocks
-        self.buffers, self.keep = buffers, keep
+        self.hidden, self.blocks, self.buffers, self.keep = hidden, blocks, buffers, keep
         self.block_sum = hidden.new_empty(len(blocks.slices), len(hidden), dtype=wide(hidden.dtype))
         self.shifts = torch.empty_like(self.block_sum, dtype=torch.float64)
-        self.label_logits, self._negative_exponents = (torch.empty_like(self.block_sum[0]) for _ in range(2))
+        self._negative_exponents = torch.empty_like(self.block_sum[0])
+        self._heads, self._sums = head.split(blocks.rows), self.block_sum.unbind()
+        self._at_labels = list(self._sums)  # of every block, replaced when its logits are there
         self._buffer: Tensor | None = None
+        self._memory: Sequence[Tensor] = ()
+        self._out_of_range: set[int] = set()
 
     def exps(self, index: int) -> Tensor:
         """The memory of a block's exp(z - a), [V', C]."""
         if self._buffer is None:
-            rows = self.blocks.slices[-1 if self.keep else 0].stop
-            self._buffer = self.buffers.take(len(self.hidden), rows, self.hidden).T
-        block = self.blocks.slices[index]
-        return self._buffer[block] if self.keep else self._buffer[: block.stop - block.start]
+            rows, slices = self.blocks.rows, self.blocks.slices
+            self._buffer = self.buffers.take(len(self.hidden), slices[-1 if self.keep else 0].stop, self.hidden).T
+            whole = torch.split(self._buffer, rows) if self.keep else [self._buffer] * len(slices)
+            self._memory = [memory[: block.stop - block.start] for memory, block in zip(whole, slices, strict=True)]
+        return self._memory[index]
 
     def logits(self, index: int) -> Tensor:
         """z of a block, [V', C], in the memory of its exponentials."""
         logits = self.exps(index)
-        block = self.blocks.slices[index]
-        self.head.map(lambda tensor: tensor[block]).logits(self.hidden, out=logits.T)
+        self._heads[index].logits(self.hidden, out=logits.T)
         return logits
 
     def exponentiate(self, index: int, logits: Tensor) -> Tensor:
-        """exp(z - a) of a block, [V', C], from its logits."""
-        tokens = self.blocks.tokens[index]
-        if len(tokens):
-            self.label_logits[tokens] = logits[self.blocks.rows[index], tokens]
-        exps = self._powers(index, logits)
-        if not self._have_range(index):
-            exps = self._exponentials(index, self.logits(index))  # the powers may have been written over `logits`
+        """exp(z - a) of a block, [V', C], in the place of its logits."""
+        self._at_labels[index] = self.blocks.at_labels(index, logits)
+        if index in self._out_of_range:
+            lowest = torch.finfo(logits.dtype).min  # not -inf, where a block holds nothing else
+            maximum = logits.amax(0).clamp_(min=lowest)
+            self.shifts[index] = maximum
+            exps = logits.sub_(maximum).exp_()
+        else:
+            log2_e = _log2_e(logits.dtype)
+            if index == 0:
+                torch.amax(logits, 0, out=self._negative_exponents).mul_(-log2_e).floor_()
+                self.shifts[:] = self._negative_exponents.double() / -log2_e
+            exps = torch.add(self._negative_exponents, logits, alpha=log2_e, out=logits).exp2_()
+        torch.sum(exps, 0, out=self._sums[index])
         return exps
 
-    def _powers(self, index: int, logits: Tensor) -> Tensor:
-        """2^(z log2 e - n), [V', C], with n of the first block's maxima."""
-        log2_e = _log2_e(logits.dtype)
-        if index == 0:
-            torch.amax(logits, 0, out=self._negative_exponents).mul_(-log2_e).floor_()
-            self.shifts[:] = self._negative_exponents.double() / -log2_e
-        exps = torch.add(self._negative_exponents, logits, alpha=log2_e, out=self.exps(index)).exp2_()
-        torch.sum(exps, 0, out=self.block_sum[index])
-        return exps
+    def lose_range(self) -> list[int]:
+        """The blocks whose powers overflow or, in the first block, have lost their maximum, as they do where logits are
+        so large that n is rounded, or all -inf: `exponentiate` takes their own maxima from now on."""
+        held = self.block_sum.amax(-1) <= _LARGEST_SUM
+        held[0] &= self.block_sum[0].amin() >= _LEAST_SUM
+        blocks: list[int] = held.logical_not().nonzero()[:, 0].tolist()
+        self._out_of_range.update(blocks)
+        return blocks
 
-    def _have_range(self, index: int) -> bool:
-        """Whether a block's powers neither overflow nor, in the first block, have lost their maximum, as they do where
-        logits are so large that n is rounded, or all -inf."""
-        least, largest = map(float, self.block_sum[index].aminmax())
-        return largest <= _LARGEST_SUM and (index > 0 or least >= _LEAST_SUM)
-
-    def _exponentials(self, index: int, logits: Tensor) -> Tensor:
-        """exp(z - a), [V', C], with the block's own maxima a."""
-        lowest = torch.finfo(logits.dtype).min  # not -inf, where a block holds nothing else
-        maximum = logits.amax(0).clamp_(min=lowest)
-        self.shifts[index] = maximum
-        exps = torch.sub(logits, maximum, out=self.exps(index)).exp_()
-        torch.sum(exps, 0, out=self.block_sum[index])
-        return exps
+    @property
+    def label_logits(self) -> Tensor:
+        """z at the labels, [C]."""
+        return self.blocks.by_token(self._at_labels)
 
     @property
     def log_normaliser(self) -> LogNormaliser:
@@ -112,7 +113,7 @@ class OnlineSoftmax:
     def release(self) -> None:
         """Return the buffer to the pool; backward computes its content again."""
         self.buffers.give(None if self._buffer is None else self._buffer.T)
-        self._buffer, self.keep = None, False
+        self._buffer, self._memory, self.keep = None, (), False
 
 
 @final
@@ -151,14 +152,14 @@ class OnlineSoftmaxKernel(ChunkKernel[_Saved]):
             reference = OnlineSoftmax(inputs.ref_head, ref_hidden, blocks, inputs.buffers, keep=keep)
             alike = reference if blocks is policy.blocks else None
         partial_sums, squares = torch.zeros_like(policy.block_sum), torch.zeros_like(policy.block_sum)
-        scratch = self._scratch(policy)
-        for index in range(len(policy.blocks.slices)):
-            self._block_forward(policy, alike, index, scratch, partial_sums)
+        scratch, rows_of_sums = self._scratch(policy), partial_sums.unbind()
+        for index in _and_out_of_range(policy, alike):
+            self._block_forward(policy, alike, index, scratch, rows_of_sums[index])
             if inputs.log_collision and scratch is not None:
                 exps = policy.exps(index)
                 torch.sum(torch.square(exps, out=scratch[: len(exps)]), 0, out=squares[index])
         if reference is not None and alike is None:
-            for index in range(len(blocks.slices)):
+            for index in _and_out_of_range(reference, None):
                 reference.exponentiate(index, reference.logits(index))
         log_z, ref_log_z, ref_logps, value, collision = policy.log_normaliser, None, None, None, None
         if reference is not None:
@@ -192,7 +193,7 @@ class OnlineSoftmaxKernel(ChunkKernel[_Saved]):
         d_hidden = head.weight[labels].to(wide(hidden.dtype)) * d_label[:, None]
         for index, block in enumerate(policy.blocks.slices):
             if not policy.keep:
-                self._block_forward(policy, reference, index, scratch, torch.empty_like(scale))
+                self._block_forward(policy, reference, index, scratch, torch.empty_like(scale[0]))
             exps = policy.exps(index)
             slope = None if head.softcap is None else head.slope(exps.log().add_(policy.shifts[index]))
             if self.divergence is None or reference is None or ref_scale is None or saved.divergence is None:
@@ -219,40 +220,31 @@ class OnlineSoftmaxKernel(ChunkKernel[_Saved]):
         reference: OnlineSoftmax | None,
         index: int,
         scratch: Tensor | None,
-        partial_sums: Tensor,
+        partial_sum: Tensor,
     ) -> None:
-        """Exponentials of a block for both models, and the divergence's partial sum."""
+        """Exponentials of a block for both models, and the divergence's partial sum, [C]."""
+        logits = policy.logits(index)
         if reference is None:
-            policy.exponentiate(index, policy.logits(index))
+            policy.exponentiate(index, logits)
             return
-        both = self._logits_of_both(policy, reference, index)
-        if both is None:
-            logits, ref_logits = policy.logits(index), reference.logits(index)
-        else:
-            logits, ref_logits = both[:, : len(policy.hidden)], both[:, len(policy.hidden) :]
-        log_ratio = None
+        ref_logits, log_ratio = reference.logits(index), None
         if self.divergence is not None and scratch is not None:
             log_ratio = torch.sub(logits, ref_logits, out=scratch[: len(logits)])
         exps, ref_exps = policy.exponentiate(index, logits), reference.exponentiate(index, ref_logits)
         if self.divergence is not None and log_ratio is not None:
-            partial_sums[index] = self.divergence.block_forward(exps, ref_exps, log_ratio)
-        self.inputs.buffers.give(None if both is None else both.T)
-
-    def _logits_of_both(self, policy: OnlineSoftmax, reference: OnlineSoftmax, index: int) -> Tensor | None:
-        """Logits of a block for both models, [V', 2 C], in one product; None where their heads or dtypes differ."""
-        if not policy.head.is_tied_to(reference.head) or policy.hidden.dtype != reference.hidden.dtype:
-            return None
-        block = policy.blocks.slices[index]
-        hidden = torch.cat([policy.hidden, reference.hidden])
-        logits = self.inputs.buffers.take(len(hidden), block.stop - block.start, hidden)
-        policy.head.map(lambda tensor: tensor[block]).logits(hidden, out=logits)
-        return logits.T
+            partial_sum.copy_(self.divergence.block_forward(exps, ref_exps, log_ratio))
 
     def _scratch(self, policy: OnlineSoftmax) -> Tensor | None:
         """A buffer [V', C] for log-ratios or squares; None where neither is needed."""
         if self.divergence is None and not self.inputs.log_collision:
             return None
         return self.inputs.buffers.take(len(policy.hidden), policy.blocks.slices[0].stop, policy.hidden).T
+
+
+def _and_out_of_range(policy: OnlineSoftmax, reference: OnlineSoftmax | None) -> Iterator[int]:
+    """All blocks, then those again in which a model's powers left their range."""
+    yield from range(len(policy.blocks.slices))
+    yield from sorted({*policy.lose_range(), *(() if reference is None else reference.lose_range())})
 
 
 @cache

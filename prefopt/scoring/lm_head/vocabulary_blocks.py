@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -10,8 +10,9 @@ from torch import Tensor
 
 from prefopt.scoring.lm_head.precision import wide
 
-BLOCK_BYTES = 4 * 2**20
-"""Size of a block of logits: those of both models and their differences fit its cache."""
+_THREAD_BYTES = 2**19
+"""A thread's share of a block of logits: those of both models and their differences stay in its cache from product to
+pass to product. Smaller ones are slower again: a block costs some 0.2 ms of Python."""
 
 _BLOCK_MULTIPLE = 64
 """Blocks are multiples of so many token ids: products of odd sizes are slow."""
@@ -19,23 +20,38 @@ _BLOCK_MULTIPLE = 64
 
 @final
 class VocabularyBlocks:
-    """Slices of the vocabulary, and for each the tokens of the chunk whose label is in it, with the label's row.
+    """Slices of the vocabulary, and where the labels of a chunk's C tokens are in logits [V', C] of each.
 
     Raises IndexError for a label that is no token id.
     """
 
     def __init__(self, labels: Tensor, vocabulary: int, rows: int) -> None:
         starts = range(0, vocabulary, rows)
+        self.rows = rows
         self.slices = [slice(start, min(start + rows, vocabulary)) for start in starts]
-        ordered, order = labels.sort()
-        bounds = torch.searchsorted(ordered, torch.tensor([*starts, vocabulary])).tolist()
-        if bounds[-1] - bounds[0] < len(labels):
+        ordered, self._order = labels.sort()
+        bounds = torch.searchsorted(ordered, torch.tensor([*starts, vocabulary]))
+        counts = bounds.diff().tolist()
+        if sum(counts) < len(labels):
             raise IndexError(f"labels are {ordered[0]} to {ordered[-1]}; the head has token ids 0 to {vocabulary - 1}")
-        self.tokens = [order[one:two] for one, two in pairwise(bounds)]
-        self.rows = [ordered[one:two] - start for (one, two), start in zip(pairwise(bounds), starts, strict=True)]
+        self._entries = torch.split(ordered % rows * len(labels) + self._order, counts)
+
+    def at_labels(self, index: int, logits: Tensor) -> Tensor:
+        """Those of a block's logits [V', C] that are at labels, in the order that `by_token` takes."""
+        return logits.view(-1).index_select(0, self._entries[index])
+
+    def by_token(self, at_labels: Sequence[Tensor]) -> Tensor:
+        """[C] from `at_labels` of all blocks."""
+        values = torch.cat(list(at_labels))
+        return torch.empty_like(values).index_copy_(0, self._order, values)
+
+
+def block_bytes() -> int:
+    """The size of a block of logits."""
+    return _THREAD_BYTES * torch.get_num_threads()
 
 
 def block_rows(hidden: Tensor) -> int:
     """V', the token ids of a block for hidden [C, H]."""
     entry = torch.finfo(wide(hidden.dtype)).bits // 8
-    return max(1, BLOCK_BYTES // (entry * len(hidden) * _BLOCK_MULTIPLE)) * _BLOCK_MULTIPLE
+    return max(1, block_bytes() // (entry * len(hidden) * _BLOCK_MULTIPLE)) * _BLOCK_MULTIPLE

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 import pytest
 import torch
 
 from prefopt.divergences import ForwardKL, JensenShannon, ReverseKL
-from prefopt.scoring import dense_statistics, token_statistics
-from prefopt.scoring.lm_head.head import Head, HeadGradient
+from prefopt.scoring import dense_statistics
+from prefopt.scoring.lm_head.head import HeadGradient
 from tests.scoring.token_cases import (
     DIVERGENCES,
     ENTRY_BYTES,
@@ -150,31 +149,3 @@ def test_no_gradient_mode_gives_the_same_values():
         actual = fused(at, ForwardKL(), chunk_size=4)
     assert not actual.logps.requires_grad
     assert_same(actual, expected)
-
-
-@pytest.mark.parametrize("budget", [0, 2**30])
-@pytest.mark.parametrize("divergence", [None, ForwardKL(), ReverseKL()], ids=name_of)
-def test_a_head_that_both_models_share_is_multiplied_once(divergence, budget, monkeypatch):
-    at = setting(bias=True, softcap=2.0)
-    shared = replace(at.head, weight=at.head.weight.detach(), bias=at.head.bias.detach())
-    apart = replace(shared, weight=shared.weight.clone(), bias=shared.bias.clone())
-    heights, original = [], Head.logits
-
-    def logits(head, hidden, out=None):
-        heights.append(len(hidden))
-        return original(head, hidden, out)
-
-    monkeypatch.setattr(Head, "logits", logits)
-    results = []
-    for ref_head in (shared, apart):
-        at.hidden.grad = None
-        heights.clear()
-        statistics = token_statistics(at.hidden, shared, at.ref_hidden, ref_head, at.labels, divergence, budget=budget)
-        products = list(heights)
-        loss_of(at, statistics).backward()
-        results.append((statistics, at.hidden.grad, products))
-    (one, one_gradient, of_both), (two, two_gradient, of_each) = results
-    assert of_both == [2 * TOKENS]
-    assert of_each == [TOKENS, TOKENS]
-    assert_same(one, tuple(two))
-    assert_same([one_gradient], [two_gradient])

@@ -27,6 +27,7 @@ from prefopt.scoring.lm_head.buffer_pool import BufferPool
 from prefopt.scoring.lm_head.chunked_pass import ChunkKernel, ChunkStatistics, HeadInputs
 from prefopt.scoring.lm_head.head import Head, HeadGradient
 from prefopt.scoring.lm_head.precision import LogNormaliser, add_product, wide
+from prefopt.scoring.lm_head.tokens_with_gradient import TokensWithGradient
 from prefopt.scoring.lm_head.vocabulary_blocks import VocabularyBlocks, block_rows
 
 _LEAST_SUM, _LARGEST_SUM = 0.25, 2.0**32
@@ -182,37 +183,43 @@ class OnlineSoftmaxKernel(ChunkKernel[_Saved]):
         self, hidden: Tensor, chunk: slice, saved: _Saved, g_logps: Tensor, g_divergence: Tensor, total: HeadGradient
     ) -> Tensor:
         """-> [C, H]."""
-        head, labels, policy, reference = self.inputs.head, self.inputs.labels[chunk], saved.policy, saved.reference
-        d_label = head.product_gradient(g_logps.clone(), head.slope(policy.label_logits))
-        scale = policy.scale(saved.log_normaliser)
+        head, policy, reference = self.inputs.head, saved.policy, saved.reference
+        tokens = TokensWithGradient(g_logps, g_divergence)
+        scale, label_logits = tokens.select(policy.scale(saved.log_normaliser)), tokens.select(policy.label_logits)
         ref_scale, log_ratio = None, torch.zeros_like(scale[0])
         if reference is not None and saved.ref_log_normaliser is not None:
-            ref_scale = reference.scale(saved.ref_log_normaliser)
-            log_ratio = saved.log_normaliser.ratio(saved.ref_log_normaliser).to(scale.dtype)
+            ref_scale = tokens.select(reference.scale(saved.ref_log_normaliser))
+            log_ratio = tokens.select(saved.log_normaliser.ratio(saved.ref_log_normaliser)).to(scale.dtype)
+        labels, value = tokens.select(self.inputs.labels[chunk]), tokens.select(saved.divergence)
+        used, g_logps, g_divergence = tokens.select(hidden, 0), tokens.select(g_logps), tokens.select(g_divergence)
+        d_label = head.product_gradient(g_logps.clone(), head.slope(label_logits))
         scratch = None if policy.keep else self._scratch(policy)
         d_hidden = head.weight[labels].to(wide(hidden.dtype)) * d_label[:, None]
-        for index, block in enumerate(policy.blocks.slices):
+        for index, block in enumerate(policy.blocks.slices if len(labels) else ()):
             if not policy.keep:
-                self._block_forward(policy, reference, index, scratch, torch.empty_like(scale[0]))
-            exps = policy.exps(index)
-            slope = None if head.softcap is None else head.slope(exps.log().add_(policy.shifts[index]))
-            if self.divergence is None or reference is None or ref_scale is None or saved.divergence is None:
+                self._block_forward(policy, reference, index, scratch, torch.empty_like(policy.block_sum[0]))
+            exps = tokens.select(policy.exps(index))
+            slope = None
+            if head.softcap is not None:
+                slope = head.slope(exps.log().add_(tokens.select(policy.shifts[index])))
+            if self.divergence is None or reference is None or ref_scale is None or value is None:
                 d_logits = exps.mul_(-g_logps * scale[index])
             else:
-                ref_exps, scales = reference.exps(index), (scale[index], ref_scale[index])
+                ref_exps, scales = tokens.select(reference.exps(index)), (scale[index], ref_scale[index])
                 d_logits = self.divergence.block_backward(
-                    BackwardBlock(exps, ref_exps, *scales, log_ratio, saved.divergence, g_logps, g_divergence)
+                    BackwardBlock(exps, ref_exps, *scales, log_ratio, value, g_logps, g_divergence)
                 )
             d_logits = head.product_gradient(d_logits, slope).T
             d_product = d_logits.to(hidden.dtype)
             add_product(d_hidden, d_product, head.weight[block])
-            total.add(block, d_product, hidden, d_logits)
-        total.add_labels(labels, d_label, hidden)
+            total.add(block, d_product, used, d_logits)
+        if len(labels):
+            total.add_labels(labels, d_label, used)
         self.inputs.buffers.give(None if scratch is None else scratch.T)
         for softmax in (policy, reference):
             if softmax is not None:
                 softmax.release()
-        return d_hidden.to(hidden.dtype)
+        return tokens.spread(d_hidden.to(hidden.dtype))
 
     def _block_forward(
         self,

@@ -36,80 +36,95 @@ _LEAST_SUM, _LARGEST_SUM = 0.25, 2.0**32
 
 @final
 class OnlineSoftmax:
-    """Running softmax of one model: shifts a and sums of exp(z - a), [blocks, C] each, label_logits [C], and a buffer
-    for exp(z - a), of the whole vocabulary with `keep`, otherwise of one block.
+    """Running softmax of one model or of two, whose blocks are side by side so that one pass serves both: shifts a and
+    sums of exp(z - a), [blocks, models, C] each, and a buffer for exp(z - a), of the whole vocabulary with `keep`,
+    otherwise of one block.
 
-    a is in float64: in float32 n / log2 e would be rounded, and log Z with it. What is the same for a block each time
-    is laid out beforehand: a step takes some hundred blocks.
+    hidden [C, H] of every model. a is in float64: in float32 n / log2 e would be rounded, and log Z with it. What is
+    the same for a block each time is laid out beforehand: a step takes some hundred blocks.
     """
 
     def __init__(
-        self, head: Head, hidden: Tensor, blocks: VocabularyBlocks, buffers: BufferPool, *, keep: bool
+        self, heads: Sequence[Head], hidden: Sequence[Tensor], blocks: VocabularyBlocks, buffers: BufferPool, keep: bool
     ) -> None:
         self.hidden, self.blocks, self.buffers, self.keep = hidden, blocks, buffers, keep
-        self.block_sum = hidden.new_empty(len(blocks.slices), len(hidden), dtype=wide(hidden.dtype))
+        sums = (len(blocks.slices), len(heads), len(hidden[0]))
+        self.block_sum = hidden[0].new_empty(sums, dtype=wide(hidden[0].dtype))
         self.shifts = torch.empty_like(self.block_sum, dtype=torch.float64)
         self._negative_exponents = torch.empty_like(self.block_sum[0])
-        self._heads, self._sums = head.split(blocks.rows), self.block_sum.unbind()
+        self._sums = self.block_sum.unbind()
+        self._heads = list(zip(*(head.split(blocks.rows) for head in heads), strict=True))
         self._at_labels = list(self._sums)  # of every block, replaced when its logits are there
         self._buffer: Tensor | None = None
         self._memory: Sequence[Tensor] = ()
         self._out_of_range: set[int] = set()
 
     def exps(self, index: int) -> Tensor:
-        """The memory of a block's exp(z - a), [V', C]."""
+        """The memory of a block's exp(z - a), [models, V', C]."""
         if self._buffer is None:
-            rows, slices = self.blocks.rows, self.blocks.slices
-            self._buffer = self.buffers.take(len(self.hidden), slices[-1 if self.keep else 0].stop, self.hidden).T
-            whole = torch.split(self._buffer, rows) if self.keep else [self._buffer] * len(slices)
-            self._memory = [memory[: block.stop - block.start] for memory, block in zip(whole, slices, strict=True)]
+            models, sizes = len(self.hidden), [block.stop - block.start for block in self.blocks.slices]
+            rows = models * (sum(sizes) if self.keep else sizes[0])
+            self._buffer = self.buffers.take(len(self.hidden[0]), rows, self.hidden[0]).T
+            starts = [models * block.start if self.keep else 0 for block in self.blocks.slices]
+            self._memory = [
+                self._buffer[start : start + models * size].view(models, size, -1)
+                for start, size in zip(starts, sizes, strict=True)
+            ]
         return self._memory[index]
 
     def logits(self, index: int) -> Tensor:
-        """z of a block, [V', C], in the memory of its exponentials."""
+        """z of a block, [models, V', C], in the memory of its exponentials."""
         logits = self.exps(index)
-        self._heads[index].logits(self.hidden, out=logits.T)
+        for head, hidden, out in zip(self._heads[index], self.hidden, logits.unbind(), strict=True):
+            head.logits(hidden, out=out.T)
         return logits
 
     def exponentiate(self, index: int, logits: Tensor) -> Tensor:
-        """exp(z - a) of a block, [V', C], in the place of its logits."""
+        """exp(z - a) of a block, [models, V', C], in the place of its logits."""
         self._at_labels[index] = self.blocks.at_labels(index, logits)
         if index in self._out_of_range:
             lowest = torch.finfo(logits.dtype).min  # not -inf, where a block holds nothing else
-            maximum = logits.amax(0).clamp_(min=lowest)
+            maximum = logits.amax(1).clamp_(min=lowest)
             self.shifts[index] = maximum
-            exps = logits.sub_(maximum).exp_()
+            exps = logits.sub_(maximum[:, None]).exp_()
         else:
             log2_e = _log2_e(logits.dtype)
             if index == 0:
-                torch.amax(logits, 0, out=self._negative_exponents).mul_(-log2_e).floor_()
+                torch.amax(logits, 1, out=self._negative_exponents).mul_(-log2_e).floor_()
                 self.shifts[:] = self._negative_exponents.double() / -log2_e
-            exps = torch.add(self._negative_exponents, logits, alpha=log2_e, out=logits).exp2_()
-        torch.sum(exps, 0, out=self._sums[index])
+            exps = torch.add(self._negative_exponents[:, None], logits, alpha=log2_e, out=logits).exp2_()
+        torch.sum(exps, 1, out=self._sums[index])
         return exps
 
     def lose_range(self) -> list[int]:
         """The blocks whose powers overflow or, in the first block, have lost their maximum, as they do where logits are
         so large that n is rounded, or all -inf: `exponentiate` takes their own maxima from now on."""
-        held = self.block_sum.amax(-1) <= _LARGEST_SUM
+        held = self.block_sum.flatten(1).amax(-1) <= _LARGEST_SUM
         held[0] &= self.block_sum[0].amin() >= _LEAST_SUM
         blocks: list[int] = held.logical_not().nonzero()[:, 0].tolist()
         self._out_of_range.update(blocks)
         return blocks
 
+    def passes(self) -> Iterator[int]:
+        """All blocks, then those again that lost their range."""
+        yield from range(len(self.blocks.slices))
+        yield from self.lose_range()
+
     @property
     def label_logits(self) -> Tensor:
-        """z at the labels, [C]."""
+        """z at the labels, [models, C]."""
         return self.blocks.by_token(self._at_labels)
 
     @property
-    def log_normaliser(self) -> LogNormaliser:
-        """log Z [C], of which divergences depend on small differences."""
-        return LogNormaliser.from_blocks(self.shifts, self.block_sum)
+    def log_normalisers(self) -> list[LogNormaliser]:
+        """log Z [C] of every model, of which divergences depend on small differences."""
+        models = zip(self.shifts.unbind(1), self.block_sum.unbind(1), strict=True)
+        return [LogNormaliser.from_blocks(shifts, sums) for shifts, sums in models]
 
-    def scale(self, log_normaliser: LogNormaliser) -> Tensor:
-        """exp(a) / Z, [blocks, C]."""
-        return log_normaliser.subtracted_from(self.shifts).exp().to(self.block_sum.dtype)
+    def scales(self, log_normalisers: Sequence[LogNormaliser]) -> list[Tensor]:
+        """exp(a) / Z of every model, [blocks, C]."""
+        models = zip(self.shifts.unbind(1), log_normalisers, strict=True)
+        return [log_z.subtracted_from(shifts).exp().to(self.block_sum.dtype) for shifts, log_z in models]
 
     def release(self) -> None:
         """Return the buffer to the pool; backward computes its content again."""
@@ -120,12 +135,11 @@ class OnlineSoftmax:
 @final
 @dataclass(frozen=True, eq=False)
 class _Saved:
-    """Both models' softmax, their log Z and log R, and the divergence [C]; the reference's with a divergence."""
+    """The softmax of the policy and, with a divergence, of the reference beside it, their log normalisers, and the
+    divergence [C]."""
 
-    policy: OnlineSoftmax
-    log_normaliser: LogNormaliser
-    reference: OnlineSoftmax | None
-    ref_log_normaliser: LogNormaliser | None
+    softmax: OnlineSoftmax
+    log_normalisers: list[LogNormaliser]
     divergence: Tensor | None
 
 
@@ -142,72 +156,61 @@ class OnlineSoftmaxKernel(ChunkKernel[_Saved]):
     def forward(self, hidden: Tensor, chunk: slice, keep_logits: bool) -> tuple[ChunkStatistics, _Saved]:
         """hidden [C, H]."""
         inputs, divergence = self.inputs, self.divergence
-        blocks = VocabularyBlocks(inputs.labels[chunk], len(inputs.head.weight), block_rows(hidden))
-        policy = OnlineSoftmax(inputs.head, hidden, blocks, inputs.buffers, keep=keep_logits)
-        reference = alike = None  # `alike`: the reference, where its blocks of the vocabulary are the policy's
+        ref_logps = value = collision = None
+        heads, states = [inputs.head], [hidden]
         if inputs.ref_head is not None and inputs.ref_hidden is not None:
-            keep = keep_logits and divergence is not None
-            ref_hidden, vocabulary = inputs.ref_hidden[chunk], len(inputs.ref_head.weight)
-            if vocabulary != len(inputs.head.weight):
-                blocks = VocabularyBlocks(inputs.labels[chunk], vocabulary, block_rows(hidden))
-            reference = OnlineSoftmax(inputs.ref_head, ref_hidden, blocks, inputs.buffers, keep=keep)
-            alike = reference if blocks is policy.blocks else None
-        partial_sums, squares = torch.zeros_like(policy.block_sum), torch.zeros_like(policy.block_sum)
-        scratch, rows_of_sums = self._scratch(policy), partial_sums.unbind()
-        for index in _and_out_of_range(policy, alike):
-            self._block_forward(policy, alike, index, scratch, rows_of_sums[index])
+            if divergence is None:
+                ref_logps = self._ref_logps(inputs.ref_head, inputs.ref_hidden[chunk], chunk)
+            else:
+                heads, states = [inputs.head, inputs.ref_head], [hidden, inputs.ref_hidden[chunk]]
+        softmax = self._softmax(heads, states, chunk, keep_logits)
+        partial_sums, squares = (torch.zeros_like(softmax.block_sum[:, 0]) for _ in range(2))
+        scratch, sum_of_block = self._scratch(softmax), partial_sums.unbind()
+        for index in softmax.passes():
+            exps = self._block_forward(softmax, index, scratch, sum_of_block[index])
             if inputs.log_collision and scratch is not None:
-                exps = policy.exps(index)
-                torch.sum(torch.square(exps, out=scratch[: len(exps)]), 0, out=squares[index])
-        if reference is not None and alike is None:
-            for index in _and_out_of_range(reference, None):
-                reference.exponentiate(index, reference.logits(index))
-        log_z, ref_log_z, ref_logps, value, collision = policy.log_normaliser, None, None, None, None
-        if reference is not None:
-            ref_log_z = reference.log_normaliser
-            ref_logps = ref_log_z.subtracted_from(reference.label_logits)
-            if divergence is not None:
-                scales = policy.scale(log_z), reference.scale(ref_log_z)
-                value = divergence.combine(partial_sums, *scales, log_z.ratio(ref_log_z)).to(partial_sums.dtype)
+                torch.sum(torch.square(exps[0], out=scratch[: exps.shape[1]]), 0, out=squares[index])
+        log_z, *ref_log_z = log_normalisers = softmax.log_normalisers
+        label_logits = softmax.label_logits
+        if divergence is not None:
+            ref_logps = ref_log_z[0].subtracted_from(label_logits[1])
+            scale, ref_scale = softmax.scales(log_normalisers)
+            value = divergence.combine(partial_sums, scale, ref_scale, log_z.ratio(ref_log_z[0]))
+            value = value.to(partial_sums.dtype)
         if inputs.log_collision:
-            collision = (2 * log_z.subtracted_from(policy.shifts) + squares.log()).logsumexp(0)
+            collision = (2 * log_z.subtracted_from(softmax.shifts[:, 0]) + squares.log()).logsumexp(0)
         inputs.buffers.give(None if scratch is None else scratch.T)
-        for softmax in (policy, reference):
-            if softmax is not None and not softmax.keep:
-                softmax.release()
-        of_reference = (None, None) if divergence is None else (reference, ref_log_z)
-        saved = _Saved(policy, log_z, *of_reference, value)
-        return ChunkStatistics(log_z.subtracted_from(policy.label_logits), ref_logps, value, collision), saved
+        if not keep_logits:
+            softmax.release()
+        logps = log_z.subtracted_from(label_logits[0])
+        return ChunkStatistics(logps, ref_logps, value, collision), _Saved(softmax, log_normalisers, value)
 
     def backward(
         self, hidden: Tensor, chunk: slice, saved: _Saved, g_logps: Tensor, g_divergence: Tensor, total: HeadGradient
     ) -> Tensor:
         """-> [C, H]."""
-        head, policy, reference = self.inputs.head, saved.policy, saved.reference
-        tokens = TokensWithGradient(g_logps, g_divergence)
-        scale, label_logits = tokens.select(policy.scale(saved.log_normaliser)), tokens.select(policy.label_logits)
-        ref_scale, log_ratio = None, torch.zeros_like(scale[0])
-        if reference is not None and saved.ref_log_normaliser is not None:
-            ref_scale = tokens.select(reference.scale(saved.ref_log_normaliser))
-            log_ratio = tokens.select(saved.log_normaliser.ratio(saved.ref_log_normaliser)).to(scale.dtype)
+        head, softmax, tokens = self.inputs.head, saved.softmax, TokensWithGradient(g_logps, g_divergence)
+        scale, *ref_scale = map(tokens.select, softmax.scales(saved.log_normalisers))
+        log_z, *ref_log_z = saved.log_normalisers
+        log_ratio = tokens.select(log_z.ratio(*ref_log_z)).to(scale.dtype) if ref_log_z else None
         labels, value = tokens.select(self.inputs.labels[chunk]), tokens.select(saved.divergence)
         used, g_logps, g_divergence = tokens.select(hidden, 0), tokens.select(g_logps), tokens.select(g_divergence)
-        d_label = head.product_gradient(g_logps.clone(), head.slope(label_logits))
-        scratch = None if policy.keep else self._scratch(policy)
+        d_label = head.product_gradient(g_logps.clone(), head.slope(tokens.select(softmax.label_logits[0])))
+        scratch = None if softmax.keep else self._scratch(softmax)
         d_hidden = head.weight[labels].to(wide(hidden.dtype)) * d_label[:, None]
-        for index, block in enumerate(policy.blocks.slices if len(labels) else ()):
-            if not policy.keep:
-                self._block_forward(policy, reference, index, scratch, torch.empty_like(policy.block_sum[0]))
-            exps = tokens.select(policy.exps(index))
+        for index, block in enumerate(softmax.blocks.slices if len(labels) else ()):
+            if not softmax.keep:
+                self._block_forward(softmax, index, scratch, torch.empty_like(softmax.block_sum[index, 0]))
+            exps, *ref_exps = map(tokens.select, softmax.exps(index).unbind())
             slope = None
             if head.softcap is not None:
-                slope = head.slope(exps.log().add_(tokens.select(policy.shifts[index])))
-            if self.divergence is None or reference is None or ref_scale is None or value is None:
+                slope = head.slope(exps.log().add_(tokens.select(softmax.shifts[index, 0])))
+            if self.divergence is None or log_ratio is None or value is None:
                 d_logits = exps.mul_(-g_logps * scale[index])
             else:
-                ref_exps, scales = tokens.select(reference.exps(index)), (scale[index], ref_scale[index])
+                scales = scale[index], ref_scale[0][index]
                 d_logits = self.divergence.block_backward(
-                    BackwardBlock(exps, ref_exps, *scales, log_ratio, value, g_logps, g_divergence)
+                    BackwardBlock(exps, ref_exps[0], *scales, log_ratio, value, g_logps, g_divergence)
                 )
             d_logits = head.product_gradient(d_logits, slope).T
             d_product = d_logits.to(hidden.dtype)
@@ -216,42 +219,38 @@ class OnlineSoftmaxKernel(ChunkKernel[_Saved]):
         if len(labels):
             total.add_labels(labels, d_label, used)
         self.inputs.buffers.give(None if scratch is None else scratch.T)
-        for softmax in (policy, reference):
-            if softmax is not None:
-                softmax.release()
+        softmax.release()
         return tokens.spread(d_hidden.to(hidden.dtype))
 
-    def _block_forward(
-        self,
-        policy: OnlineSoftmax,
-        reference: OnlineSoftmax | None,
-        index: int,
-        scratch: Tensor | None,
-        partial_sum: Tensor,
-    ) -> None:
-        """Exponentials of a block for both models, and the divergence's partial sum, [C]."""
-        logits = policy.logits(index)
-        if reference is None:
-            policy.exponentiate(index, logits)
-            return
-        ref_logits, log_ratio = reference.logits(index), None
-        if self.divergence is not None and scratch is not None:
-            log_ratio = torch.sub(logits, ref_logits, out=scratch[: len(logits)])
-        exps, ref_exps = policy.exponentiate(index, logits), reference.exponentiate(index, ref_logits)
-        if self.divergence is not None and log_ratio is not None:
-            partial_sum.copy_(self.divergence.block_forward(exps, ref_exps, log_ratio))
+    def _softmax(self, heads: Sequence[Head], hidden: Sequence[Tensor], chunk: slice, keep: bool) -> OnlineSoftmax:
+        rows = block_rows(hidden[0])
+        blocks = VocabularyBlocks(self.inputs.labels[chunk], len(heads[0].weight), rows)
+        return OnlineSoftmax(heads, hidden, blocks, self.inputs.buffers, keep)
 
-    def _scratch(self, policy: OnlineSoftmax) -> Tensor | None:
+    def _ref_logps(self, head: Head, hidden: Tensor, chunk: slice) -> Tensor:
+        """log q of the labels, [C]; the reference may have a vocabulary of its own."""
+        softmax = self._softmax([head], [hidden], chunk, keep=False)
+        for index in softmax.passes():
+            softmax.exponentiate(index, softmax.logits(index))
+        softmax.release()
+        return softmax.log_normalisers[0].subtracted_from(softmax.label_logits[0])
+
+    def _block_forward(self, softmax: OnlineSoftmax, index: int, scratch: Tensor | None, partial_sum: Tensor) -> Tensor:
+        """-> exponentials of a block, [models, V', C]; the divergence's partial sum, [C], is written."""
+        logits = softmax.logits(index)
+        if self.divergence is None or scratch is None:
+            return softmax.exponentiate(index, logits)
+        log_ratio = torch.sub(*logits.unbind(), out=scratch[: logits.shape[1]])
+        policy, reference = (exps := softmax.exponentiate(index, logits)).unbind()
+        partial_sum.copy_(self.divergence.block_forward(policy, reference, log_ratio))
+        return exps
+
+    def _scratch(self, softmax: OnlineSoftmax) -> Tensor | None:
         """A buffer [V', C] for log-ratios or squares; None where neither is needed."""
         if self.divergence is None and not self.inputs.log_collision:
             return None
-        return self.inputs.buffers.take(len(policy.hidden), policy.blocks.slices[0].stop, policy.hidden).T
-
-
-def _and_out_of_range(policy: OnlineSoftmax, reference: OnlineSoftmax | None) -> Iterator[int]:
-    """All blocks, then those again in which a model's powers left their range."""
-    yield from range(len(policy.blocks.slices))
-    yield from sorted({*policy.lose_range(), *(() if reference is None else reference.lose_range())})
+        hidden, rows = softmax.hidden[0], softmax.blocks.slices[0].stop
+        return self.inputs.buffers.take(len(hidden), rows, hidden).T
 
 
 @cache

@@ -20,7 +20,7 @@ _BLOCK_MULTIPLE = 64
 
 @final
 class VocabularyBlocks:
-    """Slices of the vocabulary, and where the labels of a chunk's C tokens are in logits [V', C] of each.
+    """Slices of the vocabulary, and where the labels of a chunk's C tokens are in logits [models, V', C] of each.
 
     Raises IndexError for a label that is no token id.
     """
@@ -37,13 +37,14 @@ class VocabularyBlocks:
         self._entries = torch.split(ordered % rows * len(labels) + self._order, counts)
 
     def at_labels(self, index: int, logits: Tensor) -> Tensor:
-        """Those of a block's logits [V', C] that are at labels, in the order that `by_token` takes."""
-        return logits.view(-1).index_select(0, self._entries[index])
+        """Those of a block's logits [models, V', C] that are at labels, [models, n] in the order that `by_token`
+        takes."""
+        return logits.view(len(logits), -1).index_select(1, self._entries[index])
 
     def by_token(self, at_labels: Sequence[Tensor]) -> Tensor:
-        """[C] from `at_labels` of all blocks."""
-        values = torch.cat(list(at_labels))
-        return torch.empty_like(values).index_copy_(0, self._order, values)
+        """[models, C] from `at_labels` of all blocks."""
+        values = torch.cat(list(at_labels), -1)
+        return torch.empty_like(values).index_copy_(-1, self._order, values)
 
 
 def block_bytes() -> int:

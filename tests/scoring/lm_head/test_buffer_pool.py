@@ -48,11 +48,11 @@ def step(at, pool, divergence=None, budget=EVERYTHING):
 
 
 def chunks_in_each_pass(taken, at, pool, divergence, budget):
-    """For how many chunks, of one model, a buffer for the whole vocabulary is taken in forward and in backward."""
+    """For how many chunks, of one model, memory for the whole vocabulary is taken in forward and in backward."""
     loss = loss_of(at, fused(at, divergence, chunk_size=CHUNK, budget=budget, buffers=pool))
     forward = len(taken)
     gradients(at, loss)
-    whole = [columns == VOCABULARY for _, columns in taken]
+    whole = [columns // VOCABULARY for _, columns in taken]  # both models may be in one
     return sum(whole[:forward]), sum(whole[forward:])
 
 
@@ -90,7 +90,7 @@ def test_nothing_is_kept_where_no_gradient_is_wanted():
     at, pool = setting(), BufferPool()
     with torch.no_grad():
         fused(at, ForwardKL(), chunk_size=CHUNK, budget=EVERYTHING, buffers=pool)
-    assert [buffer.numel() for buffer in pool.free] == [CHUNK * 4] * 3
+    assert sorted(buffer.numel() for buffer in pool.free) == [CHUNK * 4, CHUNK * 4 * 2]  # log-ratios, both models
 
 
 @pytest.mark.parametrize("budget", [0, 2 * PAIR_OF_BUFFERS, EVERYTHING])
@@ -146,7 +146,6 @@ def test_a_step_after_evaluation_in_inference_mode():
 def test_a_copy_does_not_carry_the_buffers(duplicate):
     pool = BufferPool()
     fused(setting(), ForwardKL(), buffers=pool)
-    fused(setting(), None, buffers=pool)
     assert pool.free
     assert duplicate(pool).free == []
 

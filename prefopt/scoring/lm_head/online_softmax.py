@@ -45,7 +45,13 @@ class OnlineSoftmax:
     """
 
     def __init__(
-        self, heads: Sequence[Head], hidden: Sequence[Tensor], blocks: VocabularyBlocks, buffers: BufferPool, keep: bool
+        self,
+        heads: Sequence[Head],
+        hidden: Sequence[Tensor],
+        blocks: VocabularyBlocks,
+        buffers: BufferPool,
+        *,
+        keep: bool,
     ) -> None:
         self.hidden, self.blocks, self.buffers, self.keep = hidden, blocks, buffers, keep
         sums = (len(blocks.slices), len(heads), len(hidden[0]))
@@ -54,7 +60,7 @@ class OnlineSoftmax:
         self._negative_exponents = torch.empty_like(self.block_sum[0])
         self._sums = self.block_sum.unbind()
         self._heads = list(zip(*(head.split(blocks.rows) for head in heads), strict=True))
-        self._at_labels = list(self._sums)  # of every block, replaced when its logits are there
+        self._at_labels: dict[int, Tensor] = {}
         self._buffer: Tensor | None = None
         self._memory: Sequence[Tensor] = ()
         self._out_of_range: set[int] = set()
@@ -106,14 +112,14 @@ class OnlineSoftmax:
         return blocks
 
     def passes(self) -> Iterator[int]:
-        """All blocks, then those again that lost their range."""
+        """All blocks in order, then, once their sums are there, those again that lost their range."""
         yield from range(len(self.blocks.slices))
         yield from self.lose_range()
 
     @property
     def label_logits(self) -> Tensor:
         """z at the labels, [models, C]."""
-        return self.blocks.by_token(self._at_labels)
+        return self.blocks.by_token(list(self._at_labels.values()))
 
     @property
     def log_normalisers(self) -> list[LogNormaliser]:
@@ -225,7 +231,7 @@ class OnlineSoftmaxKernel(ChunkKernel[_Saved]):
     def _softmax(self, heads: Sequence[Head], hidden: Sequence[Tensor], chunk: slice, keep: bool) -> OnlineSoftmax:
         rows = block_rows(hidden[0])
         blocks = VocabularyBlocks(self.inputs.labels[chunk], len(heads[0].weight), rows)
-        return OnlineSoftmax(heads, hidden, blocks, self.inputs.buffers, keep)
+        return OnlineSoftmax(heads, hidden, blocks, self.inputs.buffers, keep=keep)
 
     def _ref_logps(self, head: Head, hidden: Tensor, chunk: slice) -> Tensor:
         """log q of the labels, [C]; the reference may have a vocabulary of its own."""

@@ -22,7 +22,7 @@ class TokensWithGradient:
         nonzero = (g_logps != 0) | (g_divergence != 0)
         indices = nonzero.nonzero()[:, 0]
         self.indices = indices if len(indices) <= _MOST * len(nonzero) else None
-        self._all = len(nonzero)
+        self._count = len(nonzero)
 
     @overload
     def select(self, values: Tensor, dim: int = -1) -> Tensor: ...
@@ -36,4 +36,4 @@ class TokensWithGradient:
         """[C', H] -> [C, H], zero at the other tokens."""
         if self.indices is None:
             return values
-        return values.new_zeros(self._all, values.shape[-1]).index_copy_(0, self.indices, values)
+        return values.new_zeros(self._count, values.shape[-1]).index_copy_(0, self.indices, values)

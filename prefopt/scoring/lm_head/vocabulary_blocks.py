@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -13,6 +12,9 @@ from prefopt.scoring.lm_head.precision import wide
 _THREAD_BYTES = 2**20
 """A thread's share of a block of logits: those of both models and their differences stay in the cache from product to
 pass to product. In smaller blocks, each of which costs some 0.25 ms of Python, nothing more is gained."""
+
+_MOST_BYTES = 8 * 2**20
+"""However many threads there are: no block is a whole chunk, whose logits would all be there at once."""
 
 _BLOCK_MULTIPLE = 64
 """Blocks are multiples of so many token ids: products of odd sizes are slow."""
@@ -41,15 +43,15 @@ class VocabularyBlocks:
         takes."""
         return logits.view(len(logits), -1).index_select(1, self._entries[index])
 
-    def by_token(self, at_labels: Sequence[Tensor]) -> Tensor:
-        """[models, C] from `at_labels` of all blocks."""
-        values = torch.cat(list(at_labels), -1)
+    def by_token(self, at_labels: list[Tensor]) -> Tensor:
+        """[models, C] from `at_labels` of all blocks in order."""
+        values = torch.cat(at_labels, -1)
         return torch.empty_like(values).index_copy_(-1, self._order, values)
 
 
 def block_bytes() -> int:
     """The size of a block of logits."""
-    return _THREAD_BYTES * torch.get_num_threads()
+    return min(_THREAD_BYTES * torch.get_num_threads(), _MOST_BYTES)
 
 
 def block_rows(hidden: Tensor) -> int:

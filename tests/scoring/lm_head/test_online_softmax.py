@@ -9,7 +9,7 @@ import torch
 
 from prefopt.divergences import ForwardKL, ReverseKL
 from prefopt.scoring import token_statistics
-from prefopt.scoring.lm_head import online_softmax
+from prefopt.scoring.lm_head import online_softmax, vocabulary_blocks
 from prefopt.scoring.lm_head.head import HeadGradient
 from prefopt.signals import log_collision_probability
 from tests.scoring.token_cases import assert_same, dense, dense_logits, fused, gradients, loss_of, name_of, setting
@@ -124,3 +124,10 @@ def test_gradients_times_a_factor_are_written_first_and_added_then():
     assert total.written == 17
     total.add_scaled(HeadGradient.blank(head), torch.tensor(2.0))  # which holds nothing yet
     assert total.weight.unique().tolist() == [12.0]
+
+
+@pytest.mark.parametrize(("threads", "mebibytes"), [(1, 1), (2, 2), (8, 8), (64, 8)])
+def test_blocks_grow_with_the_threads_but_are_never_a_whole_chunk(threads, mebibytes, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert vocabulary_blocks.block_bytes() == mebibytes * 2**20
+    assert vocabulary_blocks.block_rows(torch.empty(256, 8)) == mebibytes * 1024

@@ -52,7 +52,7 @@ def reject_bool(value: object, annotation: object, *, field: str = "") -> object
     types = set(_types(annotation))
     if types & {int, float} and bool not in types:
         for item in _items(value):
-            if isinstance(item, bool):
+            if isinstance(item, bool) or str(getattr(item, "dtype", "")) in ("bool", "torch.bool"):
                 raise ValueError(f"{field}{': ' if field else ''}a number is needed, not {str(item).lower()}")
     return value
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from prefopt import zoo
 from prefopt.comparison.suite import Suite
@@ -51,8 +53,17 @@ def test_components_take_no_bool_for_a_number() -> None:
 def test_objectives_take_no_bool_for_a_number() -> None:
     assert len(PARAMETERS) > 40
     for row, name in PARAMETERS:
-        with pytest.raises(ValueError, match=f"{name}: {NEEDED}false"):
+        with pytest.raises(ValueError, match=f"^{row}: {name}: {NEEDED}false$"):
             zoo.build({"zoo": row, name: False})
+        with pytest.raises(ValueError, match=f"^{row}: {name}: {NEEDED}false$"):
+            zoo.ZOO[row](**{name: False})
+
+
+def test_bools_of_numpy_and_torch_are_no_numbers() -> None:
+    for value, word in ((np.bool_(True), "true"), (torch.tensor(False), r"tensor\(false\)")):
+        with pytest.raises(ValueError, match=f"^dpo: beta: {NEEDED}{word}$"):
+            zoo.dpo(beta=value)
+    assert zoo.dpo(np.float32(0.5)) == zoo.dpo(torch.tensor(0.5)) == zoo.dpo(0.5)
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ from pydantic import ValidationError
 
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.registry import components_with_field
-from prefopt.validation import did_you_mean, explain, reject_bool
+from prefopt.validation import did_you_mean, explain
 from prefopt.zoo import absolute, f_divergences, per_unit, reference_free, sequence_level, token_level, weighted
 from prefopt.zoo.absolute import *
 from prefopt.zoo.f_divergences import *
-from prefopt.zoo.parameters import as_given, checked, laid_over, unread
+from prefopt.zoo.parameters import laid_over, unread
 from prefopt.zoo.per_unit import *
 from prefopt.zoo.reference_free import *
 from prefopt.zoo.sequence_level import *
@@ -71,15 +71,7 @@ def build(spec: object) -> ObjectiveConfig:
             f"{f' Rows that read {unknown[0]!r}: ' + ', '.join(rows) + '.' if rows else ''}"
             f"{' ' + components if (components := components_with_field(unknown[0])) else ''}"
         )
-    for key, value in arguments.items():
-        reject_bool(value, parameters[key].annotation, field=key)
-    try:
-        row = checked(ZOO[name])(**arguments)
-    except ValidationError as error:
-        given = {(parameter,) for parameter in arguments}
-        computed = not {problem["loc"][:1] for problem in error.errors()} <= given  # by the row, for a component
-        at = f"{name} at {as_given(arguments)}: " if computed else ""
-        raise ValueError(at + " ".join(explain(error, ObjectiveConfig))) from error
+    row = ZOO[name](**arguments)
     config = _validated(laid_over(row.model_dump(), slots)) if slots else row
     _reject_unread(name, arguments, slots)
     return config

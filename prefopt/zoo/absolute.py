@@ -18,8 +18,10 @@ from prefopt.losses import (
     SppoLoss,
 )
 from prefopt.objective_config import ObjectiveConfig
+from prefopt.zoo.parameters import checked
 
 
+@checked
 def nca(beta: float = 0.1) -> ObjectiveConfig:
     """loss = -log sigmoid(b_c) - log sigmoid(-b_c) / 2 - log sigmoid(-b_j) / 2, b = beta sum r.
 
@@ -28,6 +30,7 @@ def nca(beta: float = 0.1) -> ObjectiveConfig:
     return ObjectiveConfig(beta=beta, loss=NcaLoss())
 
 
+@checked
 def bco(beta: float = 0.1) -> ObjectiveConfig:
     """loss = -log sigmoid(b_c - delta) - log sigmoid(delta - b_j), b = beta sum r, delta the running mean of all b.
 
@@ -41,6 +44,7 @@ def bco(beta: float = 0.1) -> ObjectiveConfig:
     return ObjectiveConfig(beta=beta, loss=BcoLoss())
 
 
+@checked
 def bco_pair(beta: float = 0.1) -> ObjectiveConfig:
     """loss = -log sigmoid(b_c) - log sigmoid(-b_j), b = beta sum r.
 
@@ -52,6 +56,7 @@ def bco_pair(beta: float = 0.1) -> ObjectiveConfig:
     return ObjectiveConfig(beta=beta, loss=BcoPairLoss())
 
 
+@checked
 def sppo(beta: float = 0.1) -> ObjectiveConfig:
     """loss = (sum r_c - 1 / (2 beta))^2 + (sum r_j + 1 / (2 beta))^2.
 
@@ -61,6 +66,7 @@ def sppo(beta: float = 0.1) -> ObjectiveConfig:
     return ObjectiveConfig(beta=1.0, loss=SppoLoss(target=1 / (2 * beta)))
 
 
+@checked
 def apo_zero(beta: float = 0.1) -> ObjectiveConfig:
     """loss = 1 - sigmoid(b_c) + sigmoid(b_j), b = beta sum r.
 
@@ -69,6 +75,7 @@ def apo_zero(beta: float = 0.1) -> ObjectiveConfig:
     return ObjectiveConfig(beta=beta, loss=ApoZeroLoss())
 
 
+@checked
 def apo_down(beta: float = 0.1) -> ObjectiveConfig:
     """loss = sigmoid(b_c) + 1 - sigmoid(b_c - b_j), b = beta sum r.
 
@@ -77,6 +84,7 @@ def apo_down(beta: float = 0.1) -> ObjectiveConfig:
     return ObjectiveConfig(beta=beta, loss=ApoDownLoss())
 
 
+@checked
 def aot(beta: float = 0.1, label_smoothing: float = 0.0) -> ObjectiveConfig:
     """loss_i = -log sigmoid(sorted(b_c)_i - sorted(b_j)_i), b = beta sum r, over the pairs i of a batch.
 
@@ -88,6 +96,7 @@ def aot(beta: float = 0.1, label_smoothing: float = 0.0) -> ObjectiveConfig:
     return ObjectiveConfig(beta=beta, loss=AotLoss(label_smoothing=label_smoothing))
 
 
+@checked
 def aot_paired(beta: float = 0.1, label_smoothing: float = 0.0) -> ObjectiveConfig:
     """loss_i = -log sigmoid(sorted(p)_i - sorted(q)_i), p = beta (sum log pi_c - sum log pi_j), q of the reference.
 
@@ -100,6 +109,7 @@ def aot_paired(beta: float = 0.1, label_smoothing: float = 0.0) -> ObjectiveConf
     return ObjectiveConfig(beta=beta, loss=AotPairedLoss(reference_scale=beta, label_smoothing=label_smoothing))
 
 
+@checked
 def beta_dpo(beta: float = 0.1, a: float = 0.6, drop: float = 0.2) -> ObjectiveConfig:
     """loss = -log sigmoid(b (sum r_c - sum r_j)), b = max(beta (1 + a (m - M)), 0.001), over the pairs kept.
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.shapings import AlphaShaping, ForwardKLShaping, JensenShannonShaping
+from prefopt.zoo.parameters import checked
 
 
+@checked
 def f_dpo_reverse_kl(beta: float = 0.1) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (sum r_c - sum r_j)).
 
@@ -19,6 +21,7 @@ def f_dpo_reverse_kl(beta: float = 0.1) -> ObjectiveConfig:
     return ObjectiveConfig(beta=beta)
 
 
+@checked
 def f_dpo_forward_kl(beta: float = 0.1) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (exp(-sum r_j) - exp(-sum r_c))).
 
@@ -30,6 +33,7 @@ def f_dpo_forward_kl(beta: float = 0.1) -> ObjectiveConfig:
     return ObjectiveConfig(beta=beta, shaping=ForwardKLShaping())
 
 
+@checked
 def f_dpo_jensen_shannon(beta: float = 0.1) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (log sigmoid(sum r_c) - log sigmoid(sum r_j))).
 
@@ -38,6 +42,7 @@ def f_dpo_jensen_shannon(beta: float = 0.1) -> ObjectiveConfig:
     return ObjectiveConfig(beta=beta, shaping=JensenShannonShaping())
 
 
+@checked
 def f_dpo_alpha(beta: float = 0.1, alpha: float = 0.5) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (f_c - f_j)), f = (exp((alpha - 1) sum r) - 1) / (alpha - 1).
 

@@ -9,8 +9,6 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple, final
 
-from pydantic import ValidationError
-
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.zoo import ZOO
 
@@ -81,7 +79,7 @@ def _fields(name: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     """The fields of a row with these arguments; none where one of them is out of its range."""
     try:
         row = ZOO[name](**arguments)
-    except (ValidationError, ArithmeticError):
+    except ValueError:
         return {}
     return dict(_leaves(row.model_dump(mode="json")))
 

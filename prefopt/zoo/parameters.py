@@ -1,33 +1,58 @@
-"""Which parameters of a row an objective still reads once other slots are laid over the row's own."""
+"""The parameters of a row: how they are read, and which of them an objective still reads once other slots are laid over
+the row's own."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
-from typing import Any, get_args
+from functools import cache, wraps
+from typing import Any, ParamSpec, get_args
 
-from pydantic import ConfigDict, validate_call
+from pydantic import ConfigDict, ValidationError, validate_call
 
 from prefopt.objective_config import ObjectiveConfig
+from prefopt.validation import did_you_mean, explain, reject_bool
 
 __all__ = ["as_given", "checked", "laid_over", "unread", "without_unread"]
 
+P = ParamSpec("P")
 Row = Callable[..., ObjectiveConfig]
 
 
-@cache
-def checked(row: Row) -> Row:
-    """The row, which validates its arguments: it raises ValidationError, and ValueError where they have no value."""
-    validated = validate_call(config=ConfigDict(allow_inf_nan=False))(row)
+def checked(function: Callable[P, ObjectiveConfig]) -> Callable[P, ObjectiveConfig]:
+    """A row of the zoo: the function, whose arguments are read as those of a run file are, however it is called.
 
-    def call(**arguments: Any) -> ObjectiveConfig:
+    It raises ValueError in one line that begins with its name, and TypeError for arguments that it does not have.
+    """
+    signature, name = inspect.signature(function, eval_str=True), function.__name__
+
+    @wraps(function)
+    def row(*args: P.args, **kwargs: P.kwargs) -> ObjectiveConfig:
         try:
-            return validated(**arguments)
+            arguments = signature.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            near = "".join(did_you_mean(key, signature.parameters) for key in kwargs if key not in signature.parameters)
+            raise TypeError(f"{name}: {error}.{near} Parameters: {', '.join(signature.parameters)}.") from None
+        try:
+            for key, value in arguments.items():
+                reject_bool(value, signature.parameters[key].annotation, field=key)
+            return _validated(function)(**arguments)
+        except ValidationError as error:
+            given = {(key,) for key in arguments}
+            computed = not {problem["loc"][:1] for problem in error.errors()} <= given  # by the row, for a component
+            at = f" at {as_given(arguments)}" if computed else ""
+            raise ValueError(f"{name}{at}: {' '.join(explain(error, ObjectiveConfig))}") from error
         except ArithmeticError as error:
-            raise ValueError(f"{row.__name__}: {error} at {as_given(arguments)}; give other values") from error
+            raise ValueError(f"{name}: {error} at {as_given(arguments)}; give other values") from error
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
 
-    return call
+    return row
+
+
+@cache
+def _validated(function: Row) -> Row:
+    return validate_call(config=ConfigDict(allow_inf_nan=False))(function)
 
 
 def as_given(arguments: Mapping[str, object]) -> str:
@@ -52,7 +77,7 @@ def unread(row: Row, arguments: Mapping[str, Any], slots: Mapping[str, Any]) -> 
 
     It does not matter which value an argument has: others that the row takes are tried in its place.
     """
-    plain = checked(row)(**arguments).model_dump()
+    plain = row(**arguments).model_dump()
     parameters = inspect.signature(row, eval_str=True).parameters
     for name in arguments if slots else ():
         others = list(_with_others(row, arguments, parameters[name]))
@@ -74,7 +99,7 @@ def _with_others(row: Row, arguments: Mapping[str, Any], parameter: inspect.Para
     """The fields of the row under values of one parameter, of which two differ at least."""
     for value in _values(parameter):
         try:
-            config = checked(row)(**{**arguments, parameter.name: value})
+            config = row(**{**arguments, parameter.name: value})
         except ValueError:
             continue  # out of the parameter's range
         yield config.model_dump()

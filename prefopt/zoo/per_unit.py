@@ -11,8 +11,10 @@ from prefopt.losses import ScaledBasuLoss
 from prefopt.objective_config import DivergenceTerm, ObjectiveConfig
 from prefopt.units import NumberedUnits, StateBaselineUnits, TokenUnits
 from prefopt.weightings import ColumnWeighting
+from prefopt.zoo.parameters import checked
 
 
+@checked
 def tbpo_a(beta: float = 0.1, lam: float = 0.0, s: float = 4.0) -> ObjectiveConfig:
     """loss = mean_t (exp(-d_t) - d_t) / s, d_t = beta ((r_c,t + k_c,t) - (r_j,t + k_j,t)), for lam = 0.
 
@@ -28,6 +30,7 @@ def tbpo_a(beta: float = 0.1, lam: float = 0.0, s: float = 4.0) -> ObjectiveConf
     )
 
 
+@checked
 def tbpo_q(beta: float = 0.1, lam: float = 0.0, s: float = 4.0, limit: float = 10.0) -> ObjectiveConfig:
     """loss = mean_t (exp(-d_t) - d_t) / s, d_t = beta (r_c,t - r_j,t - c_t), for lam = 0.
 
@@ -44,6 +47,7 @@ def tbpo_q(beta: float = 0.1, lam: float = 0.0, s: float = 4.0, limit: float = 1
     return ObjectiveConfig(beta=beta, units=units, loss=ScaledBasuLoss(lam=lam, s=s))
 
 
+@checked
 def dpo_2d(beta: float = 0.1) -> ObjectiveConfig:
     """loss = -sum_i log sigmoid(beta (s_c,i sum r_c,i - s_j,i sum r_j,i)), over i up to the fewer segments.
 
@@ -62,6 +66,7 @@ def dpo_2d(beta: float = 0.1) -> ObjectiveConfig:
     )
 
 
+@checked
 def aw_dpo(beta: float = 0.1) -> ObjectiveConfig:
     """loss = -sum_u w_u log sigmoid(beta (sum r_c,u - sum r_j,u)), w_u = d_u / sum d, u the reasoning and the answer.
 
@@ -76,6 +81,7 @@ def aw_dpo(beta: float = 0.1) -> ObjectiveConfig:
     return ObjectiveConfig(beta=beta, units=units)
 
 
+@checked
 def contrastive_dpo_released(beta: float = 0.1) -> ObjectiveConfig:
     """loss = -sum_t log sigmoid(beta (r_c,t - w_t r_j,t)), over t up to the longer response, r = 0 beyond an end.
 

@@ -11,8 +11,10 @@ from prefopt.objective_config import ObjectiveConfig
 from prefopt.regularizers import NegativeLogLikelihood
 from prefopt.shapings import LogOddsShaping, MeanShaping
 from prefopt.weightings import LowConfidenceWeighting, ScaledWeighting
+from prefopt.zoo.parameters import checked
 
 
+@checked
 def simpo(beta: float = 2.0, gamma: float = 1.0) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (mean log pi_c - mean log pi_j) - gamma), with means over each response's tokens.
 
@@ -22,6 +24,7 @@ def simpo(beta: float = 2.0, gamma: float = 1.0) -> ObjectiveConfig:
     return ObjectiveConfig(beta=beta, shaping=MeanShaping(), loss=LogisticLoss(margin=gamma), reference_free=True)
 
 
+@checked
 def confpo(beta: float = 1.5, gamma: float = 1.6) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (mean_S log pi_c - mean_S log pi_j) - gamma), S the tokens of a response with pi(y_t) <
     mean pi(y).
@@ -41,6 +44,7 @@ def confpo(beta: float = 1.5, gamma: float = 1.6) -> ObjectiveConfig:
     )
 
 
+@checked
 def cpo(beta: float = 0.1, nll_weight: float = 1.0) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (sum log pi_c - sum log pi_j)) - nll_weight mean log pi_c.
 
@@ -50,6 +54,7 @@ def cpo(beta: float = 0.1, nll_weight: float = 1.0) -> ObjectiveConfig:
     return ObjectiveConfig(beta=beta, regularizers=(NegativeLogLikelihood(weight=nll_weight),), reference_free=True)
 
 
+@checked
 def cpo_simpo(beta: float = 2.0, gamma: float = 1.0, nll_weight: float = 1.0) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (mean log pi_c - mean log pi_j) - gamma) - nll_weight mean log pi_c.
 
@@ -64,6 +69,7 @@ def cpo_simpo(beta: float = 2.0, gamma: float = 1.0, nll_weight: float = 1.0) ->
     )
 
 
+@checked
 def orpo(lam: float = 0.1) -> ObjectiveConfig:
     """loss = -mean log pi_c - lam log sigmoid(o_c - o_j), o = log(p / (1 - p)), log p = mean log pi.
 
@@ -81,6 +87,7 @@ def orpo(lam: float = 0.1) -> ObjectiveConfig:
     )
 
 
+@checked
 def slic(delta: float = 1.0, lam: float = 1.0) -> ObjectiveConfig:
     """loss = max(0, delta - sum log pi_c + sum log pi_j) - lam sum log pi_c.
 

@@ -18,8 +18,10 @@ from prefopt.losses import (
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.regularizers import NegativeLogLikelihood
 from prefopt.shapings import MeanShaping, PositiveShaping
+from prefopt.zoo.parameters import checked
 
 
+@checked
 def dpo(beta: float = 0.1) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (sum r_c - sum r_j)).
 
@@ -28,6 +30,7 @@ def dpo(beta: float = 0.1) -> ObjectiveConfig:
     return ObjectiveConfig(beta=beta)
 
 
+@checked
 def cdpo(beta: float = 0.1, label_smoothing: float = 0.1) -> ObjectiveConfig:
     """loss = -(1 - e) log sigmoid(z) - e log sigmoid(-z), z = beta (sum r_c - sum r_j), e = label_smoothing.
 
@@ -39,6 +42,7 @@ def cdpo(beta: float = 0.1, label_smoothing: float = 0.1) -> ObjectiveConfig:
     return ObjectiveConfig(beta=beta, loss=LogisticLoss(label_smoothing=label_smoothing))
 
 
+@checked
 def dpo_shift(beta: float = 0.1, lam: float = 0.7) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (sum r_c - lam sum r_j)).
 
@@ -50,6 +54,7 @@ def dpo_shift(beta: float = 0.1, lam: float = 0.7) -> ObjectiveConfig:
     return ObjectiveConfig(beta=beta, loss=ShiftedLoss(lam=lam))
 
 
+@checked
 def robust(beta: float = 0.1, label_smoothing: float = 0.1) -> ObjectiveConfig:
     """loss = (-(1 - e) log sigmoid(z) + e log sigmoid(-z)) / (1 - 2 e), e = label_smoothing.
 
@@ -59,6 +64,7 @@ def robust(beta: float = 0.1, label_smoothing: float = 0.1) -> ObjectiveConfig:
     return ObjectiveConfig(beta=beta, loss=RobustLoss(label_smoothing=label_smoothing))
 
 
+@checked
 def hinge(beta: float = 0.1) -> ObjectiveConfig:
     """loss = max(0, 1 - beta (sum r_c - sum r_j)).
 
@@ -68,15 +74,17 @@ def hinge(beta: float = 0.1) -> ObjectiveConfig:
     return ObjectiveConfig(beta=beta, loss=HingeLoss())
 
 
+@checked
 def rso(gamma: float = 0.05) -> ObjectiveConfig:
     """loss = max(0, 1 - gamma (sum r_c - sum r_j)).
 
     The hinge loss of RSO, which is SLiC's on DPO's rewards: the row `hinge` under its paper's name for beta. Its
     rejection sampling is a matter of data, not of the loss. Source: arXiv 2309.06657.
     """
-    return hinge(beta=gamma)
+    return ObjectiveConfig(beta=gamma, loss=HingeLoss())
 
 
+@checked
 def ipo(beta: float = 0.1) -> ObjectiveConfig:
     """loss = (mean r_c - mean r_j - 1 / (2 beta))^2, with means over each response's tokens.
 
@@ -88,6 +96,7 @@ def ipo(beta: float = 0.1) -> ObjectiveConfig:
     return ObjectiveConfig(beta=1.0, shaping=MeanShaping(), loss=SquaredLoss(margin=1 / (2 * beta)))
 
 
+@checked
 def ipo_sum(beta: float = 0.1) -> ObjectiveConfig:
     """loss = (sum r_c - sum r_j - 1 / (2 beta))^2.
 
@@ -99,6 +108,7 @@ def ipo_sum(beta: float = 0.1) -> ObjectiveConfig:
     return ObjectiveConfig(beta=1.0, loss=SquaredLoss(margin=1 / (2 * beta)))
 
 
+@checked
 def exo(beta: float = 0.1, label_smoothing: float = 1e-3) -> ObjectiveConfig:
     """loss = s (log s - log(1 - e)) + (1 - s) (log(1 - s) - log e), s = sigmoid(z), e = label_smoothing.
 
@@ -110,6 +120,7 @@ def exo(beta: float = 0.1, label_smoothing: float = 1e-3) -> ObjectiveConfig:
     return ObjectiveConfig(beta=beta, loss=ExoLoss(label_smoothing=label_smoothing))
 
 
+@checked
 def discopop(beta: float = 0.05, tau: float = 0.05) -> ObjectiveConfig:
     """loss = -(1 - m) log sigmoid(z) + m exp(-z), m = sigmoid(z / tau).
 
@@ -118,6 +129,7 @@ def discopop(beta: float = 0.05, tau: float = 0.05) -> ObjectiveConfig:
     return ObjectiveConfig(beta=beta, loss=DiscoPopLoss(tau=tau))
 
 
+@checked
 def dpop(beta: float = 0.3, lam: float = 50.0) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (sum r_c - sum r_j - lam max(0, -sum r_c))).
 
@@ -130,6 +142,7 @@ def dpop(beta: float = 0.3, lam: float = 50.0) -> ObjectiveConfig:
     return ObjectiveConfig(beta=beta, shaping=PositiveShaping(lam=lam))
 
 
+@checked
 def dpo_norm(beta: float = 5.0) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (mean r_c - mean r_j)), with means over each response's tokens.
 
@@ -143,6 +156,7 @@ def dpo_norm(beta: float = 5.0) -> ObjectiveConfig:
     return ObjectiveConfig(beta=beta, shaping=MeanShaping())
 
 
+@checked
 def rpo(beta: float = 0.1, alpha: float = 1.0) -> ObjectiveConfig:
     """loss = -log sigmoid(z) - alpha mean log pi_c, with the mean over the chosen response's tokens.
 

@@ -20,8 +20,10 @@ from prefopt.weightings import (
     UniformWeighting,
 )
 from prefopt.weightings.activation import Reduction, SiteKind
+from prefopt.zoo.parameters import checked
 
 
+@checked
 def tdpo1(beta: float = 0.1) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (sum r_c - sum r_j) - beta (sum k_j - sum k_c)).
 
@@ -30,6 +32,7 @@ def tdpo1(beta: float = 0.1) -> ObjectiveConfig:
     return ObjectiveConfig(beta=beta, divergence=DivergenceTerm(measure=ForwardKL()))
 
 
+@checked
 def tdpo2(beta: float = 0.1, alpha: float = 0.5) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (sum r_c - sum r_j) - alpha beta (sum k_j - stopgrad(sum k_c))).
 
@@ -42,6 +45,7 @@ def tdpo2(beta: float = 0.1, alpha: float = 0.5) -> ObjectiveConfig:
     return ObjectiveConfig(beta=beta, divergence=DivergenceTerm(measure=ForwardKL(), alpha=alpha, detach_chosen=True))
 
 
+@checked
 def mapo(
     beta: float = 0.1,
     sites: tuple[SiteKind, ...] = ("mlp", "attn", "resid", "logits"),
@@ -63,6 +67,7 @@ def mapo(
     )
 
 
+@checked
 def sparsepo(
     beta: float = 0.1, shared: bool = True, l1_reward: float = 0.001, l1_divergence: float = 0.001
 ) -> ObjectiveConfig:
@@ -87,6 +92,7 @@ def sparsepo(
     )
 
 
+@checked
 def sparsepo_token(beta: float = 0.1, alpha: float = 10.0, l1: float = 0.002, floor: float = 0.3) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (sum w r_c - sum w r_j) - alpha beta (sum k_j - stopgrad(sum k_c))) + beta l1 sum w.
 
@@ -110,6 +116,7 @@ def sparsepo_token(beta: float = 0.1, alpha: float = 10.0, l1: float = 0.002, fl
     )
 
 
+@checked
 def ld_dpo(beta: float = 0.1, alpha: float = 0.5) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (sum w r_c - sum w r_j)), w = 1 up to the shorter response's length, alpha beyond it.
 
@@ -121,6 +128,7 @@ def ld_dpo(beta: float = 0.1, alpha: float = 0.5) -> ObjectiveConfig:
     return ObjectiveConfig(beta=beta, weighting=LengthDesensitisedWeighting(alpha=alpha))
 
 
+@checked
 def poet(beta: float = 0.1) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (sum_b r_c - sum_b r_j)), sums over the first b tokens, b the shorter response's length.
 
@@ -130,6 +138,7 @@ def poet(beta: float = 0.1) -> ObjectiveConfig:
     return ObjectiveConfig(beta=beta, weighting=LengthDesensitisedWeighting(alpha=0.0))
 
 
+@checked
 def sampo(beta: float = 0.1, seed: int = 0) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (sum_S r_c - sum_S r_j)), S as many tokens drawn at random as the shorter response has.
 
@@ -141,6 +150,7 @@ def sampo(beta: float = 0.1, seed: int = 0) -> ObjectiveConfig:
     return ObjectiveConfig(beta=beta, weighting=DownSampledWeighting(seed=seed))
 
 
+@checked
 def otpo(beta: float = 0.1, reg: float = 1.0, reg_m: float = 0.2) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (sum w r_c - sum w r_j)), w the marginals of an optimal transport between the responses.
 
@@ -153,6 +163,7 @@ def otpo(beta: float = 0.1, reg: float = 1.0, reg_m: float = 0.2) -> ObjectiveCo
     return ObjectiveConfig(beta=beta, weighting=TransportWeighting(reg=reg, reg_m=reg_m))
 
 
+@checked
 def ti_dpo(beta: float = 0.1, alpha: float = 0.5, lam: float = 0.7) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (sum w r_c - sum w r_j) - alpha beta (sum k_j - stopgrad(sum k_c))), w = lam I / mean I
     + (1 - lam) P / mean P.
@@ -172,6 +183,7 @@ def ti_dpo(beta: float = 0.1, alpha: float = 0.5, lam: float = 0.7) -> Objective
     )
 
 
+@checked
 def mask_dpo(beta: float = 0.1) -> ObjectiveConfig:
     """loss = -log sigmoid(beta (sum w r_c - sum w r_j)), w from the fields chosen_weights and rejected_weights.
 

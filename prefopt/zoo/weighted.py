@@ -9,8 +9,10 @@ from __future__ import annotations
 from prefopt.losses import BcoLoss, LogisticLoss, MixtureLoss, OffsetLoss, OnPolicyWeightedLoss, TokenRewardLoss
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.regularizers import NegativeLogLikelihood
+from prefopt.zoo.parameters import checked
 
 
+@checked
 def odpo(beta: float = 0.1, alpha: float = 1.0) -> ObjectiveConfig:
     """loss = -log sigmoid(z - alpha log(s_c - s_j)), s the scores of the responses.
 
@@ -21,6 +23,7 @@ def odpo(beta: float = 0.1, alpha: float = 1.0) -> ObjectiveConfig:
     return ObjectiveConfig(beta=beta, loss=OffsetLoss(alpha=alpha))
 
 
+@checked
 def wpo(beta: float = 0.1) -> ObjectiveConfig:
     """loss = -w_c w_j log sigmoid(z), w = exp(mean(log pi - log sum_v pi(v)^2)) without gradient.
 
@@ -32,6 +35,7 @@ def wpo(beta: float = 0.1) -> ObjectiveConfig:
     return ObjectiveConfig(beta=beta, loss=OnPolicyWeightedLoss(loss=LogisticLoss()))
 
 
+@checked
 def t_reg(beta: float = 0.1, alpha: float = 0.25) -> ObjectiveConfig:
     """loss = -log sigmoid(z) - alpha w beta (sum q_c log pi_c + sum q_j log pi_j), w = sigmoid(-z) without gradient.
 
@@ -45,6 +49,7 @@ def t_reg(beta: float = 0.1, alpha: float = 0.25) -> ObjectiveConfig:
     return ObjectiveConfig(beta=beta, loss=TokenRewardLoss(loss=LogisticLoss(), alpha=alpha, beta=beta))
 
 
+@checked
 def mpo(beta: float = 0.1, preference: float = 0.8, quality: float = 0.2, generation: float = 1.0) -> ObjectiveConfig:
     """loss = preference L_dpo + quality L_bco - generation mean log pi_c.
 

@@ -42,7 +42,7 @@ CHANGES: dict[str, tuple[Mapping[str, Any], str]] = {
     "data as a list": ({"data": ["a", "b"]}, "data"),
     "no such data": ({"data": "absent.jsonl"}, "absent.jsonl"),
     "an unset variable": ({"data": "${oc.env:PREFOPT_TEST_ABSENT}"}, "PREFOPT_TEST_ABSENT"),
-    "true as a number": ({"objective": {"zoo": "dpo", "beta": True}}, "objective: beta: a number is needed, not true"),
+    "true as a number": ({"objective": {"zoo": "dpo", "beta": True}}, "dpo: beta: a number is needed, not true"),
     "true as steps": ({"training.max_steps": True}, "training: max_steps: a number is needed, not true"),
     "a rank of true": ({"model.peft": {"r": True}}, "model.peft: r: a number is needed, not true"),
     "a dtype of whole numbers": ({"model.init": {"dtype": "int8"}}, "dtype .*'int8'"),

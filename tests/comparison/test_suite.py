@@ -257,7 +257,7 @@ def test_sweeps_reach_objectives_and_training_one_inside_the_other_or_dotted(tmp
         ),
         ({"sweeps": {"task.noise": [0.1]}}, "sweeps: 'task.noise' is neither objective.FIELD nor training.FIELD"),
         ({"sweeps": {"objective.beta": 0.1}}, "sweeps.objective.beta: "),
-        ({"sweeps": {"objective.beta": [-1]}}, r"objectives.dpo at {'objective.beta': -1}: beta: more than 0"),
+        ({"sweeps": {"objective.beta": [-1]}}, r"objectives.dpo at {'objective.beta': -1}: dpo: beta: more than 0"),
         ({"sweeps": {"objective.beta": [0.1, 0.1]}}, "sweeps: objective.beta names a value twice"),
         ({"seeds": []}, "seeds: "),
         ({"training": {"learning_rates": 1}}, "training: learning_rates: no such training argument. Did you mean"),

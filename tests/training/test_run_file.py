@@ -108,7 +108,7 @@ def test_a_section_is_overridden_by_its_short_form_or_by_fields(
             "objective.betta=1",
             "objective: betta: tdpo2 has no such parameter, and objectives no such slot.",
         ),
-        ("objective.beta=-1", "objective: beta: more than 0 is needed, got -1"),
+        ("objective.beta=-1", "objective: tdpo2: beta: more than 0 is needed, got -1"),
         ("objective={zoo: ipo, beta: -1}", "objective: ipo at beta -1: margin: more than 0 is needed, got -0.5"),
         ("objective.weighting=sparce", "no TokenWeighting named 'sparce'. Did you mean 'sparse'?"),
         (

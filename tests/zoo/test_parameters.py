@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import math
+import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +107,50 @@ def test_a_row_without_a_value_is_told() -> None:
     for row in ("ipo", "ipo_sum", "sppo"):
         with pytest.raises(ValueError, match=rf"^{row}: float division by zero at beta 0; give other values$"):
             zoo.build({"zoo": row, "beta": 0})
+
+
+@pytest.mark.parametrize(
+    ("row", "arguments", "message"),
+    [
+        ("ipo", {"beta": 0}, "float division by zero at beta 0; give other values"),
+        ("dpo", {"beta": -1}, "beta: more than 0 is needed, got -1.0"),
+        ("dpo", {"beta": "much"}, "beta: a number is needed, got 'much'"),
+        ("dpo", {"beta": math.inf}, "beta: a finite number is needed, got inf"),
+        ("sparsepo", {"shared": "maybe"}, "shared: true or false is needed, got 'maybe'"),
+        ("mapo", {"sites": "mlp"}, "sites: a list is needed, got 'mlp'"),
+        ("sampo", {"seed": 1.5}, "seed: a whole number is needed, got 1.5"),
+    ],
+)
+def test_a_call_is_checked_as_a_run_file_is(row: str, arguments: dict[str, Any], message: str) -> None:
+    for call in (partial(getattr(zoo, row), **arguments), partial(zoo.build, {"zoo": row, **arguments})):
+        with pytest.raises(ValueError, match=f"^{re.escape(f'{row}: {message}')}$"):
+            call()
+
+
+def test_arguments_by_position_are_checked() -> None:
+    with pytest.raises(ValueError, match=r"^cdpo: label_smoothing: less than 0\.5 is needed, got 0\.7$"):
+        zoo.cdpo(0.1, 0.7)
+    assert zoo.cdpo(0.1, 0.2) == zoo.build({"zoo": "cdpo", "label_smoothing": 0.2})
+
+
+@pytest.mark.parametrize(("row", "name"), PARAMETERS)
+def test_every_row_reads_texts_as_a_run_file_does(row: str, name: str) -> None:
+    value = other_value(row, name)
+    given = list(value) if isinstance(value, tuple) else str(value)
+    assert zoo.ZOO[row](**{name: given}) == zoo.ZOO[row](**{name: value}) == zoo.build({"zoo": row, name: given})
+
+
+def test_what_a_row_computes_is_told_with_its_arguments() -> None:
+    for row, arguments, message in (
+        ("sparsepo", {"l1_reward": -1}, "sparsepo at l1_reward -1: reward: at least 0 is needed, got -0.5"),
+        ("rso", {"gamma": 0}, "rso at gamma 0: beta: more than 0 is needed, got 0.0"),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            zoo.ZOO[row](**arguments)
+
+
+def test_arguments_that_a_row_does_not_have_are_named_with_those_that_it_has() -> None:
+    with pytest.raises(TypeError, match=r"^cdpo: .*'bta'\. Did you mean 'beta'\? Parameters: beta, label_smoothing\.$"):
+        zoo.cdpo(bta=0.5)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"^dpo: too many positional arguments\. Parameters: beta\.$"):
+        zoo.dpo(0.1, 0.2)  # type: ignore[call-arg]

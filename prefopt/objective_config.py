@@ -23,7 +23,7 @@ from prefopt.component import (
 from prefopt.losses import LogisticLoss
 from prefopt.registry import resolve
 from prefopt.shapings import SumShaping
-from prefopt.validation import Settings
+from prefopt.validation import TensorSettings
 from prefopt.weightings import UniformWeighting
 
 __all__ = ["DivergenceTerm", "ObjectiveConfig"]
@@ -37,7 +37,7 @@ RegularizerSlot = Annotated[SerializeAsAny[Regularizer], BeforeValidator(partial
 
 
 @final
-class DivergenceTerm(Settings):
+class DivergenceTerm(TensorSettings):
     """alpha v_t D_t: which divergence, how much of it, and under which weights.
 
     weighting      None: v = w, the weights of the log-ratios
@@ -54,7 +54,7 @@ class DivergenceTerm(Settings):
 
 
 @final
-class ObjectiveConfig(Settings):
+class ObjectiveConfig(TensorSettings):
     """An objective as a value: the six slots and beta. Round-trips through JSON and YAML; a slot takes a component, a
     mapping with its `name` and fields, or just its name.
 

@@ -113,7 +113,7 @@ class NumberedUnits(_RankedUnits):
 
     name: Literal["numbered"] = "numbered"
     column: str = "unit"
-    default: int = Field(default=-1, ge=-1)
+    default: int = Field(default=-1, ge=-1, le=2**24)
     pairing: Literal["number", "index", "rank"] = "number"
     weights: tuple[str, ...] = ()
 

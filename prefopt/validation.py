@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Literal, final, get_args, get_origin
+from typing import Annotated, Literal, final, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 
 __all__ = [
     "MistakesError",
+    "Seed",
     "Settings",
+    "TensorSettings",
     "did_you_mean",
     "explain",
     "in_line",
@@ -23,6 +26,12 @@ __all__ = [
     "reject_bool",
     "set_name",
 ]
+
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+"""The 32 bits that every generator reads."""
+
+_FLOAT32 = (2.0**-126, (2 - 2.0**-23) * 2.0**127)
+"""The smallest and largest size of a number of float32, but for 0."""
 
 
 class Settings(BaseModel):
@@ -35,6 +44,25 @@ class Settings(BaseModel):
     @classmethod
     def _numbers_are_no_bools(cls, value: object, info: ValidationInfo) -> object:
         return reject_bool(value, cls.model_fields[str(info.field_name)].annotation)
+
+
+class TensorSettings(Settings):
+    """Settings whose numbers meet those of tensors: one that float32 or int64 does not have is refused, in a list too.
+    It would be 0 or infinite there, or an error at the first step."""
+
+    @field_validator("*")
+    @classmethod
+    def _numbers_are_those_of_tensors(cls, value: object) -> object:
+        smallest, largest = _FLOAT32
+        for number in _items(value):
+            size = abs(number) if isinstance(number, int | float) else 0
+            if isinstance(number, int) and size >= 2**63:
+                raise ValueError(f"a whole number of 64 bits is needed, got {number}")
+            if isinstance(number, float) and size and math.isfinite(size) and not smallest <= size <= largest:
+                raise ValueError(
+                    f"a number of float32 is needed, from {smallest:.3g} to {largest:.3g} in size, got {number}"
+                )
+        return value
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:
@@ -133,10 +161,10 @@ _NEEDED = {
     "string_type": "a text is needed",
     **dict.fromkeys(("list_type", "tuple_type"), "a list is needed"),
     **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "a mapping is needed"),
-    "greater_than": "more than {gt:g} is needed",
-    "greater_than_equal": "at least {ge:g} is needed",
-    "less_than": "less than {lt:g} is needed",
-    "less_than_equal": "at most {le:g} is needed",
+    "greater_than": "more than {gt:.10g} is needed",
+    "greater_than_equal": "at least {ge:.10g} is needed",
+    "less_than": "less than {lt:.10g} is needed",
+    "less_than_equal": "at most {le:.10g} is needed",
     "literal_error": "{expected} is needed",
     **dict.fromkeys(("too_short", "string_too_short"), "at least {min_length} is needed"),
 }

@@ -44,7 +44,7 @@ from prefopt.training.overrides import Sections, overridden
 from prefopt.training.preflight import reject_mask_rate_without_mask, reject_split_step
 from prefopt.training.references import References, environment_references, variables, why_unreadable, with_references
 from prefopt.training.trainer_inputs import lora_config
-from prefopt.validation import MistakesError, Settings, did_you_mean, explain
+from prefopt.validation import MistakesError, Seed, Settings, did_you_mean, explain
 
 SUITE = "suite.yaml"
 """The name of the suite in the folder of a comparison."""
@@ -113,7 +113,7 @@ class Suite(Settings):
     objectives: dict[str, Annotated[Entrant, BeforeValidator(as_mapping)]] = Field(min_length=1)
     baseline: str | None = None
     sweeps: Sweeps = Field(default_factory=dict)
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: list(range(SEEDS_TO_TELL)), min_length=1)
+    seeds: list[Seed] = Field(default_factory=lambda: list(range(SEEDS_TO_TELL)), min_length=1)
     training: dict[str, Any] = Field(default_factory=dict)
     peft: dict[str, Any] | None = None
     controls: bool = True

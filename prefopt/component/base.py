@@ -10,7 +10,7 @@ from pydantic import ConfigDict, model_validator
 
 from prefopt.columns import Column
 from prefopt.signals import Signal, reject_other_signals
-from prefopt.validation import Settings
+from prefopt.validation import Settings, TensorSettings
 
 __all__ = ["Component", "Named"]
 
@@ -32,7 +32,7 @@ class Named(Settings, ABC):
     name: str
 
 
-class Component(Named):
+class Component(Named, TensorSettings):
     """A part of an objective, as a value: its fields are its hyper-parameters, its call is its mathematics."""
 
     @property

@@ -12,6 +12,7 @@ from torch.nn.functional import logsigmoid
 from prefopt.component import PreferenceLoss, Signal
 from prefopt.draws import uniform_draws
 from prefopt.tokens import TokenBatch, masked_sum
+from prefopt.validation import Seed
 
 
 class _SortingLoss(PreferenceLoss):
@@ -145,7 +146,7 @@ class DynamicBetaLoss(PreferenceLoss):
     beta: float = Field(default=0.1, gt=0, allow_inf_nan=False)
     a: float = Field(default=0.6, ge=0, allow_inf_nan=False)
     drop: float = Field(default=0.2, ge=0, lt=1)
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
 
     @property
     def couples_pairs(self) -> bool:

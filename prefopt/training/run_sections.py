@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self, final
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_serializer, model_validator
 
 from prefopt.data import DataSource, EncodingConfig, Mixture, OnBadRows, OnTooLong, StoppingStrategy
-from prefopt.validation import Settings, path_name, set_name
+from prefopt.validation import Seed, Settings, path_name, set_name
 
 
 class Section(Settings):
@@ -58,7 +58,7 @@ class SamplesSection(Section):
     temperature: float = Field(default=0.0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     max_new_tokens: int = Field(default=64, ge=1)
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     judge: dict[str, Any] | None = None
 
 

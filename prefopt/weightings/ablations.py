@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Literal, final
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from prefopt.component import TokenWeighting
 from prefopt.draws import uniform_draws
 from prefopt.tokens import TokenBatch
+from prefopt.validation import Seed
 from prefopt.weightings.composed import ComposedWeighting
 
 
@@ -27,7 +27,7 @@ class RandomWeighting(TokenWeighting):
     """
 
     name: Literal["random"] = "random"
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
 
     def __call__(self, tokens: TokenBatch) -> Tensor:
         """-> [N, T]."""
@@ -49,7 +49,7 @@ class ShuffledWeighting(ComposedWeighting):
     """
 
     name: Literal["shuffled"] = "shuffled"
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
 
     def change(self, weights: Tensor, tokens: TokenBatch) -> Tensor:
         """-> [N, T], permuted within each response."""

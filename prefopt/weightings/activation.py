@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple, final
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from prefopt.component import Signal, TokenWeighting
@@ -38,6 +38,13 @@ class ActivationWeighting(TokenWeighting):
     name: Literal["activation"] = "activation"
     sites: tuple[SiteKind, ...] = Field(default=("mlp", "attn", "resid", "logits"), min_length=1)
     reduction: Reduction = "zn_rescale"
+
+    @field_validator("sites")
+    @classmethod
+    def _each_site_once(cls, sites: tuple[SiteKind, ...]) -> tuple[SiteKind, ...]:
+        if len(set(sites)) < len(sites):
+            raise ValueError(f"each once, got {', '.join(sites)}")
+        return sites
 
     @property
     def requires(self) -> frozenset[Signal]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from prefopt.component import TokenWeighting
 from prefopt.draws import uniform_draws
 from prefopt.tokens import TokenBatch
+from prefopt.validation import Seed
 from prefopt.weightings.budgets import shorter
 
 
@@ -51,7 +52,7 @@ class DownSampledWeighting(TokenWeighting):
     """
 
     name: Literal["down_sampled"] = "down_sampled"
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
 
     def __call__(self, tokens: TokenBatch) -> Tensor:
         """-> [N, T]."""

@@ -48,7 +48,8 @@ class SparseWeighting(TokenWeighting):
                   weights are zero they stay so
     floor         the least mean weight of a response, before the scale: where it would be less, the response's scores
                   are raised by one number until it is that (see `raised`). So a mask neither dies nor loses its scale,
-                  and an L1 acts above the floor alone. Of "relu", whose a_l has no relu then; 0: no floor
+                  and an L1 acts above the floor alone. Of "relu", whose a_l has no relu then; 0: no floor. At most
+                  100, beyond which the scores are lost in rounding
     l0            adds l0 sum_t P(w_t is not 0) over both responses to the loss of a pair; "hard_concrete" and "binary"
     dropout       acts on a_l and on gate(...) in training
 
@@ -68,7 +69,7 @@ class SparseWeighting(TokenWeighting):
     share: float = Field(default=0.2, gt=0, le=1)
     init: Literal["published", "near_one"] = "published"
     scale: ScaleName = "free"
-    floor: float = Field(default=0.0, ge=0)
+    floor: float = Field(default=0.0, ge=0, le=100)
     l0: float = Field(default=0.0, ge=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
 

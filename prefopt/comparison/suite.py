@@ -40,7 +40,7 @@ from prefopt.tasks.base import Metric
 from prefopt.tasks.held_out import COMMON
 from prefopt.tasks.registry import AnyTask
 from prefopt.training.config import training_arguments
-from prefopt.training.overrides import Sections, overridden
+from prefopt.training.overrides import Sections, overridden, with_origin
 from prefopt.training.preflight import reject_mask_rate_without_mask, reject_split_step
 from prefopt.training.references import References, environment_references, variables, why_unreadable, with_references
 from prefopt.training.trainer_inputs import lora_config
@@ -146,6 +146,7 @@ class Suite(Settings):
             lines = explain(error, cls) if isinstance(error, ValidationError) else [str(error)]
             if isinstance(error, ValidationError) and (rest := without_mistakes(fields, error, only)):
                 lines += mistakes_of(cls, rest)
+            lines = with_origin(lines, document, merged, _SECTIONS)
             lines += missing_paths(fields.get("task")).values()
             raise SuiteError("\n".join(f"{path}: {line}" for line in lines)) from error
         suite._references = references

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from prefopt.validation import one_line
@@ -62,9 +62,10 @@ def overridden(document: DictConfig, texts: Sequence[str], sections: Sections, e
       `objective.loss=hinge objective.loss.margin=2`.
     - A mapping is laid over the one that is there, or replaces it where it names another component.
     - A row of the zoo replaces slots that the document spells out without one.
+    - A field of what is a text or a number, which it would replace, does not fit.
     """
     changes = OmegaConf.create({})
-    for text in texts:
+    for index, text in enumerate(texts):
         if "=" not in text or not all(_parts(text)):
             raise error(f"override {text!r}: write it as section.field=value")
         change, path = _as_document(text, sections, error), ".".join(_parts(text))
@@ -82,13 +83,48 @@ def overridden(document: DictConfig, texts: Sequence[str], sections: Sections, e
             OmegaConf.merge(_with_room(document, change, sections), change)
             _name_texts(changes, change, sections, ())
             _name_texts(change, changes, sections, ())
+            before = OmegaConf.merge(_with_room(document, OmegaConf.merge(changes, change), sections), changes)
             changes = OmegaConf.merge(changes, change)
         except (OmegaConfBaseException, TypeError, ValueError) as reason:
             raise error(
                 f"override {text!r}: it does not fit what is there ({one_line(reason)}); a list is given whole, a "
                 "mapping by its fields"
             ) from reason
+        if lost := _lost_value(before, _parts(text)):
+            where, whole = ".".join(lost[0]), _nested(_parts(text)[len(lost[0]) :], text.partition("=")[2])
+            raise error(
+                f"override {text!r}: {where} is {lost[1]!r}, which it would replace; to do so, give {where} "
+                f"whole: '{where}={whole}'"
+            )
+        if not isinstance(OmegaConf.select(change, path, throw_on_resolution_failure=False), DictConfig):
+            for earlier in texts[:index]:
+                if len(parts := _parts(earlier)) > len(_parts(text)) and parts[: len(_parts(text))] == _parts(text):
+                    raise error(f"override {text!r}: it would replace what {earlier!r} gives; leave out one of the two")
     return OmegaConf.merge(_with_room(document, changes, sections), changes)
+
+
+def with_origin(lines: Iterable[str], document: DictConfig, merged: DictConfig, sections: Sections) -> list[str]:
+    """The lines on what is wrong with the merged document. Where an override names another row than the document does,
+    those on fields that the document gave the old one say so."""
+    before, after = _written(document), _written(merged)
+    origins = {line: " ".join(_origins(line, before, after, sections, ())) for line in lines}
+    return [f"{line.rstrip('.')}. {origin}" if origin else line for line, origin in origins.items()]
+
+
+def _origins(line: str, before: Any, after: Any, sections: Sections, path: _Path) -> Iterator[str]:
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return
+    if len(path) < len(sections.rows):
+        for key, value in before.items():
+            yield from _origins(line, value, after.get(key), sections, (*path, str(key)))
+        return
+    row, other, where = before.get("zoo"), after.get("zoo"), ".".join(path)
+    if not _matches(path, sections.rows) or row in (None, other) or not line.startswith((f"{where}: ", f"{where} at ")):
+        return
+    for key, value in before.items():
+        is_kept = key not in ("zoo", *sections.beside_row) and (value == after.get(key) or isinstance(value, dict))
+        if is_kept and re.search(rf"\b{re.escape(str(key))}\b", line):
+            yield f"The file gives {key} beside `zoo: {row}`, and it stays beside {other}: override it, or take it out."
 
 
 def _parts(text: str) -> _Path:
@@ -105,6 +141,32 @@ def _as_document(text: str, sections: Sections, error: type[ValueError]) -> Dict
         return OmegaConf.from_dotlist([f"{path}.{field}={value}"])
     except (yaml.YAMLError, OmegaConfBaseException, TypeError, ValueError) as reason:
         raise error(f"override {text!r}: its value is no YAML ({one_line(reason)}); mend or quote it") from reason
+
+
+def _lost_value(fields: DictConfig, path: _Path) -> tuple[_Path, object] | None:
+    """The beginning of the path at which the fields have a text or a number, below which no field has a place, and that
+    value as it is written."""
+    for depth, part in enumerate(path[:-1], 1):
+        if part not in fields.keys():  # noqa: SIM118  `in` itself leaves out what cannot be resolved
+            return None
+        value = OmegaConf.select(fields, part, throw_on_resolution_failure=False)
+        if isinstance(value, DictConfig):
+            fields = value
+            continue
+        is_free = value is None and not OmegaConf.is_interpolation(fields, part)
+        return None if is_free or isinstance(value, ListConfig) else (path[:depth], _written(fields)[part])
+    return None
+
+
+def _written(fields: DictConfig) -> Any:
+    return OmegaConf.to_container(fields)
+
+
+def _nested(path: _Path, value: str) -> str:
+    if not path:
+        return value
+    inner = _nested(path[1:], value)
+    return f"[{inner}]" if path[0].isdigit() else f"{{{path[0]}: {inner}}}"
 
 
 def _name_texts(fields: DictConfig, others: DictConfig, sections: Sections, path: _Path) -> None:

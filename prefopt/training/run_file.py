@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Self, final
 
@@ -23,9 +24,9 @@ from prefopt import zoo
 from prefopt.objective_config import ObjectiveConfig
 from prefopt.registry import provenance, with_recorded_versions
 from prefopt.training.config import PreferenceConfig, training_arguments
-from prefopt.training.overrides import Sections, overridden
+from prefopt.training.overrides import Sections, overridden, with_origin
 from prefopt.training.references import References, environment_references, why_unreadable, with_references
-from prefopt.training.run_sections import DataSection, ModelSection, SamplesSection, Section
+from prefopt.training.run_sections import DataSection, ModelSection, SamplesSection, Section, Source
 from prefopt.validation import explain
 
 _DATA_ARGUMENTS = (
@@ -49,6 +50,9 @@ _WHAT = "a run file is a mapping with model, data, objective and training"
 _SHORT_FORMS = {"model": "name", "data": "train", "objective": "zoo"}
 """Sections that may be a string -> the field that it stands for."""
 
+_LISTS = frozenset({"data"})
+"""Those that may be a list too, for the same field."""
+
 _SECTIONS = Sections(short={(section,): field for section, field in _SHORT_FORMS.items()}, rows=("objective",))
 
 
@@ -57,11 +61,13 @@ class RunFileError(ValueError):
     """A run file that cannot be used; one line per problem."""
 
 
-def _short_form(section: str, kind: type[Section]) -> BeforeValidator:
-    return BeforeValidator(
-        lambda value: {_SHORT_FORMS[section]: value} if isinstance(value, str) else value,
-        json_schema_input_type=str | kind,
-    )
+def _in_full(section: str, value: object) -> object:
+    is_short = isinstance(value, str | list | tuple if section in _LISTS else str)
+    return {_SHORT_FORMS[section]: value} if is_short else value
+
+
+def _short_form(section: str, kind: Any) -> BeforeValidator:
+    return BeforeValidator(partial(_in_full, section), json_schema_input_type=str | kind)
 
 
 @final
@@ -74,7 +80,7 @@ class RunFile(Section):
     """
 
     model: Annotated[ModelSection, _short_form("model", ModelSection)]
-    data: Annotated[DataSection, _short_form("data", DataSection)]
+    data: Annotated[DataSection, _short_form("data", list[Source] | DataSection)]
     objective: Annotated[ObjectiveConfig, BeforeValidator(zoo.build)]
     training: dict[str, Any] = Field(default_factory=dict)
     samples: SamplesSection | None = Field(default=None, exclude_if=lambda value: value is None)
@@ -88,9 +94,8 @@ class RunFile(Section):
             if not OmegaConf.is_dict(document):
                 raise RunFileError(f"{path}: {_WHAT}")
             sections: Any = OmegaConf.to_container(document)
-            for section, field in _SHORT_FORMS.items():
-                if isinstance(text := sections.get(section), str):
-                    document[section] = {field: text}
+            for section in sections.keys() & _SHORT_FORMS.keys():
+                document[section] = _in_full(section, sections[section])
             merged = overridden(document, overrides, _SECTIONS, RunFileError)
             references = environment_references(merged)
             fields = OmegaConf.to_container(merged, resolve=True)
@@ -109,7 +114,8 @@ class RunFile(Section):
         try:
             run = cls.model_validate(fields)
         except ValidationError as error:
-            raise RunFileError("\n".join(f"{path}: {line}" for line in explain(error, cls))) from error
+            lines = with_origin(explain(error, cls), document, merged, _SECTIONS)
+            raise RunFileError("\n".join(f"{path}: {line}" for line in lines)) from error
         run._references = references
         return run
 

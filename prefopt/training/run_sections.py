@@ -38,7 +38,7 @@ class ModelSection(Section):
     peft: dict[str, Any] | None = None
 
 
-_Source = str | DataSource
+Source = str | DataSource
 
 
 @final
@@ -86,7 +86,7 @@ def _short(source: DataSource) -> object:
 
 @final
 class DataSection(Section):
-    """`data`: a file, folder or hub name, or a mapping. A source is a path or a DataSource's fields.
+    """`data`: a source or a list of them, which is `train`, or a mapping. A source is a path or a DataSource's fields.
 
     train                          a source, or a list of sources: a mixture
     eval                           a source, or a mapping of several by name; optional
@@ -105,12 +105,12 @@ class DataSection(Section):
 
     train: Annotated[
         tuple[DataSource, ...],
-        BeforeValidator(_as_sources, json_schema_input_type=_Source | list[_Source]),
+        BeforeValidator(_as_sources, json_schema_input_type=Source | list[Source]),
         Field(min_length=1),
     ]
     eval: Annotated[
         dict[str, DataSource],
-        BeforeValidator(_as_named_sources, json_schema_input_type=_Source | dict[str, _Source] | None),
+        BeforeValidator(_as_named_sources, json_schema_input_type=Source | dict[str, Source] | None),
     ] = Field(default_factory=dict)
     test_split_size: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     mixture: Mixture = "concatenate"

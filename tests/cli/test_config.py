@@ -73,6 +73,11 @@ def test_a_resolved_run_fits(run_schema: dict[str, Any]) -> None:
 RUN = {"model": "gpt2", "data": "pairs.jsonl", "objective": "dpo"}
 
 
+def test_a_list_of_sources_fits(run_schema: dict[str, Any]) -> None:
+    sources = {"data": ["a.jsonl", {"path": "b", "split": "train_prefs"}]}
+    assert list(violations(RUN | sources, run_schema, run_schema)) == []
+
+
 @pytest.mark.parametrize(
     ("changes", "where"),
     [
@@ -80,6 +85,7 @@ RUN = {"model": "gpt2", "data": "pairs.jsonl", "objective": "dpo"}
         ({"data": {"trian": "pairs.jsonl"}}, ".data.trian"),
         ({"data": {"train": "pairs.jsonl", "max_length": "long"}}, ".data.max_length"),
         ({"data": {"train": [{"path": "a", "fraction": 1.5}]}}, ".data.train.0.fraction"),
+        ({"data": ["a", {"path": "b", "fraction": 1.5}]}, ".data.1.fraction"),
         ({"model": {"name": "gpt2", "peft": {"rank": 8}}}, ".model.peft.rank"),
         ({"objective": "dppo"}, ".objective"),
         ({"objective": {"zoo": "dpo", "betta": 1.0}}, ".objective"),

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from operator import itemgetter
 from typing import Self, final
 
 import torch
@@ -71,9 +70,11 @@ class Head:
         """The head with a function applied to weight and bias, such as a slice of the vocabulary."""
         return replace(self, weight=function(self.weight), bias=None if self.bias is None else function(self.bias))
 
-    def split(self, blocks: Sequence[slice]) -> list[Head]:
-        """The head by blocks of the vocabulary."""
-        return [self.map(itemgetter(block)) for block in blocks]
+    def split(self, sizes: list[int]) -> list[Head]:
+        """The head by blocks of the vocabulary, of so many token ids each."""
+        weights = torch.split(self.weight, sizes)
+        biases = [None] * len(weights) if self.bias is None else torch.split(self.bias, sizes)
+        return [Head(*tensors, self.scale, self.softcap) for tensors in zip(weights, biases, strict=True)]
 
     def logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
         """hidden [C, H] -> z [C, V], in float32 or wider; written to `out` where given."""

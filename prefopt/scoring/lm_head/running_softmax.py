@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
+from threading import Event
 from typing import final
 
 import torch
@@ -53,31 +54,39 @@ class OnlineSoftmax:
         self.shifts = torch.empty_like(self.block_sum, dtype=torch.float64)
         self._negative_exponents = torch.empty_like(self.block_sum[0])
         self._sums = self.block_sum.unbind()
-        self._heads = list(zip(*(head.split(blocks.slices) for head in heads), strict=True))
+        self._heads = list(zip(*(head.split(blocks.sizes) for head in heads), strict=True))
         self._at_labels: dict[int, Tensor] = {}
+        self._shift_known = Event()
         self._buffer: Tensor | None = None
         self._memory: Sequence[Tensor] = ()
         self._out_of_range: set[int] = set()
 
-    def exps(self, index: int) -> Tensor:
-        """The memory of a block's exp(z - a), [models, V', C]."""
+    def run(self, work: Callable[[int, int], object]) -> None:
+        """work(index, worker) of all blocks, at the same time by different workers."""
         if self._buffer is None:
-            blocks, models = self.blocks, len(self.hidden)
-            rows = blocks.slices[-1].stop if self.keep else blocks.rows * blocks.workers
-            self._buffer = self.buffers.take(len(self.hidden[0]), models * rows, self.hidden[0]).T
-            starts = [
-                block.start if self.keep else blocks.rows * blocks.worker(index)
-                for index, block in enumerate(blocks.slices)
-            ]
-            self._memory = [
-                self._buffer[models * start :][: models * size].view(models, size, -1)
-                for start, size in zip(starts, blocks.sizes, strict=True)
-            ]
-        return self._memory[index]
+            self._take_memory()
 
-    def logits(self, index: int) -> Tensor:
+        def guarded(index: int, worker: int) -> None:
+            try:
+                work(index, worker)
+            finally:
+                self._shift_known.set()  # nobody waits for a first block that failed
+
+        self.blocks.run(guarded)
+
+    def run_forward(self, work: Callable[[int, int], object]) -> None:
+        """`run`, then, once all sums are there, the blocks again that lost their range."""
+        self.run(work)
+        for index in self._lose_range():
+            work(index, 0)
+
+    def exps(self, index: int, worker: int) -> Tensor:
+        """The memory of a block's exp(z - a), [models, V', C]."""
+        return self._memory[index if self.keep else worker][:, : self.blocks.sizes[index]]
+
+    def logits(self, index: int, worker: int) -> Tensor:
         """z of a block, [models, V', C], in the memory of its exponentials."""
-        logits = self.exps(index)
+        logits = self.exps(index, worker)
         for head, hidden, out in zip(self._heads[index], self.hidden, logits.unbind(), strict=True):
             head.logits(hidden, out=out.T)
         return logits
@@ -92,14 +101,35 @@ class OnlineSoftmax:
             exps = logits.sub_(maximum[:, None]).exp_()
         else:
             log2_e = _log2_e(logits.dtype)
-            if index == 0:
+            if index == 0 and not self._shift_known.is_set():
                 torch.amax(logits, 1, out=self._negative_exponents).mul_(-log2_e).floor_()
                 self.shifts[:] = self._negative_exponents.double() / -log2_e
+                self._shift_known.set()
+            self._shift_known.wait()
             exps = torch.add(self._negative_exponents[:, None], logits, alpha=log2_e, out=logits).exp2_()
         torch.sum(exps, 1, out=self._sums[index])
         return exps
 
-    def lose_range(self) -> list[int]:
+    @property
+    def label_logits(self) -> Tensor:
+        """z at the labels, [models, C]."""
+        return self.blocks.by_token([self._at_labels[index] for index in range(len(self.blocks.slices))])
+
+    @property
+    def log_normaliser(self) -> LogNormaliser:
+        """log Z [models, C], of which divergences depend on small differences."""
+        return LogNormaliser.from_blocks(self.shifts, self.block_sum)
+
+    def scales(self, log_normaliser: LogNormaliser) -> Tensor:
+        """exp(a) / Z, [blocks, models, C]."""
+        return log_normaliser.subtracted_from(self.shifts).exp().to(self.block_sum.dtype)
+
+    def release(self) -> None:
+        """Return the buffer to the pool; backward computes its content again."""
+        self.buffers.give(None if self._buffer is None else self._buffer.T)
+        self._buffer, self._memory, self.keep = None, (), False
+
+    def _lose_range(self) -> list[int]:
         """The blocks whose powers overflow or, in the first block, have lost their maximum, as they do where logits are
         so large that n is rounded, or all -inf: `exponentiate` takes their own maxima from now on."""
         held = self.block_sum.flatten(1).amax(-1) <= _LARGEST_SUM
@@ -108,32 +138,13 @@ class OnlineSoftmax:
         self._out_of_range.update(blocks)
         return blocks
 
-    def run(self, work: Callable[[int], object]) -> None:
-        """work(index) of all blocks, then, once their sums are there, of those again that lost their range."""
-        self.blocks.run(work)
-        for index in self.lose_range():
-            work(index)
-
-    @property
-    def label_logits(self) -> Tensor:
-        """z at the labels, [models, C]."""
-        return self.blocks.by_token([self._at_labels[index] for index in range(len(self.blocks.slices))])
-
-    @property
-    def log_normalisers(self) -> list[LogNormaliser]:
-        """log Z [C] of every model, of which divergences depend on small differences."""
-        models = zip(self.shifts.unbind(1), self.block_sum.unbind(1), strict=True)
-        return [LogNormaliser.from_blocks(shifts, sums) for shifts, sums in models]
-
-    def scales(self, log_normalisers: Sequence[LogNormaliser]) -> list[Tensor]:
-        """exp(a) / Z of every model, [blocks, C]."""
-        models = zip(self.shifts.unbind(1), log_normalisers, strict=True)
-        return [log_z.subtracted_from(shifts).exp().to(self.block_sum.dtype) for shifts, log_z in models]
-
-    def release(self) -> None:
-        """Return the buffer to the pool; backward computes its content again."""
-        self.buffers.give(None if self._buffer is None else self._buffer.T)
-        self._buffer, self._memory, self.keep = None, (), False
+    def _take_memory(self) -> None:
+        """A buffer for the exponentials, with `keep` of every block, otherwise of one of every worker."""
+        models, tokens, blocks = len(self.hidden), len(self.hidden[0]), self.blocks
+        sizes = blocks.sizes if self.keep else [blocks.rows] * blocks.workers
+        self._buffer = self.buffers.take(tokens, models * sum(sizes), self.hidden[0]).T
+        memory = torch.split(self._buffer, [models * size for size in sizes])
+        self._memory = [part.view(models, -1, tokens) for part in memory]
 
 
 @cache

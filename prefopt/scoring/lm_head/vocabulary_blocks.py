@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from threading import Lock
 from typing import final
 
 import torch
 from torch import Tensor
 
 from prefopt.scoring.lm_head.precision import wide
-from prefopt.scoring.lm_head.worker_threads import run_in_threads
+from prefopt.scoring.lm_head.worker_threads import MOST_WORKERS, run_in_threads
 
 _BLOCK_BYTES = 2**20
 """A block of one model's logits: those of both models and their differences stay in the cache from product to pass to
 product. In smaller blocks, each of which costs some 0.25 ms of Python, nothing more is gained."""
-
-_MOST_WORKERS = 16
-"""However many threads there are: each worker has blocks of logits and a sum of dL/dh of its own."""
 
 _BLOCK_MULTIPLE = 64
 """Blocks are multiples of so many token ids: products of odd sizes are slow."""
@@ -28,42 +26,41 @@ class VocabularyBlocks:
     """Slices of the vocabulary, the workers among which they are dealt, and where the labels of a chunk's C tokens are
     in logits [models, V', C] of each.
 
-    The first block is taken by all threads, since its maxima serve the others; of these, every worker has as many. Who
-    takes what depends on nothing but their number, and sums by worker are the same each time.
+    Every worker takes the next block as soon as it is free, since cores are not equally fast.
 
     Raises IndexError for a label that is no token id.
     """
 
-    def __init__(self, labels: Tensor, vocabulary: int, rows: int) -> None:
-        self.workers = worker_count(vocabulary, rows)
+    def __init__(self, labels: Tensor, vocabulary: int, rows: int, workers: int) -> None:
+        self.workers = workers
         unit = math.gcd(rows, _BLOCK_MULTIPLE)
         units = -(-vocabulary // unit)
-        count = min(units, 1 + self.workers * -(-(vocabulary - rows) // (self.workers * rows)))
-        starts = [unit * (units * index // count) for index in range(count)]
-        self.slices = [slice(*bounds) for bounds in zip(starts, [*starts[1:], vocabulary], strict=True)]
+        count = min(units, workers * -(-vocabulary // (workers * rows)))
+        bounds = [*(unit * (units * index // count) for index in range(count)), vocabulary]
+        self.slices = list(map(slice, bounds[:-1], bounds[1:]))
         self.sizes = [block.stop - block.start for block in self.slices]
         self.rows = max(self.sizes)
-        self._share = max(1, -(-(count - 1) // self.workers))
         ordered, self._order = labels.sort()
-        counts = torch.searchsorted(ordered, torch.tensor([*starts, vocabulary])).diff()
-        if int(counts.sum()) < len(labels):
+        starts = torch.tensor(bounds)
+        counts = torch.searchsorted(ordered, starts).diff().tolist()
+        if sum(counts) < len(labels):
             raise IndexError(f"labels are {ordered[0]} to {ordered[-1]}; the head has token ids 0 to {vocabulary - 1}")
-        rows_in_block = ordered - torch.tensor(starts).repeat_interleave(counts)
-        self._entries = torch.split(rows_in_block * len(labels) + self._order, counts.tolist())
+        row = ordered - starts[torch.bucketize(ordered, starts, right=True) - 1]
+        self._entries = torch.split(row * len(labels) + self._order, counts)
 
-    def worker(self, index: int) -> int:
-        """Who takes a block."""
-        return (index - 1) // self._share if index else 0
+    def run(self, work: Callable[[int, int], object]) -> None:
+        """work(index, worker) of all blocks, the first one of them first, at the same time by different workers."""
+        indices, lock = iter(range(len(self.slices))), Lock()
 
-    def run(self, work: Callable[[int], object]) -> None:
-        """work(index) of all blocks, those of the workers at the same time."""
-        work(0)
+        def following() -> int | None:
+            with lock:
+                return next(indices, None)
 
-        def share(worker: int) -> None:
-            for index in range(1, len(self.slices))[worker * self._share :][: self._share]:
-                work(index)
+        def take(worker: int) -> None:
+            while (index := following()) is not None:
+                work(index, worker)
 
-        run_in_threads(share, self.workers)
+        run_in_threads(take, self.workers)
 
     def at_labels(self, index: int, logits: Tensor) -> Tensor:
         """Those of a block's logits [models, V', C] that are at labels, [models, n] in the order that `by_token`
@@ -78,7 +75,7 @@ class VocabularyBlocks:
 
 def worker_count(vocabulary: int, rows: int) -> int:
     """The workers for blocks of so many token ids: one, unless all threads have two blocks."""
-    return max(1, min(torch.get_num_threads(), _MOST_WORKERS, vocabulary // (2 * rows)))
+    return max(1, min(torch.get_num_threads(), MOST_WORKERS, vocabulary // (2 * rows)))
 
 
 def block_rows(tokens: int, dtype: torch.dtype) -> int:

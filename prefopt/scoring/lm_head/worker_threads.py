@@ -7,40 +7,82 @@ blocks of the vocabulary meet at the end alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from threading import Semaphore
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from functools import cache
+from threading import Lock
+from typing import final
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+MOST_WORKERS = 16
+"""However many threads there are: every worker has blocks of logits of its own."""
 
-def run_in_threads(work: Callable[[int], None], count: int) -> None:
-    """work(0) to work(count - 1), each in a thread of its own with torch.get_num_threads() // count threads of torch's,
-    without gradients, in the inference mode of the caller. Raises what the first of them raises.
+
+@contextmanager
+def threads_shared_among(workers: int) -> Iterator[None]:
+    """Inside, this thread computes on its share of torch's threads, and so do threads that start."""
+    threads = torch.get_num_threads()
+    try:
+        if workers > 1:
+            torch.set_num_threads(max(1, threads // workers))
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def run_in_threads(work: Callable[[int], None], workers: int) -> None:
+    """work(0) to work(workers - 1) in threads that compute as this one: on as many threads of torch's, without
+    gradients, in its inference mode. Raises what the first of them raises.
 
     One after the other in this thread where a dispatch mode, as of a counter of operations, sees this thread alone.
     """
-    if count == 1 or _get_current_dispatch_mode() is not None:
-        for index in range(count):
-            work(index)
+    if workers == 1 or _get_current_dispatch_mode() is not None:
+        for worker in range(workers):
+            work(worker)
         return
     threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
-    started = Semaphore(0)
 
-    def run(index: int) -> None:
-        try:
-            torch.get_num_threads()  # a thread's first call sets its number to the process's
-            torch.set_num_threads(max(1, threads // count))
-        finally:
-            started.release()
-        with torch.inference_mode(inference), torch.set_grad_enabled(False):
-            work(index)
+    def run(worker: int) -> None:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        with torch.inference_mode(inference), torch.no_grad():
+            work(worker)
 
-    with ThreadPoolExecutor(count, thread_name_prefix="prefopt-blocks") as pool:
-        futures = [pool.submit(run, index) for index in range(count)]
-        for _ in futures:
-            started.acquire()
-        torch.set_num_threads(threads)  # the process's number, too, which threads that start later take
-        for future in futures:
-            future.result()
+    futures = [_pool().submit(run, worker) for worker in range(workers)]
+    wait(futures)  # all of them, before memory that they write to is used or freed
+    for future in futures:
+        future.result()
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    """Threads that stay: torch keeps some memory of every thread that there was."""
+    return ThreadPoolExecutor(MOST_WORKERS, thread_name_prefix="prefopt-blocks")
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # where these threads are not
+
+
+@final
+class OrderedSum:
+    """A sum of tensors numbered from 0 that are added in this order, whatever the order in which threads bring them, so
+    that its rounding is the same each time. Those that come early wait."""
+
+    def __init__(self, total: Tensor) -> None:
+        self.total = total
+        self._early: dict[int, Tensor] = {}
+        self._following = 0
+        self._lock = Lock()
+
+    def add(self, index: int, value: Tensor) -> None:
+        """Add a value in its turn."""
+        with self._lock:
+            self._early[index] = value
+            while self._following in self._early:
+                self.total.add_(self._early.pop(self._following))
+                self._following += 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from threading import Barrier, Thread, current_thread
+from threading import enumerate as enumerate_threads
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from prefopt.divergences import ForwardKL
 from prefopt.scoring import BufferPool
 from prefopt.scoring.lm_head import online_softmax
 from prefopt.scoring.lm_head.vocabulary_blocks import VocabularyBlocks, block_rows, worker_count
-from prefopt.scoring.lm_head.worker_threads import run_in_threads
+from prefopt.scoring.lm_head.worker_threads import MOST_WORKERS, OrderedSum, run_in_threads, threads_shared_among
 from tests.scoring.token_cases import HIDDEN, TOKENS, VOCABULARY, fused, gradients, loss_of, setting
 
 THREADS = 6
@@ -36,7 +38,7 @@ def threads_of_a_new_thread():
 
 
 @pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize("count", [1, 2, 4, 6, 9])
 def test_workers_share_the_threads_and_leave_their_number_alone(count):
     workers, numbers, together = [None] * count, [None] * count, Barrier(count, timeout=60)
 
@@ -45,10 +47,11 @@ def test_workers_share_the_threads_and_leave_their_number_alone(count):
         torch.zeros(100_000).exp_()  # after which torch has looked at the number
         workers[index], numbers[index] = current_thread().ident, torch.get_num_threads()
 
-    run_in_threads(work, count)
+    with threads_shared_among(count):
+        run_in_threads(work, count)
     assert len(set(workers)) == count
-    assert current_thread().ident not in workers
-    assert numbers == [THREADS // count] * count
+    assert (current_thread().ident in workers) == (count == 1)
+    assert numbers == [max(1, THREADS // count)] * count
     assert torch.get_num_threads() == THREADS
     assert threads_of_a_new_thread() == THREADS
 
@@ -59,10 +62,29 @@ def test_what_a_worker_raises_is_raised_and_the_number_is_set_back():
         if index == 1:
             raise ValueError("of the second")
 
-    with pytest.raises(ValueError, match="of the second"):
+    with pytest.raises(ValueError, match="of the second"), threads_shared_among(2):
         run_in_threads(work, 2)
     assert torch.get_num_threads() == THREADS
     assert threads_of_a_new_thread() == THREADS
+
+
+@pytest.mark.usefixtures("threads")
+def test_the_threads_stay():
+    for _ in range(20):
+        with threads_shared_among(3):
+            run_in_threads(lambda _: torch.zeros(8).exp_(), 3)
+    workers = [thread for thread in enumerate_threads() if thread.name.startswith("prefopt-blocks")]
+    assert 1 <= len(workers) <= MOST_WORKERS
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_starts_threads_of_its_own():
+    done = []
+    run_in_threads(done.append, 2)
+    if (child := os.fork()) == 0:
+        run_in_threads(done.append, 2)
+        os._exit(len(done))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 4
 
 
 @pytest.mark.usefixtures("threads")
@@ -81,28 +103,33 @@ def test_workers_take_no_gradients_and_are_in_the_inference_mode_of_the_caller(i
 @pytest.mark.parametrize("workers", [1, 2, 3, 5, 16])
 @pytest.mark.parametrize("rows", [64, 1024, 4096])
 @pytest.mark.parametrize("vocabulary", [1, 64, 512, 513, 5000, 50_257, 151_936])
-def test_every_block_is_taken_once_and_every_worker_has_as_many(vocabulary, rows, workers, monkeypatch):
-    monkeypatch.setattr("prefopt.scoring.lm_head.vocabulary_blocks.worker_count", lambda *_: workers)
-    blocks = VocabularyBlocks(torch.tensor([0]), vocabulary, rows)
+def test_every_block_is_taken_once(vocabulary, rows, workers):
+    blocks = VocabularyBlocks(torch.tensor([0]), vocabulary, rows, workers)
     bounds = [(block.start, block.stop) for block in blocks.slices]
     assert [0, *(stop for _, stop in bounds)] == [*(start for start, _ in bounds), vocabulary]
     assert min(blocks.sizes) > 0
     assert max(blocks.sizes) == blocks.rows <= rows
     assert all(block.start % 64 == 0 for block in blocks.slices)
+    assert len(blocks.slices) % workers == 0 or blocks.rows <= 64  # as many for each, where there are as many
     taken = []
-    blocks.run(lambda index: taken.append((index, blocks.worker(index))))
+    blocks.run(lambda index, worker: taken.append((index, worker)))
     assert sorted(index for index, _ in taken) == list(range(len(blocks.slices)))
-    assert taken[0] == (0, 0)
-    shares = [sum(blocks.sizes[index] for index, worker in taken[1:] if worker == one) for one in range(workers)]
-    if vocabulary >= 2 * rows * workers and rows > 64:  # as `worker_count` has it
-        assert max(shares) - min(shares) <= 2 * 64
+    assert {worker for _, worker in taken} <= set(range(workers))
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_a_sum_is_rounded_as_in_order(order):
+    values = [torch.tensor([1e8]), torch.tensor([-1e8]), torch.tensor([3.0])]
+    total = OrderedSum(torch.tensor([1.0]))
+    for index in order:
+        total.add(index, values[index])
+    assert total.total.tolist() == [3.0]  # the 1 is lost to 1e8, the 3 is not
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_labels_are_read_in_their_blocks(workers, monkeypatch):
-    monkeypatch.setattr("prefopt.scoring.lm_head.vocabulary_blocks.worker_count", lambda *_: workers)
+def test_labels_are_read_in_their_blocks(workers):
     labels, logits = torch.randint(513, (40,)), torch.randn(2, 513, 40)
-    blocks = VocabularyBlocks(labels, 513, 64)
+    blocks = VocabularyBlocks(labels, 513, 64, workers)
     at_labels = [blocks.at_labels(index, logits[:, block].contiguous()) for index, block in enumerate(blocks.slices)]
     assert torch.equal(blocks.by_token(at_labels), logits[:, labels, torch.arange(40)])
 

@@ -81,6 +81,8 @@ class StreamedDivergence(ExactDivergence):
     with a and b [C] about their maxima, it is given exp(z - a), exp(r - b) and z - r, [V', C] each. Then
 
         p = exp(z - a) exp(a) / Z,   q = exp(r - b) exp(b) / R,   log p - log q = z - r - (log Z - log R)
+
+    On a CPU several threads take blocks at the same time, in any order: nothing is kept between calls.
     """
 
     @abstractmethod

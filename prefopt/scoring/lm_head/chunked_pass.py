@@ -161,6 +161,7 @@ class DenseKernel(ChunkKernel[_DenseSaved]):
         d_logits = head.product_gradient(d_logits.scatter_add_(-1, inputs.labels[chunk, None], g_label), slope)
         d_product = d_logits.to(hidden.dtype)
         total.add(slice(None), d_product, hidden, d_logits)
+        total.end_chunk()
         d_hidden = d_product @ head.weight
         inputs.buffers.give(log_probs, ref_log_probs)
         return d_hidden

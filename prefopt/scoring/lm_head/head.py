@@ -70,10 +70,10 @@ class Head:
         """The head with a function applied to weight and bias, such as a slice of the vocabulary."""
         return replace(self, weight=function(self.weight), bias=None if self.bias is None else function(self.bias))
 
-    def split(self, rows: int) -> list[Head]:
-        """The head by blocks of the vocabulary, of so many token ids; the last may have fewer."""
-        weights = torch.split(self.weight, rows)
-        biases = [None] * len(weights) if self.bias is None else torch.split(self.bias, rows)
+    def split(self, sizes: list[int]) -> list[Head]:
+        """The head by blocks of the vocabulary, of so many token ids each."""
+        weights = torch.split(self.weight, sizes)
+        biases = [None] * len(weights) if self.bias is None else torch.split(self.bias, sizes)
         return [Head(*tensors, self.scale, self.softcap) for tensors in zip(weights, biases, strict=True)]
 
     def logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
@@ -129,13 +129,13 @@ def _number(config: PreTrainedConfig, name: str) -> float | None:
 class HeadGradient:
     """Accumulated gradients of a head, weight [V, H] and bias [V]; None where frozen or absent.
 
-    written  rows of the vocabulary that hold a sum. Memory beyond them is uninitialised: the first chunk of tokens
-             writes its products there, others add theirs, and nothing is filled with zeros first
+    written  whether they hold a sum. Memory is uninitialised before: the first chunk of tokens writes its products
+             there, others add theirs, and nothing is filled with zeros first
     """
 
     weight: Tensor | None
     bias: Tensor | None
-    written: int = 0
+    written: bool = False
 
     @property
     def bytes(self) -> int:
@@ -160,16 +160,17 @@ class HeadGradient:
 
     def add(self, block: slice, d_product: Tensor, hidden: Tensor, d_logits: Tensor) -> None:
         """Add the gradients of C tokens in a block of the vocabulary, from hidden [C, H] and dL/d(W h + b) [C, V'] in
-        the precision of the product (`d_product`) and of the sum (`d_logits`), which may be the same. A chunk's blocks
-        come in the order of the vocabulary, and cover it."""
-        start = block.start or 0
-        first = start >= self.written
-        self.written = max(self.written, start + d_product.shape[-1])
+        the precision of the product (`d_product`) and of the sum (`d_logits`), which may be the same. The blocks of a
+        chunk cover the vocabulary, in any order or at the same time; `end_chunk` follows."""
         if self.weight is not None:
-            (multiply if first else add_product)(self.weight[block], d_product.T, hidden)
+            (add_product if self.written else multiply)(self.weight[block], d_product.T, hidden)
         if self.bias is not None:
             total = d_logits.sum(0, dtype=self.bias.dtype)
-            self.bias[block] = total if first else self.bias[block].add_(total)
+            self.bias[block] = self.bias[block].add_(total) if self.written else total
+
+    def end_chunk(self) -> None:
+        """All blocks of a chunk have been added."""
+        self.written = True
 
     def add_scaled(self, other: HeadGradient, factor: Tensor) -> None:
         """Add the other's gradients, of the same parameters, times a factor []."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Self, final
 
@@ -32,7 +32,7 @@ def normaliser_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
 @final
 @dataclass(frozen=True, eq=False)
 class LogNormaliser:
-    """log Z = maximum + log(total), with maximum and total [C].
+    """log Z = maximum + log(total), with maximum and total [C], or [models, C].
 
     The sum of the two is never taken: of log Z only differences are read, in which the maxima cancel. Taken by their
     parts, these are as exact in float32 as sums of float32 exponentials are; in float64 they are so either way.
@@ -43,11 +43,15 @@ class LogNormaliser:
 
     @classmethod
     def from_blocks(cls, block_max: Tensor, block_sum: Tensor) -> Self:
-        """From maxima a and sums of exp(z - a), [blocks, C] each."""
+        """From maxima a and sums of exp(z - a), [blocks, C] or [blocks, models, C] each."""
         dtype = normaliser_dtype(block_max.device, block_max.dtype)
         block_max = block_max.to(dtype)
         maximum = block_max.amax(0)
         return cls(maximum, (block_sum.to(dtype) * (block_max - maximum).exp()).sum(0))
+
+    def unbind(self) -> list[Self]:
+        """log Z [C] of every model."""
+        return [replace(self, maximum=one, total=total) for one, total in zip(self.maximum, self.total, strict=True)]
 
     def subtracted_from(self, values: Tensor) -> Tensor:
         """values - log Z, [..., C]."""

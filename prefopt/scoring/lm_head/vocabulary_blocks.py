@@ -1,20 +1,21 @@
-"""Blocks of the vocabulary that fit a CPU's cache, and the labels that are in them."""
+"""Blocks of the vocabulary that fit a CPU core's cache, and the labels that are in them."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from threading import Lock
 from typing import final
 
 import torch
 from torch import Tensor
 
 from prefopt.scoring.lm_head.precision import wide
+from prefopt.scoring.lm_head.worker_threads import MOST_WORKERS, run_in_threads
 
-_THREAD_BYTES = 2**20
-"""A thread's share of a block of logits: those of both models and their differences stay in the cache from product to
-pass to product. In smaller blocks, each of which costs some 0.25 ms of Python, nothing more is gained."""
-
-_MOST_BYTES = 8 * 2**20
-"""However many threads there are: no block is a whole chunk, whose logits would all be there at once."""
+_BLOCK_BYTES = 2**20
+"""A block of one model's logits: those of both models and their differences stay in the cache from product to pass to
+product. In smaller blocks, each of which costs some 0.25 ms of Python, nothing more is gained."""
 
 _BLOCK_MULTIPLE = 64
 """Blocks are multiples of so many token ids: products of odd sizes are slow."""
@@ -22,21 +23,44 @@ _BLOCK_MULTIPLE = 64
 
 @final
 class VocabularyBlocks:
-    """Slices of the vocabulary, and where the labels of a chunk's C tokens are in logits [models, V', C] of each.
+    """Slices of the vocabulary, the workers among which they are dealt, and where the labels of a chunk's C tokens are
+    in logits [models, V', C] of each.
+
+    Every worker takes the next block as soon as it is free, since cores are not equally fast.
 
     Raises IndexError for a label that is no token id.
     """
 
-    def __init__(self, labels: Tensor, vocabulary: int, rows: int) -> None:
-        starts = range(0, vocabulary, rows)
-        self.rows = rows
-        self.slices = [slice(start, min(start + rows, vocabulary)) for start in starts]
+    def __init__(self, labels: Tensor, vocabulary: int, rows: int, workers: int) -> None:
+        self.workers = workers
+        unit = math.gcd(rows, _BLOCK_MULTIPLE)
+        units = -(-vocabulary // unit)
+        count = min(units, workers * -(-vocabulary // (workers * rows)))
+        bounds = [*(unit * (units * index // count) for index in range(count)), vocabulary]
+        self.slices = list(map(slice, bounds[:-1], bounds[1:]))
+        self.sizes = [block.stop - block.start for block in self.slices]
+        self.rows = max(self.sizes)
         ordered, self._order = labels.sort()
-        bounds = torch.searchsorted(ordered, torch.tensor([*starts, vocabulary]))
-        counts = bounds.diff().tolist()
+        starts = torch.tensor(bounds)
+        counts = torch.searchsorted(ordered, starts).diff().tolist()
         if sum(counts) < len(labels):
             raise IndexError(f"labels are {ordered[0]} to {ordered[-1]}; the head has token ids 0 to {vocabulary - 1}")
-        self._entries = torch.split(ordered % rows * len(labels) + self._order, counts)
+        row = ordered - starts[torch.bucketize(ordered, starts, right=True) - 1]
+        self._entries = torch.split(row * len(labels) + self._order, counts)
+
+    def run(self, work: Callable[[int, int], object]) -> None:
+        """work(index, worker) of all blocks, the first one of them first, at the same time by different workers."""
+        indices, lock = iter(range(len(self.slices))), Lock()
+
+        def following() -> int | None:
+            with lock:
+                return next(indices, None)
+
+        def take(worker: int) -> None:
+            while (index := following()) is not None:
+                work(index, worker)
+
+        run_in_threads(take, self.workers)
 
     def at_labels(self, index: int, logits: Tensor) -> Tensor:
         """Those of a block's logits [models, V', C] that are at labels, [models, n] in the order that `by_token`
@@ -49,12 +73,12 @@ class VocabularyBlocks:
         return torch.empty_like(values).index_copy_(-1, self._order, values)
 
 
-def block_bytes() -> int:
-    """The size of a block of logits."""
-    return min(_THREAD_BYTES * torch.get_num_threads(), _MOST_BYTES)
+def worker_count(vocabulary: int, rows: int) -> int:
+    """The workers for blocks of so many token ids: one, unless all threads have two blocks."""
+    return max(1, min(torch.get_num_threads(), MOST_WORKERS, vocabulary // (2 * rows)))
 
 
-def block_rows(hidden: Tensor) -> int:
-    """V', the token ids of a block for hidden [C, H]."""
-    entry = torch.finfo(wide(hidden.dtype)).bits // 8
-    return max(1, block_bytes() // (entry * len(hidden) * _BLOCK_MULTIPLE)) * _BLOCK_MULTIPLE
+def block_rows(tokens: int, dtype: torch.dtype) -> int:
+    """The most token ids of a block for so many tokens, whose hidden states have this dtype."""
+    entry = torch.finfo(wide(dtype)).bits // 8
+    return max(1, _BLOCK_BYTES // (entry * tokens * _BLOCK_MULTIPLE)) * _BLOCK_MULTIPLE

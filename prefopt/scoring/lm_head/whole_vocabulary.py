@@ -165,6 +165,7 @@ class WholeVocabularyKernel(ChunkKernel[_Saved]):
         del logits, ref_logits, of_divergence
         saved.logits.clear()
         total.add(slice(None), d_product, hidden, d_product)
+        total.end_chunk()
         return d_product @ head.weight
 
     def _run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:

@@ -60,7 +60,7 @@ def chunks_in_each_pass(taken, at, pool, divergence, budget):
 def small_blocks(monkeypatch):
     """Blocks of the vocabulary that are smaller than it."""
     monkeypatch.setattr(vocabulary_blocks, "_BLOCK_MULTIPLE", 4)
-    monkeypatch.setattr(vocabulary_blocks, "block_bytes", lambda: 1)
+    monkeypatch.setattr(vocabulary_blocks, "_BLOCK_BYTES", 1)
 
 
 @pytest.mark.usefixtures("small_blocks")

@@ -9,7 +9,7 @@ import torch
 
 from prefopt.divergences import ForwardKL, ReverseKL
 from prefopt.scoring import token_statistics
-from prefopt.scoring.lm_head import online_softmax, vocabulary_blocks
+from prefopt.scoring.lm_head import online_softmax
 from prefopt.scoring.lm_head.head import HeadGradient
 from prefopt.signals import log_collision_probability
 from tests.scoring.token_cases import assert_same, dense, dense_logits, fused, gradients, loss_of, name_of, setting
@@ -18,9 +18,12 @@ ROWS = 4
 """Token ids of a block."""
 
 
-@pytest.fixture(autouse=True)
-def several_blocks(monkeypatch):
-    monkeypatch.setattr(online_softmax, "block_rows", lambda hidden: ROWS)
+@pytest.fixture(autouse=True, params=[1, 2], ids="{} threads".format)
+def several_blocks(request, monkeypatch):
+    monkeypatch.setattr(online_softmax, "block_rows", lambda *_: ROWS)
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(1)
 
 
 def with_bias(at, bias):
@@ -112,22 +115,15 @@ def test_nothing_is_read_of_uninitialised_memory(divergence, monkeypatch):
 def test_gradients_times_a_factor_are_written_first_and_added_then():
     head = setting(bias=True).head
     total, other = HeadGradient.blank(head), HeadGradient.blank(head)
-    other.add(
-        slice(None), torch.ones(3, 17, dtype=torch.float64), torch.ones(3, 8, dtype=torch.float64), torch.ones(3, 17)
-    )
+    ones = torch.ones(3, 17, dtype=torch.float64)
+    other.add(slice(None), ones, torch.ones(3, 8, dtype=torch.float64), ones)
+    other.end_chunk()
     for times in (1, 2):
         total.add_scaled(other, torch.tensor(2.0))
         assert total.weight is not None
         assert total.weight.unique().tolist() == [6.0 * times]
         assert total.bias is not None
         assert total.bias.unique().tolist() == [6.0 * times]
-    assert total.written == 17
+    assert total.written
     total.add_scaled(HeadGradient.blank(head), torch.tensor(2.0))  # which holds nothing yet
     assert total.weight.unique().tolist() == [12.0]
-
-
-@pytest.mark.parametrize(("threads", "mebibytes"), [(1, 1), (2, 2), (8, 8), (64, 8)])
-def test_blocks_grow_with_the_threads_but_are_never_a_whole_chunk(threads, mebibytes, monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    assert vocabulary_blocks.block_bytes() == mebibytes * 2**20
-    assert vocabulary_blocks.block_rows(torch.empty(256, 8)) == mebibytes * 1024

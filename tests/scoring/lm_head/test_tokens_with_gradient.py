@@ -24,9 +24,12 @@ PATTERNS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def several_blocks(monkeypatch):
-    monkeypatch.setattr(online_softmax, "block_rows", lambda hidden: 4)
+@pytest.fixture(autouse=True, params=[1, 2], ids="{} threads".format)
+def several_blocks(request, monkeypatch):
+    monkeypatch.setattr(online_softmax, "block_rows", lambda *_: 4)
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
@@ -62,6 +62,7 @@ def test_value_and_gradient_follow_the_formula(divergence: ExactDivergence, logi
     expected = dense(divergence, logps.exp().tolist(), ref_logps.exp().tolist())
     assert value >= 0
     assert float(value) == pytest.approx(expected, rel=1e-8, abs=1e-12)
+    assume(not isinstance(divergence, TotalVariation) or bool((logps != ref_logps).all()))  # where it has a gradient
     closed = divergence.logit_gradient(logps, ref_logps, value)
     torch.testing.assert_close(closed, ExactDivergence.logit_gradient(divergence, logps, ref_logps, value))
 

@@ -74,7 +74,7 @@ class VocabularyBlocks:
 
 
 def worker_count(vocabulary: int, rows: int) -> int:
-    """The workers for blocks of so many token ids: one, unless all threads have two blocks."""
+    """The workers for blocks of so many token ids: as many as there are threads and as have two blocks each."""
     return max(1, min(torch.get_num_threads(), MOST_WORKERS, vocabulary // (2 * rows)))
 
 

@@ -8,6 +8,7 @@ blocks of the vocabulary meet at the end alone.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -26,10 +27,12 @@ MOST_WORKERS = 16
 @contextmanager
 def threads_shared_among(workers: int) -> Iterator[None]:
     """Inside, this thread computes on its share of torch's threads, and so do threads that start."""
+    if workers == 1:
+        yield
+        return
     threads = torch.get_num_threads()
     try:
-        if workers > 1:
-            torch.set_num_threads(max(1, threads // workers))
+        torch.set_num_threads(max(1, threads // workers))
         yield
     finally:
         torch.set_num_threads(threads)
@@ -65,7 +68,8 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(MOST_WORKERS, thread_name_prefix="prefopt-blocks")
 
 
-os.register_at_fork(after_in_child=_pool.cache_clear)  # where these threads are not
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # where these threads are not
 
 
 @final

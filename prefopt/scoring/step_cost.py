@@ -24,7 +24,7 @@ from prefopt.scoring.forward import backbone, causal_lm
 from prefopt.scoring.input_gradient import embeddings_as_leaf
 from prefopt.scoring.lm_head.chunk_sizes import max_chunk_tokens, max_saved_tokens
 from prefopt.scoring.lm_head.fused import COMPILED
-from prefopt.scoring.lm_head.vocabulary_blocks import block_rows, worker_count
+from prefopt.scoring.lm_head.vocabulary_blocks import block_rows, workers_for
 from prefopt.scoring.model import PreferenceModel
 from prefopt.scoring.pair_groups import group_pairs
 from prefopt.scoring.rows.layout import Layout
@@ -120,7 +120,7 @@ def _head(model: PreferenceModel, layout: Layout) -> Part:
         temporary = 2 * models * chunk
     elif weight.device.type == "cpu":
         rows = block_rows(chunk_tokens, weight.dtype)
-        temporary = worker_count(vocabulary, rows) * chunk_tokens * (rows * (2 * models - 1) + hidden) * 4
+        temporary = workers_for(vocabulary, rows).count * chunk_tokens * (rows * (2 * models - 1) + hidden) * 4
     else:  # the gradient in the products' precision, what passes make that are not compiled, and logits beyond budget
         written = 0 if weight.device.type in COMPILED else 2 * models
         temporary = chunk * (weight.element_size() / 4 + written) + (models * chunk if recomputed else 0)

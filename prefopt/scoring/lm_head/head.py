@@ -183,14 +183,6 @@ class HeadGradient:
                 torch.mul(gradient, factor, out=total)
         self.written = other.written
 
-    def add_labels(self, labels: Tensor, d_labels: Tensor, hidden: Tensor) -> None:
-        """Add the gradients of C tokens at one entry each: labels, d_labels [C], hidden [C, H]; after those of the
-        blocks."""
-        if self.weight is not None:
-            self.weight.index_add_(0, labels, d_labels[:, None] * hidden)
-        if self.bias is not None:
-            self.bias.index_add_(0, labels, d_labels)
-
     def in_precision_of(self, head: Head) -> tuple[Tensor | None, Tensor | None]:
         """Weight and bias in the dtype of the head's, as autograd requires; zero where there was no token."""
         if not self.written:

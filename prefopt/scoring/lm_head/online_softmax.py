@@ -18,8 +18,8 @@ from prefopt.scoring.lm_head.head import Head, HeadGradient
 from prefopt.scoring.lm_head.precision import multiply, wide
 from prefopt.scoring.lm_head.running_softmax import OnlineSoftmax
 from prefopt.scoring.lm_head.tokens_with_gradient import TokensWithGradient
-from prefopt.scoring.lm_head.vocabulary_blocks import VocabularyBlocks, block_rows, worker_count
-from prefopt.scoring.lm_head.worker_threads import OrderedSum, threads_shared_among
+from prefopt.scoring.lm_head.vocabulary_blocks import LabelEntries, VocabularyBlocks, block_rows, workers_for
+from prefopt.scoring.lm_head.worker_threads import OrderedSum, Workers
 
 
 @final
@@ -47,19 +47,19 @@ class OnlineSoftmaxKernel(ChunkKernel[_Saved]):
     def forward(self, hidden: Tensor, chunk: slice, keep_logits: bool) -> tuple[ChunkStatistics, _Saved]:
         """hidden [C, H]."""
         rows = block_rows(len(hidden), hidden.dtype)
-        workers = worker_count(len(self.inputs.head.weight), rows)
-        with threads_shared_among(workers):
+        workers = workers_for(len(self.inputs.head.weight), rows)
+        with workers.beside():
             return self._forward(hidden, chunk, keep_logits, rows, workers)
 
     def backward(
         self, hidden: Tensor, chunk: slice, saved: _Saved, g_logps: Tensor, g_divergence: Tensor, total: HeadGradient
     ) -> Tensor:
         """-> [C, H]."""
-        with threads_shared_among(saved.softmax.blocks.workers):
+        with saved.softmax.blocks.workers.beside():
             return self._backward(hidden, chunk, saved, g_logps, g_divergence, total)
 
     def _forward(
-        self, hidden: Tensor, chunk: slice, keep_logits: bool, rows: int, workers: int
+        self, hidden: Tensor, chunk: slice, keep_logits: bool, rows: int, workers: Workers
     ) -> tuple[ChunkStatistics, _Saved]:
         inputs, divergence = self.inputs, self.divergence
         ref_logps = value = collision = None
@@ -69,8 +69,9 @@ class OnlineSoftmaxKernel(ChunkKernel[_Saved]):
                 ref_logps = self._ref_logps(inputs.ref_head, inputs.ref_hidden[chunk], chunk, rows, workers)
             else:
                 heads, states = [inputs.head, inputs.ref_head], [hidden, inputs.ref_hidden[chunk]]
-        blocks = VocabularyBlocks(inputs.labels[chunk], len(inputs.head.weight), rows, workers)
-        softmax = OnlineSoftmax(heads, states, blocks, inputs.buffers, keep=keep_logits)
+        blocks = VocabularyBlocks(len(inputs.head.weight), rows, workers)
+        labels = LabelEntries(inputs.labels[chunk], blocks)
+        softmax = OnlineSoftmax(heads, states, labels, blocks, inputs.buffers, keep=keep_logits)
         partial_sums, squares = (torch.zeros_like(softmax.block_sum[:, 0]) for _ in range(2))
         scratch, sum_of_block = self._scratch(softmax), partial_sums.unbind()
 
@@ -99,11 +100,13 @@ class OnlineSoftmaxKernel(ChunkKernel[_Saved]):
     ) -> Tensor:
         head, softmax, tokens = self.inputs.head, saved.softmax, TokensWithGradient(g_logps, g_divergence)
         scales, log_ratio = tokens.select(saved.scales), tokens.select(saved.log_ratio)
-        labels, value = tokens.select(self.inputs.labels[chunk]), tokens.select(saved.divergence)
-        used, g_logps, g_divergence = tokens.select(hidden, 0), tokens.select(g_logps), tokens.select(g_divergence)
-        d_label = head.product_gradient(g_logps.clone(), head.slope(tokens.select(softmax.label_logits[0])))
+        used, value = tokens.select(hidden, 0), tokens.select(saved.divergence)
+        g_logps, g_divergence = tokens.select(g_logps), tokens.select(g_divergence)
+        labels = LabelEntries(tokens.select(self.inputs.labels[chunk]), softmax.blocks)
+        label_slope = head.slope(tokens.select(softmax.label_logits[0]))
+        d_labels = labels.by_block(head.product_gradient(g_logps.clone(), label_slope))
         scratch = None if softmax.keep else self._scratch(softmax)
-        d_hidden = OrderedSum(head.weight[labels].to(wide(hidden.dtype)) * d_label[:, None])
+        d_hidden = OrderedSum(torch.zeros_like(used, dtype=wide(hidden.dtype)))
 
         def block_backward(index: int, worker: int) -> None:
             block = softmax.blocks.slices[index]
@@ -120,23 +123,25 @@ class OnlineSoftmaxKernel(ChunkKernel[_Saved]):
                 d_logits = self.divergence.block_backward(
                     BackwardBlock(exps, ref_exps[0], scale, ref_scale[0], log_ratio, value, g_logps, g_divergence)
                 )
-            d_logits = head.product_gradient(d_logits, slope).T
+            d_logits = head.product_gradient(d_logits, slope)
+            # Before p - 1 is rounded to the products' precision: where p is near 1, its parts do not cancel after.
+            d_logits = d_logits.index_put_(labels[index], d_labels[index], accumulate=True).T
             d_product = d_logits.to(hidden.dtype)
             d_hidden.add(index, multiply(torch.empty_like(d_hidden.total), d_product, head.weight[block]))
             total.add(block, d_product, used, d_logits)
 
-        if len(labels):
+        if len(used):
             softmax.run(block_backward)
             total.end_chunk()
-            total.add_labels(labels, d_label, used)
         self.inputs.buffers.give(scratch)
         softmax.release()
         return tokens.spread(d_hidden.total.to(hidden.dtype))
 
-    def _ref_logps(self, head: Head, hidden: Tensor, chunk: slice, rows: int, workers: int) -> Tensor:
+    def _ref_logps(self, head: Head, hidden: Tensor, chunk: slice, rows: int, workers: Workers) -> Tensor:
         """log q of the labels, [C]; the reference may have a vocabulary of its own."""
-        blocks = VocabularyBlocks(self.inputs.labels[chunk], len(head.weight), rows, workers)
-        softmax = OnlineSoftmax([head], [hidden], blocks, self.inputs.buffers, keep=False)
+        blocks = VocabularyBlocks(len(head.weight), rows, workers)
+        labels = LabelEntries(self.inputs.labels[chunk], blocks)
+        softmax = OnlineSoftmax([head], [hidden], labels, blocks, self.inputs.buffers, keep=False)
         softmax.run_forward(lambda index, worker: softmax.exponentiate(index, softmax.logits(index, worker)))
         softmax.release()
         return softmax.log_normaliser.subtracted_from(softmax.label_logits)[0]
@@ -158,5 +163,5 @@ class OnlineSoftmaxKernel(ChunkKernel[_Saved]):
         if self.divergence is None and not self.inputs.log_collision:
             return None
         hidden, blocks = softmax.hidden[0], softmax.blocks
-        memory = self.inputs.buffers.take(len(hidden), blocks.workers * blocks.rows, hidden)
-        return memory.T.view(blocks.workers, blocks.rows, len(hidden))
+        memory = self.inputs.buffers.take(len(hidden), blocks.workers.count * blocks.rows, hidden)
+        return memory.T.view(blocks.workers.count, blocks.rows, len(hidden))

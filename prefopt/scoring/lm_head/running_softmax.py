@@ -23,7 +23,7 @@ from torch import Tensor
 from prefopt.scoring.lm_head.buffer_pool import BufferPool
 from prefopt.scoring.lm_head.head import Head
 from prefopt.scoring.lm_head.precision import LogNormaliser, wide
-from prefopt.scoring.lm_head.vocabulary_blocks import VocabularyBlocks
+from prefopt.scoring.lm_head.vocabulary_blocks import LabelEntries, VocabularyBlocks
 
 _LEAST_SUM, _LARGEST_SUM = 0.25, 2.0**32
 """Sums of a block's powers between which neither they nor their squares have lost anything."""
@@ -43,12 +43,13 @@ class OnlineSoftmax:
         self,
         heads: Sequence[Head],
         hidden: Sequence[Tensor],
+        labels: LabelEntries,
         blocks: VocabularyBlocks,
         buffers: BufferPool,
         *,
         keep: bool,
     ) -> None:
-        self.hidden, self.blocks, self.buffers, self.keep = hidden, blocks, buffers, keep
+        self.hidden, self.labels, self.blocks, self.buffers, self.keep = hidden, labels, blocks, buffers, keep
         sums = (len(blocks.slices), len(heads), len(hidden[0]))
         self.block_sum = hidden[0].new_empty(sums, dtype=wide(hidden[0].dtype))
         self.shifts = torch.empty_like(self.block_sum, dtype=torch.float64)
@@ -93,7 +94,8 @@ class OnlineSoftmax:
 
     def exponentiate(self, index: int, logits: Tensor) -> Tensor:
         """exp(z - a) of a block, [models, V', C], in the place of its logits."""
-        self._at_labels[index] = self.blocks.at_labels(index, logits)
+        rows, tokens = self.labels[index]
+        self._at_labels[index] = logits[:, rows, tokens]
         if index in self._out_of_range:
             lowest = torch.finfo(logits.dtype).min  # not -inf, where a block holds nothing else
             maximum = logits.amax(1).clamp_(min=lowest)
@@ -113,7 +115,7 @@ class OnlineSoftmax:
     @property
     def label_logits(self) -> Tensor:
         """z at the labels, [models, C]."""
-        return self.blocks.by_token([self._at_labels[index] for index in range(len(self.blocks.slices))])
+        return self.labels.by_token([self._at_labels[index] for index in range(len(self.blocks.slices))])
 
     @property
     def log_normaliser(self) -> LogNormaliser:
@@ -141,7 +143,7 @@ class OnlineSoftmax:
     def _take_memory(self) -> None:
         """A buffer for the exponentials, with `keep` of every block, otherwise of one of every worker."""
         models, tokens, blocks = len(self.hidden), len(self.hidden[0]), self.blocks
-        sizes = blocks.sizes if self.keep else [blocks.rows] * blocks.workers
+        sizes = blocks.sizes if self.keep else [blocks.rows] * blocks.workers.count
         self._buffer = self.buffers.take(tokens, models * sum(sizes), self.hidden[0]).T
         memory = torch.split(self._buffer, [models * size for size in sizes])
         self._memory = [part.view(models, -1, tokens) for part in memory]
@@ -150,4 +152,4 @@ class OnlineSoftmax:
 @cache
 def _log2_e(dtype: torch.dtype) -> float:
     """log2 e as a number of this dtype, by which alone z may be multiplied for a = n / log2 e."""
-    return float(torch.tensor(math.log2(math.e), dtype=dtype))
+    return float(torch.tensor(math.log2(math.e), dtype=dtype, device="cpu"))

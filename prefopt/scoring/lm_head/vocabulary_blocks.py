@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from threading import Lock
+from collections.abc import Callable, Sequence
 from typing import final
 
 import torch
 from torch import Tensor
 
 from prefopt.scoring.lm_head.precision import wide
-from prefopt.scoring.lm_head.worker_threads import MOST_WORKERS, run_in_threads
+from prefopt.scoring.lm_head.worker_threads import Workers, handed_out
 
-_BLOCK_BYTES = 2**20
+_BLOCK_BYTES = 2**19
 """A block of one model's logits: those of both models and their differences stay in the cache from product to pass to
 product. In smaller blocks, each of which costs some 0.25 ms of Python, nothing more is gained."""
 
@@ -23,59 +22,64 @@ _BLOCK_MULTIPLE = 64
 
 @final
 class VocabularyBlocks:
-    """Slices of the vocabulary, the workers among which they are dealt, and where the labels of a chunk's C tokens are
-    in logits [models, V', C] of each.
+    """Slices of the vocabulary, and the workers among which they are dealt: each takes the next block as soon as it is
+    free, since cores are not equally fast."""
 
-    Every worker takes the next block as soon as it is free, since cores are not equally fast.
-
-    Raises IndexError for a label that is no token id.
-    """
-
-    def __init__(self, labels: Tensor, vocabulary: int, rows: int, workers: int) -> None:
+    def __init__(self, vocabulary: int, rows: int, workers: Workers) -> None:
         self.workers = workers
         unit = math.gcd(rows, _BLOCK_MULTIPLE)
         units = -(-vocabulary // unit)
-        count = min(units, workers * -(-vocabulary // (workers * rows)))
-        bounds = [*(unit * (units * index // count) for index in range(count)), vocabulary]
-        self.slices = list(map(slice, bounds[:-1], bounds[1:]))
+        count = min(units, workers.count * -(-vocabulary // (workers.count * rows)))
+        self.bounds = [*(unit * (units * index // count) for index in range(count)), vocabulary]
+        self.slices = list(map(slice, self.bounds[:-1], self.bounds[1:]))
         self.sizes = [block.stop - block.start for block in self.slices]
         self.rows = max(self.sizes)
-        ordered, self._order = labels.sort()
-        starts = torch.tensor(bounds)
-        counts = torch.searchsorted(ordered, starts).diff().tolist()
-        if sum(counts) < len(labels):
-            raise IndexError(f"labels are {ordered[0]} to {ordered[-1]}; the head has token ids 0 to {vocabulary - 1}")
-        row = ordered - starts[torch.bucketize(ordered, starts, right=True) - 1]
-        self._entries = torch.split(row * len(labels) + self._order, counts)
 
     def run(self, work: Callable[[int, int], object]) -> None:
         """work(index, worker) of all blocks, the first one of them first, at the same time by different workers."""
-        indices, lock = iter(range(len(self.slices))), Lock()
-
-        def following() -> int | None:
-            with lock:
-                return next(indices, None)
+        following = handed_out(len(self.slices))
 
         def take(worker: int) -> None:
             while (index := following()) is not None:
                 work(index, worker)
 
-        run_in_threads(take, self.workers)
-
-    def at_labels(self, index: int, logits: Tensor) -> Tensor:
-        """Those of a block's logits [models, V', C] that are at labels, [models, n] in the order that `by_token`
-        takes."""
-        return logits.view(len(logits), -1).index_select(1, self._entries[index])
-
-    def by_token(self, at_labels: list[Tensor]) -> Tensor:
-        """[models, C] from `at_labels` of all blocks in order."""
-        values = torch.cat(at_labels, -1)
-        return torch.empty_like(values).index_copy_(-1, self._order, values)
+        self.workers.run(take)
 
 
-def worker_count(vocabulary: int, rows: int) -> int:
-    """The workers for blocks of so many token ids: as many as there are threads and as have two blocks each."""
-    return max(1, min(torch.get_num_threads(), MOST_WORKERS, vocabulary // (2 * rows)))
+@final
+class LabelEntries:
+    """Where the labels of C tokens are in the blocks of the vocabulary: by block, row [n] and token [n].
+
+    Raises IndexError for a label that is no token id.
+    """
+
+    def __init__(self, labels: Tensor, blocks: VocabularyBlocks) -> None:
+        ordered, self._order = labels.sort()
+        bounds = torch.tensor(blocks.bounds, device=labels.device)
+        self._counts = torch.searchsorted(ordered, bounds).diff().tolist()
+        if sum(self._counts) < len(labels):
+            raise IndexError(
+                f"labels are {ordered[0]} to {ordered[-1]}; the head has token ids 0 to {blocks.bounds[-1] - 1}"
+            )
+        rows = ordered - bounds[torch.bucketize(ordered, bounds, right=True) - 1]
+        self._entries = list(zip(torch.split(rows, self._counts), torch.split(self._order, self._counts), strict=True))
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self._entries[index]
+
+    def by_block(self, values: Tensor) -> tuple[Tensor, ...]:
+        """values [C] in the order of the entries, [n] of every block."""
+        return torch.split(values[self._order], self._counts)
+
+    def by_token(self, values: Sequence[Tensor]) -> Tensor:
+        """[..., C] from [..., n] of every block."""
+        joined = torch.cat(list(values), -1)
+        return torch.empty_like(joined).index_copy_(-1, self._order, joined)
+
+
+def workers_for(vocabulary: int, rows: int) -> Workers:
+    """Those for blocks of so many token ids: no more than have two blocks each."""
+    return Workers.sharing_threads(vocabulary // (2 * rows))
 
 
 def block_rows(tokens: int, dtype: torch.dtype) -> int:

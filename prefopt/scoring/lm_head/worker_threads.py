@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from threading import Lock
 from typing import final
@@ -20,52 +21,86 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-MOST_WORKERS = 16
+_MOST_WORKERS = 16
 """However many threads there are: every worker has blocks of logits of its own."""
 
 
-@contextmanager
-def threads_shared_among(workers: int) -> Iterator[None]:
-    """Inside, this thread computes on its share of torch's threads, and so do threads that start."""
-    if workers == 1:
-        yield
-        return
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(max(1, threads // workers))
-        yield
-    finally:
-        torch.set_num_threads(threads)
+@final
+@dataclass(frozen=True)
+class Workers:
+    """So many threads that compute side by side, each on so many of torch's."""
 
+    count: int
+    threads: int
 
-def run_in_threads(work: Callable[[int], None], workers: int) -> None:
-    """work(0) to work(workers - 1) in threads that compute as this one: on as many threads of torch's, without
-    gradients, in its inference mode. Raises what the first of them raises.
+    @classmethod
+    def sharing_threads(cls, most: int) -> Workers:
+        """Torch's threads shared among at most so many workers."""
+        threads = torch.get_num_threads()
+        count = max(1, min(threads, most, _MOST_WORKERS))
+        return cls(count, threads // count)
 
-    One after the other in this thread where a dispatch mode, as of a counter of operations, sees this thread alone.
-    """
-    if workers == 1 or _get_current_dispatch_mode() is not None:
-        for worker in range(workers):
-            work(worker)
-        return
-    threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
-
-    def run(worker: int) -> None:
-        if torch.get_num_threads() != threads:
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        """Inside, this thread computes on one thread of torch's, so that none of those that it would wake spins beside
+        the workers. Threads that compute for the first time meanwhile get few, too."""
+        if self.count == 1:
+            yield
+            return
+        threads = torch.get_num_threads()
+        try:
+            torch.set_num_threads(1)
+            yield
+        finally:
             torch.set_num_threads(threads)
-        with torch.inference_mode(inference), torch.no_grad():
-            work(worker)
 
-    futures = [_pool().submit(run, worker) for worker in range(workers)]
-    wait(futures)  # all of them, before memory that they write to is used or freed
-    for future in futures:
-        future.result()
+    def run(self, work: Callable[[int], None]) -> None:
+        """work(0) to work(count - 1) at the same time, without gradients, in the caller's inference mode. Raises what
+        one of them raises.
+
+        One after the other in this thread where a dispatch mode, as of a counter of operations, sees this thread alone.
+        """
+        if self.count == 1 or _get_current_dispatch_mode() is not None:
+            for worker in range(self.count):
+                work(worker)
+            return
+        inference, following, futures = torch.is_inference_mode_enabled(), handed_out(self.count), []
+
+        def take() -> None:
+            with torch.inference_mode(inference), torch.no_grad():
+                while (worker := following()) is not None:
+                    work(worker)
+
+        def take_on_share() -> None:
+            if torch.get_num_threads() != self.threads:
+                torch.set_num_threads(self.threads)
+            take()
+
+        for _ in range(self.count):
+            try:
+                futures.append(_pool().submit(take_on_share))
+            except RuntimeError:  # no thread can be started, as while the interpreter exits
+                take()
+        wait(futures)  # all of them, before memory that they write to is used or freed
+        for future in futures:
+            future.result()
+
+
+def handed_out(count: int) -> Callable[[], int | None]:
+    """The numbers from 0 to count - 1, one a call, each to one thread; None when there are no more."""
+    numbers, lock = iter(range(count)), Lock()
+
+    def following() -> int | None:
+        with lock:
+            return next(numbers, None)
+
+    return following
 
 
 @cache
 def _pool() -> ThreadPoolExecutor:
     """Threads that stay: torch keeps some memory of every thread that there was."""
-    return ThreadPoolExecutor(MOST_WORKERS, thread_name_prefix="prefopt-blocks")
+    return ThreadPoolExecutor(_MOST_WORKERS, thread_name_prefix="prefopt-blocks")
 
 
 if sys.platform != "win32":

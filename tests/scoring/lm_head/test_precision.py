@@ -216,6 +216,27 @@ def test_half_precision_adds_up_the_weight_gradient_in_float32():
     assert float(expected.abs().max()) > 300
 
 
+@pytest.mark.parametrize("scale", [0.15, 0.25])
+@pytest.mark.parametrize("divergence", [None, ForwardKL()], ids=name_of)
+def test_half_precision_does_not_lose_the_gradient_of_confident_tokens(divergence, scale):
+    """p - 1 at the label, where p is 0.9 or 0.999: rounded to bfloat16 as a difference, not in its parts."""
+    draw = torch.Generator().manual_seed(0)
+    weight = torch.randn(1000, 64, generator=draw).bfloat16()
+    labels = torch.randint(1000, (40,), generator=draw)
+    hidden = (scale * weight[labels]).requires_grad_()
+    head = Head(weight.requires_grad_())
+
+    def gradients_in(dtype):
+        leaves = hidden.detach().to(dtype).requires_grad_(), head.map(lambda tensor: tensor.detach().to(dtype))
+        leaves[1].weight.requires_grad_()
+        reference = [None, None] if divergence is None else [leaves[0].detach() * 0.9, leaves[1].map(torch.detach)]
+        statistics = token_statistics(*leaves, *reference, labels, divergence)
+        return torch.autograd.grad(statistics.logps.sum(), [leaves[0], leaves[1].weight])
+
+    for half, exact in zip(gradients_in(torch.bfloat16), gradients_in(torch.float64), strict=True):
+        assert float((half - exact).norm() / exact.norm()) < 0.02
+
+
 @pytest.mark.parametrize("divergence", [None, ForwardKL(), JensenShannon()], ids=name_of)
 def test_under_autocast(divergence):
     at = setting(bias=True, dtype=torch.float32)

@@ -12,12 +12,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from prefopt.divergences import ForwardKL
 from prefopt.scoring import BufferPool
-from prefopt.scoring.lm_head import online_softmax
-from prefopt.scoring.lm_head.vocabulary_blocks import VocabularyBlocks, block_rows, worker_count
-from prefopt.scoring.lm_head.worker_threads import MOST_WORKERS, OrderedSum, run_in_threads, threads_shared_among
+from prefopt.scoring.lm_head import online_softmax, worker_threads
+from prefopt.scoring.lm_head.vocabulary_blocks import LabelEntries, VocabularyBlocks, block_rows, workers_for
+from prefopt.scoring.lm_head.worker_threads import OrderedSum, Workers
 from tests.scoring.token_cases import HIDDEN, TOKENS, VOCABULARY, fused, gradients, loss_of, setting
 
 THREADS = 6
+TWO = Workers(2, 3)
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def threads_of_a_new_thread():
 
 
 @pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("count", [1, 2, 4, 6, 9])
+@pytest.mark.parametrize("count", [1, 2, 4, 6])
 def test_workers_share_the_threads_and_leave_their_number_alone(count):
     workers, numbers, together = [None] * count, [None] * count, Barrier(count, timeout=60)
 
@@ -47,11 +48,13 @@ def test_workers_share_the_threads_and_leave_their_number_alone(count):
         torch.zeros(100_000).exp_()  # after which torch has looked at the number
         workers[index], numbers[index] = current_thread().ident, torch.get_num_threads()
 
-    with threads_shared_among(count):
-        run_in_threads(work, count)
+    team = Workers.sharing_threads(count)
+    with team.beside():
+        assert torch.get_num_threads() == (THREADS if count == 1 else 1)
+        team.run(work)
     assert len(set(workers)) == count
     assert (current_thread().ident in workers) == (count == 1)
-    assert numbers == [max(1, THREADS // count)] * count
+    assert numbers == [THREADS // count] * count
     assert torch.get_num_threads() == THREADS
     assert threads_of_a_new_thread() == THREADS
 
@@ -62,8 +65,8 @@ def test_what_a_worker_raises_is_raised_and_the_number_is_set_back():
         if index == 1:
             raise ValueError("of the second")
 
-    with pytest.raises(ValueError, match="of the second"), threads_shared_among(2):
-        run_in_threads(work, 2)
+    with pytest.raises(ValueError, match="of the second"), TWO.beside():
+        TWO.run(work)
     assert torch.get_num_threads() == THREADS
     assert threads_of_a_new_thread() == THREADS
 
@@ -71,18 +74,29 @@ def test_what_a_worker_raises_is_raised_and_the_number_is_set_back():
 @pytest.mark.usefixtures("threads")
 def test_the_threads_stay():
     for _ in range(20):
-        with threads_shared_among(3):
-            run_in_threads(lambda _: torch.zeros(8).exp_(), 3)
+        with TWO.beside():
+            TWO.run(lambda _: torch.zeros(8).exp_())
     workers = [thread for thread in enumerate_threads() if thread.name.startswith("prefopt-blocks")]
-    assert 1 <= len(workers) <= MOST_WORKERS
+    assert 1 <= len(workers) <= worker_threads._MOST_WORKERS
+
+
+def test_where_no_thread_can_be_started_this_one_takes_the_work(monkeypatch):
+    class Exiting:
+        def submit(self, work):
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    monkeypatch.setattr(worker_threads, "_pool", Exiting)
+    taken = []
+    TWO.run(lambda worker: taken.append((worker, current_thread().ident)))
+    assert taken == [(0, current_thread().ident), (1, current_thread().ident)]
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_process_starts_threads_of_its_own():
     done = []
-    run_in_threads(done.append, 2)
+    TWO.run(done.append)
     if (child := os.fork()) == 0:
-        run_in_threads(done.append, 2)
+        TWO.run(done.append)
         os._exit(len(done))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 4
 
@@ -96,7 +110,7 @@ def test_workers_take_no_gradients_and_are_in_the_inference_mode_of_the_caller(i
         modes[index] = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
     with torch.inference_mode(inference):
-        run_in_threads(work, 2)
+        TWO.run(work)
     assert modes == [(False, inference)] * 2
 
 
@@ -104,7 +118,7 @@ def test_workers_take_no_gradients_and_are_in_the_inference_mode_of_the_caller(i
 @pytest.mark.parametrize("rows", [64, 1024, 4096])
 @pytest.mark.parametrize("vocabulary", [1, 64, 512, 513, 5000, 50_257, 151_936])
 def test_every_block_is_taken_once(vocabulary, rows, workers):
-    blocks = VocabularyBlocks(torch.tensor([0]), vocabulary, rows, workers)
+    blocks = VocabularyBlocks(vocabulary, rows, Workers(workers, 1))
     bounds = [(block.start, block.stop) for block in blocks.slices]
     assert [0, *(stop for _, stop in bounds)] == [*(start for start, _ in bounds), vocabulary]
     assert min(blocks.sizes) > 0
@@ -129,9 +143,12 @@ def test_a_sum_is_rounded_as_in_order(order):
 @pytest.mark.parametrize("workers", [1, 3])
 def test_labels_are_read_in_their_blocks(workers):
     labels, logits = torch.randint(513, (40,)), torch.randn(2, 513, 40)
-    blocks = VocabularyBlocks(labels, 513, 64, workers)
-    at_labels = [blocks.at_labels(index, logits[:, block].contiguous()) for index, block in enumerate(blocks.slices)]
-    assert torch.equal(blocks.by_token(at_labels), logits[:, labels, torch.arange(40)])
+    blocks = VocabularyBlocks(513, 64, Workers(workers, 1))
+    entries = LabelEntries(labels, blocks)
+    of_blocks = [logits[:, block][:, *entries[index]] for index, block in enumerate(blocks.slices)]
+    at_labels = logits[:, labels, torch.arange(40)]
+    assert torch.equal(entries.by_token(of_blocks), at_labels)
+    assert all(map(torch.equal, entries.by_block(at_labels[0]), [values[0] for values in of_blocks]))
 
 
 @pytest.mark.parametrize(
@@ -140,12 +157,12 @@ def test_labels_are_read_in_their_blocks(workers):
 )
 def test_every_worker_has_two_blocks_or_there_is_one(available, vocabulary, rows, workers, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: available)
-    assert worker_count(vocabulary, rows) == workers
+    assert workers_for(vocabulary, rows) == Workers(workers, max(1, available // workers))
 
 
-def test_a_block_takes_a_mebibyte():
-    assert block_rows(256, torch.float32) == block_rows(256, torch.bfloat16) == 1024
-    assert block_rows(256, torch.float64) == 512
+def test_a_block_takes_half_a_mebibyte():
+    assert block_rows(128, torch.float32) == block_rows(128, torch.bfloat16) == 1024
+    assert block_rows(128, torch.float64) == 512
     assert block_rows(10**6, torch.float32) == 64
 
 
@@ -175,3 +192,11 @@ def test_a_counter_of_operations_sees_those_of_all_blocks():
             gradients(at, loss_of(at, fused(at, ForwardKL())))
         flops.append(counter.get_total_flops())
     assert flops[0] == flops[1] >= 3 * 2 * TOKENS * HIDDEN * VOCABULARY  # it knows no product that is added in place
+
+
+@pytest.mark.usefixtures("several_blocks")
+def test_another_default_device_changes_nothing():
+    at = setting()
+    with torch.device("meta"):
+        actual = fused(at, ForwardKL())
+    assert all(map(torch.equal, actual[:3], fused(at, ForwardKL())[:3]))

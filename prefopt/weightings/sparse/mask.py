@@ -89,9 +89,15 @@ class SparseMask(nn.Module):
         x = layer_norm(states.to(self.weight.dtype), self.norm.normalized_shape, eps=self.norm.eps)
         if self.hidden is not None:
             hidden: Tensor = self.hidden(x, self.norm)
-            return (hidden @ self.weight[..., None])[..., 0] + self.bias[:, None]
+            return _products(self.weight, hidden) + self.bias[:, None]
         units, shift = self.weight * self.norm.weight, self.weight @ self.norm.bias + self.bias
-        return (x @ units[..., None])[..., 0] + shift[:, None]
+        return _products(units, x) + shift[:, None]
+
+
+def _products(weight: Tensor, states: Tensor) -> Tensor:
+    """w_l . h, weight [L, H] and states [L, n, H] -> [L, n]."""
+    # As a row times a matrix, which is several times faster on a CPU than the matrix times a column.
+    return (weight[:, None] @ states.mT)[:, 0]
 
 
 @final

@@ -90,6 +90,11 @@ class ObjectiveConfig(TensorSettings):
         return signals.union(*(component.requires for component in self.components))
 
     @property
+    def policy_signals(self) -> frozenset[Signal]:
+        """Those of them that take no reference."""
+        return frozenset(signal for signal in self.requires if not signal.of_reference)
+
+    @property
     def couples_pairs(self) -> bool:
         """Whether the loss of a pair depends on the other pairs of its batch."""
         return self.loss.couples_pairs

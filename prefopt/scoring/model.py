@@ -40,6 +40,7 @@ from prefopt.scoring.reference.cache import ReferenceCache
 from prefopt.scoring.reference.scorer import ReferenceScorer
 from prefopt.scoring.router_loss import RouterLoss, require_gradient
 from prefopt.scoring.rows.layout import Layout
+from prefopt.scoring.tied_embedding import states_and_head
 from prefopt.scoring.zero import gather_in_steps
 from prefopt.tokens import PreferenceBatch, TokenBatch
 
@@ -197,23 +198,21 @@ class PreferenceModel(nn.Module):
         reference, plain_forward = self._reference_states(layout, batch), self.uses_plain_forward
 
         def policy_statistics() -> tuple[TokenStatistics, ModelStates, Tensor | None]:
-            states, router_loss = self._policy_states(layout, plain_forward=plain_forward)
-            head = None if plain_forward else Head.from_model(causal_lm(self.policy))
+            states, head, router_loss = self._policy_states(layout, plain_forward=plain_forward)
             statistics = self._statistics(states, head, reference, layout.labels)
             return statistics, ModelStates(signals=states.signals), router_loss
 
         statistics, signals, router_loss = in_fsdp_forward(self.policy, policy_statistics, plain_forward=plain_forward)
         return token_batch(layout, statistics, signals.added_to(reference)), router_loss
 
-    def _policy_states(self, layout: Layout, *, plain_forward: bool = False) -> tuple[ModelStates, Tensor | None]:
-        router = self.router_loss
-        signals = frozenset(signal for signal in self.objective.config.requires if not signal.of_reference)
-        states = states_and_gradients(
-            self.policy, layout, plain_forward=plain_forward, signals=signals, router_logits=bool(router)
-        )
+    def _policy_states(self, layout: Layout, *, plain_forward: bool) -> tuple[ModelStates, Head | None, Tensor | None]:
+        router, signals = self.router_loss, self.objective.config.policy_signals
+        collect = partial(states_and_gradients, self.policy, layout, signals=signals, router_logits=bool(router))
+        collect = partial(collect, plain_forward=plain_forward)
+        states, head = (collect(), None) if plain_forward else states_and_head(causal_lm(self.policy), collect)
         if router and torch.is_grad_enabled():
             require_gradient(states.router_logits, self.policy)
-        return states, None if router is None else router(states.router_logits, layout)
+        return states, head, None if router is None else router(states.router_logits, layout)
 
     def _output(self, layout: Layout, batch: PreferenceBatch) -> ObjectiveOutput:
         """The objective's output, in groups of pairs where the logits of all exceed the budget."""
@@ -227,8 +226,9 @@ class PreferenceModel(nn.Module):
             reference = self._reference_states(layout, batch)
 
             def policy_output() -> tuple[ObjectiveOutput, Tensor | None]:
-                states, router_loss = self._policy_states(layout)
-                given = Head.from_model(lm), states.added_to(reference), layout, self._statistics, budget
+                states, head, router_loss = self._policy_states(layout, plain_forward=False)
+                assert head is not None
+                given = head, states.added_to(reference), layout, self._statistics, budget
                 return chunked_loss(self.objective, groups, states.hidden, *given), router_loss
 
             output, router_loss = in_fsdp_forward(self.policy, policy_output)

@@ -29,6 +29,7 @@ from prefopt.scoring.model import PreferenceModel
 from prefopt.scoring.pair_groups import group_pairs
 from prefopt.scoring.rows.layout import Layout
 from prefopt.scoring.rows.limits import RowLimits, best_layout
+from prefopt.scoring.tied_embedding import takes_sparse_gradient
 from prefopt.signals import SIGNALS
 from prefopt.tokens import PreferenceBatch
 
@@ -66,8 +67,9 @@ def plan_step(model: PreferenceModel, batch: PreferenceBatch) -> StepPlan:
     layout = _layout(model, batch)
     tokens = int(layout.mask.sum())
     forward, backward, saved = _traced(model.policy, layout, trains=True)
-    embedding = causal_lm(model.policy).get_input_embeddings().weight
-    gradient = embedding.nbytes if embedding.requires_grad else 0  # dense, and new in every pass
+    lm = causal_lm(model.policy)
+    embedding, sparse = lm.get_input_embeddings().weight, takes_sparse_gradient(lm) and not model.uses_plain_forward
+    gradient = embedding.nbytes if embedding.requires_grad and not sparse else 0  # new in every pass
     parts = [Part("policy", forward + backward, saved + gradient), _head(model, layout)]
     if not model.reference_free:
         runs = model.reference_scorer.cache_folder is None

@@ -63,11 +63,11 @@ class ReferenceScorer(nn.Module):
     def roles(self, policy: nn.Module, *, policy_alone: bool = False) -> list[Role]:
         """The policy and, where the objective needs one, the reference; an unloaded one is loaded again."""
         config = self.config
-        of_reference = frozenset(signal for signal in config.requires if signal.of_reference)
-        roles = [Role("policy", policy, signals=config.requires - of_reference)]
+        roles = [Role("policy", policy, signals=config.policy_signals)]
         if not (config.reference_free or policy_alone):
             context = partial(self.context, policy)
-            roles.append(Role("reference", self.loaded(policy), context, of_reference, config.activation_kinds))
+            signals = config.requires - config.policy_signals
+            roles.append(Role("reference", self.loaded(policy), context, signals, config.activation_kinds))
         return roles
 
     def context(self, policy: nn.Module) -> AbstractContextManager[Any]:

@@ -4,8 +4,8 @@ Both are parts of one gradient [V, H], of which the head's product fills every r
 
     dL/dW = sum over tokens of dL/dz^T h  +  sum over positions of onehot(x)^T dL/de
 
-A dense one of the embedding would be another [V, H] in each step, of zeros but for a few thousand rows, and autograd
-would add the two in a third. Of a sparse one and a dense one that comes after it, it adds the rows in place.
+A dense one of the embedding would be another [V, H] in each step, of zeros but for a few thousand rows. The rows of a
+sparse one autograd adds in place to a dense one that comes after it, and to a copy of one that came before.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class ObjectiveConfig(TensorSettings):
 
     @property
     def policy_signals(self) -> frozenset[Signal]:
-        """Those of them that take no reference."""
+        """Those of `requires` that take no reference."""
         return frozenset(signal for signal in self.requires if not signal.of_reference)
 
     @property

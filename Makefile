@@ -31,8 +31,10 @@ demo: $(VENV)/.installed ## train DPO and SparsePO on a small made corpus and wr
 	$(BIN)/prefopt demo --out runs/demo
 
 # Two workers with one thread each; a module's tests stay together, since they share what its fixtures build, and the
-# modules that take longest come first. mypy needs one core for a while and runs beside them.
-PYTEST = COLUMNS=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadscope --no-loadscope-reorder
+# modules that take longest come first. mypy needs one core for a while and runs beside them. Where native code killed a
+# test's process (tests/forked.py), the test runs once more, and the summary names it.
+SUITE = COLUMNS=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet -rR --reruns 1 --only-rerun NativeCrashError
+PYTEST = $(SUITE) --numprocesses 2 --dist loadscope --no-loadscope-reorder
 BESIDE = +@$(MAKE) --no-print-directory --jobs 2 types
 
 check: style ## types, style and the quick tests: the inner loop, about two minutes
@@ -52,7 +54,7 @@ test-long: $(VENV)/.installed ## the long forms of tests, about three minutes mo
 
 # The reliability tests run alone: they measure what they do to the machine.
 test-slow: test-long ## the long forms, then kills, full disks, fuzzing and soaking, which take hours
-	COLUMNS=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet -m reliability
+	$(SUITE) -m reliability
 
 lint: style types ## check types and style
 

@@ -25,9 +25,9 @@ SERVER.set_forkserver_preload(list(PRELOADED))
 
 
 class NativeCrashError(AssertionError):
-    """A process was ended by a fault in native code, of which this project has none: pytest runs the test once more,
-    and names it in its summary (`--only-rerun` in pyproject.toml). A loop of torch's functional collectives over gloo,
-    and nothing else, ends so about once in a million, with a corrupt heap."""
+    """A process was ended by a fault in native code, of which this project has none: `make test` runs the test once
+    more, and names it in its summary. A loop of torch's functional collectives over gloo, and nothing else, ends so
+    about once in a million, with a corrupt heap."""
 
     @classmethod
     def require_none(cls, exit_codes: Sequence[int | None], output: str) -> None:

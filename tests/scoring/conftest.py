@@ -65,12 +65,6 @@ def one_row(request, monkeypatch):
     return request.param
 
 
-@pytest.fixture(autouse=True)
-def _same_draws():
-    """Fresh masks and adapters are drawn at random: in each test, the same ones whatever ran before."""
-    torch.manual_seed(0)
-
-
 @pytest.fixture(scope="session")
 def jolt():
     """Adds noise to every parameter, of norms too: what a fresh LayerNorm gives has the same mean everywhere."""

@@ -49,7 +49,7 @@ quick-tests:
 tests:
 	$(PYTEST)
 
-test-long: $(VENV)/.installed ## the long forms of tests, about three minutes more
+test-long: $(VENV)/.installed ## the long forms of tests, three to eight minutes more
 	$(PYTEST) -m long
 
 # The reliability tests run alone: they measure what they do to the machine.

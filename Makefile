@@ -33,8 +33,8 @@ demo: $(VENV)/.installed ## train DPO and SparsePO on a small made corpus and wr
 # Two workers with one thread each; a module's tests stay together, since they share what its fixtures build, and the
 # modules that take longest come first. mypy needs one core for a while and runs beside them. Where native code killed a
 # test's process (tests/forked.py), the test runs once more, and the summary names it.
-SUITE = COLUMNS=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet -rR --reruns 1 --only-rerun NativeCrashError
-PYTEST = $(SUITE) --numprocesses 2 --dist loadscope --no-loadscope-reorder
+PYTEST = COLUMNS=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet -rR --reruns 1 --only-rerun NativeCrashError
+PARALLEL = $(PYTEST) --numprocesses 2 --dist loadscope --no-loadscope-reorder
 BESIDE = +@$(MAKE) --no-print-directory --jobs 2 types
 
 check: style ## types, style and the quick tests: the inner loop, about two minutes
@@ -44,17 +44,17 @@ test: style ## set up, check types and style, run all tests but the long forms o
 	$(BESIDE) tests
 
 quick-tests:
-	$(PYTEST) -m "not outside and not slow and not long and not reliability"
+	$(PARALLEL) -m "not outside and not slow and not long and not reliability"
 
 tests:
-	$(PYTEST)
+	$(PARALLEL)
 
 test-long: $(VENV)/.installed ## the long forms of tests, three to eight minutes more
-	$(PYTEST) -m long
+	$(PARALLEL) -m long
 
 # The reliability tests run alone: they measure what they do to the machine.
 test-slow: test-long ## the long forms, then kills, full disks, fuzzing and soaking, which take hours
-	$(SUITE) -m reliability
+	$(PYTEST) -m reliability
 
 lint: style types ## check types and style
 

@@ -92,7 +92,12 @@ class ObjectiveConfig(TensorSettings):
     @property
     def policy_signals(self) -> frozenset[Signal]:
         """Those of `requires` that take no reference."""
-        return frozenset(signal for signal in self.requires if not signal.of_reference)
+        return self.requires - self.reference_signals
+
+    @property
+    def reference_signals(self) -> frozenset[Signal]:
+        """Those of `requires` that take a reference."""
+        return frozenset(signal for signal in self.requires if signal.of_reference)
 
     @property
     def couples_pairs(self) -> bool:

@@ -66,8 +66,8 @@ class ReferenceScorer(nn.Module):
         roles = [Role("policy", policy, signals=config.policy_signals)]
         if not (config.reference_free or policy_alone):
             context = partial(self.context, policy)
-            signals = config.requires - config.policy_signals
-            roles.append(Role("reference", self.loaded(policy), context, signals, config.activation_kinds))
+            reference = self.loaded(policy)
+            roles.append(Role("reference", reference, context, config.reference_signals, config.activation_kinds))
         return roles
 
     def context(self, policy: nn.Module) -> AbstractContextManager[Any]:
@@ -128,9 +128,12 @@ class ReferenceScorer(nn.Module):
         model, config = self.loaded(policy), self.config
 
         def forward() -> ModelStates:
-            signals = frozenset(signal for signal in config.requires if signal.of_reference)
             return states_and_gradients(
-                model, layout, plain_forward=plain_forward, signals=signals, activation_kinds=config.activation_kinds
+                model,
+                layout,
+                plain_forward=plain_forward,
+                signals=config.reference_signals,
+                activation_kinds=config.activation_kinds,
             )
 
         with self.context(policy):
